@@ -1,0 +1,1 @@
+"""One file per algorithm: its losses, top-down, and `update(batch) -> metrics`."""

@@ -1,0 +1,1 @@
+"""Tasks, and transitions from files or the Hub as one contiguous `TransitionDataset`."""

@@ -1,0 +1,1 @@
+"""Rollouts in the simulator, metrics, results files, plots and video."""

@@ -1,0 +1,1 @@
+"""Noise model, critics and observation normalizer: the components a policy folder holds."""

@@ -1,0 +1,1 @@
+"""The policy as a diffusers pipeline: candidates, extraction, output."""
