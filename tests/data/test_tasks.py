@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
+
+
+def test_there_are_dsrls_38_tasks_and_the_papers_eight():
+    assert len(TASKS) == 38
+    counts = {s: sum(t.simulator == s for t in TASKS.values()) for s in {t.simulator for t in TASKS.values()}}
+    assert counts == {"bullet": 8, "velocity": 5, "safety_gymnasium": 16, "metadrive": 9}
+    assert {t.short_name for t in TASKS.values() if t.paper} == set(
+        "ballcircle carcircle carrun dronecircle "
+        "antvelocity halfcheetahvelocity hoppervelocity walker2dvelocity".split()
+    )
+    assert len({t.short_name for t in TASKS.values()}) == 38
+    assert all(key == task.name for key, task in TASKS.items())
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda t: t.short_name)
+def test_constants_are_consistent(task):
+    assert task.reward_min < task.reward_max
+    assert 0 <= task.cost_min < task.cost_max
+    assert task.max_episode_steps in (100, 200, 300, 500, 1000)
+    assert task.dataset_file.endswith(".hdf5")
+    # DSRL's file names carry the (rounded) largest cost return and the number of trajectories.
+    largest_cost = int(task.dataset_file.split("-")[-2])
+    assert largest_cost == pytest.approx(task.cost_max, abs=5)
+    assert task.short_name in task.dataset_file.lower()
+    assert task.cost_limits == ((10, 20, 40) if task.simulator in ("bullet", "metadrive") else (20, 40, 80))
+    assert all(limit < task.cost_max for limit in task.cost_limits[:2])
+
+
+def test_known_constants():
+    ball = get_task("OfflineBallCircle-v0")
+    assert (ball.env_id, ball.max_episode_steps) == ("SafetyBallCircle-v0", 200)
+    assert (ball.observation_dim, ball.action_dim) == (8, 2)
+    assert (ball.reward_min, ball.reward_max) == (0.38312244415283203, 881.46337890625)
+    assert ball.dataset_file == "SafetyBallCircle-v0-80-886.hdf5"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("OfflineBallCircle-v0", "OfflineBallCircle-v0"),
+        ("offlineballcircle-v0", "OfflineBallCircle-v0"),
+        (" BallCircle ", "OfflineBallCircle-v0"),
+        ("hoppervelocity", "OfflineHopperVelocityGymnasium-v1"),
+        ("OfflineHopperVelocity-v1", "OfflineHopperVelocityGymnasium-v1"),
+        ("carbutton1", "OfflineCarButton1Gymnasium-v0"),
+        ("easysparse", "OfflineMetadrive-easysparse-v0"),
+    ],
+)
+def test_lookup_by_id_and_short_form(given, name):
+    assert get_task(given).name == name
+    assert get_task(get_task(given)) is TASKS[name]
+
+
+def test_unknown_task_lists_close_matches_and_how_to_list_all():
+    with pytest.raises(
+        UnknownTaskError, match=r"balcircle.*ballcircle \(OfflineBallCircle-v0\).*TASKS"
+    ) as error:
+        get_task("balcircle")
+    assert isinstance(error.value, KeyError)
+    assert isinstance(error.value, ValueError)
+    with pytest.raises(UnknownTaskError, match="hoppervelocity"):
+        get_task("hopper")
+    with pytest.raises(UnknownTaskError, match="All 38 task names"):
+        get_task("")
+
+
+def test_normalised_scores_by_hand():
+    task = get_task("carrun")
+    assert task.normalize_reward(task.reward_max) == 1.0
+    assert task.normalize_reward(task.reward_min) == 0.0
+    assert task.normalize_reward((task.reward_max + task.reward_min) / 2) == pytest.approx(0.5)
+    assert task.normalize_cost(15.0, 10) == 1.5
+    # DSRL adds 1 to both only for limit 0, where the ratio would not exist.
+    assert task.normalize_cost(0.0, 0) == 1.0
+    assert task.normalize_cost(3.0, 0) == 4.0
+    np.testing.assert_allclose(task.normalize_cost(np.array([0.0, 5.0]), 20), [0.0, 0.25])
+
+
+@pytest.mark.parametrize("limit", [-1, -1e-9, float("nan"), float("inf")])
+def test_impossible_cost_limit(limit):
+    with pytest.raises(ValueError, match="cost_limit must be a finite number of at least 0"):
+        get_task("carrun").normalize_cost(1.0, limit)
+
+
+def test_importing_tasks_needs_neither_torch_nor_numpy():
+    code = "import sys, spi_diffusers.data.tasks; print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
