@@ -1,0 +1,298 @@
+"""Transitions as contiguous tensors: the form in which every data source reaches the algorithms."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.tasks import Task
+
+__all__ = ["DatasetError", "EpisodeTable", "TransitionBatch", "TransitionDataset"]
+
+
+@dataclass(frozen=True)
+class TransitionBatch:
+    """N transitions; row i of every tensor belongs to the same step.
+
+    Attributes:
+        observation: (N, O) float32, in the simulator's own units.
+        next_observation: (N, O) float32, what the step led to (never the first one of the next episode).
+        action: (N, A) float32, in [-1, 1] for DSRL tasks.
+        reward: (N,) float32.
+        cost: (N,) float32, at least 0.
+        terminated: (N,) bool, the task itself ended: the bootstrap is cut here.
+        truncated: (N,) bool, the episode was stopped from outside (time limit): the bootstrap is not cut.
+    """
+
+    observation: torch.Tensor
+    next_observation: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    cost: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in COLUMNS}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"the columns of a transition batch differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def gather(self, index: torch.Tensor) -> "TransitionBatch":
+        """Take rows by index: the one way in which training reads its batches.
+
+        Args:
+            index: (B,) int64 on the device of the data; rows may repeat.
+
+        Returns:
+            A batch of B transitions, on the same device.
+
+        Raises:
+            IndexError: an index is outside [0, N).
+        """
+        return TransitionBatch(*(getattr(self, name).index_select(0, index) for name in COLUMNS))
+
+    def to(self, device: torch.device | str) -> "TransitionBatch":
+        """Move all columns to a device.
+
+        Args:
+            device: where to.
+
+        Returns:
+            A batch there; columns that are there already are shared, not copied.
+        """
+        return TransitionBatch(*(getattr(self, name).to(device) for name in COLUMNS))
+
+
+assert tuple(f.name for f in fields(TransitionBatch)) == COLUMNS, "gather() relies on the order of columns"
+
+
+@dataclass(frozen=True)
+class EpisodeTable:
+    """One row per episode; all tensors are (E,).
+
+    Attributes:
+        episode_index: int64, 0 to E - 1.
+        start: int64, row of the episode's first transition.
+        length: int64, number of transitions.
+        return_: float64, undiscounted sum of rewards.
+        cost_return: float64, undiscounted sum of costs.
+        terminated: bool, whether the episode ended by the task itself.
+    """
+
+    episode_index: torch.Tensor
+    start: torch.Tensor
+    length: torch.Tensor
+    return_: torch.Tensor
+    cost_return: torch.Tensor
+    terminated: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def best_return_within(self, cost_limit: float) -> float | None:
+        """Find the largest return among episodes that keep a cost limit.
+
+        Args:
+            cost_limit: limit on the cost return of an episode, inclusive.
+
+        Returns:
+            The return, or None when no episode keeps the limit.
+        """
+        within = self.return_[self.cost_return <= cost_limit]
+        return within.max().item() if len(within) else None
+
+
+@dataclass(frozen=True, eq=False)
+class TransitionDataset:
+    """All transitions of a dataset in memory, episode after episode.
+
+    Make one by `from_columns` (which checks everything) or `spi_diffusers.data.loading.load_transitions`.
+
+    Attributes:
+        transitions: N transitions; every episode ends in a row that is terminated or truncated.
+        episode_index: (N,) int64, which episode a row belongs to: 0, 1, ... in the order of the rows.
+        frame_index: (N,) int64, which step of its episode a row is, from 0.
+        task: the task that the data belongs to, where it is known.
+        source: where the data comes from (path or Hub id), for messages and cards.
+    """
+
+    transitions: TransitionBatch
+    episode_index: torch.Tensor
+    frame_index: torch.Tensor
+    task: Task | None = None
+    source: str = field(default="memory")
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, np.ndarray],
+        *,
+        task: Task | None = None,
+        source: str = "memory",
+        names: Mapping[str, str] | None = None,
+        clip_actions: bool = False,
+    ) -> "TransitionDataset":
+        """Check columns and put them into contiguous tensors.
+
+        Args:
+            columns: arrays by column name: `observation`, `next_observation` (N, O), `action` (N, A),
+                `reward`, `cost`, `terminated`, `truncated` (N,) or (N, 1); optionally `episode_index`
+                and `frame_index` (N,), which must agree with the episode ends.
+            task: fixes the dimensions and the action range [-1, 1], where given.
+            source: what to call the data in messages.
+            names: how the source calls a column, for messages, where that differs.
+            clip_actions: clip actions outside [-1, 1] instead of refusing them. Excesses of up to 1e-3
+                are rounding and always clipped.
+
+        Returns:
+            The dataset; tensors own their memory.
+
+        Raises:
+            DatasetError: a column is missing, not numeric, of a wrong shape or length, or holds NaN or
+                infinite values, a negative cost, or an action outside the range; there are zero rows or
+                no episode ends; or the index columns disagree with the ends.
+        """
+        raw = {name: np.asarray(values) for name, values in columns.items()}
+        clean = ColumnChecker(source, names).clean(raw, task, clip_actions=clip_actions)
+        tensors = {name: _owned_tensor(values, raw.get(name)) for name, values in clean.items()}
+        return cls(
+            transitions=TransitionBatch(*(tensors[name] for name in COLUMNS)),
+            episode_index=tensors["episode_index"],
+            frame_index=tensors["frame_index"],
+            task=task,
+            source=source,
+        )
+
+    def __len__(self) -> int:
+        return len(self.transitions)
+
+    def __repr__(self) -> str:
+        return (
+            f"TransitionDataset({self.source!r}, task={self.task.name if self.task else None}, "
+            f"{len(self)} transitions, {self.num_episodes} episodes, "
+            f"observation_dim={self.observation_dim}, action_dim={self.action_dim})"
+        )
+
+    @property
+    def observation_dim(self) -> int:
+        """Length of an observation."""
+        return self.transitions.observation.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        """Length of an action."""
+        return self.transitions.action.shape[1]
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    @cached_property
+    def episodes(self) -> EpisodeTable:
+        """The episode table, computed on first use."""
+        ends = torch.nonzero(self.transitions.terminated | self.transitions.truncated).flatten()
+        start = torch.cat([ends.new_zeros(1), ends[:-1] + 1])
+
+        def sum_per_episode(values: torch.Tensor) -> torch.Tensor:
+            # float64: a thousand float32 rewards lose digits when they are added in float32.
+            total = torch.zeros(len(ends), dtype=torch.float64, device=values.device)
+            return total.index_add_(0, self.episode_index, values.double())
+
+        return EpisodeTable(
+            episode_index=torch.arange(len(ends), device=ends.device),
+            start=start,
+            length=ends - start + 1,
+            return_=sum_per_episode(self.transitions.reward),
+            cost_return=sum_per_episode(self.transitions.cost),
+            terminated=self.transitions.terminated[ends],
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Fingerprint of the content: equal for the same transitions from any file format.
+
+        SHA-256 over name, type, shape and little-endian bytes of every column of `TransitionBatch` in
+        order, 64 hexadecimal digits. Task and source are not part of it.
+        """
+        digest = hashlib.sha256()
+        for name in COLUMNS:
+            values = getattr(self.transitions, name).detach().cpu().contiguous().numpy()
+            values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+            digest.update(f"{name}:{values.dtype.name}:{values.shape};".encode())
+            digest.update(values.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def select_episodes(self, index: torch.Tensor) -> "TransitionDataset":
+        """Keep some episodes.
+
+        Args:
+            index: (K,) int64 positions in the episode table in the wanted order, or (E,) bool mask.
+
+        Returns:
+            A new dataset; its episodes are numbered anew, from 0.
+
+        Raises:
+            ValueError: the index is empty, or a mask of the wrong length.
+            IndexError: a position is outside [0, E).
+        """
+        if index.dtype == torch.bool:
+            if len(index) != self.num_episodes:
+                raise ValueError(f"the mask has {len(index)} entries for {self.num_episodes} episodes")
+            index = torch.nonzero(index).flatten()
+        if index.numel() == 0:
+            raise ValueError(f"{self.source}: no episode selected; a dataset needs at least one")
+        length = self.episodes.length[index]
+        # Rows of the k-th chosen episode: its start plus 0, 1, ..., length - 1.
+        episode_index = torch.repeat_interleave(torch.arange(len(index), device=length.device), length)
+        new_start = length.cumsum(0) - length
+        frame_index = torch.arange(int(length.sum()), device=length.device) - new_start[episode_index]
+        rows = self.episodes.start[index][episode_index] + frame_index
+        return TransitionDataset(
+            transitions=self.transitions.gather(rows),
+            episode_index=episode_index,
+            frame_index=frame_index,
+            task=self.task,
+            source=self.source,
+        )
+
+    def split(
+        self, fraction: float, generator: torch.Generator | None = None
+    ) -> tuple["TransitionDataset", "TransitionDataset"]:
+        """Split at random by episode, so that no episode is on both sides.
+
+        Args:
+            fraction: share of the episodes in the first part, between 0 and 1; rounded such that both
+                parts get at least one.
+            generator: source of randomness (CPU).
+
+        Returns:
+            First and second part, episodes in their old order.
+
+        Raises:
+            ValueError: the fraction is not between 0 and 1, or there is only one episode.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+        if self.num_episodes < 2:
+            raise ValueError(f"{self.source}: cannot split one episode; a split is by episode")
+        count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
+        order = torch.randperm(self.num_episodes, generator=generator)
+        first, second = order[:count].sort().values, order[count:].sort().values
+        device = self.episode_index.device
+        return self.select_episodes(first.to(device)), self.select_episodes(second.to(device))
+
+
+def _owned_tensor(values: np.ndarray, raw: np.ndarray | None) -> torch.Tensor:
+    # Arrays from Arrow are views of read-only (often memory-mapped) buffers, arrays from a caller may
+    # change later: copy once, unless the checks have made a new array already.
+    if not values.flags.writeable or (raw is not None and np.may_share_memory(values, raw)):
+        values = values.copy()
+    return torch.from_numpy(values)
