@@ -1,0 +1,248 @@
+"""The Bullet tasks: bullet-safety-gym with seeds that work, a clean reset and rendering without a display.
+
+bullet-safety-gym (Gronauer, 2022) keeps to an older gymnasium and leaves three traps, closed here:
+
+* `reset(seed=...)` is ignored, the global NumPy generator decides. Each `BulletEnv` owns a generator
+  state, which stands in for the global one while the simulator may draw from it.
+* Joint motors keep their last command over a reset, and the step that ends the reset executes it: with
+  Car and Drone an episode depended on the one before. The motors are switched off before each reset.
+* `render()` without arguments opens a window, and ends the process where there is no display. Here
+  `render()` draws with Bullet's software renderer.
+"""
+
+import contextlib
+import ctypes
+import os
+import sys
+import warnings
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError
+
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.envs.errors import SimulatorNotInstalledError
+
+#: Bullet advances all eight tasks by frame_skip * time_step of 0.0167 to 0.1 seconds per step; videos are
+#: played at this rate whatever the task.
+RENDER_FPS = 30
+
+
+class BulletEnv(gymnasium.Env):
+    """One Bullet task with gymnasium's 5-tuple interface.
+
+    Observations are float64 of shape (observation_dim,), actions float32 in [-1, 1] of shape
+    (action_dim,); `info["cost"]` is 0 or 1. There is no time limit here (`make_env` adds it).
+
+    `reset(seed=s)` determines the episode: it starts as one does after `numpy.random.seed(s)` in a new
+    environment of bullet-safety-gym, bit for bit, whatever was played before.
+
+    Args:
+        task: a task with `simulator == "bullet"`.
+        render_mode: None or "rgb_array".
+        render_size: height and width of a rendered frame in pixels.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012
+
+    def __init__(
+        self, task: Task, *, render_mode: str | None = None, render_size: tuple[int, int] = (360, 480)
+    ) -> None:
+        self.task = task
+        self.render_mode = render_mode
+        self._render_size = render_size
+        # Drawn from by the simulator in place of the global generator; seeded by the operating system
+        # until the first reset(seed=...).
+        self._generator = np.random.RandomState()
+        builder_class, kwargs = _builder(task)
+        with _own_global_generator(self._generator), _quiet():
+            self._simulator = builder_class(**kwargs)
+        # A client that nobody closes holds more than 20 MB for the life of the process.
+        self._close_simulator = weakref.finalize(self, self._simulator.close)
+        self.observation_space = self._simulator.observation_space
+        self.action_space = self._simulator.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: determines the episode; None goes on in this environment's own random stream.
+            options: not used.
+
+        Returns:
+            Observation, shape (observation_dim,) float64, and an empty info.
+
+        Raises:
+            ClosedEnvironmentError: the environment was closed.
+        """
+        self._check_open()
+        super().reset(seed=seed)
+        if seed is not None:
+            _seed_generator(self._generator, seed)
+        self._switch_motors_off()
+        with _own_global_generator(self._generator):
+            return self._simulator.reset()
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance one step; `info["cost"]` is 1 if a safety bound is violated after it, else 0.
+
+        The Circle and Run tasks draw no random numbers here, so the generators are left alone.
+
+        Raises:
+            ClosedEnvironmentError: the environment was closed.
+        """
+        self._check_open()
+        return self._simulator.step(action)
+
+    def render(self) -> np.ndarray | None:
+        """Draw the scene with Bullet's software renderer; needs no display.
+
+        While the agent violates a bound, the simulator's red sphere covers it.
+
+        Returns:
+            (height, width, 3) uint8, or None (with a warning) if the environment was made without
+            `render_mode="rgb_array"`.
+        """
+        self._check_open()
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                f"{self.task.name} was made without a render mode; use render_mode='rgb_array' to see it"
+            )
+            return None
+        client, camera = self._simulator.bc, self._simulator.world.camera
+        height, width = self._render_size
+        view = client.computeViewMatrixFromYawPitchRoll(
+            cameraTargetPosition=camera.cam_base_pos,
+            distance=camera.cam_dist,
+            yaw=camera.cam_yaw,
+            pitch=camera.cam_pitch,
+            roll=0,
+            upAxisIndex=2,
+        )
+        projection = client.computeProjectionMatrixFOV(
+            fov=60, aspect=width / height, nearVal=0.1, farVal=100.0
+        )
+        with self._hidden_violation_sphere():
+            pixels = client.getCameraImage(width, height, view, projection, renderer=client.ER_TINY_RENDERER)[
+                2
+            ]
+        return np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3].copy()
+
+    def close(self) -> None:
+        """Free the physics client; closing twice does no harm."""
+        self._close_simulator()
+
+    def __str__(self) -> str:
+        return f"<BulletEnv {self.task.name}>"
+
+    def _check_open(self) -> None:
+        if not self._close_simulator.alive:
+            raise ClosedEnvironmentError(f"{self} was closed; make a new one")
+
+    def _switch_motors_off(self) -> None:
+        """Clear the last motor commands, the only state that the simulator's own reset leaves behind."""
+        client, agent = self._simulator.bc, self._simulator.agent
+        for joint in range(client.getNumJoints(agent.body_id)):
+            client.setJointMotorControl2(
+                agent.body_id, joint, client.VELOCITY_CONTROL, targetVelocity=0, force=0
+            )
+
+    @contextlib.contextmanager
+    def _hidden_violation_sphere(self) -> Iterator[None]:
+        """Take the red sphere out of the scene while no bound is violated.
+
+        The simulator hides it by making it transparent, which the software renderer does not know.
+        """
+        client, agent = self._simulator.bc, self._simulator.agent
+        if agent._violates_constraints:
+            yield
+            return
+        position, orientation = client.getBasePositionAndOrientation(agent.violation_body_id)
+        client.resetBasePositionAndOrientation(agent.violation_body_id, (0, 0, -1000), orientation)
+        try:
+            yield
+        finally:
+            client.resetBasePositionAndOrientation(agent.violation_body_id, position, orientation)
+
+
+def _builder(task: Task) -> tuple[Any, dict[str, Any]]:
+    """The simulator's environment class and its arguments for a task.
+
+    The class is built directly: `gymnasium.make` with a render mode fails on it in gymnasium 1.x.
+    """
+    try:
+        with _quiet():
+            import bullet_safety_gym  # noqa: F401  (registers the ids)
+            from bullet_safety_gym.envs.builder import EnvironmentBuilder
+    except ImportError as error:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). Install it "
+            'with: pip install "spi-diffusers[bullet]" (pybullet has wheels for Python 3.11, not for 3.12 '
+            "and later)"
+        ) from error
+    return EnvironmentBuilder, dict(gymnasium.spec(task.env_id).kwargs)
+
+
+def _seed_generator(generator: np.random.RandomState, seed: int) -> None:
+    # numpy.random.seed takes 32 bits; larger seeds go in as their 32-bit words.
+    words = [seed & 0xFFFFFFFF]
+    while seed := seed >> 32:
+        words.append(seed & 0xFFFFFFFF)
+    generator.seed(words[0] if len(words) == 1 else words)
+
+
+@contextlib.contextmanager
+def _own_global_generator(generator: np.random.RandomState) -> Iterator[None]:
+    """Let the global NumPy generator go on from `generator`'s state, then put its own state back."""
+    saved = np.random.get_state()  # noqa: NPY002  (the simulator draws from the legacy generator)
+    np.random.set_state(generator.get_state())  # noqa: NPY002
+    try:
+        yield
+    finally:
+        generator.set_state(np.random.get_state())  # noqa: NPY002
+        np.random.set_state(saved)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what pybullet and bullet-safety-gym print, below Python's own streams too.
+
+    pybullet writes a banner at import and a line per connection from C. bullet-safety-gym tries to hide
+    them by duplicating the descriptors behind `sys.stdout` and `sys.stderr`, which fails where there are
+    none (notebooks, captured output), so both get stand-ins. These are opened by number, because it takes
+    a named stream's name for that of a C variable. Errors are exceptions and come through.
+    """
+    _flush_native_output()
+    with contextlib.ExitStack() as stack:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, sink)
+        for descriptor in (1, 2):
+            try:
+                saved = os.dup(descriptor)
+            except OSError:
+                continue  # the process runs without this stream: nothing to silence
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, descriptor)
+            os.dup2(sink, descriptor)
+        stack.callback(_flush_native_output)
+        stand_in = stack.enter_context(os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        stack.enter_context(contextlib.redirect_stdout(stand_in))
+        stack.enter_context(contextlib.redirect_stderr(stand_in))
+        # Its float64 observation space with float32 bounds overflows in a check of gymnasium 1.x.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", RuntimeWarning)
+        yield
+
+
+def _flush_native_output() -> None:
+    """Empty Python's and C's output buffers to where their text belongs."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)

@@ -1,0 +1,158 @@
+"""`make_env` and `make_vector_env`: every task's simulator behind the same interface."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
+
+from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.envs.bullet import BulletEnv
+from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.wrappers import (
+    ClipAction,
+    CostInInfo,
+    Float32Observation,
+    HoldAfterEnd,
+    SeedFirstReset,
+    check_seed,
+)
+
+_SIMULATORS: dict[str, Callable[..., gymnasium.Env]] = {"bullet": BulletEnv}
+
+_NEEDED = {
+    "safety_gymnasium": "safety-gymnasium, whose releases do not run on Python 3.11 and later (it works, as "
+    "pinned, on Python 3.10)",
+    "metadrive": "MetaDrive with DSRL's task definitions (the `dsrl` package, which does not install on "
+    "Python 3.11 and later)",
+}
+
+
+def make_env(
+    task: str | Task,
+    *,
+    seed: int | None = None,
+    render_mode: str | None = None,
+    render_size: tuple[int, int] = (360, 480),
+) -> gymnasium.Env:
+    """Make the environment of a task.
+
+    Whatever the simulator, the environment has gymnasium's 5-tuple interface with float32 observations,
+    actions clipped to the action space, `info["cost"]` as a Python float after every reset and step, and
+    truncation at the task's episode length. `reset(seed=s)` determines the episode, whatever was played
+    before, and NumPy's global generator is left alone. Close it when done (`env.close()`).
+
+    Args:
+        task: a task or its name, e.g. "OfflineBallCircle-v0" or "ballcircle".
+        seed: seed of the first `reset()`; later resets go on in the same random stream. None draws one
+            from the operating system.
+        render_mode: None, or "rgb_array" for `env.render()` to return (height, width, 3) uint8; no
+            display is needed.
+        render_size: height and width of a rendered frame in pixels.
+
+    Returns:
+        The environment; observations (observation_dim,) float32, actions (action_dim,) float32.
+
+    Raises:
+        UnknownTaskError: no such task.
+        SimulatorNotInstalledError: the simulator is missing; the message says what to install.
+        ValueError: unknown render mode, or a size or seed that is not a number of the right kind.
+    """
+    task = get_task(task)
+    if render_mode not in (None, "rgb_array"):
+        raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+    if len(render_size) != 2 or any(int(side) != side or side < 1 for side in render_size):
+        raise ValueError(f"render_size must be (height, width) in pixels, got {render_size!r}")
+    if seed is not None:
+        seed = check_seed(seed)
+    if task.simulator not in _SIMULATORS:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be simulated here: it needs {_NEEDED[task.simulator]}. Its dataset "
+            "can still be loaded and trained on"
+        )
+    env = _SIMULATORS[task.simulator](
+        task, render_mode=render_mode, render_size=(int(render_size[0]), int(render_size[1]))
+    )
+    env = CostInInfo(Float32Observation(ClipAction(env)))
+    return SeedFirstReset(OrderEnforcing(TimeLimit(env, task.max_episode_steps)), seed)
+
+
+def make_vector_env(
+    task: str | Task,
+    num_envs: int,
+    *,
+    seed: int | None,
+    backend: str = "sync",
+    render_mode: str | None = None,
+) -> gymnasium.vector.VectorEnv:
+    """Make environments that are stepped together, one episode each, to the end of the longest.
+
+    Each sub-environment is wrapped in `HoldAfterEnd`: it never signals an end (both end arrays stay
+    False, so nothing is ever reset behind your back), but holds its last observation with reward 0 and
+    cost 0. The infos carry arrays of shape (num_envs,): `cost` (float), `ended`, `terminated_episode`,
+    `truncated_episode` (bool). So with `infos["ended"].all()` as the stop sign, plain sums over the steps
+    are the episodes' returns and cost returns. Results are the same for both backends and for every
+    version of gymnasium.
+
+        env = make_vector_env("ballcircle", 20, seed=0)
+        observations, infos = env.reset()
+        while not infos["ended"].all():
+            observations, rewards, _, _, infos = env.step(policy(observations))
+
+    Args:
+        task: a task or its name.
+        num_envs: number of sub-environments, at least 1.
+        seed: the sub-environments' first episodes get the seeds `episode_seeds(seed, num_envs)`.
+            `reset(seed=s)` on the result follows gymnasium: s, s + 1, ...
+        backend: "sync" (one process; best for Bullet) or "async" (one process per sub-environment,
+            started by spawn: a script needs an `if __name__ == "__main__"` guard).
+        render_mode: as in `make_env`.
+
+    Returns:
+        A vector environment; observations (num_envs, observation_dim) float32, actions
+        (num_envs, action_dim), rewards (num_envs,) float64. Close it when done.
+
+    Raises:
+        UnknownTaskError: no such task.
+        SimulatorNotInstalledError: the simulator is missing.
+        ValueError: num_envs below 1, unknown backend or render mode, invalid seed.
+    """
+    task = get_task(task)
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+    if backend not in ("sync", "async"):
+        raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
+    makers = [
+        functools.partial(_make_episode_env, task, episode_seed, render_mode)
+        for episode_seed in episode_seeds(seed, int(num_envs))
+    ]
+    if backend == "sync":
+        return gymnasium.vector.SyncVectorEnv(makers)
+    # Forked workers would inherit torch's and the simulator's threads in an undefined state.
+    return gymnasium.vector.AsyncVectorEnv(makers, context="spawn")
+
+
+def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
+    """Independent seeds for the episodes of an evaluation.
+
+    Unlike seed, seed + 1, ... the seeds of neighbouring `seed`s do not overlap, so that evaluations with
+    seeds 0 and 1 share no episode. The first k of n seeds do not depend on n.
+
+    Args:
+        seed: seed of the evaluation; None draws one from the operating system.
+        num_envs: number of episodes.
+
+    Returns:
+        num_envs integers in [0, 2**32).
+
+    Raises:
+        ValueError: the seed is not a non-negative integer.
+    """
+    sequence = np.random.SeedSequence(None if seed is None else check_seed(seed))
+    return [int(word) for word in sequence.generate_state(num_envs, np.uint32)]
+
+
+def _make_episode_env(task: Task, seed: int, render_mode: str | None) -> Any:
+    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode))
