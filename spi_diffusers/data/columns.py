@@ -167,8 +167,8 @@ class ColumnChecker:
             raise self.error(
                 "action",
                 f"has {int(outside.sum())} rows outside [-1, 1], the action range of {task.name}, first in "
-                f"row {row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the simulator clipped "
-                "them itself when it ran, load with clip_actions=True",
+                f"row {row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the simulator "
+                "clipped them itself when it ran, load with clip_actions=True",
             )
         return np.clip(action, -1.0, 1.0) if (excess > 0).any() else action
 
@@ -186,8 +186,8 @@ class ColumnChecker:
             first = int(np.flatnonzero(ends)[-1]) + 1
             raise DatasetError(
                 f"{self.source}: the last episode (rows {first} to {len(ends) - 1}) has no end: neither "
-                f"{names} is set in its last row. The file may be cut off; if the episode was stopped there, set "
-                f"{self._name('truncated')} in that row"
+                f"{names} is set in its last row. The file may be cut off; if the episode was stopped "
+                f"there, set {self._name('truncated')} in that row"
             )
         starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
         lengths = np.diff(np.append(starts, len(ends)))

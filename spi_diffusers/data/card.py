@@ -1,0 +1,112 @@
+"""The dataset card of a folder in the parquet layout, made from its `stats.json` files alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spi_diffusers.data.transitions import EpisodeTable
+
+if TYPE_CHECKING:
+    from huggingface_hub import DatasetCard
+
+BEGIN = "<!-- spi-diffusers: tasks, written by write_parquet_dataset -->"
+END = "<!-- spi-diffusers: end of tasks -->"
+_TEMPLATES = Path(__file__).parent
+
+
+def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: str) -> "DatasetCard":
+    """Write the card of a dataset folder.
+
+    Args:
+        tasks: the `stats.json` content of every task of the folder, in the wanted order.
+        existing: the folder's present `README.md`, where there is one: everything of it is kept except
+            the configs of these tasks and the section between our two marks.
+        location: what a reader passes to `load_transitions` to get the data (Hub id or folder name).
+
+    Returns:
+        The card; `str(card)` is the text of `README.md`.
+
+    Raises:
+        ValueError: the YAML header of the existing card cannot be read.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+    from jinja2 import Environment
+
+    environment = Environment(keep_trailing_newline=True, autoescape=False)
+    template = environment.from_string((_TEMPLATES / "dataset_card_section.md").read_text(encoding="utf-8"))
+    section = template.render(tasks=tasks, three=_min_median_max, begin=BEGIN, end=END).strip()
+    if existing is None:
+        data = DatasetCardData(
+            license=tasks[0]["license"],
+            task_categories=["reinforcement-learning"],
+            pretty_name="Offline safe reinforcement learning",
+            tags=["offline-rl", "safe-rl", "dsrl", "spi-diffusers"],
+            size_categories=[_size_category(sum(task["num_transitions"] for task in tasks))],
+            configs=_merge_configs([], tasks),
+        )
+        return DatasetCard.from_template(
+            data,
+            template_path=str(_TEMPLATES / "dataset_card.md"),
+            title="Offline safe reinforcement learning",
+            location=location,
+            tasks=tasks,
+            section=section,
+        )
+    card = DatasetCard.load(existing)
+    card.data["configs"] = _merge_configs(card.data.get("configs") or [], tasks)
+    before, mark, rest = card.text.partition(BEGIN)
+    after = rest.partition(END)[2] if mark else ""
+    card.text = f"{before.rstrip()}\n\n{section}\n{after}"
+    return card
+
+
+def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits: tuple[float, ...]) -> None:
+    """Draw cost return against return, one point per episode, with the usual cost limits.
+
+    Args:
+        episodes: what to draw.
+        path: the PNG file to write.
+        title: heading of the plot.
+        cost_limits: drawn as vertical lines.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.8), dpi=100, layout="constrained")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    axes.scatter(episodes.cost_return, episodes.return_, s=9, alpha=0.6, linewidths=0, color="#2b6cb0")
+    for limit in cost_limits:
+        axes.axvline(limit, color="#c05621", linewidth=0.8, linestyle="--")
+        axes.annotate(f"{limit:g}", (limit, 1), xycoords=("data", "axes fraction"), fontsize=7, va="bottom")
+    axes.set_xlabel("cost return of the episode (dashed: usual cost limits)")
+    axes.set_ylabel("return of the episode")
+    axes.set_title(title, fontsize=10, pad=12)
+    # Without the version of matplotlib in its header the same data gives the same file.
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _merge_configs(configs: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ours = {
+        task["config"]: {
+            "config_name": task["config"],
+            "data_files": [{"split": "train", "path": f"{task['config']}/train-*.parquet"}],
+        }
+        for task in tasks
+    }
+    kept = [config for config in configs if config.get("config_name") not in ours]
+    return sorted([*kept, *ours.values()], key=lambda config: str(config.get("config_name")))
+
+
+def _min_median_max(summary: dict[str, float]) -> str:
+    return " / ".join(f"{summary[key]:.1f}" for key in ("min", "median", "max"))
+
+
+def _size_category(rows: int) -> str:
+    for limit, label in [
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (10**6, "100K<n<1M"),
+    ]:
+        if rows < limit:
+            return label
+    return "1M<n<10M"

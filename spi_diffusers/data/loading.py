@@ -1,0 +1,113 @@
+"""One way to load transitions: `load_transitions` takes whatever `--dataset` may say."""
+
+import re
+from os import PathLike
+from pathlib import Path
+
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.dsrl import load_hdf5, load_npz
+from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task
+from spi_diffusers.data.transitions import TransitionDataset
+
+#: The dataset that ships with the package: a folder in the parquet layout.
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+
+_FILE_LOADERS = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FORMS = (
+    "a Hub dataset id (org/name), a local folder in the parquet layout, a DSRL .hdf5 file, or a .npz file in "
+    "DSRL's layout"
+)
+
+
+class MissingDatasetError(DatasetError, FileNotFoundError):
+    """There is no such file or folder, or no dataset was named and none is embedded for the task."""
+
+
+def load_transitions(
+    dataset: str | PathLike[str] | None = None,
+    task: str | Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    clip_actions: bool = False,
+) -> TransitionDataset:
+    """Load a dataset into memory, wherever it is.
+
+    Args:
+        dataset: None or `embedded` for the data that ships with the package; or a Hub dataset id
+            (`org/name`, config = task name; DSRL's own `YYY-45/DSRL` gives the task's HDF5 file); or a
+            local folder in the same parquet layout; or a DSRL `.hdf5` file; or a `.npz` file in DSRL's
+            layout. Something that exists on disk is never looked up on the Hub.
+        task: DSRL id or short form. It fixes the dimensions and the action range [-1, 1], and names the
+            config of a folder or repository; may be left out where there is nothing to choose.
+        revision: branch, tag or commit of a Hub dataset.
+        token: access token for a private Hub dataset; True takes the stored one.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset, checked, in contiguous CPU tensors.
+
+    Raises:
+        UnknownTaskError: there is no such task.
+        DatasetError: the dataset does not exist or cannot be used; the message names the file, the
+            column and the row, and says what to do.
+        ImportError: h5py is needed and not installed.
+    """
+    known = None if task is None else get_task(task)
+    if dataset is None or str(dataset) == "embedded":
+        return _load_embedded(known, clip_actions)
+    path = Path(dataset).expanduser()
+    if path.is_dir():
+        return load_folder(path, known, clip_actions=clip_actions)
+    if path.exists():
+        loader = _FILE_LOADERS.get(path.suffix.lower())
+        if loader is None:
+            raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}")
+        return loader(path, known, clip_actions=clip_actions)
+    text = str(dataset)
+    if path.suffix.lower() in (*_FILE_LOADERS, ".parquet") or not _HUB_ID.fullmatch(text):
+        raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")
+    if text.lower() == DSRL_DATASET_REPO.lower():
+        return _load_dsrl_from_hub(known, revision, token, clip_actions)
+    return load_hub(text, known, revision=revision, token=token, clip_actions=clip_actions)
+
+
+def embedded_tasks() -> list[str]:
+    """List the tasks whose data ships with the package.
+
+    Returns:
+        DSRL ids.
+    """
+    return folder_configs(EMBEDDED_FOLDER)
+
+
+def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:
+    available = embedded_tasks()
+    name = available[0] if task is None and len(available) == 1 else task.name if task else None
+    if name not in available:
+        raise MissingDatasetError(
+            f"no dataset is embedded for {name or 'an unnamed task'} (embedded: {', '.join(available)}). "
+            f"Name one with --dataset (dataset=): {_FORMS}; {DSRL_DATASET_REPO} is DSRL's own on the Hub"
+        )
+    return load_folder(EMBEDDED_FOLDER, task, source=f"embedded:{name}", clip_actions=clip_actions)
+
+
+def _load_dsrl_from_hub(
+    task: Task | None, revision: str | None, token: str | bool | None, clip_actions: bool
+) -> TransitionDataset:
+    from huggingface_hub import hf_hub_download
+
+    if task is None:
+        raise DatasetError(f"{DSRL_DATASET_REPO}: holds one file per DSRL task; say which task")
+    try:
+        path = hf_hub_download(
+            DSRL_DATASET_REPO, task.dataset_file, repo_type="dataset", revision=revision, token=token
+        )
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise DatasetError(
+            f"{DSRL_DATASET_REPO}: {task.dataset_file} of {task.name} cannot be downloaded: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return load_hdf5(Path(path), task, clip_actions=clip_actions)

@@ -1,0 +1,247 @@
+"""Datasets in the parquet layout, from a local folder or the Hub, through `datasets`.
+
+The layout: `README.md` with one YAML config per task, and `<task>/train-*.parquet` with one row per
+transition: `observation`, `next_observation`, `action` (fixed-size float32 lists), `reward`, `cost`
+(float32), `terminated`, `truncated` (bool), `episode_index`, `frame_index` (int64).
+
+Row by row access of `datasets` is some 200 times slower than a tensor gather, so the Arrow columns are
+viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
+"""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.tasks import TASKS, Task
+from spi_diffusers.data.transitions import TransitionDataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SPLIT = "train"
+_ONE_BATCH = 1 << 40  # more rows than any file has: each file arrives as few large Arrow batches
+
+
+def load_folder(
+    folder: Path, task: Task | None = None, *, source: str | None = None, clip_actions: bool = False
+) -> TransitionDataset:
+    """Load a task from a local folder in the parquet layout.
+
+    The files are read directly: nothing is downloaded, and no copy is left in a cache.
+
+    Args:
+        folder: holds `README.md` and `<task>/train-*.parquet`.
+        task: the config to load; may be left out where there is only one.
+        source: what to call the data in messages, the folder by default.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: there is no such config (the message lists those there are), a file is missing,
+            cut off or not parquet, or its columns do not pass the checks of
+            `TransitionDataset.from_columns`.
+    """
+    import datasets
+    import pyarrow as pa
+
+    config = _pick(str(folder), folder_configs(folder), task)
+    try:
+        # A builder makes a cache folder even when it only streams; give it one that goes away again.
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(str(folder), config, cache_dir=cache)
+            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
+            _check_files(folder, config, files)
+            stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
+            table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
+    except DatasetError:
+        raise
+    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
+        raise DatasetError(
+            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    return _from_table(table, source or str(folder), config, task, clip_actions)
+
+
+def load_hub(
+    repo_id: str,
+    task: Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    clip_actions: bool = False,
+) -> TransitionDataset:
+    """Load a task from a dataset repository on the Hub; files are cached by `datasets`.
+
+    Args:
+        repo_id: `organisation/name`.
+        task: the config to load; may be left out where there is only one.
+        revision: branch, tag or commit.
+        token: access token for a private repository; True takes the stored one.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset; its source is `repo_id@commit`.
+
+    Raises:
+        DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
+            reached and nothing is cached, or the columns do not pass the checks of
+            `TransitionDataset.from_columns`.
+    """
+    import datasets
+
+    config = task.name if task is not None else None
+    try:
+        if config is None:
+            config = _pick(
+                repo_id, datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
+            )
+        builder = datasets.load_dataset_builder(repo_id, config, revision=revision, token=token)
+        builder.download_and_prepare()
+        table = builder.as_dataset(split=SPLIT).data.table
+    except DatasetError:
+        raise
+    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        raise DatasetError(
+            f"{repo_id}: config {config!r} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
+            f"{type(error).__name__}: {error}. (There is no local file or folder of that name either.)"
+        ) from error
+    # The resolved files carry the commit; from the cache, offline, there are none to tell it.
+    files = " ".join(map(str, (builder.config.data_files or {}).get(SPLIT, [])))
+    commit = re.search(r"@([0-9a-f]{40})/", files)
+    source = f"{repo_id}@{commit.group(1) if commit else revision or 'cached'}"
+    return _from_table(table, source, config, task, clip_actions)
+
+
+def folder_configs(folder: Path) -> list[str]:
+    """List the configs (tasks) that the dataset card of a folder declares.
+
+    Args:
+        folder: holds `README.md` with `configs` in its YAML header.
+
+    Returns:
+        Config names in the order of the card.
+
+    Raises:
+        DatasetError: there is no card, or its YAML header cannot be read or declares no configs.
+    """
+    from huggingface_hub import DatasetCard
+
+    readme = folder / "README.md"
+    if not readme.is_file():
+        inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
+        raise DatasetError(
+            f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
+            f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
+        )
+    try:
+        configs = DatasetCard.load(readme).data.get("configs") or []
+        names = [str(config["config_name"]) for config in configs]
+    except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
+        raise DatasetError(f"{readme}: the YAML header cannot be read: {error}") from error
+    if not names:
+        raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
+    return names
+
+
+def _pick(where: str, names: list[str], task: Task | None = None) -> str:
+    listing = ", ".join(names)
+    if task is None:
+        if len(names) == 1:
+            return names[0]
+        raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
+    if task.name not in names:
+        raise DatasetError(f"{where}: has no config for task {task.name}. Available: {listing}")
+    return task.name
+
+
+def _check_files(folder: Path, config: str, files: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not files:
+        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"{file}: is not a parquet file, or it is cut off or damaged ({error})"
+            ) from error
+        for column in COLUMNS:
+            if column not in schema.names:
+                raise DatasetError(
+                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
+                )
+
+
+def _empty_table(files: list[str]) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(files[0]).empty_table()
+
+
+def _from_table(
+    table: "pa.Table", source: str, config: str, task: Task | None, clip_actions: bool
+) -> TransitionDataset:
+    label = f"{source} ({config})" if config not in source else source
+    columns = {
+        name: column_to_numpy(table.column(name), name, label)
+        for name in (*COLUMNS, *INDEX_COLUMNS)
+        if name in table.column_names
+    }
+    known = task if task is not None else TASKS.get(config)
+    return TransitionDataset.from_columns(columns, task=known, source=label, clip_actions=clip_actions)
+
+
+def column_to_numpy(column: "pa.ChunkedArray", name: str, source: str) -> np.ndarray:
+    """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
+
+    One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
+    columns are unpacked from bits.
+
+    Args:
+        column: numbers or bools, or for vectors lists of numbers that all have one length.
+        name: its name, for messages.
+        source: where it comes from, for messages.
+
+    Returns:
+        (N,) for numbers and bools, (N, D) for lists.
+
+    Raises:
+        DatasetError: it holds nulls, lists of different lengths, or no numbers.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def error(problem: str) -> DatasetError:
+        return DatasetError(f"{source}: column {name!r} {problem}")
+
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if array.null_count:
+        row = pc.index(pc.is_null(array), True).as_py()
+        raise error(f"has {array.null_count} missing values (null), first in row {row}")
+    is_list = pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type)
+    if is_list != (name in VECTOR_COLUMNS):
+        wanted = "one list of numbers per row" if name in VECTOR_COLUMNS else "one number per row"
+        raise error(f"must hold {wanted}, not {array.type}")
+    width = 0
+    if is_list:
+        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+        if len(lengths) > 1:
+            raise error(f"holds lists of different lengths: {sorted(lengths)[:5]}")
+        width = lengths[0] if lengths else getattr(array.type, "list_size", 0)
+        rows, array = len(array), array.flatten()
+        if array.null_count:
+            row = pc.index(pc.is_null(array), True).as_py() // width
+            raise error(f"has {array.null_count} missing values (null), first in row {row}")
+    numeric = pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
+    if not (numeric or pa.types.is_boolean(array.type)):
+        raise error(f"must hold numbers, not {array.type}")
+    values = array.to_numpy(zero_copy_only=numeric)
+    return values.reshape(rows, width) if is_list else values
