@@ -1,0 +1,93 @@
+"""Configuration of the algorithms, as plain dataclasses that import nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class CostRemapConfig:
+    """Eq. 4, c' = 1 - f(c) with f(c) in [0, 1].
+
+    Attributes:
+        kind: "clip": f(c) = clip(c, 0, 1); "indicator": f(c) = 1 if c > 0 else 0; "scaled":
+            f(c) = clip(c / scale, 0, 1).
+        scale: Divisor of the "scaled" kind, in units of cost.
+    """
+
+    kind: Literal["clip", "indicator", "scaled"] = "clip"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"cost_remap.scale must be positive, got {self.scale}.")
+
+
+@dataclass
+class SPIConfig:
+    """SPI, its ablations, and preference-conditioned SPI.
+
+    Attributes:
+        conditioned: Condition noise model and critics on a safety weight w ~ U(0, 1), so that one model
+            holds every trade-off. False gives the paper's SPI with a fixed (eta, mu, phi).
+        eta: Weight of the noise loss (Eq. 6), in [0, 1].
+        mu: Weight of the reward critic (Eq. 6); only without conditioning. 0 is the ablation without Q^r.
+        phi: Weight of the safety critic (Eq. 6); only without conditioning. 0 is the ablation without Q^c'.
+        gamma: Discount factor of both critics.
+        guidance: "one_step" denoises the noisy batch action once and reuses the noise loss's forward pass;
+            "chain" differentiates through all T denoising steps, as in the paper.
+        guidance_scale: What divides a critic's value in Eq. 6: the "std" or "mean_abs" of the other twin
+            over the batch (detached), or "none".
+        next_action: a_{i+1} of Eq. 10 and 11: "policy" samples it from the EMA noise model, "dataset" takes
+            the recorded one (SARSA).
+        cost_remap: Eq. 4.
+        predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
+            an episode's end costs nothing. Safe extraction compares it with the cost limit.
+        num_train_timesteps: Number T of diffusion steps.
+        beta_min: Start of the VP noise schedule.
+        beta_max: End of the VP noise schedule.
+        target_update_rate: Polyak rate tau of the target critics.
+        ema_decay: Decay of the noise model's moving average (warmed up).
+    """
+
+    conditioned: bool = True
+    eta: float = 0.5
+    mu: float | None = None
+    phi: float | None = None
+    gamma: float = 0.99
+    guidance: Literal["one_step", "chain"] = "one_step"
+    guidance_scale: Literal["std", "mean_abs", "none"] = "std"
+    next_action: Literal["policy", "dataset"] = "policy"
+    cost_remap: CostRemapConfig = field(default_factory=CostRemapConfig)
+    predict_cost: bool = True
+    num_train_timesteps: int = 5
+    beta_min: float = 0.1
+    beta_max: float = 10.0
+    target_update_rate: float = 0.005
+    ema_decay: float = 0.995
+
+    def __post_init__(self) -> None:
+        for name in ("eta", "gamma", "target_update_rate", "ema_decay"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        if self.gamma == 1.0:
+            raise ValueError("gamma must be below 1: the critics' values would not be bounded.")
+        if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max:
+            raise ValueError(
+                "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "
+                f"{self.num_train_timesteps}, {self.beta_min}, {self.beta_max}."
+            )
+        if self.conditioned:
+            if self.mu is not None or self.phi is not None:
+                raise ValueError(
+                    "mu and phi are set by the safety weight when conditioned=true; set conditioned=false "
+                    "to train the paper's SPI with fixed weights."
+                )
+            return
+        if self.mu is None or self.phi is None:
+            raise ValueError("conditioned=false needs mu and phi (Eq. 6), for example mu=0.25 phi=0.25.")
+        if min(self.mu, self.phi) < 0 or abs(self.eta + self.mu + self.phi - 1.0) > 1e-6:
+            raise ValueError(
+                "eta + mu + phi must be 1 and none negative (Eq. 6), got "
+                f"eta={self.eta}, mu={self.mu}, phi={self.phi} (sum {self.eta + self.mu + self.phi})."
+            )

@@ -1,0 +1,57 @@
+"""Copies of a network kept beside it: low-precision compute replicas and moving averages."""
+
+import copy
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def frozen_copy(module: ModuleT) -> ModuleT:
+    """A copy whose parameters never receive gradients."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class ComputeReplica:
+    """A copy of `master` in the compute dtype that runs forward and backward in its place.
+
+    Weights are cast once per update instead of once per use. The optimiser keeps working on the float32
+    master. With a float32 compute dtype the replica is the master itself and nothing is copied.
+
+    Args:
+        master: Network whose float32 parameters are optimised and saved.
+        dtype: Dtype of the computation, float32 or bfloat16.
+        trainable: Whether gradients flow into the replica's parameters.
+    """
+
+    def __init__(self, master: nn.Module, dtype: torch.dtype, trainable: bool):
+        self._master_parameters = list(master.parameters())
+        self._is_master = dtype == torch.float32 and trainable
+        self.module = master if self._is_master else copy.deepcopy(master).to(dtype)
+        if not self._is_master:
+            self.module.requires_grad_(trainable)
+        self._parameters = list(self.module.parameters())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the master's weights into the replica."""
+        if not self._is_master:
+            torch._foreach_copy_(self._parameters, self._master_parameters)
+
+    @torch.no_grad()
+    def hand_over_gradients(self) -> None:
+        """Move the replica's gradients to the master."""
+        if self._is_master:
+            return
+        for parameter, master in zip(self._parameters, self._master_parameters, strict=True):
+            master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
+            parameter.grad = None
+
+
+@torch.no_grad()
+def polyak_update(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:
+    """target <- (1 - rate) * target + rate * source, for every pair of tensors."""
+    torch._foreach_lerp_(list(targets), list(sources), rate)

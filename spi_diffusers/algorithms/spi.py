@@ -1,0 +1,381 @@
+"""SPI, safe policy improvement via a diffusion model: losses top-down, then one update.
+
+Equations are numbered as in the paper "Safe Policy Improvement via Diffusion Model for Offline RL".
+Where the paper is silent, Diffusion-QL's choice is taken.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
+from spi_diffusers.algorithms.critic_stack import CriticStack
+from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
+from spi_diffusers.models import MLPNoiseModel, TwinCritic
+
+REWARD, SAFETY = 0, 1  # position of the critics in the stack
+SAFETY_HEAD, COST_HEAD = 0, 1  # heads of the safety critic
+
+
+def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> list[float]:
+    """The variance-preserving noise schedule of Diffusion-QL, for `DDPMScheduler(trained_betas=...)`.
+
+    beta_t = 1 - exp(-beta_min / T - (beta_max - beta_min) (2 t - 1) / (2 T^2)), t = 1..T.
+    """
+    steps = num_train_timesteps
+    return [
+        1.0 - math.exp(-beta_min / steps - 0.5 * (beta_max - beta_min) * (2 * t - 1) / steps**2)
+        for t in range(1, steps + 1)
+    ]
+
+
+def make_scheduler(config: SPIConfig) -> DDPMScheduler:
+    """The DDPM scheduler that a policy is trained and shipped with."""
+    return DDPMScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        trained_betas=vp_betas(config.num_train_timesteps, config.beta_min, config.beta_max),
+        prediction_type="epsilon",
+        variance_type="fixed_small",
+        clip_sample=True,
+    )
+
+
+def remap_cost(cost: Tensor, config: CostRemapConfig) -> Tensor:
+    """Eq. 4: c' = 1 - f(c), 0 where unsafe and 1 where safe. Shape is kept."""
+    if config.kind == "indicator":
+        return 1.0 - (cost > 0).to(cost.dtype)
+    divisor = config.scale if config.kind == "scaled" else 1.0
+    return 1.0 - (cost / divisor).clamp(0.0, 1.0)
+
+
+def td_target(signal: Tensor, next_value: Tensor, terminated: Tensor, gamma: float) -> Tensor:
+    """Right-hand side of Eq. 10 and 11: x_i + gamma (1 - terminated) Q(s_{i+1}, a_{i+1}).
+
+    A time limit (`truncated`) does not cut the bootstrap: the state that follows has a value.
+
+    Args:
+        signal: r_i, c'_i or c_i, shape (B,).
+        next_value: Value of the next state and action, shape (B,).
+        terminated: Whether the episode truly ended, shape (B,), bool.
+        gamma: Discount factor.
+    """
+    return signal + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
+
+
+def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+    """Eq. 10 and 11: mean squared error of both twins, summed over the twins.
+
+    Args:
+        values: Both twins' values, shape (2, B).
+        target: Shape (B,).
+    """
+    return (values - target).square().mean(dim=-1).sum()
+
+
+def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Eq. 7: a_t = sqrt(alpha-bar_t) a_0 + sqrt(1 - alpha-bar_t) y; alpha_bar has shape (B, 1)."""
+    return alpha_bar.sqrt() * action + (1.0 - alpha_bar).sqrt() * noise
+
+
+def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
+    """Eq. 9: mean squared error of the predicted noise, both of shape (B, A)."""
+    return (predicted - noise).square().mean()
+
+
+def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Solve Eq. 7 for a_0, clipped to [-1, 1]; alpha_bar has shape (B, 1)."""
+    return ((noisy_action - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()).clamp(-1.0, 1.0)
+
+
+def value_scale(other_twin: Tensor, kind: str) -> Tensor:
+    """What a critic's value is divided by in Eq. 6, detached, from the other twin's values (B,)."""
+    values = other_twin.detach()
+    if kind == "std":
+        return values.std(correction=0).clamp_min(1e-6)
+    if kind == "mean_abs":
+        return values.abs().mean().clamp_min(1e-6)
+    return torch.ones_like(values[0])
+
+
+def guidance_loss(
+    reward_values: Tensor,
+    safety_values: Tensor,
+    reward_weight: Tensor | float,
+    safety_weight: Tensor | float,
+    twin: int,
+    scale: str = "std",
+) -> Tensor:
+    """Value term of Eq. 6: -mu Q^r / scale_r - phi Q^c' / scale_c, averaged over the batch.
+
+    Args:
+        reward_values: Both twins of Q^r at the generated actions, shape (2, B).
+        safety_values: Both twins of Q^c' at the generated actions, shape (2, B).
+        reward_weight: mu, a number or one per sample (B,).
+        safety_weight: phi, a number or one per sample (B,).
+        twin: Which twin guides (0 or 1); the other one gives the scale.
+        scale: "std", "mean_abs" or "none".
+    """
+    reward_scale = value_scale(reward_values[1 - twin], scale)
+    safety_scale = value_scale(safety_values[1 - twin], scale)
+    gain = reward_weight * reward_values[twin] / reward_scale
+    gain = gain + safety_weight * safety_values[twin] / safety_scale
+    return -gain.mean()
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Everything one update consumes: a batch and all of its randomness.
+
+    Attributes:
+        observation: Normalised, shape (B, O).
+        next_observation: Normalised, shape (B, O).
+        action: In [-1, 1], shape (B, A).
+        reward: Shape (B,).
+        cost: Shape (B,).
+        terminated: Shape (B,), bool.
+        safety_weight: w ~ U(0, 1), shape (B,).
+        timestep: Diffusion timestep ~ U{0..T-1}, shape (B,), int64.
+        noise: Standard normal, shape (B, A), for the noise loss.
+        chain_noise: Standard normal, shape (T, B, A), for sampling the next action.
+        guidance_noise: Standard normal, shape (T, B, A), for chain guidance; empty (0, B, A) otherwise.
+        twin: Which twin guides, int64 scalar 0 or 1.
+        next_action: a_{i+1}, in [-1, 1], shape (B, A).
+    """
+
+    observation: Tensor
+    next_observation: Tensor
+    action: Tensor
+    reward: Tensor
+    cost: Tensor
+    terminated: Tensor
+    safety_weight: Tensor
+    timestep: Tensor
+    noise: Tensor
+    chain_noise: Tensor
+    guidance_noise: Tensor
+    twin: Tensor
+    next_action: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+class SPI:
+    """SPI's networks in training, and one update of them.
+
+    An update has two halves that read the weights as they stood before it and write separate ones: the
+    critics' half (Eq. 10, 11) and the policy's half (Eq. 6, 9), which also samples a_{i+1} for the batch
+    after. So they may run side by side on two cores, with the same result as one after the other.
+
+    Args:
+        config: The algorithm's configuration.
+        noise_model: Noise model, trained in place.
+        reward_critic: Q^r, trained in place.
+        safety_critic: Q^c' (and Q^c as its second head), trained in place.
+        learning_rate: Adam's learning rate of both halves.
+        max_grad_norm: Gradient-norm clip of both halves; 0 switches it off.
+        dtype: Compute dtype, float32 or bfloat16; weights and optimiser stay float32.
+        overlap: Run the two halves in two threads.
+        reduce_gradients: Averages a list of gradients over processes, in place; None for one process.
+    """
+
+    def __init__(
+        self,
+        config: SPIConfig,
+        noise_model: MLPNoiseModel,
+        reward_critic: TwinCritic,
+        safety_critic: TwinCritic,
+        *,
+        learning_rate: float = 3e-4,
+        max_grad_norm: float = 10.0,
+        dtype: torch.dtype = torch.float32,
+        overlap: bool = False,
+        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+    ):
+        if overlap and reduce_gradients is not None:
+            raise ValueError("overlap needs a single process: collectives must not run in two threads.")
+        self.config = config
+        self.noise_model = noise_model
+        self.ema_noise_model = frozen_copy(noise_model)
+        self.reward_critic = reward_critic
+        self.safety_critic = safety_critic
+        self.critics = CriticStack([reward_critic, safety_critic])
+        self.target_critics = frozen_copy(self.critics)
+        self.max_grad_norm = max_grad_norm
+        self.updates = 0
+        self._reduce_gradients = reduce_gradients
+
+        scheduler = make_scheduler(config)
+        device = noise_model.device
+        self._alpha_bars = scheduler.alphas_cumprod.to(device)
+        self._coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
+
+        self._critics = ComputeReplica(self.critics, dtype, trainable=True)
+        self._policy = ComputeReplica(noise_model, dtype, trainable=True)
+        # Read by the policy's half while the critics' half writes, so these are always copies.
+        self._frozen_critics = ComputeReplica(self.critics, dtype, trainable=False)
+        self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
+        self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
+
+        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=learning_rate, fused=True)
+        self.policy_optimizer = torch.optim.Adam(noise_model.parameters(), lr=learning_rate, fused=True)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="spi-policy") if overlap else None
+
+    def update(self, inputs: StepInputs, upcoming: StepInputs) -> tuple[dict[str, Tensor], StepInputs]:
+        """One combined training step (Algorithm 1).
+
+        Args:
+            inputs: The batch, with its `next_action`.
+            upcoming: The batch after it, whose `next_action` this update samples.
+
+        Returns:
+            Metrics as detached scalars, and `upcoming` with its next action.
+        """
+        if self._pool is not None:
+            policy_half = self._pool.submit(self._update_policy, inputs, upcoming)
+            metrics = self._update_critics(inputs)
+            policy_metrics, upcoming = policy_half.result()
+        else:
+            policy_metrics, upcoming = self._update_policy(inputs, upcoming)
+            metrics = self._update_critics(inputs)
+        self.updates += 1
+        self.refresh_replicas()
+        return metrics | policy_metrics, upcoming
+
+    @torch.no_grad()
+    def with_next_action(self, inputs: StepInputs) -> StepInputs:
+        """Sample a_{i+1} at s_{i+1} from the EMA noise model, one sample shared by both critics."""
+        if self.config.next_action == "dataset":
+            if inputs.next_action is None:
+                raise ValueError("next_action='dataset' needs batches that carry the recorded next action.")
+            return inputs
+        weight = inputs.safety_weight if self.config.conditioned else None
+        policy: MLPNoiseModel = self._ema_policy.module  # type: ignore[assignment]
+        action = policy.denoise(inputs.next_observation, weight, self._coefficients, inputs.chain_noise)
+        return replace(inputs, next_action=action)
+
+    def refresh_replicas(self) -> None:
+        """Copy all weights into their compute replicas; call it after loading weights."""
+        for replica in (self._critics, self._frozen_critics, self._target_critics):
+            replica.refresh()
+        self._policy.refresh()
+        self._ema_policy.refresh()
+
+    def _update_critics(self, inputs: StepInputs) -> dict[str, Tensor]:
+        config = self.config
+        next_action = inputs.next_action
+        assert next_action is not None, "call with_next_action on the first batch"
+        with torch.no_grad():
+            next_values = self._target_critics.module(
+                self._critic_inputs(inputs.next_observation, next_action, inputs.safety_weight)
+            )
+            # The minimum of the twins is the cautious side for reward and for safety alike.
+            reward_target = td_target(
+                inputs.reward, next_values[REWARD, :, :, 0].amin(dim=0), inputs.terminated, config.gamma
+            )
+            safety_target = td_target(
+                remap_cost(inputs.cost, config.cost_remap),
+                next_values[SAFETY, :, :, SAFETY_HEAD].amin(dim=0),
+                inputs.terminated,
+                config.gamma,
+            )
+        values = self._critics.module(
+            self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight)
+        )
+        reward_loss = critic_loss(values[REWARD, :, :, 0], reward_target)
+        safety_loss = critic_loss(values[SAFETY, :, :, SAFETY_HEAD], safety_target)
+        loss = reward_loss + safety_loss
+        metrics = {"critic/reward_loss": reward_loss.detach(), "critic/safety_loss": safety_loss.detach()}
+        if config.predict_cost:
+            with torch.no_grad():
+                # A prediction, so neither side is favoured: the twins' mean. An end costs nothing more.
+                cost_target = td_target(
+                    inputs.cost,
+                    next_values[SAFETY, :, :, COST_HEAD].mean(dim=0),
+                    inputs.terminated,
+                    config.gamma,
+                )
+            cost_loss = critic_loss(values[SAFETY, :, :, COST_HEAD], cost_target)
+            loss = loss + cost_loss
+            metrics["critic/cost_loss"] = cost_loss.detach()
+        loss.backward()
+        self._step(self._critics, self.critic_optimizer, self.critics)
+        polyak_update(
+            self.target_critics.parameters(), self.critics.parameters(), config.target_update_rate
+        )
+        metrics["critic/reward_value"] = values[REWARD, :, :, 0].detach().mean()
+        metrics["critic/safety_value"] = values[SAFETY, :, :, SAFETY_HEAD].detach().mean()
+        return metrics
+
+    def _update_policy(
+        self, inputs: StepInputs, upcoming: StepInputs
+    ) -> tuple[dict[str, Tensor], StepInputs]:
+        config = self.config
+        upcoming = self.with_next_action(upcoming)
+        weight = inputs.safety_weight if config.conditioned else None
+        alpha_bar = self._alpha_bars[inputs.timestep].unsqueeze(-1)
+        noisy_action = add_noise(inputs.action, inputs.noise, alpha_bar)
+        policy: MLPNoiseModel = self._policy.module  # type: ignore[assignment]
+        predicted = policy(
+            noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False
+        )[0].float()
+        denoising = noise_loss(predicted, inputs.noise)
+        if config.guidance == "chain":
+            action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)
+        else:
+            action = one_step_action(noisy_action, predicted, alpha_bar)
+        values = self._frozen_critics.module(
+            self._critic_inputs(inputs.observation, action, inputs.safety_weight)
+        )
+        reward_weight, safety_weight = self._value_weights(inputs)
+        guidance = guidance_loss(
+            values[REWARD, :, :, 0],
+            values[SAFETY, :, :, SAFETY_HEAD],
+            reward_weight,
+            safety_weight,
+            int(inputs.twin),
+            config.guidance_scale,
+        )
+        loss = config.eta * denoising + guidance
+        loss.backward()
+        self._step(self._policy, self.policy_optimizer, self.noise_model)
+        # The average warms up: early weights are noise and should be forgotten quickly.
+        decay = min(config.ema_decay, (1 + self.updates) / (10 + self.updates))
+        polyak_update(self.ema_noise_model.parameters(), self.noise_model.parameters(), 1.0 - decay)
+        metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}
+        return metrics, upcoming
+
+    def _value_weights(self, inputs: StepInputs) -> tuple[Tensor | float, Tensor | float]:
+        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight."""
+        config = self.config
+        if not config.conditioned:
+            assert config.mu is not None
+            assert config.phi is not None
+            return config.mu, config.phi
+        share = 1.0 - config.eta
+        return share * (1.0 - inputs.safety_weight), share * inputs.safety_weight
+
+    def _critic_inputs(self, observation: Tensor, action: Tensor, weight: Tensor) -> Tensor:
+        parts = [observation, action]
+        if self.config.conditioned:
+            parts.append(weight.unsqueeze(-1))
+        return torch.cat(parts, dim=-1)
+
+    def _step(
+        self, replica: ComputeReplica, optimizer: torch.optim.Optimizer, master: torch.nn.Module
+    ) -> None:
+        replica.hand_over_gradients()
+        parameters = list(master.parameters())
+        if self._reduce_gradients is not None:
+            self._reduce_gradients([p.grad for p in parameters if p.grad is not None])
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()

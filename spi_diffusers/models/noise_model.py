@@ -1,0 +1,216 @@
+"""The noise model: predicts the noise in an action, given the observation (and a safety weight).
+
+This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.activations import get_activation
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+
+@dataclass
+class MLPNoiseModelOutput(BaseOutput):
+    """Output of [`MLPNoiseModel`].
+
+    Attributes:
+        sample: Predicted noise, shape (B, A).
+    """
+
+    sample: Tensor
+
+
+class MLPNoiseModel(ModelMixin, ConfigMixin):
+    r"""The noise model epsilon_omega(a_t, t | s, w) of Eq. 9: an MLP over action, time and observation.
+
+    Noise is put on the action only; the observation conditions the model and carries none. With
+    `use_safety_weight` the model takes one more input, the safety weight w in [0, 1], so that one model
+    holds the whole trade-off between reward (w = 0) and safety (w = 1).
+
+    Actions inside the model lie in [-1, 1]; `action_low` and `action_high` say which range of the
+    environment that stands for.
+
+    Args:
+        observation_dim: Size O of a (normalised) observation.
+        action_dim: Size A of an action.
+        hidden_dims: Width of each hidden layer.
+        time_embed_dim: Size of the sinusoidal time embedding (even).
+        activation: Name of a diffusers activation: "silu" (fast on CPU), "mish", "gelu" or "relu".
+        use_safety_weight: Whether the model is conditioned on a safety weight.
+        action_low: Smallest action of the environment, one number or A of them.
+        action_high: Largest action of the environment, one number or A of them.
+
+    Raises:
+        ValueError: For sizes below one, or action bounds that are not finite and ordered.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_dims: Sequence[int] = (256, 256, 256),
+        time_embed_dim: int = 16,
+        activation: str = "silu",
+        use_safety_weight: bool = True,
+        action_low: float | Sequence[float] = -1.0,
+        action_high: float | Sequence[float] = 1.0,
+    ):
+        super().__init__()
+        if min(observation_dim, action_dim, time_embed_dim, *hidden_dims) < 1 or time_embed_dim % 2:
+            raise ValueError(
+                f"Sizes must be at least 1 and time_embed_dim even; got observation_dim={observation_dim}, "
+                f"action_dim={action_dim}, hidden_dims={list(hidden_dims)}, time_embed_dim={time_embed_dim}."
+            )
+        self._check_action_range(action_dim, action_low, action_high)
+        self.time_mlp = nn.Sequential(
+            nn.Linear(time_embed_dim, 2 * time_embed_dim),
+            get_activation(activation),
+            nn.Linear(2 * time_embed_dim, time_embed_dim),
+        )
+        widths = [action_dim + time_embed_dim + observation_dim + int(use_safety_weight), *hidden_dims]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(width_in, width_out), get_activation(activation)]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
+
+    @staticmethod
+    def _check_action_range(
+        action_dim: int, low: float | Sequence[float], high: float | Sequence[float]
+    ) -> None:
+        lows, highs = (
+            [float(bound)] * action_dim if isinstance(bound, int | float) else [float(b) for b in bound]
+            for bound in (low, high)
+        )
+        if len(lows) != action_dim or len(highs) != action_dim:
+            raise ValueError(
+                f"action_low and action_high need 1 or {action_dim} numbers, got {len(lows)} and {len(highs)}."
+            )
+        if not all(
+            math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(lows, highs, strict=True)
+        ):
+            raise ValueError(f"action_low must lie below action_high and both be finite: {lows}, {highs}.")
+
+    def forward(
+        self,
+        noisy_action: Tensor,
+        timestep: Tensor | int,
+        observation: Tensor,
+        safety_weight: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> MLPNoiseModelOutput | tuple[Tensor]:
+        """Predict the noise in `noisy_action`.
+
+        Args:
+            noisy_action: Shape (B, A).
+            timestep: Diffusion timestep, one for the batch or one per row (B,).
+            observation: Normalised observation, shape (B, O).
+            safety_weight: Safety weight w in [0, 1], shape (B,); needed with `use_safety_weight`, and
+                refused without it.
+            return_dict: Whether to return a [`MLPNoiseModelOutput`] instead of a tuple.
+
+        Returns:
+            The predicted noise, shape (B, A).
+        """
+        timestep = torch.as_tensor(timestep, device=noisy_action.device).reshape(-1)
+        time = self.embed_time(timestep).expand(len(noisy_action), -1)
+        sample = self._predict(noisy_action, time, self._condition(observation, safety_weight))
+        return MLPNoiseModelOutput(sample=sample) if return_dict else (sample,)
+
+    def embed_time(self, timestep: Tensor) -> Tensor:
+        """Embed diffusion timesteps of shape (B,) as (B, time_embed_dim)."""
+        time = get_timestep_embedding(timestep, self.config.time_embed_dim)
+        return self.time_mlp(time.to(self.time_mlp[0].weight.dtype))
+
+    def _condition(self, observation: Tensor, safety_weight: Tensor | None) -> Tensor:
+        if (safety_weight is not None) != self.config.use_safety_weight:
+            needs = "needs" if self.config.use_safety_weight else "does not take"
+            raise ValueError(f"This noise model {needs} a safety weight.")
+        if safety_weight is None:
+            return observation
+        return torch.cat([observation, safety_weight.unsqueeze(-1).to(observation.dtype)], dim=-1)
+
+    def _predict(self, noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        return self.net(
+            torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1)
+        )
+
+    @staticmethod
+    def ddpm_coefficients(scheduler: DDPMScheduler, num_inference_steps: int | None = None) -> Tensor:
+        """Coefficients of every DDPM denoising step, so that the hot path need not call the scheduler.
+
+        The reference is `DDPMScheduler.step` (epsilon prediction); a test holds the two together.
+
+        Args:
+            scheduler: A `DDPMScheduler` with `prediction_type="epsilon"`.
+            num_inference_steps: Number of denoising steps, by default all T training timesteps.
+
+        Returns:
+            Tensor of shape (steps, 6), float32, first step first. A row holds: timestep; 1/sqrt(alpha-bar)
+            and sqrt(1/alpha-bar - 1), which give x0 from x_t and the noise; the weights of x0 and of x_t in
+            the posterior mean; the posterior standard deviation.
+        """
+        train_steps = scheduler.config.num_train_timesteps
+        steps = num_inference_steps or train_steps
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.tolist()
+        alpha_bars = scheduler.alphas_cumprod.double()
+        rows = []
+        for timestep in timesteps:
+            previous = timestep - train_steps // steps
+            alpha_bar = float(alpha_bars[timestep])
+            alpha_bar_previous = float(alpha_bars[previous]) if previous >= 0 else 1.0
+            alpha = alpha_bar / alpha_bar_previous
+            beta = 1.0 - alpha
+            variance = max(beta * (1.0 - alpha_bar_previous) / (1.0 - alpha_bar), 1e-20)
+            rows.append(
+                [
+                    timestep,
+                    alpha_bar**-0.5,
+                    (1.0 / alpha_bar - 1.0) ** 0.5,
+                    alpha_bar_previous**0.5 * beta / (1.0 - alpha_bar),
+                    alpha**0.5 * (1.0 - alpha_bar_previous) / (1.0 - alpha_bar),
+                    variance**0.5 if timestep > 0 else 0.0,
+                ]
+            )
+        return torch.tensor(rows, dtype=torch.float32)
+
+    def denoise(
+        self,
+        observation: Tensor,
+        safety_weight: Tensor | None,
+        coefficients: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Sample actions by the whole DDPM chain (Eq. 8), with x0 clipped to [-1, 1] at every step.
+
+        Args:
+            observation: Normalised observation, shape (B, O).
+            safety_weight: Shape (B,), or None for an unconditioned model.
+            coefficients: Shape (steps, 6), on the CPU, from [`ddpm_coefficients`].
+            noise: Standard normal noise, shape (steps, B, A): the start, then one per step but the last.
+
+        Returns:
+            Actions in [-1, 1], shape (B, A), float32.
+        """
+        rows = coefficients.tolist()
+        condition = self._condition(observation, safety_weight).to(self.dtype)
+        times = self.embed_time(coefficients[:, 0].to(noise.device))
+        action = noise[0]
+        for step, (_, scale_noisy, scale_noise, mean_clean, mean_noisy, deviation) in enumerate(rows):
+            predicted = self._predict(action, times[step].expand(len(action), -1), condition)
+            clean = (scale_noisy * action - scale_noise * predicted.float()).clamp(-1.0, 1.0)
+            action = mean_clean * clean + mean_noisy * action
+            if step + 1 < len(rows):
+                action = action + deviation * noise[step + 1]
+        return action

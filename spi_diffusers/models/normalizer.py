@@ -1,0 +1,70 @@
+"""Observation normalisation as a component with its statistics as buffers.
+
+This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+
+class ObservationNormalizer(ModelMixin, ConfigMixin):
+    """Maps observations to zero mean and unit variance, clipped to +-`clip`.
+
+    The statistics are buffers that start as NaN: a normalizer whose statistics were never set, or were
+    lost, raises instead of passing observations through.
+
+    Args:
+        observation_dim: Size O of an observation.
+        clip: Largest absolute normalised value.
+        epsilon: Smallest standard deviation, for observations that hardly vary.
+    """
+
+    config_name = "config.json"
+    mean: Tensor
+    std: Tensor
+
+    @register_to_config
+    def __init__(self, observation_dim: int, clip: float = 10.0, epsilon: float = 1e-3):
+        super().__init__()
+        self.register_buffer("mean", torch.full((observation_dim,), torch.nan))
+        self.register_buffer("std", torch.full((observation_dim,), torch.nan))
+
+    def fit(self, observation: Tensor) -> "ObservationNormalizer":
+        """Set the statistics from data of shape (N, O) and return the normalizer itself."""
+        data = observation.double()
+        self.set_statistics(data.mean(dim=0), data.std(dim=0, correction=0))
+        return self
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Set mean and standard deviation, each of shape (O,).
+
+        Raises:
+            ValueError: If a statistic has the wrong shape, is not finite, or a deviation is negative.
+        """
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != (self.config.observation_dim,):
+                raise ValueError(
+                    f"Statistic '{name}' has shape {tuple(value.shape)}, expected "
+                    f"({self.config.observation_dim},)."
+                )
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp_min(self.config.epsilon))
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError if statistics are missing or not usable."""
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"Statistic '{name}' of the observation normalizer is missing or not finite: "
+                    f"{value.tolist()}. Fit it on data, or load it from a complete model folder."
+                )
+        if not bool((self.std > 0).all()):
+            raise ValueError(f"Statistic 'std' of the observation normalizer must be positive: {self.std}.")
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Normalise observations of shape (..., O)."""
+        normalised = (observation.to(self.mean.dtype) - self.mean) / self.std
+        return normalised.clamp(-self.config.clip, self.config.clip)
