@@ -11,6 +11,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.velocity import make_velocity_env
 from spi_diffusers.envs.wrappers import (
     ClipAction,
     CostInInfo,
@@ -20,7 +21,10 @@ from spi_diffusers.envs.wrappers import (
     check_seed,
 )
 
-_SIMULATORS: dict[str, Callable[..., gymnasium.Env]] = {"bullet": BulletEnv}
+_SIMULATORS: dict[str, Callable[..., gymnasium.Env]] = {
+    "bullet": BulletEnv,
+    "velocity": make_velocity_env,
+}
 
 _NEEDED = {
     "safety_gymnasium": "safety-gymnasium, whose releases do not run on Python 3.11 and later (it works, as "

@@ -1,0 +1,127 @@
+"""The Velocity tasks: gymnasium's own MuJoCo robots plus the cost of running too fast.
+
+These are the tasks of safety-gymnasium 1.0 (Ji et al., 2023), which does not run on Python 3.11 and
+later: its environments are gymnasium's `-v4` ones with cost = 1 if the velocity exceeds a threshold, else
+0. Observations, rewards, costs and ends are the same bit for bit. Newer MuJoCo versions than 2.3 are not
+the same simulator: with 3.x results drift, with 4.x they differ.
+"""
+
+import importlib.metadata
+import os
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.envs.errors import SimulatorNotInstalledError
+
+#: Velocity (m/s) above which a step costs 1: half of what an unconstrained PPO policy reaches (v1 tasks).
+VELOCITY_THRESHOLDS = {
+    "Ant": 2.6222,
+    "HalfCheetah": 3.2096,
+    "Hopper": 0.7402,
+    "Swimmer": 0.2282,
+    "Walker2d": 2.3415,
+}
+
+
+class VelocityCost(gymnasium.Wrapper):
+    """Add the velocity cost to the info of a gymnasium MuJoCo robot.
+
+    The velocity is the forward one, except for Ant, which runs in the plane: sqrt(vx^2 + vy^2).
+
+    Args:
+        env: a robot whose info holds `x_velocity` (and for Ant `y_velocity`).
+        threshold: m/s; a step costs 1 if the velocity is above it.
+        planar: take the velocity in the plane instead of the forward one.
+    """
+
+    def __init__(self, env: gymnasium.Env, threshold: float, *, planar: bool) -> None:
+        super().__init__(env)
+        self._threshold = threshold
+        self._planar = planar
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Step; the info gains `cost`, 0.0 or 1.0."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        velocity = info["x_velocity"]
+        if self._planar:
+            velocity = np.sqrt(velocity**2 + info["y_velocity"] ** 2)
+        cost = float(velocity > self._threshold)
+        return observation, reward, terminated, truncated, {**info, "cost": cost}
+
+
+def make_velocity_env(
+    task: Task, *, render_mode: str | None = None, render_size: tuple[int, int] = (360, 480)
+) -> gymnasium.Env:
+    """Make the robot of a Velocity task with its cost; no time limit (`make_env` adds it).
+
+    Args:
+        task: a task with `simulator == "velocity"`.
+        render_mode: None or "rgb_array" (without a display MuJoCo renders through EGL).
+        render_size: height and width of a rendered frame in pixels.
+
+    Returns:
+        The environment; observations (observation_dim,) float64, actions (action_dim,) float32.
+
+    Raises:
+        SimulatorNotInstalledError: MuJoCo is missing, or its version does not fit gymnasium's.
+    """
+    robot = task.env_id.removeprefix("Safety").partition("Velocity")[0]
+    threshold = VELOCITY_THRESHOLDS[robot]
+    _check_versions(task)
+    if render_mode is not None and not os.environ.get("DISPLAY"):
+        # Chosen when MuJoCo's renderer is first imported; the default needs a display.
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        with warnings.catch_warnings():
+            # gymnasium advises -v5, which is another environment (Ant observes 105 numbers, not 27).
+            warnings.simplefilter("ignore")
+            env = gymnasium.make(
+                f"{robot}-v4",
+                render_mode=render_mode,
+                height=render_size[0],
+                width=render_size[1],
+                disable_env_checker=True,
+            ).unwrapped
+    except (ImportError, gymnasium.error.DependencyNotInstalled, gymnasium.error.UnregisteredEnv) as error:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} runs in gymnasium's {robot}-v4 with MuJoCo, which cannot be made here "
+            f'({error}). Install it with: pip install "spi-diffusers[mujoco]"'
+        ) from error
+    return VelocityCost(env, threshold, planar=robot == "Ant")
+
+
+def _check_versions(task: Task) -> None:
+    """Refuse the pairs of gymnasium and MuJoCo that fail inside, warn of those that simulate differently."""
+    try:
+        mujoco = importlib.metadata.version("mujoco")
+    except importlib.metadata.PackageNotFoundError:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} runs in MuJoCo, which is not installed. Install it with: "
+            'pip install "spi-diffusers[mujoco]"'
+        ) from None
+    version = _release(mujoco)
+    if _release(gymnasium.__version__) < (1, 0) and version > (2, 3, 3):
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot run with gymnasium {gymnasium.__version__} and mujoco {mujoco}: "
+            "install mujoco 2.3.3, or gymnasium 1.0 or later with mujoco 2.3.7"
+        )
+    if version >= (3,):
+        warnings.warn(
+            f"mujoco {mujoco} simulates {task.name} differently from the version that the task is defined "
+            "by; results are comparable with mujoco 2.3.3 to 2.3.7 only",
+            stacklevel=2,
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split(".")[:3]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
