@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.transitions import EpisodeTable
 
 if TYPE_CHECKING:
@@ -11,6 +12,30 @@ if TYPE_CHECKING:
 BEGIN = "<!-- spi-diffusers: tasks, written by write_parquet_dataset -->"
 END = "<!-- spi-diffusers: end of tasks -->"
 _TEMPLATES = Path(__file__).parent
+
+
+def read_card(readme: Path) -> "DatasetCard":
+    """Read a dataset card.
+
+    Args:
+        readme: the `README.md` file.
+
+    Returns:
+        The card; its `data` holds the YAML header.
+
+    Raises:
+        DatasetError: the YAML header cannot be read, or its `configs` are not a list of named configs.
+    """
+    from huggingface_hub import DatasetCard
+
+    try:
+        card = DatasetCard.load(readme)
+        configs = [config["config_name"] for config in card.data.get("configs") or []]
+    except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
+        raise DatasetError(f"{readme}: the YAML header cannot be read: {error}") from error
+    if not all(isinstance(name, str) for name in configs):
+        raise DatasetError(f"{readme}: `configs` in the YAML header must have names, not {configs}")
+    return card
 
 
 def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: str) -> "DatasetCard":
@@ -26,7 +51,7 @@ def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: s
         The card; `str(card)` is the text of `README.md`.
 
     Raises:
-        ValueError: the YAML header of the existing card cannot be read.
+        DatasetError: the YAML header of the existing card cannot be read.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
     from jinja2 import Environment
@@ -51,7 +76,7 @@ def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: s
             tasks=tasks,
             section=section,
         )
-    card = DatasetCard.load(existing)
+    card = read_card(existing)
     card.data["configs"] = _merge_configs(card.data.get("configs") or [], tasks)
     before, mark, rest = card.text.partition(BEGIN)
     after = rest.partition(END)[2] if mark else ""

@@ -115,10 +115,12 @@ class ColumnChecker:
         return values
 
     def _finite(self, column: str, values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):  # a float64 too large for float32 becomes inf and is caught below
+        # A float64 too large for float32 becomes inf here and is caught below; so is inf - inf in the sum.
+        with np.errstate(over="ignore", invalid="ignore"):
             values = np.ascontiguousarray(values, dtype=np.float32)
-        # The sum of finite float32 values is finite in float64, so one cheap pass clears the usual case.
-        if not np.isfinite(values.sum(dtype=np.float64)):
+            # The sum of finite float32 values is finite in float64: one cheap pass clears the usual case.
+            total = values.sum(dtype=np.float64)
+        if not np.isfinite(total):
             bad = ~np.isfinite(values)
             row = int(np.argmax(bad.reshape(len(values), -1).any(axis=1)))
             raise self.error(

@@ -1,7 +1,7 @@
 """One way to load transitions: `load_transitions` takes whatever `--dataset` may say."""
 
+import os
 import re
-from os import PathLike
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
@@ -26,7 +26,7 @@ class MissingDatasetError(DatasetError, FileNotFoundError):
 
 
 def load_transitions(
-    dataset: str | PathLike[str] | None = None,
+    dataset: str | os.PathLike[str] | None = None,
     task: str | Task | None = None,
     *,
     revision: str | None = None,
@@ -36,10 +36,13 @@ def load_transitions(
     """Load a dataset into memory, wherever it is.
 
     Args:
-        dataset: None or `embedded` for the data that ships with the package; or a Hub dataset id
-            (`org/name`, config = task name; DSRL's own `YYY-45/DSRL` gives the task's HDF5 file); or a
-            local folder in the same parquet layout; or a DSRL `.hdf5` file; or a `.npz` file in DSRL's
-            layout. Something that exists on disk is never looked up on the Hub.
+        dataset: one of
+            - None or `embedded`: the data that ships with the package;
+            - `org/name`: a Hub dataset in the parquet layout, one config per task;
+            - `YYY-45/DSRL`: the task's HDF5 file from DSRL's own Hub dataset, or `dsrl`: the same, but
+              the file that DSRL itself has downloaded already, where there is one;
+            - a local folder in the parquet layout, a DSRL `.hdf5` file, or a `.npz` file in DSRL's
+              layout. What exists on disk is never looked up on the Hub.
         task: DSRL id or short form. It fixes the dimensions and the action range [-1, 1], and names the
             config of a folder or repository; may be left out where there is nothing to choose.
         revision: branch, tag or commit of a Hub dataset.
@@ -58,7 +61,13 @@ def load_transitions(
     known = None if task is None else get_task(task)
     if dataset is None or str(dataset) == "embedded":
         return _load_embedded(known, clip_actions)
+    if str(dataset) == "dsrl":
+        return _load_dsrl(known, revision, token, clip_actions)
     path = Path(dataset).expanduser()
+    if path.exists() and revision is not None:
+        raise DatasetError(
+            f"{path}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
+        )
     if path.is_dir():
         return load_folder(path, known, clip_actions=clip_actions)
     if path.exists():
@@ -92,6 +101,16 @@ def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:
             f"Name one with --dataset (dataset=): {_FORMS}; {DSRL_DATASET_REPO} is DSRL's own on the Hub"
         )
     return load_folder(EMBEDDED_FOLDER, task, source=f"embedded:{name}", clip_actions=clip_actions)
+
+
+def _load_dsrl(
+    task: Task | None, revision: str | None, token: str | bool | None, clip_actions: bool
+) -> TransitionDataset:
+    # DSRL keeps its downloads here; who has them already need not fetch some 100 MB again.
+    folder = Path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")).expanduser()
+    if task is not None and revision is None and (folder / task.dataset_file).is_file():
+        return load_hdf5(folder / task.dataset_file, task, clip_actions=clip_actions)
+    return _load_dsrl_from_hub(task, revision, token, clip_actions)
 
 
 def _load_dsrl_from_hub(

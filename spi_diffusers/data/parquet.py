@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spi_diffusers.data.card import read_card
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -130,8 +131,6 @@ def folder_configs(folder: Path) -> list[str]:
     Raises:
         DatasetError: there is no card, or its YAML header cannot be read or declares no configs.
     """
-    from huggingface_hub import DatasetCard
-
     readme = folder / "README.md"
     if not readme.is_file():
         inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
@@ -139,11 +138,7 @@ def folder_configs(folder: Path) -> list[str]:
             f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
             f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
         )
-    try:
-        configs = DatasetCard.load(readme).data.get("configs") or []
-        names = [str(config["config_name"]) for config in configs]
-    except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
-        raise DatasetError(f"{readme}: the YAML header cannot be read: {error}") from error
+    names = [config["config_name"] for config in read_card(readme).data.get("configs") or []]
     if not names:
         raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
     return names
@@ -226,7 +221,8 @@ def column_to_numpy(column: "pa.ChunkedArray", name: str, source: str) -> np.nda
     if array.null_count:
         row = pc.index(pc.is_null(array), True).as_py()
         raise error(f"has {array.null_count} missing values (null), first in row {row}")
-    is_list = pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type)
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    is_list = any(check(array.type) for check in lists)
     if is_list != (name in VECTOR_COLUMNS):
         wanted = "one list of numbers per row" if name in VECTOR_COLUMNS else "one number per row"
         raise error(f"must hold {wanted}, not {array.type}")

@@ -56,6 +56,7 @@ def write_parquet_dataset(
     Raises:
         ValueError: neither the dataset nor the caller names the config, or the name is not a plain one.
         FileExistsError: the folder has this config and `overwrite` is off, or `folder` is a file.
+        OSError: the disk is full, or the place cannot be written to.
         DatasetError: the folder has a card that cannot be read.
     """
     config = config_name or (dataset.task.name if dataset.task else None)
@@ -84,16 +85,19 @@ def write_parquet_dataset(
         (staged / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         readme = folder / "README.md"
         tasks = [*_other_stats(folder, config), stats]
-        try:
-            card = make_card(
-                sorted(tasks, key=lambda task: task["config"]),
-                readme if readme.is_file() else None,
-                location=location or folder.name,
-            )
-        except ValueError as error:  # yaml's errors and huggingface_hub's are ValueErrors or wrapped below
-            raise DatasetError(f"{readme}: the YAML header cannot be read: {error}") from error
+        card = make_card(
+            sorted(tasks, key=lambda task: task["config"]),
+            readme if readme.is_file() else None,
+            location=location or folder.name,
+        )
         (aside / "new" / "README.md").write_text(str(card), encoding="utf-8")
         _move_into_place(aside, folder, config)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the dataset cannot be written ({error}); nothing that was there has changed",
+            str(folder),
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
