@@ -1,0 +1,196 @@
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_factory import make_dataset
+
+from spi_diffusers.data.columns import COLUMNS, DatasetError
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.parquet import column_to_numpy
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
+
+BALL = get_task("ballcircle")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return write_parquet_dataset(make_dataset(task=BALL), tmp_path_factory.mktemp("template") / "set")
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "set")
+
+
+def rewrite(folder, change):
+    path = folder / BALL.name / TRAIN_FILE
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def replace(name, values):
+    def change(table):
+        return table.set_column(table.column_names.index(name), name, values)
+
+    return change
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_missing_column_names_the_file(folder, name):
+    rewrite(folder, lambda table: table.drop_columns([name]))
+    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: column '{name}' is missing; the file has"):
+        load_transitions(folder, BALL)
+
+
+def test_index_columns_may_be_missing(folder):
+    rewrite(folder, lambda table: table.drop_columns(["episode_index", "frame_index"]))
+    assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("observation", pa.array([[1.0] * 7] * 9), "has 7 dimensions, but OfflineBallCircle-v0 has 8"),
+        ("observation", pa.array([[1.0] * 8] * 8 + [[1.0]]), r"holds lists of different lengths: \[1, 8\]"),
+        ("observation", pa.array(range(9)), "must hold one list of numbers per row, not int64"),
+        (
+            "observation",
+            pa.array([[1.0] * 8] * 7 + [None] * 2),
+            r"has 2 missing values \(null\), first in row 7",
+        ),
+        (
+            "action",
+            pa.array([[0.0, 0.0]] * 5 + [[0.0, None]] * 4),
+            r"has 4 missing values \(null\).*in row 5",
+        ),
+        ("action", pa.array([["a", "b"]] * 9), "must hold numbers, not string"),
+        ("reward", pa.array([1.0] * 3 + [None] * 6), r"has 6 missing values \(null\), first in row 3"),
+        ("reward", pa.array([1.0] * 8 + [float("nan")]), "not finite.*first in row 8"),
+        ("reward", pa.array([[1.0]] * 9), "must hold one number per row, not list"),
+        ("cost", pa.array(["0"] * 9), "must hold numbers, not string"),
+        ("truncated", pa.array([False] * 9), "no episode ends"),
+        ("frame_index", pa.array(range(9)), "'frame_index' holds 3 in row 3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_bad_column(folder, name, values, message):
+    rewrite(folder, replace(name, values))
+    with pytest.raises(DatasetError, match=rf"{folder} \(OfflineBallCircle-v0\): .*{message}"):
+        load_transitions(folder, BALL)
+
+
+def test_zero_rows(folder):
+    rewrite(folder, lambda table: table.slice(0, 0))
+    with pytest.raises(DatasetError, match="zero rows"):
+        load_transitions(folder)
+
+
+def test_lists_of_equal_length_and_float64_are_as_good(folder):
+    def change(table):
+        lists = pa.array(table.column("observation").to_pylist(), type=pa.list_(pa.float64()))
+        return replace("observation", lists)(table)
+
+    rewrite(folder, change)
+    assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+
+
+def test_shards_and_row_groups_are_joined_in_order(folder):
+    path = folder / BALL.name / TRAIN_FILE
+    table = pq.read_table(path)
+    path.unlink()
+    pq.write_table(table.slice(0, 4), path.with_name("train-00000-of-00002.parquet"), row_group_size=1)
+    pq.write_table(table.slice(4), path.with_name("train-00001-of-00002.parquet"), row_group_size=2)
+    assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_truncated_file(folder, share):
+    path = folder / BALL.name / TRAIN_FILE
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is not a parquet file, or it is cut off"):
+        load_transitions(folder, BALL)
+
+
+def test_damaged_page(tmp_path):
+    folder = write_parquet_dataset(make_dataset(task=BALL, lengths=(200,) * 5), tmp_path / "set")
+    path = folder / BALL.name / TRAIN_FILE
+    content = bytearray(path.read_bytes())
+    content[5000:6000] = bytes(1000)
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=f"{folder}: config 'OfflineBallCircle-v0' cannot be read"):
+        load_transitions(folder, BALL)
+
+
+def test_foreign_file(folder):
+    (folder / BALL.name / TRAIN_FILE).write_bytes(b"\xff\xd8\xff\xe0" + bytes(5000))
+    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is not a parquet file"):
+        load_transitions(folder, BALL)
+
+
+def test_file_is_gone(folder):
+    (folder / BALL.name / TRAIN_FILE).unlink()
+    with pytest.raises(DatasetError, match=rf"{folder}: config 'OfflineBallCircle-v0' cannot be read"):
+        load_transitions(folder, BALL)
+
+
+def test_config_that_the_folder_has_not(folder):
+    with pytest.raises(
+        DatasetError, match=r"no config for task OfflineCarRun-v0\. Available: OfflineBallCircle-v0"
+    ):
+        load_transitions(folder, "carrun")
+
+
+def test_several_configs_and_none_named(folder):
+    write_parquet_dataset(make_dataset(task=get_task("carrun"), observation_dim=7), folder)
+    with pytest.raises(
+        DatasetError, match="several tasks; say which one: OfflineBallCircle-v0, OfflineCarRun"
+    ):
+        load_transitions(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"is not a dataset folder: it has no README\.md.*it holds OfflineBallCircle-v0"),
+        ("no header\n", r"README\.md: the YAML header declares no `configs`"),
+        ("---\nlicense: mit\n---\n", "declares no `configs`"),
+        ("---\nconfigs: [\n---\n", "the YAML header cannot be read"),
+        ("---\nconfigs: 3\n---\n", "the YAML header cannot be read"),
+        ("---\nconfigs:\n- data_files: x\n---\n", "the YAML header cannot be read"),
+        ("---\nconfigs:\n- config_name: [1]\n---\n", "must have names"),
+    ],
+)
+def test_card_that_declares_nothing_usable(folder, text, message):
+    readme = folder / "README.md"
+    readme.unlink() if text is None else readme.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        load_transitions(folder, BALL)
+
+
+def test_split_that_is_not_train(folder):
+    readme = folder / "README.md"
+    readme.write_text(readme.read_text().replace("split: train", "split: test"))
+    with pytest.raises(DatasetError, match="declares no files for the split 'train'"):
+        load_transitions(folder, BALL)
+
+
+def test_a_single_chunk_is_viewed_without_a_copy():
+    table = to_arrow(make_dataset())
+    for name in ("observation", "action", "reward", "cost", "episode_index"):
+        chunk = table.column(name).chunk(0)
+        values = chunk.flatten() if hasattr(chunk, "flatten") and name in ("observation", "action") else chunk
+        view = column_to_numpy(table.column(name), name, "here")
+        assert view.__array_interface__["data"][0] == values.buffers()[1].address
+
+
+def test_slices_and_chunks_keep_their_rows():
+    table = to_arrow(make_dataset())
+    whole = np.array(table.column("observation").to_pylist(), dtype=np.float32)
+    sliced = table.slice(2, 5).column("observation")
+    np.testing.assert_array_equal(column_to_numpy(sliced, "observation", "here"), whole[2:7])
+    chunked = pa.concat_tables([table.slice(6), table.slice(1, 2)]).column("observation")
+    assert chunked.num_chunks == 2
+    np.testing.assert_array_equal(column_to_numpy(chunked, "observation", "here"), whole[[6, 7, 8, 1, 2]])

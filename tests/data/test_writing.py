@@ -1,0 +1,274 @@
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from data_factory import make_columns, make_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_np
+
+from spi_diffusers.data.card import BEGIN, END
+from spi_diffusers.data.columns import COLUMNS, DatasetError
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
+
+BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@st.composite
+def any_columns(draw):
+    lengths = draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    rows, ends = sum(lengths), np.cumsum(lengths) - 1
+    observation_dim, action_dim = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    floats = {"width": 32, "allow_nan": False, "allow_infinity": False}
+
+    def array(shape, **bounds):
+        return draw(st_np.arrays(np.float32, shape, elements=st.floats(**floats, **bounds)))
+
+    by_task = np.array(draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths))))
+    terminated, truncated = np.zeros(rows, bool), np.zeros(rows, bool)
+    terminated[ends[by_task]] = True
+    truncated[ends[~by_task]] = True
+    return {
+        "observation": array((rows, observation_dim)),
+        "next_observation": array((rows, observation_dim)),
+        "action": array((rows, action_dim), min_value=-1, max_value=1),
+        "reward": array(rows),
+        "cost": array(rows, min_value=0),
+        "terminated": terminated,
+        "truncated": truncated,
+    }
+
+
+@given(columns=any_columns())
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_round_trip_keeps_every_bit(columns, tmp_path_factory):
+    data = TransitionDataset.from_columns(columns)
+    folder = write_parquet_dataset(data, tmp_path_factory.mktemp("d") / "set", config_name="mine")
+    loaded = load_transitions(folder)
+    assert loaded.sha256 == data.sha256
+    for name in COLUMNS:
+        written, read = getattr(data.transitions, name), getattr(loaded.transitions, name)
+        assert read.dtype == written.dtype
+        assert read.is_contiguous()
+        assert written.numpy().tobytes() == read.numpy().tobytes()  # -0.0 and 0.0 differ here
+    assert torch.equal(loaded.episode_index, data.episode_index)
+    assert torch.equal(loaded.frame_index, data.frame_index)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    data = make_dataset(task=BALL, terminated=(1,))
+    target = tmp_path_factory.mktemp("template") / "set"
+    return write_parquet_dataset(data, target, description="By *hand*.", source="a test")
+
+
+@pytest.fixture
+def folder(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "set")
+
+
+def test_layout_and_types_on_disk(template):
+    folder = template
+    task = folder / BALL.name
+    names = {"cost_return.png", "episodes.parquet", "stats.json", TRAIN_FILE}
+    assert {path.name for path in task.iterdir()} == names
+    assert {path.name for path in folder.iterdir()} == {"README.md", BALL.name}
+    schema = pq.read_schema(task / TRAIN_FILE)
+    assert {field.name: str(field.type) for field in schema} == {
+        "observation": "fixed_size_list<element: float>[8]",
+        "next_observation": "fixed_size_list<element: float>[8]",
+        "action": "fixed_size_list<element: float>[2]",
+        "reward": "float",
+        "cost": "float",
+        "terminated": "bool",
+        "truncated": "bool",
+        "episode_index": "int64",
+        "frame_index": "int64",
+    }
+    assert list(template.parent.iterdir()) == [template], "something was left behind"
+    assert template.stat().st_mode == task.stat().st_mode, (
+        "the folder is as private as the umask says, not more"
+    )
+
+
+def test_datasets_loads_the_config_and_nothing_else(folder, tmp_path):
+    import datasets
+
+    cache = str(tmp_path / "cache")
+    assert datasets.get_dataset_config_names(str(folder)) == [BALL.name]
+    loaded = datasets.load_dataset(str(folder), BALL.name, cache_dir=cache)
+    assert list(loaded) == ["train"]
+    assert loaded["train"].num_rows == 9
+    assert loaded["train"].features["observation"].length == 8
+    assert loaded["train"][0]["episode_index"] == 0
+
+
+def test_episode_table_and_stats(folder):
+    data = load_transitions(folder)
+    table = pq.read_table(folder / BALL.name / "episodes.parquet").to_pydict()
+    assert table["length"] == [3, 2, 4]
+    assert table["return"] == data.episodes.return_.tolist()
+    assert table["cost_return"] == data.episodes.cost_return.tolist()
+    assert table["terminated"] == [False, True, False]
+    stats = json.loads((folder / BALL.name / "stats.json").read_text())
+    assert (stats["num_transitions"], stats["num_episodes"]) == (9, 3)
+    assert (stats["num_terminated"], stats["num_truncated"]) == (1, 2)
+    assert stats["sha256"] == data.sha256
+    observation = data.transitions.observation.double().numpy()
+    np.testing.assert_allclose(stats["columns"]["observation"]["mean"], observation.mean(0))
+    np.testing.assert_allclose(stats["columns"]["observation"]["std"], observation.std(0))
+    assert stats["columns"]["reward"]["max"] == data.transitions.reward.max().item()
+    assert stats["episodes"]["length"] == {"min": 2, "median": 3, "mean": 3, "max": 4}
+    best = {entry["cost_limit"]: entry["return"] for entry in stats["best_return_within"]}
+    assert best == {limit: data.episodes.best_return_within(limit) for limit in (10, 20, 40)}
+
+
+def test_checksums_in_stats_are_those_of_the_files(folder):
+    import hashlib
+
+    stats = json.loads((folder / BALL.name / "stats.json").read_text())
+    for entry in stats["files"]:
+        content = (folder / entry["path"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["bytes"], entry["sha256"])
+
+
+def test_card(folder):
+    text = (folder / "README.md").read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["configs"] == [
+        {
+            "config_name": BALL.name,
+            "data_files": [{"split": "train", "path": f"{BALL.name}/train-*.parquet"}],
+        }
+    ]
+    assert header["license"] == "cc-by-4.0"
+    assert header["task_categories"] == ["reinforcement-learning"]
+    stats = json.loads((folder / BALL.name / "stats.json").read_text())
+    for words in ["By *hand*.", "Source: a test", "| 3 | 9 | 8 / 2 |", stats["sha256"], "cost_return.png"]:
+        assert words in text
+    assert (folder / BALL.name / "cost_return.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_data_gives_the_same_bytes(folder, tmp_path):
+    data = make_dataset(task=BALL, terminated=(1,))
+    again = write_parquet_dataset(data, tmp_path / "two" / "set", description="By *hand*.", source="a test")
+    assert tree(again) == tree(folder)
+
+
+def test_second_task_is_added_beside_the_first_and_words_on_the_card_stay(folder):
+    readme = folder / "README.md"
+    readme.write_text(
+        readme.read_text().replace("license: cc-by-4.0", "license: mit\nmine: 1") + "\nMy words.\n"
+    )
+    before = tree(folder / BALL.name)
+    car = make_dataset(task=CAR_RUN, observation_dim=7, seed=5)
+    write_parquet_dataset(car, folder)
+    assert tree(folder / BALL.name) == before
+    assert load_transitions(folder, "carrun").sha256 == car.sha256
+    assert load_transitions(folder, "ballcircle").num_episodes == 3
+    text = readme.read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert [config["config_name"] for config in header["configs"]] == [BALL.name, CAR_RUN.name]
+    assert (header["license"], header["mine"]) == ("mit", 1)
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.count("## OfflineCarRun-v0") == text.count("## OfflineBallCircle-v0") == 1
+    assert "By *hand*." in text
+    assert text.endswith("My words.\n")
+
+
+def test_existing_config_is_replaced_only_when_asked(folder):
+    before = tree(folder)
+    other = make_dataset(task=BALL, seed=9)
+    with pytest.raises(FileExistsError, match="exists already; pass overwrite=True"):
+        write_parquet_dataset(other, folder)
+    assert tree(folder) == before
+    write_parquet_dataset(other, folder, overwrite=True)
+    assert load_transitions(folder).sha256 == other.sha256
+    assert (folder / "README.md").read_text().count("## OfflineBallCircle-v0") == 1
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden"])
+def test_config_name_must_be_plain(tmp_path, name):
+    with pytest.raises(ValueError, match=r"config_name must be a plain folder name|has no task"):
+        write_parquet_dataset(make_dataset(), tmp_path / "set", config_name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_target_that_is_a_file(tmp_path):
+    (tmp_path / "set").write_text("mine")
+    with pytest.raises(FileExistsError, match="is a file"):
+        write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+    assert (tmp_path / "set").read_text() == "mine"
+
+
+def test_unreadable_card_stops_before_anything_changes(folder):
+    (folder / "README.md").write_text("---\nconfigs: [\n---\n")
+    before = tree(folder)
+    with pytest.raises(DatasetError, match=r"README\.md: the YAML header cannot be read"):
+        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
+    assert tree(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["set"]
+
+
+def test_full_disk_leaves_everything_as_it_was(folder):
+    """A real limit on the size of files that the process may write stands in for the full disk."""
+    before = tree(folder)
+    code = f"""
+        import resource, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from data_factory import make_dataset
+        from spi_diffusers.data.tasks import get_task
+        from spi_diffusers.data.writing import write_parquet_dataset
+        data = make_dataset(task=get_task("ballcircle"), lengths=(200,) * 20)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            write_parquet_dataset(data, {str(folder)!r}, overwrite=True)
+        except OSError as error:
+            print(error)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert "the dataset cannot be written" in run.stdout
+    assert "nothing that was there has changed" in run.stdout
+    assert str(folder) in run.stdout
+    assert tree(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["set"]
+
+
+def test_arrow_columns_share_the_memory_of_the_tensors():
+    data = make_dataset()
+    observation = to_arrow(data).column("observation").chunk(0).flatten()
+    assert observation.buffers()[1].address == data.transitions.observation.data_ptr()
+
+
+def test_columns_do_not_depend_on_the_task(tmp_path):
+    columns = make_columns(observation_dim=5, action_dim=1)
+    data = TransitionDataset.from_columns(columns, source="logs/robot.npz")
+    with pytest.raises(ValueError, match="name the config with config_name="):
+        write_parquet_dataset(data, tmp_path / "set")
+    folder = write_parquet_dataset(data, tmp_path / "set", config_name="robot", license="mit")
+    loaded = load_transitions(folder)
+    assert loaded.task is None
+    assert loaded.source == f"{folder} (robot)"
+    assert "Source: robot.npz" in (folder / "README.md").read_text()
