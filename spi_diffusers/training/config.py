@@ -1,0 +1,178 @@
+"""The configuration of a training run, as plain dataclasses that import nothing heavy.
+
+How presets, a `--config` file and the command line become one of these is in `training/config_layers.py`.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.data.tasks import get_task
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message names the field, and the file where there is one."""
+
+
+@dataclass
+class NetworkConfig:
+    """Sizes of the noise model and the critics.
+
+    Attributes:
+        hidden_dims: Width of each hidden layer, of the noise model and of both critics.
+        activation: "silu" is fast on CPU; "mish" is Diffusion-QL's.
+        time_embed_dim: Size of the diffusion time's embedding (even).
+    """
+
+    hidden_dims: list[int] = field(default_factory=lambda: [256, 256, 256])
+    activation: Literal["silu", "mish", "gelu", "relu"] = "silu"
+    time_embed_dim: int = 16
+
+    def __post_init__(self) -> None:
+        sizes = self.hidden_dims
+        if not isinstance(sizes, list | tuple) or not sizes or not all(_is_count(size) for size in sizes):
+            raise ConfigError(f"network.hidden_dims must be one or more sizes of at least 1, got {sizes!r}.")
+        self.hidden_dims = list(sizes)
+        _check_choice("network.activation", self.activation, ("silu", "mish", "gelu", "relu"))
+        if not _is_count(self.time_embed_dim) or self.time_embed_dim % 2:
+            raise ConfigError(
+                f"network.time_embed_dim must be even and positive, got {self.time_embed_dim!r}."
+            )
+
+
+@dataclass
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Attributes:
+        task: DSRL task, as `OfflineBallCircle-v0` or `ballcircle`. May be left out where `dataset` says it.
+        dataset: Hub dataset id, local parquet folder, DSRL `.hdf5` or `.npz`; empty: the data in the package.
+        revision: Branch, tag or commit of a Hub dataset.
+        clip_actions: Clip recorded actions outside the action range instead of refusing them.
+        action_low: Smallest action of the environment (every component); DSRL's is -1.
+        action_high: Largest action of the environment (every component); DSRL's is 1.
+        preset: Variant on top of the task's preset, such as `paper` or `paper-no-safety`.
+        seed: Decides initial weights and all randomness of training.
+        output_dir: Folder of the run; empty: outputs/<task>[-<preset>]-seed<seed>.
+        updates: Number of training updates.
+        batch_size: Transitions per update, over all processes together.
+        learning_rate: Adam's learning rate at the start.
+        lr_schedule: "cosine" decays the learning rate to zero over `updates`; "constant" keeps it.
+        max_grad_norm: Clip of the gradient's norm; 0 switches it off.
+        network: Sizes of the networks.
+        algorithm: SPI's own settings.
+        mixed_precision: "bf16" computes in bfloat16 and keeps float32 weights; "no" computes in float32.
+        device: "auto", "cpu", "cuda" or "mps".
+        threads: CPU threads that training may use; empty: torch's setting.
+        overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
+            two or more threads.
+        log_every: Updates between two lines in metrics.jsonl.
+        checkpoint_every: Updates between two checkpoints; the last update always makes one.
+        keep_checkpoints: Number of newest checkpoints to keep.
+        resume: Go on from the newest complete checkpoint in `output_dir`, bit for bit.
+        trackers: Any of "tensorboard", "trackio", "wandb"; metrics.jsonl is always written.
+    """
+
+    task: str | None = None
+    dataset: str | None = None
+    revision: str | None = None
+    clip_actions: bool = False
+    action_low: float = -1.0
+    action_high: float = 1.0
+    preset: str | None = None
+    seed: int = 0
+    output_dir: str | None = None
+    updates: int = 20_000
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    max_grad_norm: float = 10.0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    algorithm: SPIConfig = field(default_factory=SPIConfig)
+    mixed_precision: str = "bf16"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = None
+    overlap: Literal["auto"] | bool = "auto"
+    log_every: int = 100
+    checkpoint_every: int = 2_000
+    keep_checkpoints: int = 2
+    resume: bool = False
+    trackers: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.task is None and self.dataset is None:
+            raise ConfigError("task or dataset must be given, for example task=ballcircle.")
+        if self.task is not None:
+            self.task = get_task(self.task).name
+        for name in ("updates", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+            if not _is_count(getattr(self, name)):
+                raise ConfigError(
+                    f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}."
+                )
+        if self.threads is not None and not _is_count(self.threads):
+            raise ConfigError(f"threads must be a whole number of at least 1, got {self.threads!r}.")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}.")
+        if not (_is_number(self.learning_rate) and self.learning_rate > 0):
+            raise ConfigError(f"learning_rate must be positive and finite, got {self.learning_rate!r}.")
+        if not (_is_number(self.max_grad_norm) and self.max_grad_norm >= 0):
+            raise ConfigError(f"max_grad_norm must be finite and at least 0, got {self.max_grad_norm!r}.")
+        low, high = self.action_low, self.action_high
+        if not (_is_number(low) and _is_number(high) and low < high):
+            raise ConfigError(
+                f"action_low must lie below action_high, both finite; got {low!r} and {high!r}."
+            )
+        if self.task is not None and (low, high) != (-1.0, 1.0):
+            raise ConfigError(
+                f"action_low and action_high are -1 and 1 for {self.task}; got {low} and {high}."
+            )
+        for name in ("clip_actions", "resume"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        if self.overlap != "auto" and not isinstance(self.overlap, bool):
+            raise ConfigError(f"overlap must be auto, true or false, got {self.overlap!r}.")
+        _check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
+        _check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        if self.mixed_precision == "fp16":
+            raise ConfigError(
+                "mixed_precision=fp16 is not supported: the critics' values and their squared errors can "
+                "leave its range, and it would need loss scaling; use bf16, which has the range of float32."
+            )
+        _check_choice("mixed_precision", self.mixed_precision, ("bf16", "no"))
+        for tracker in self.trackers:
+            _check_choice("trackers", tracker, TRACKERS)
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ConfigError(f"trackers must not repeat, got {self.trackers}.")
+        if not self.output_dir:
+            self.output_dir = str(Path("outputs") / self._run_name())
+
+    def _run_name(self) -> str:
+        name = get_task(self.task).short_name if self.task else Path(str(self.dataset)).stem
+        return "-".join([name, *([self.preset] if self.preset else []), f"seed{self.seed}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain data for JSON, which `--config` reads back."""
+        return asdict(self)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of update `step` (0 to updates - 1): a pure function, so resuming needs no state."""
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / self.updates))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")

@@ -1,0 +1,182 @@
+"""Batches and all randomness of training, drawn so that they do not depend on the number of processes."""
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.spi import StepInputs
+from spi_diffusers.data.columns import ACTION_TOLERANCE
+from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.models import ObservationNormalizer
+
+#: Fields of `StepInputs` whose batch dimension is not the first one, and the one that has none.
+_BATCH_DIM = {"chain_noise": 1, "guidance_noise": 1}
+_SHARED = ("twin",)
+
+
+def batch_dim(name: str) -> int | None:
+    """Which dimension of a field of `StepInputs` runs over the batch; None for a field without one."""
+    return None if name in _SHARED else _BATCH_DIM.get(name, 0)
+
+
+def take_slice(name: str, value: Tensor, rank: int, world_size: int) -> Tensor:
+    """The part of a field of a global batch that one of `world_size` processes works on.
+
+    Args:
+        name: Field of `StepInputs`.
+        value: Its value for the global batch.
+        rank: Which of the equal, contiguous slices.
+        world_size: How many there are.
+    """
+    dim = batch_dim(name)
+    return value if dim is None else value.chunk(world_size, dim)[rank].contiguous()
+
+
+def scale_actions(dataset: TransitionDataset, low: float, high: float, clip: bool = False) -> Tensor:
+    """Map a dataset's actions from [low, high] to [-1, 1].
+
+    Args:
+        dataset: The data.
+        low: Smallest action of the environment.
+        high: Largest action of the environment.
+        clip: Clip actions outside the range instead of refusing them.
+
+    Returns:
+        Actions of shape (N, A) in [-1, 1].
+
+    Raises:
+        DatasetError: An action lies outside the range by more than rounding.
+    """
+    action = dataset.transitions.action
+    scaled = action if (low, high) == (-1.0, 1.0) else (action - low) * (2.0 / (high - low)) - 1.0
+    outside = (scaled.abs() > 1.0 + ACTION_TOLERANCE).any(dim=1)
+    if bool(outside.any()) and not clip:
+        row = int(outside.nonzero()[0])
+        raise DatasetError(
+            f"{dataset.source}: column 'action' has {int(outside.sum())} rows outside [{low:g}, {high:g}], "
+            f"first in row {row}: {action[row].tolist()}. Give the environment's range as action_low and "
+            "action_high, or set clip_actions=true if the environment clipped them itself."
+        )
+    return scaled.clamp(-1.0, 1.0)
+
+
+class TransitionSampler:
+    """Draws the inputs of one update after the other.
+
+    One CPU generator draws everything that is random in an update for the whole (global) batch: rows,
+    safety weights, diffusion timesteps, noises and the guiding twin. Each process then takes its slice, so
+    the same seed gives the same training on any number of processes.
+
+    Args:
+        dataset: The data; normalised once and kept as contiguous tensors on `device`.
+        normalizer: Fitted observation normalizer.
+        config: The algorithm's configuration.
+        batch_size: Size G of the global batch; a multiple of `world_size`.
+        seed: Seed of the generator.
+        action_low: Smallest action of the environment.
+        action_high: Largest action of the environment.
+        clip_actions: Clip recorded actions outside the range instead of refusing them.
+        device: Where the batches go.
+        rank: Which slice of the global batch to return.
+        world_size: Number of slices.
+
+    Raises:
+        DatasetError: Actions outside the range, or no row that `next_action="dataset"` can use.
+        ValueError: `batch_size` cannot be shared out equally.
+    """
+
+    def __init__(
+        self,
+        dataset: TransitionDataset,
+        normalizer: ObservationNormalizer,
+        config: SPIConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        action_low: float = -1.0,
+        action_high: float = 1.0,
+        clip_actions: bool = False,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size % world_size:
+            raise ValueError(
+                f"batch_size must be a multiple of the number of processes ({world_size}), got {batch_size}."
+            )
+        self.config = config
+        self.batch_size = batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = torch.device(device)
+        self._slice = (rank, world_size)
+
+        batch = dataset.transitions
+        action = scale_actions(dataset, action_low, action_high, clip_actions)
+        columns = {
+            "observation": normalizer(batch.observation),
+            "next_observation": normalizer(batch.next_observation),
+            "action": action,
+            "reward": batch.reward,
+            "cost": batch.cost,
+            "terminated": batch.terminated,
+        }
+        self._rows: Tensor | None = None
+        if config.next_action == "dataset":
+            columns["next_action"], self._rows = self._recorded_next_actions(dataset, action)
+        self._columns = {name: value.contiguous().to(self.device) for name, value in columns.items()}
+        self._num_rows = len(batch) if self._rows is None else len(self._rows)
+
+    @staticmethod
+    def _recorded_next_actions(dataset: TransitionDataset, action: Tensor) -> tuple[Tensor, Tensor]:
+        """a_{i+1} of each row (N, A), and the rows that may be drawn: those that have one or need none."""
+        batch = dataset.transitions
+        has_next = ~(batch.terminated | batch.truncated)
+        following = torch.cat([action[1:], action[-1:]])
+        next_action = torch.where(has_next.unsqueeze(-1), following, torch.zeros_like(action))
+        rows = (has_next | batch.terminated).nonzero().flatten()
+        if len(rows) == 0:
+            raise DatasetError(
+                f"{dataset.source}: no transition has a recorded next action (all episodes are one step "
+                "long and truncated), so algorithm.next_action=dataset cannot be used."
+            )
+        return next_action, rows
+
+    def draw(self) -> StepInputs:
+        """Draw the next update's inputs: this process's slice; `next_action` only where it is recorded."""
+        size, generator = self.batch_size, self.generator
+        action_dim = self._columns["action"].shape[1]
+        steps = self.config.num_train_timesteps
+        chain_steps = 0 if self.config.next_action == "dataset" else steps
+        guidance_steps = steps if self.config.guidance == "chain" else 0
+        index = torch.randint(self._num_rows, (size,), generator=generator)
+        random = {
+            "safety_weight": torch.rand(size, generator=generator),
+            "timestep": torch.randint(steps, (size,), generator=generator),
+            "noise": torch.randn(size, action_dim, generator=generator),
+            "chain_noise": torch.randn(chain_steps, size, action_dim, generator=generator),
+            "guidance_noise": torch.randn(guidance_steps, size, action_dim, generator=generator),
+            "twin": torch.randint(2, (), generator=generator),
+        }
+        rank, world_size = self._slice
+        index = index.chunk(world_size)[rank]
+        if self._rows is not None:
+            index = self._rows[index]
+        index = index.to(self.device)
+        gathered = {name: column.index_select(0, index) for name, column in self._columns.items()}
+        for name, value in random.items():
+            part = take_slice(name, value, rank, world_size)
+            random[name] = part if name in _SHARED else part.to(self.device)
+        return StepInputs(**gathered, **random)
+
+    def get_state(self) -> Tensor:
+        """State of the generator, uint8."""
+        return self.generator.get_state()
+
+    def set_state(self, state: Tensor) -> None:
+        """Continue from a state that `get_state` returned."""
+        self.generator.set_state(state)
+
+
+assert {field.name for field in fields(StepInputs)} >= {*_BATCH_DIM, *_SHARED}
