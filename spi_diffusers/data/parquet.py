@@ -8,7 +8,6 @@ Row by row access of `datasets` is some 200 times slower than a tensor gather, s
 viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
 """
 
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,14 +111,13 @@ def load_hub(
     except DatasetError:
         raise
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        what = f"config {config!r}" if config else "the list of configs"
         raise DatasetError(
-            f"{repo_id}: config {config!r} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
-            f"{type(error).__name__}: {error}. (There is no local file or folder of that name either.)"
+            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
         ) from error
-    # The resolved files carry the commit; from the cache, offline, there are none to tell it.
-    files = " ".join(map(str, (builder.config.data_files or {}).get(SPLIT, [])))
-    commit = re.search(r"@([0-9a-f]{40})/", files)
-    source = f"{repo_id}@{commit.group(1) if commit else revision or 'cached'}"
+    # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
+    source = f"{repo_id}@{builder.hash or revision or 'main'}"
     return _from_table(table, source, config, task, clip_actions)
 
 

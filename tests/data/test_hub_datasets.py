@@ -1,0 +1,144 @@
+"""Loading from the Hub, by fresh client processes against a real (loopback) server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from data_factory import make_columns, make_dataset, to_dsrl
+from dataset_hub import COMMIT, DatasetHub
+
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.writing import write_parquet_dataset
+
+BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
+REPOSITORY = Path(__file__).parents[2]
+
+# One process answers a list of calls: importing torch and datasets takes seconds.
+CLIENT = """
+import json, sys
+from spi_diffusers.data.loading import load_transitions
+answers = []
+for arguments in json.loads(sys.argv[1]):
+    try:
+        data = load_transitions(**arguments)
+        answers.append([data.sha256, data.source, data.task and data.task.name])
+    except Exception as error:
+        answers.append([type(error).__name__, str(error)])
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def ask(calls, environment):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", CLIENT, json.dumps(calls)],
+        env=clean | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "ANSWERS" in run.stdout, run.stderr
+    return json.loads(run.stdout.partition("ANSWERS")[2])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub") / "set"
+    write_parquet_dataset(make_dataset(task=BALL), folder)
+    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
+    files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    damaged = dict(files)
+    name = f"{BALL.name}/train-00000-of-00001.parquet"
+    damaged[name] = files[name][:400] + bytes(40) + files[name][440:]
+    hdf5 = folder.with_name("ball.hdf5")
+    with h5py.File(hdf5, "w") as file:
+        for column, values in to_dsrl(make_columns()).items():
+            file.create_dataset(column, data=values)
+    repositories = {
+        "lab/set": files,
+        "lab/damaged": damaged,
+        "YYY-45/DSRL": {BALL.dataset_file: hdf5.read_bytes()},
+    }
+    with DatasetHub(repositories) as server:
+        yield server
+
+
+def test_parquet_and_dsrl_repositories(hub, tmp_path):
+    environment = hub.environment(tmp_path / "home") | {"DSRL_DATASET_DIR": str(tmp_path / "dsrl")}
+    ball, car = make_dataset().sha256, make_dataset(observation_dim=7).sha256
+    (
+        by_task,
+        by_commit,
+        other,
+        no_config,
+        no_task,
+        no_repository,
+        no_revision,
+        damaged,
+        dsrl,
+        dsrl_short,
+        dsrl_missing,
+        dsrl_no_task,
+    ) = ask(
+        [
+            {"dataset": "lab/set", "task": "ballcircle"},
+            {"dataset": "lab/set", "task": "ballcircle", "revision": COMMIT},
+            {"dataset": "lab/set", "task": "carrun"},
+            {"dataset": "lab/set", "task": "carcircle"},
+            {"dataset": "lab/set"},
+            {"dataset": "lab/nothing", "task": "ballcircle"},
+            {"dataset": "lab/set", "task": "ballcircle", "revision": "v9"},
+            {"dataset": "lab/damaged", "task": "ballcircle"},
+            {"dataset": "YYY-45/DSRL", "task": "ballcircle"},
+            {"dataset": "dsrl", "task": "ballcircle"},
+            {"dataset": "dsrl", "task": "carrun"},
+            {"dataset": "dsrl"},
+        ],
+        environment,
+    )
+    assert by_task == by_commit == [ball, f"lab/set@{COMMIT} ({BALL.name})", BALL.name]
+    assert other == [car, f"lab/set@{COMMIT} ({CAR_RUN.name})", CAR_RUN.name]
+    assert no_config[0] == "DatasetError"
+    assert (
+        "'OfflineCarCircle-v0' not found. Available: ['OfflineBallCircle-v0', 'OfflineCarRun-v0']"
+        in no_config[1]
+    )
+    assert "several tasks; say which one: OfflineBallCircle-v0, OfflineCarRun-v0" in no_task[1]
+    assert (
+        no_repository[0]
+        == no_revision[0]
+        == damaged[0]
+        == dsrl_missing[0]
+        == dsrl_no_task[0]
+        == "DatasetError"
+    )
+    assert "lab/nothing: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in no_repository[1]
+    assert "Revision 'v9' doesn't exist" in no_revision[1]
+    assert "lab/damaged: config 'OfflineBallCircle-v0' cannot be loaded" in damaged[1]
+    assert dsrl[0] == dsrl_short[0] == ball
+    assert dsrl[1].endswith(BALL.dataset_file)
+    assert f"YYY-45/DSRL: {CAR_RUN.dataset_file} of OfflineCarRun-v0 cannot be downloaded" in dsrl_missing[1]
+    assert "say which task" in dsrl_no_task[1]
+
+    # What is cached stays usable without the network; what DSRL itself has downloaded is found as well.
+    (tmp_path / "dsrl").mkdir()
+    with h5py.File(tmp_path / "dsrl" / CAR_RUN.dataset_file, "w") as file:
+        for column, values in to_dsrl(make_columns(observation_dim=7)).items():
+            file.create_dataset(column, data=values)
+    before = sum(hub.requests.values())
+    cached, downloaded, unknown = ask(
+        [
+            {"dataset": "lab/set", "task": "ballcircle"},
+            {"dataset": "dsrl", "task": "carrun"},
+            {"dataset": "lab/other", "task": "ballcircle"},
+        ],
+        environment | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert sum(hub.requests.values()) == before
+    assert cached == by_task
+    assert downloaded[0] == car
+    assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]

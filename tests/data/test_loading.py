@@ -1,0 +1,161 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from data_factory import make_columns, make_dataset, to_dsrl
+
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, embedded_tasks, load_transitions
+from spi_diffusers.data.tasks import UnknownTaskError, get_task
+from spi_diffusers.data.writing import write_parquet_dataset
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_transitions()
+
+
+def test_embedded_data_is_what_its_card_says(embedded):
+    stats = json.loads((EMBEDDED_FOLDER / "OfflineBallCircle-v0" / "stats.json").read_text())
+    assert embedded.sha256 == stats["sha256"]
+    assert embedded.sha256 in (EMBEDDED_FOLDER / "README.md").read_text()
+    assert (len(embedded), embedded.num_episodes) == (134_000, 670)
+    assert embedded.task is get_task("ballcircle")
+    assert embedded.source == "embedded:OfflineBallCircle-v0"
+    assert embedded_tasks() == ["OfflineBallCircle-v0"]
+
+
+def test_embedded_data_keeps_the_best_safe_trajectories_and_the_spread(embedded):
+    # The best of the whole collection (814 episodes) within each limit.
+    episodes = embedded.episodes
+    best = [round(episodes.best_return_within(limit)) for limit in (10, 20, 40, 80)]
+    assert best == [679, 705, 750, 839]
+    assert (episodes.cost_return <= 10).sum() >= 100
+    assert episodes.return_.min() < 10
+    assert episodes.cost_return.max() == 80
+    assert set(episodes.length.tolist()) == {200}
+    # Every tenth of the cost axis holds episodes with low and with high return.
+    for low in range(0, 70, 10):
+        inside = episodes.return_[(episodes.cost_return >= low) & (episodes.cost_return < low + 10)]
+        assert len(inside) >= 30
+        assert inside.min() < 100
+        assert inside.max() > 650
+
+
+def test_embedded_steps_chain(embedded):
+    batch = embedded.transitions
+    inside = ~(batch.terminated | batch.truncated)[:-1]
+    assert (batch.next_observation[:-1][inside] == batch.observation[1:][inside]).all()
+    assert set(batch.cost.unique().tolist()) == {0.0, 1.0}
+
+
+def test_embedded_folder_is_at_most_8_megabytes():
+    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.rglob("*") if path.is_file()) <= 8_000_000
+
+
+def test_embedded_data_needs_no_network_no_cache_and_changes_nothing(tmp_path):
+    """In a fresh process that is offline, whose cache folder cannot be made, and in under two seconds."""
+    (tmp_path / "file").write_text("a file where the cache folder would have to be")
+    before = {path: path.stat().st_mtime_ns for path in EMBEDDED_FOLDER.rglob("*")}
+    code = """if True:
+        import sys, time, torch, datasets
+        start = time.process_time()  # CPU time: other work on the machine must not fail the test
+        from spi_diffusers.data.loading import load_transitions
+        data = load_transitions(None, "ballcircle")
+        print(len(data), time.process_time() - start)
+    """
+    unusable = str(tmp_path / "file" / "cache")
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": unusable,
+        "HF_DATASETS_CACHE": unusable,
+        "XDG_CACHE_HOME": unusable,
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    rows, seconds = run.stdout.split()
+    assert rows == "134000"
+    assert float(seconds) < 2
+    assert {path: path.stat().st_mtime_ns for path in EMBEDDED_FOLDER.rglob("*")} == before
+
+
+def test_embedded_by_name(embedded):
+    assert load_transitions("embedded", "OfflineBallCircle-v0").sha256 == embedded.sha256
+
+
+def test_task_without_embedded_data_says_what_to_pass():
+    with pytest.raises(
+        MissingDatasetError, match=r"OfflineCarRun-v0.*--dataset.*org/name.*\.hdf5.*\.npz"
+    ) as error:
+        load_transitions(None, "carrun")
+    assert isinstance(error.value, FileNotFoundError)
+    assert isinstance(error.value, DatasetError)
+
+
+def test_unknown_task_comes_first():
+    with pytest.raises(UnknownTaskError, match="ballcircle"):
+        load_transitions("does/not/exist.npz", "ballcirle")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing.npz",
+        "some/missing.hdf5",
+        "org/train.parquet",
+        "a/b/c",
+        "/nowhere",
+        "~/nowhere",
+        "name",
+        "",
+        ".",
+    ],
+)
+def test_missing_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if name in ("", "."):  # the current folder, which holds no dataset
+        with pytest.raises(DatasetError, match="is not a dataset folder"):
+            load_transitions(name, "ballcircle")
+        return
+    with pytest.raises(MissingDatasetError, match=f"{name}: no such file or folder"):
+        load_transitions(name, "ballcircle")
+
+
+def test_unknown_suffix(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b\n")
+    with pytest.raises(
+        DatasetError, match=r"data\.csv: files with the suffix '\.csv' are not known; give a Hub"
+    ):
+        load_transitions(tmp_path / "data.csv")
+
+
+def test_revision_of_something_local(tmp_path):
+    folder = write_parquet_dataset(make_dataset(task=get_task("ballcircle")), tmp_path / "set")
+    with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
+        load_transitions(folder, revision="v1")
+
+
+def test_what_exists_on_disk_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_parquet_dataset(make_dataset(task=get_task("ballcircle")), "org/name")
+    assert load_transitions("org/name", "ballcircle").sha256 == make_dataset().sha256
+
+
+def test_suffix_in_capitals_and_home_folder(tmp_path, monkeypatch):
+    import numpy as np
+
+    with (tmp_path / "DATA.NPZ").open("wb") as file:
+        np.savez(file, **to_dsrl(make_columns()))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_transitions("~/DATA.NPZ").sha256 == make_dataset().sha256
