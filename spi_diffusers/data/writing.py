@@ -90,7 +90,7 @@ def write_parquet_dataset(
             readme if readme.is_file() else None,
             location=location or folder.name,
         )
-        (aside / "new" / "README.md").write_text(str(card), encoding="utf-8")
+        (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
         _move_into_place(aside, folder, config)
     except OSError as error:
         raise OSError(

@@ -1,0 +1,43 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
+from spi_diffusers.data.writing import TRAIN_FILE
+
+REPOSITORY = Path(__file__).parents[2]
+TASK = "OfflineBallCircle-v0"
+
+
+def build(*arguments):
+    return subprocess.run(
+        [sys.executable, "scripts/build_embedded_data.py", *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_script_writes_the_embedded_rows_again_byte_for_byte(tmp_path):
+    """From the embedded data itself, of which the script keeps all; the whole collection is not here."""
+    run = build("--source", "embedded", "--output", str(tmp_path / "again"))
+    assert run.returncode == 0, run.stderr
+    assert "670 of 670 episodes" in run.stdout
+    assert load_transitions(tmp_path / "again").sha256 == load_transitions().sha256
+    committed, rebuilt = EMBEDDED_FOLDER / TASK / TRAIN_FILE, tmp_path / "again" / TASK / TRAIN_FILE
+    stats = json.loads((EMBEDDED_FOLDER / TASK / "stats.json").read_text())
+    assert stats["files"][0]["bytes"] == committed.stat().st_size
+    if pq.read_metadata(committed).created_by == pq.read_metadata(rebuilt).created_by:
+        assert rebuilt.read_bytes() == committed.read_bytes()
+
+
+def test_script_refuses_to_drop_the_best_episodes(tmp_path):
+    run = build("--source", "embedded", "--output", str(tmp_path / "few"), "--episodes", "5")
+    assert run.returncode != 0
+    assert "num_episodes=5 is less than" in run.stderr
+    assert not (tmp_path / "few").exists()
