@@ -1,0 +1,143 @@
+"""The results file: `{"format_version": 1, "entries": [...]}`, merged by key and written atomically."""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.evaluation.files import written_aside
+from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
+
+FORMAT_VERSION = 1
+
+
+class ResultsFileError(ValueError):
+    """A results file cannot be read; the message names the file, the entry and the field."""
+
+
+def read_results(path: str | os.PathLike[str]) -> list[EvaluationEntry]:
+    """Read a results file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its entries, sorted by key.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultsFileError: it is not a complete results file of a version that is known here, an entry has
+            missing or unknown fields or a value of the wrong kind, or two entries have the same key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no results file at {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ResultsFileError(f"{path} is not a results file: it is not text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ResultsFileError(
+            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}): it was "
+            "cut short or edited. Restore it, or move it away and evaluate again"
+        ) from error
+    entries: list[EvaluationEntry] = []
+    for number, values in enumerate(_check_envelope(path, content)):
+        try:
+            entries.append(EvaluationEntry.from_dict(values))
+        except ValueError as error:
+            raise ResultsFileError(f"{path}: entry {number}: {error}") from error
+    return _sorted_unique(entries, path)
+
+
+def write_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntry]) -> None:
+    """Write a results file anew, atomically; entries come sorted by key, fields in their fixed order.
+
+    Args:
+        path: the file; folders are made where missing.
+        entries: the entries, in any order.
+
+    Raises:
+        ResultsFileError: two entries have the same key.
+        OSError: the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "entries": [entry.to_dict() for entry in _sorted_unique(entries, path)],
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def merge_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntry]) -> list[EvaluationEntry]:
+    """Put entries into a results file: same key replaces, others are added, the rest stays.
+
+    Evaluations that run side by side may merge into the same file: each waits for its turn.
+
+    Args:
+        path: the file; it and its folders are made where missing.
+        entries: the new entries.
+
+    Returns:
+        All entries of the file, sorted by key.
+
+    Raises:
+        ResultsFileError: the present file cannot be read (it is left as it is), or two of the new entries
+            have the same key.
+        OSError: the file cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    new = _sorted_unique(entries, path)
+    with _turn(path):
+        merged = {entry.key: entry for entry in (read_results(path) if path.exists() else [])}
+        merged |= {entry.key: entry for entry in new}
+        write_results(path, merged.values())
+    return _sorted_unique(merged.values(), path)
+
+
+def _check_envelope(path: Path, content: Any) -> list[Any]:
+    if not isinstance(content, dict) or "format_version" not in content:
+        raise ResultsFileError(
+            f'{path} is not a results file: expected {{"format_version": {FORMAT_VERSION}, "entries": [...]}}'
+        )
+    version = content["format_version"]
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ResultsFileError(f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}")
+    if version > FORMAT_VERSION:
+        raise ResultsFileError(
+            f"{path} has format version {version}, this spi-diffusers reads up to {FORMAT_VERSION}: "
+            "upgrade it (pip install --upgrade spi-diffusers)"
+        )
+    if not isinstance(content.get("entries"), list):
+        raise ResultsFileError(f"{path}: 'entries' must be a list, got {content.get('entries')!r}")
+    unknown = sorted(set(content) - {"format_version", "entries"})
+    if unknown:
+        raise ResultsFileError(f"{path}: unknown field {unknown[0]!r} beside 'entries'")
+    return content["entries"]
+
+
+def _sorted_unique(entries: Iterable[EvaluationEntry], path: Path) -> list[EvaluationEntry]:
+    ordered = sorted(entries, key=lambda entry: entry.key)
+    for first, second in itertools.pairwise(ordered):
+        if first.key == second.key:
+            raise ResultsFileError(f"{path}: two entries have the key {describe_key(first.key)}")
+    return ordered
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from merging into the same file meanwhile."""
+    from filelock import FileLock
+
+    # Not beside the file: a lock file would end up in a published folder. One per user, who owns it.
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    name = hashlib.sha256(f"{user}:{path.resolve()}".encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"spi-diffusers-results-{name}.lock"):
+        yield

@@ -1,0 +1,271 @@
+"""Play a policy in the simulator: all episodes stepped together, one batched policy call per step."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.envs import make_vector_env
+from spi_diffusers.envs.wrappers import check_seed
+from spi_diffusers.evaluation.metrics import check_cost_limit
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+
+
+class Policy(Protocol):
+    """What a rollout asks for actions."""
+
+    def reset(self, seed: int) -> None:
+        """Start over: everything random in the policy follows from the seed."""
+
+    def act(
+        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
+    ) -> np.ndarray:
+        """Choose one action per observation.
+
+        Args:
+            observation: (B, O) float32, in the simulator's own units.
+            cost_budget: (B,) float64, cost that each episode may still cause (negative once it has caused
+                too much); without `steps_left` the limit for a whole episode. None: there is no limit.
+            steps_left: (B,) int64, steps until the time limit, this one included. None: the cost so far
+                is not fed back.
+
+        Returns:
+            (B, A), in the range of the action space.
+        """
+
+
+class PipelinePolicy:
+    """A pipeline as the policy of a rollout.
+
+    Args:
+        pipeline: the pipeline.
+        extraction: "safe": the budget and the steps left (with feedback) or the cost limit (without) are
+            passed on. "reward": the paper's Eq. 12, which knows no limit; nothing is passed on.
+        num_candidates: candidate actions per observation; None takes the pipeline's default.
+        num_inference_steps: denoising steps; None takes the pipeline's default.
+
+    Raises:
+        ValueError: unknown extraction.
+    """
+
+    def __init__(
+        self,
+        pipeline: "SPIPolicyPipeline",
+        *,
+        extraction: str = "safe",
+        num_candidates: int | None = None,
+        num_inference_steps: int | None = None,
+    ) -> None:
+        check_extraction(extraction)
+        self.pipeline = pipeline
+        self.extraction = extraction
+        self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
+        self._generator = torch.Generator()
+
+    def reset(self, seed: int) -> None:
+        """Seed the policy's own generator; the global one of torch is never drawn from."""
+        self._generator.manual_seed(seed)
+
+    def act(
+        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
+    ) -> np.ndarray:
+        """Call the pipeline once for all observations; see `Policy.act`.
+
+        Raises:
+            ValueError: safe extraction without a cost limit.
+        """
+        limits: dict[str, np.ndarray | None] = {}
+        if self.extraction == "safe":
+            if cost_budget is None:
+                raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
+            if steps_left is None:
+                limits = {"cost_limit": cost_budget}
+            else:
+                limits = {"cost_budget": cost_budget, "steps_left": steps_left}
+        output = self.pipeline(
+            observation, extraction=self.extraction, generator=self._generator, **limits, **self._sampling
+        )
+        return np.asarray(output.actions)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B finished episodes of T steps at most.
+
+    Attributes:
+        returns: (B,) float64, undiscounted sums of rewards.
+        cost_returns: (B,) float64, undiscounted sums of costs.
+        lengths: (B,) int64, steps until the end.
+        terminated: (B,) bool, whether the task itself ended the episode (else the time limit did).
+        running_cost: (T, B) float64, cost so far after each step; constant after an episode's end.
+        seconds: time of all steps, policy included, making of the environments not included.
+    """
+
+    returns: np.ndarray
+    cost_returns: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    running_cost: np.ndarray
+    seconds: float
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps of all episodes per second."""
+        return int(self.lengths.sum()) / self.seconds
+
+
+def rollout(
+    policy: Policy,
+    task: str | Task,
+    *,
+    episodes: int,
+    seed: int,
+    cost_limit: float | None,
+    feedback: bool = True,
+    backend: str = "sync",
+    progress: bool = True,
+) -> Rollout:
+    """Play episodes to their end.
+
+    The environments are fresh and the policy is reset, so that a rollout is a function of its arguments:
+    the same seed gives the same numbers, bit for bit, on the same machine.
+
+    Args:
+        policy: the policy.
+        task: the task or its name.
+        episodes: number of episodes, at least 1.
+        seed: determines the episodes and the policy's randomness.
+        cost_limit: limit on the cost return of an episode, which the policy is told; None for none.
+        feedback: tell the policy at every step what is left of the limit and of the episode. Else it is
+            told the limit alone.
+        backend: see `make_vector_env`; "sync" is best for Bullet.
+        progress: show a progress bar with the mean cost so far.
+
+    Returns:
+        The episodes, in the order of `episode_seeds(seed, episodes)`.
+
+    Raises:
+        ValueError: no episodes, a negative cost limit or seed, or a policy that gives actions of the wrong
+            shape or that are not finite.
+        SimulatorNotInstalledError: the simulator is missing.
+    """
+    task = get_task(task)
+    if isinstance(episodes, bool) or not isinstance(episodes, int | np.integer) or episodes < 1:
+        raise ValueError(f"episodes must be an integer of at least 1, got {episodes!r}")
+    seed = check_seed(seed)
+    limit = None if cost_limit is None else check_cost_limit(cost_limit)
+    env = make_vector_env(task, int(episodes), seed=seed, backend=backend)
+    try:
+        return _play(policy, task, env, int(episodes), seed, limit, feedback, progress)
+    finally:
+        env.close()
+
+
+def check_extraction(extraction: str) -> str:
+    """Let "safe" and "reward" through.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if extraction not in ("safe", "reward"):
+        raise ValueError(f"extraction must be 'safe' or 'reward' (Eq. 12), got {extraction!r}")
+    return extraction
+
+
+def limits_for_step(
+    cost_limit: float | None, cost_so_far: np.ndarray, step: int, max_episode_steps: int, feedback: bool
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The cost budget and the steps left that a policy is told before a step.
+
+    Args:
+        cost_limit: limit per episode, or None.
+        cost_so_far: (B,) cost of the steps already done.
+        step: number of steps already done.
+        max_episode_steps: time limit of the task.
+        feedback: whether the cost so far is fed back.
+
+    Returns:
+        `cost_budget` and `steps_left` as `Policy.act` takes them.
+    """
+    if cost_limit is None:
+        return None, None
+    if not feedback:
+        return np.full(len(cost_so_far), cost_limit), None
+    return cost_limit - cost_so_far, np.full(len(cost_so_far), max_episode_steps - step)
+
+
+def _play(
+    policy: Policy,
+    task: Task,
+    env: "gymnasium.vector.VectorEnv",
+    episodes: int,
+    seed: int,
+    cost_limit: float | None,
+    feedback: bool,
+    progress: bool,
+) -> Rollout:
+    from tqdm.auto import tqdm
+
+    returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
+    lengths = np.zeros(episodes, dtype=np.int64)
+    running_cost = []
+    actions = np.zeros(env.action_space.shape, dtype=np.float32)
+    policy.reset(seed)
+    observation, infos = env.reset()
+    start = time.perf_counter()
+    with tqdm(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
+        bar.set_description(f"{task.short_name}, {episodes} episodes, limit {_shown(cost_limit)}")
+        for step in range(task.max_episode_steps):
+            active = ~infos["ended"]
+            budget, steps_left = limits_for_step(
+                cost_limit, cost_returns[active], step, task.max_episode_steps, feedback
+            )
+            chosen = policy.act(observation[active], budget, steps_left)
+            actions[active] = check_actions(chosen, (int(active.sum()), *actions.shape[1:]), step)
+            observation, rewards, _, _, infos = env.step(actions)
+            # An episode that has ended holds with reward 0 and cost 0.
+            returns += rewards
+            cost_returns += infos["cost"]
+            lengths += active
+            running_cost.append(cost_returns.copy())
+            bar.update()
+            bar.set_postfix_str(f"mean cost {cost_returns.mean():.1f}", refresh=False)
+            if infos["ended"].all():
+                break
+    return Rollout(
+        returns=returns,
+        cost_returns=cost_returns,
+        lengths=lengths,
+        terminated=np.array(infos["terminated_episode"], dtype=bool),
+        running_cost=np.stack(running_cost),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
+    """Let actions through that can be executed.
+
+    Raises:
+        ValueError: wrong shape, or not finite.
+    """
+    actions = np.asarray(actions)
+    if actions.shape != shape:
+        raise ValueError(
+            f"the policy gave actions of shape {actions.shape} at step {step}, expected {shape}: one row "
+            "per observation, one column per action dimension"
+        )
+    if not np.isfinite(actions).all():
+        row = int(np.flatnonzero(~np.isfinite(actions).all(axis=-1))[0])
+        raise ValueError(f"the policy gave {actions[row].tolist()} for observation {row} at step {step}")
+    return actions
+
+
+def _shown(cost_limit: float | None) -> str:
+    return "none" if cost_limit is None else f"{cost_limit:g}"

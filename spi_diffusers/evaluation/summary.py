@@ -1,0 +1,149 @@
+"""Entries of several training seeds taken together: mean, spread, worst seed."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.metrics import EntryKey, EpisodeStatistics, EvaluationEntry, describe_key
+
+
+@dataclass(frozen=True)
+class SeedStatistic:
+    """One figure over train seeds; every seed weighs alike.
+
+    Attributes:
+        mean: mean of the seeds' means.
+        std: sample standard deviation over all episodes of all seeds.
+        seed_std: sample standard deviation of the seeds' means (n - 1); None for a single seed.
+        worst: the worst seed's mean: the lowest reward, the highest cost.
+    """
+
+    mean: float
+    std: float
+    seed_std: float | None
+    worst: float
+
+    @property
+    def spread(self) -> float:
+        """`seed_std` where there are several seeds, which is what a comparison rests on, else `std`."""
+        return self.std if self.seed_std is None else self.seed_std
+
+
+@dataclass(frozen=True)
+class SeedSummary:
+    """Entries that differ in the train seed only, taken together.
+
+    Attributes:
+        task: DSRL's task name.
+        algorithm: name of the algorithm.
+        extraction: "safe" or "reward".
+        cost_limit: limit on the cost return of an episode.
+        feedback: whether the cost so far was fed back.
+        train_seeds: the seeds, sorted.
+        episodes: number of episodes over all seeds.
+        reward: the return.
+        cost: the cost return.
+        normalized_reward: the return in DSRL's scale.
+        normalized_cost: the cost return over the limit.
+        within_limit: share of all episodes with cost return <= cost limit.
+        within_limit_worst: that share for the seed where it is lowest.
+        steps_per_second: mean over the seeds.
+    """
+
+    task: str
+    algorithm: str
+    extraction: str
+    cost_limit: float
+    feedback: bool
+    train_seeds: tuple[int, ...]
+    episodes: int
+    reward: SeedStatistic
+    cost: SeedStatistic
+    normalized_reward: SeedStatistic
+    normalized_cost: SeedStatistic
+    within_limit: float
+    within_limit_worst: float
+    steps_per_second: float
+
+    @property
+    def is_safe(self) -> bool:
+        """DSRL's rule: normalised cost at most 1 on average."""
+        return self.normalized_cost.mean <= 1.0
+
+
+def summarize_seeds(entries: Iterable[EvaluationEntry]) -> list[SeedSummary]:
+    """Take together entries that differ in the train seed only.
+
+    Args:
+        entries: in any order, of any number of tasks, algorithms and limits.
+
+    Returns:
+        One summary per group, sorted by task, algorithm, extraction, limit and feedback.
+
+    Raises:
+        ValueError: two entries have the same key (a seed would count twice).
+    """
+    groups: dict[tuple[Any, ...], list[EvaluationEntry]] = {}
+    seen: set[EntryKey] = set()
+    for entry in entries:
+        if entry.key in seen:
+            raise ValueError(f"two entries have the key {describe_key(entry.key)}")
+        seen.add(entry.key)
+        groups.setdefault(entry.key[:-1], []).append(entry)
+    return [_summarize(sorted(groups[key], key=lambda entry: entry.key)) for key in sorted(groups)]
+
+
+def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
+    first, task, count = entries[0], get_task(entries[0].task), sum(entry.episodes for entry in entries)
+
+    def normalize_cost(cost_return: float) -> float:
+        return task.normalize_cost(cost_return, first.cost_limit)
+
+    reward = _seed_statistic(entries, "reward", worst=min)
+    cost = _seed_statistic(entries, "cost", worst=max)
+    return SeedSummary(
+        task=first.task,
+        algorithm=first.algorithm,
+        extraction=first.extraction,
+        cost_limit=first.cost_limit,
+        feedback=first.feedback,
+        train_seeds=tuple(entry.train_seed for entry in entries),
+        episodes=count,
+        reward=reward,
+        cost=cost,
+        normalized_reward=_rescale(reward, task.normalize_reward),
+        normalized_cost=_rescale(cost, normalize_cost),
+        within_limit=sum(entry.within_limit * entry.episodes for entry in entries) / count,
+        within_limit_worst=min(entry.within_limit for entry in entries),
+        steps_per_second=sum(entry.steps_per_second for entry in entries) / len(entries),
+    )
+
+
+def _seed_statistic(
+    entries: list[EvaluationEntry], name: str, worst: Callable[[list[float]], float]
+) -> SeedStatistic:
+    means = [getattr(entry, f"{name}_mean") for entry in entries]
+    over_seeds = EpisodeStatistics.of(name, means)
+    # The spread over all episodes: squares about the mean of all of them, within and between the seeds.
+    counts = [entry.episodes for entry in entries]
+    centre = sum(n * mean for n, mean in zip(counts, means, strict=True)) / sum(counts)
+    squares = sum(
+        (entry.episodes - 1) * getattr(entry, f"{name}_std") ** 2 + entry.episodes * (mean - centre) ** 2
+        for entry, mean in zip(entries, means, strict=True)
+    )
+    std = math.sqrt(squares / (sum(counts) - 1)) if sum(counts) > 1 else 0.0
+    seed_std = over_seeds.std if len(means) > 1 else None
+    return SeedStatistic(over_seeds.mean, std, seed_std, worst(means))
+
+
+def _rescale(statistic: SeedStatistic, normalize: Callable[[float], float]) -> SeedStatistic:
+    """Put a figure into another scale; spreads take the scale's slope, not its offset."""
+    slope = normalize(1.0) - normalize(0.0)
+    return SeedStatistic(
+        normalize(statistic.mean),
+        statistic.std * slope,
+        None if statistic.seed_std is None else statistic.seed_std * slope,
+        normalize(statistic.worst),
+    )

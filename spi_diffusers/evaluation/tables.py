@@ -1,0 +1,161 @@
+"""The table of an evaluation, for the terminal."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.behaviour import BehaviourRow
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: How extractions are called in tables and plots.
+EXTRACTION_NAMES = {"safe": "safe extraction", "reward": "paper's extraction"}
+
+
+def results_tables(
+    entries: Iterable[EvaluationEntry], behaviour: Iterable[BehaviourRow] = ()
+) -> "list[Table]":
+    """Lay entries out, one table per task: limits as sections, policies first, then the behaviour data.
+
+    Entries of several training seeds become one row with the spread over the seeds and the worst seed. A
+    row is marked as safe where the mean normalised cost is at most 1 (DSRL's rule).
+
+    Args:
+        entries: entries of a results file.
+        behaviour: the behaviour data's own figures, of the same tasks and limits.
+
+    Returns:
+        One `rich` table per task, in the order of the names; print them with `rich.print`.
+
+    Raises:
+        ValueError: two entries have the same key.
+    """
+    summaries, rows = summarize_seeds(entries), list(behaviour)
+    names = sorted({summary.task for summary in summaries} | {row.task for row in rows})
+    return [
+        _table(
+            name,
+            [summary for summary in summaries if summary.task == name],
+            [r for r in rows if r.task == name],
+        )
+        for name in names
+    ]
+
+
+def policy_name(summary: SeedSummary) -> str:
+    """What a row, or a curve, is called, e.g. "spi, safe extraction"."""
+    extraction = EXTRACTION_NAMES.get(summary.extraction, summary.extraction)
+    blind = ", no feedback" if summary.extraction == "safe" and not summary.feedback else ""
+    return f"{summary.algorithm}, {extraction}{blind}"
+
+
+def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviourRow]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    several_seeds = any(len(summary.train_seeds) > 1 for summary in summaries)
+    table = Table(title=f"{task} ({_protocol(summaries)})" if summaries else task, box=box.ROUNDED)
+    table.caption = _caption(several_seeds)
+    table.add_column("limit", justify="right")
+    table.add_column("policy", no_wrap=True)
+    table.add_column("normalised\nreward", justify="right", no_wrap=True)
+    table.add_column("normalised\ncost", justify="right", no_wrap=True)
+    if several_seeds:
+        table.add_column("worst seed\nreward / cost", justify="right", no_wrap=True)
+    table.add_column("within\nlimit", justify="right", no_wrap=True)
+    table.add_column("return", justify="right", no_wrap=True)
+    table.add_column("cost return", justify="right", no_wrap=True)
+    table.add_column("steps/s", justify="right", no_wrap=True)
+
+    limits = sorted({summary.cost_limit for summary in summaries} | {row.cost_limit for row in behaviour})
+    for limit in limits:
+        first = f"{limit:g}"
+        # The safe rows first: they are what the limit is about.
+        for summary in sorted(
+            (s for s in summaries if s.cost_limit == limit), key=lambda s: s.extraction != "safe"
+        ):
+            table.add_row(first, *_policy_cells(summary, several_seeds))
+            first = ""
+        for row in (row for row in behaviour if row.cost_limit == limit):
+            for cells in _behaviour_cells(row, several_seeds):
+                table.add_row(first, *cells, style="dim")
+                first = ""
+        table.add_section()
+    return table
+
+
+def _policy_cells(summary: SeedSummary, several_seeds: bool) -> list[str]:
+    style, mark = _verdict(summary.normalized_cost.mean)
+    cells = [
+        policy_name(summary),
+        f"[{style}]{_spread(summary.normalized_reward, 2)}[/]",
+        f"[{style}]{mark} {_spread(summary.normalized_cost, 2)}[/]",
+    ]
+    if several_seeds:
+        worst = summary.normalized_cost.worst
+        worst_style, worst_mark = _verdict(worst)
+        cells.append(f"{summary.normalized_reward.worst:.2f} / [{worst_style}]{worst_mark} {worst:.2f}[/]")
+    return [
+        *cells,
+        f"{summary.within_limit:.0%}",
+        _spread(summary.reward, 0 if abs(summary.reward.mean) >= 100 else 2),
+        _spread(summary.cost, 1),
+        f"{summary.steps_per_second:,.0f}",
+    ]
+
+
+def _behaviour_cells(row: BehaviourRow, several_seeds: bool) -> list[list[str]]:
+    worst = [""] if several_seeds else []
+    digits = 0 if abs(row.reward_mean) >= 100 else 2
+    mean = [
+        f"data, mean of {row.episodes}",
+        f"{row.normalized_reward:.2f}",
+        f"{_verdict(row.normalized_cost)[1]} {row.normalized_cost:.2f}",
+        *worst,
+        f"{row.within_limit:.0%}",
+        f"{row.reward_mean:.{digits}f} ± {row.reward_std:.{digits}f}",
+        f"{row.cost_mean:.1f} ± {row.cost_std:.1f}",
+        "",
+    ]
+    if row.best_return is None or row.best_cost_return is None:
+        return [mean, ["data, best within limit", "none", "", *worst, "", "none", "", ""]]
+    normalized_cost = get_task(row.task).normalize_cost(row.best_cost_return, row.cost_limit)
+    best = [
+        "data, best within limit",
+        f"{row.best_normalized_reward:.2f}",
+        f"{_verdict(normalized_cost)[1]} {normalized_cost:.2f}",
+        *worst,
+        "",
+        f"{row.best_return:.{digits}f}",
+        f"{row.best_cost_return:.1f}",
+        "",
+    ]
+    return [mean, best]
+
+
+def _verdict(normalized_cost: float) -> tuple[str, str]:
+    """Style and mark; the mark says it where there is no colour."""
+    return ("bold green", "✓") if normalized_cost <= 1 else ("red", "✗")
+
+
+def _spread(statistic: SeedStatistic, digits: int) -> str:
+    return f"{statistic.mean:.{digits}f} ± {statistic.spread:.{digits}f}"
+
+
+def _protocol(summaries: list[SeedSummary]) -> str:
+    def span(numbers: set[int], noun: str) -> str:
+        least, most = min(numbers), max(numbers)
+        return f"{least if least == most else f'{least} to {most}'} {noun}{'s' * (most > 1)}"
+
+    return (
+        f"{span({summary.episodes for summary in summaries}, 'episode')}, "
+        f"{span({len(summary.train_seeds) for summary in summaries}, 'training seed')}"
+    )
+
+
+def _caption(several_seeds: bool) -> str:
+    over = "training seeds" if several_seeds else "episodes"
+    return f"± standard deviation over {over}; ✓ safe: normalised cost at most 1"

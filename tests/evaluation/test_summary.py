@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from evaluation_factory import BALL_CIRCLE, make_entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spi_diffusers.evaluation.summary import summarize_seeds
+
+
+def test_two_seeds_by_hand():
+    (summary,) = summarize_seeds(
+        [
+            make_entry([500.0, 600.0], [0.0, 4.0], train_seed=1, steps_per_second=1000.0),
+            make_entry([700.0, 700.0], [12.0, 16.0], train_seed=0, steps_per_second=2000.0),
+        ]
+    )
+
+    assert summary.train_seeds == (0, 1)
+    assert summary.episodes == 4
+    assert summary.reward.mean == 625.0
+    assert summary.reward.std == pytest.approx(np.std([500, 600, 700, 700], ddof=1))
+    assert summary.reward.seed_std == pytest.approx(np.std([550, 700], ddof=1))
+    assert summary.reward.spread == summary.reward.seed_std
+    assert summary.reward.worst == 550.0
+    assert summary.normalized_reward.worst == pytest.approx(BALL_CIRCLE.normalize_reward(550.0))
+    assert summary.normalized_cost.mean == pytest.approx(0.8)
+    assert summary.normalized_cost.worst == pytest.approx(1.4)
+    assert summary.normalized_cost.seed_std == pytest.approx(np.std([0.2, 1.4], ddof=1))
+    assert (summary.within_limit, summary.within_limit_worst) == (0.5, 0.0)
+    assert summary.steps_per_second == 1500.0
+    assert summary.is_safe
+
+
+def test_one_seed_shows_the_spread_over_episodes():
+    (summary,) = summarize_seeds([make_entry([600.0, 700.0], [4.0, 12.0])])
+
+    assert summary.reward.seed_std is None
+    assert summary.reward.spread == pytest.approx(np.std([600, 700], ddof=1))
+
+
+def test_equal_seeds_have_no_spread_over_seeds():
+    (summary,) = summarize_seeds([make_entry(train_seed=seed) for seed in (0, 1)])
+
+    assert summary.reward.spread == 0.0
+
+
+def test_limits_extractions_and_feedback_are_kept_apart_and_sorted():
+    summaries = summarize_seeds(
+        [
+            make_entry(cost_limit=20),
+            make_entry(cost_limit=10, feedback=False),
+            make_entry(cost_limit=10),
+            make_entry(cost_limit=40, extraction="reward", feedback=False),
+        ]
+    )
+
+    found = [(s.extraction, s.cost_limit, s.feedback) for s in summaries]
+    assert found == [("reward", 40, False), ("safe", 10, False), ("safe", 10, True), ("safe", 20, True)]
+
+
+def test_a_seed_may_not_count_twice():
+    with pytest.raises(ValueError, match=r"two entries have the key task=OfflineBallCircle-v0.*train_seed=0"):
+        summarize_seeds([make_entry(), make_entry([1.0], [1.0])])
+
+
+def test_limit_zero_rescales_the_spread_by_its_slope():
+    (summary,) = summarize_seeds([make_entry([1.0, 1.0], [0.0, 3.0], cost_limit=0)])
+
+    assert summary.normalized_cost.mean == 2.5
+    assert summary.normalized_cost.std == pytest.approx(np.std([1.0, 4.0], ddof=1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_spread_over_episodes_is_that_of_all_episodes_together(seeds):
+    entries = [
+        make_entry(returns, np.zeros(len(returns)), train_seed=number) for number, returns in enumerate(seeds)
+    ]
+    (summary,) = summarize_seeds(entries)
+
+    everything = np.concatenate(seeds)
+    expected = everything.std(ddof=1) if len(everything) > 1 else 0.0
+    assert summary.reward.std == pytest.approx(expected, abs=1e-6)
