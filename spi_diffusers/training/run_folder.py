@@ -1,0 +1,136 @@
+"""The files of a run besides its checkpoints, and whether a run may start or resume in a folder."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.training.config import TrainConfig
+from spi_diffusers.training.files import replace_file, to_json
+
+CONFIG_FILE = "train_config.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+#: Settings that do not change what is learned, so a resumed run may change them. The data counts by its
+#: content, not by where it lies; the preset by the settings it led to.
+_FREE_TO_CHANGE = {
+    *("dataset", "revision", "preset", "output_dir", "resume", "device", "threads", "overlap"),
+    *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
+}
+
+
+class RunFolderError(ValueError):
+    """A run cannot start or resume in this folder."""
+
+
+def check_new_run(output_dir: Path) -> None:
+    """Refuse to start a new run over an old one.
+
+    Raises:
+        RunFolderError: The folder holds a run already, or is a file.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise RunFolderError(f"{output_dir}: is a file; output_dir must be a folder.")
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE):
+        if (output_dir / name).exists():
+            raise RunFolderError(
+                f"{output_dir}: holds a run already (there is {name}). Go on with it by --resume, or choose "
+                "another --output_dir."
+            )
+
+
+def saved_config(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as it is saved: usable by `--config` for a new run, so `resume` is off."""
+    return {**config.to_dict(), "resume": False}
+
+
+def write_config(output_dir: Path, config: TrainConfig) -> None:
+    """Save the configuration in use as `train_config.json`."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    replace_file(output_dir / CONFIG_FILE, to_json(saved_config(config)))
+
+
+def check_same_run(
+    folder: Path, saved: Mapping[str, Any], config: TrainConfig, dataset_sha256: str, source: str
+) -> None:
+    """Refuse to resume a run with another configuration or other data.
+
+    Args:
+        folder: The checkpoint, for messages.
+        saved: The checkpoint's state, with `config` and `dataset_sha256`.
+        config: The configuration now.
+        dataset_sha256: Fingerprint of the data now.
+        source: Where the data comes from, for messages.
+
+    Raises:
+        RunFolderError: Naming each setting that differs, or the data.
+    """
+    before, now = dict(_flat(saved["config"])), dict(_flat(saved_config(config)))
+    free = set(_FREE_TO_CHANGE)
+    if before.get("lr_schedule") == now["lr_schedule"] == "constant":
+        free.add("updates")  # with the cosine schedule, the rate of every update depends on their number
+    changed = [
+        f"{key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise RunFolderError(
+            f"{folder}: cannot resume, the configuration differs. {'; '.join(changed)}. Use the same "
+            f"settings (--config {folder.parent.parent / CONFIG_FILE}), or a new run's own --output_dir."
+        )
+    if saved["dataset_sha256"] != dataset_sha256:
+        raise RunFolderError(
+            f"{folder}: cannot resume, the data differs: the run was started on data with SHA-256 "
+            f"{saved['dataset_sha256'][:16]}..., but {source} has {dataset_sha256[:16]}..."
+        )
+
+
+def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object per line, each with its `step`.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def truncate_after(self, step: int) -> None:
+        """Drop lines of later steps, and a half-written last line, so that resuming repeats none."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_bytes().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + b"\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # only ever the line at which the run was killed
+        replace_file(self.path, b"".join(kept))
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line.
+
+        Raises:
+            OSError: The disk is full, or the file cannot be written.
+        """
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                written = file.write(line)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{self.path}: cannot be written: {error.strerror}. Checkpoints are intact."
+            ) from error
+        if written != len(line):
+            raise OSError(f"{self.path}: only part of a line could be written; is the disk full?")

@@ -1,0 +1,102 @@
+"""What training needs from the machine: stop signals, CPU threads, trackers, versions."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from spi_diffusers.training.config import ConfigError, TrainConfig
+
+#: Which extra of this package installs a tracker.
+_TRACKER_EXTRAS = {"tensorboard": "tracking", "trackio": "trackio", "wandb": "wandb"}
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the current update.
+
+    The second one acts as it did before, so that a run which does not come to an end can still be stopped.
+    Outside the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._restore()
+
+
+def resolve_overlap(config: TrainConfig, num_processes: int, device: torch.device) -> bool:
+    """Whether to train critics and policy side by side.
+
+    Raises:
+        ConfigError: It is asked for where it cannot be had.
+    """
+    possible = num_processes == 1 and device.type == "cpu"
+    if config.overlap == "auto":
+        return possible and (config.threads or torch.get_num_threads()) >= 2
+    if config.overlap and not possible:
+        raise ConfigError(
+            f"overlap=true needs one process on the CPU; this run has {num_processes} on {device.type}. "
+            "Leave it at auto."
+        )
+    return bool(config.overlap)
+
+
+@contextmanager
+def intra_op_threads(config: TrainConfig, overlap: bool) -> Iterator[None]:
+    """Set torch's threads per operation, shared out over the two halves of an update; undone at the end."""
+    before = torch.get_num_threads()
+    threads = config.threads or before
+    if overlap:
+        threads = max(1, threads // 2)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are not installed before any work is done.
+
+    Raises:
+        ImportError: Naming the tracker and the extra that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"tracker '{name}' is not installed: pip install 'spi-diffusers[{_TRACKER_EXTRAS[name]}]', "
+                "or leave it out of trackers (metrics.jsonl is always written)."
+            )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what training's numbers depend on."""
+    import spi_diffusers
+
+    names = ("torch", "diffusers", "accelerate", "numpy", "safetensors")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__, **found}

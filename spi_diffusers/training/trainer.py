@@ -1,0 +1,403 @@
+"""The training loop, from a dataset to trained networks, read top-down.
+
+What makes a resumed run equal an uninterrupted one: all randomness comes from the sampler's generator, the
+learning rate is a function of the step, and a checkpoint holds every tensor that the next update reads.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers import DDPMScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spi_diffusers.algorithms.spi import StepInputs, make_scheduler
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.training.build import build_algorithm, build_normalizer
+from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
+from spi_diffusers.training.config import ConfigError, TrainConfig
+from spi_diffusers.training.run_folder import (
+    CHECKPOINTS_FOLDER,
+    METRICS_FILE,
+    MetricsLog,
+    check_new_run,
+    check_same_run,
+    saved_config,
+    write_config,
+)
+from spi_diffusers.training.runtime import (
+    StopSignals,
+    check_trackers,
+    intra_op_threads,
+    package_versions,
+    resolve_overlap,
+)
+from spi_diffusers.training.sampler import TransitionSampler, batch_dim, take_slice
+from spi_diffusers.training.state import load_training_tensors, training_tensors
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(ArithmeticError):
+    """A loss or a weight is no longer finite; nothing was saved after it."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a call of `Trainer.train` ended.
+
+    Attributes:
+        step: Updates done in total.
+        seconds: Wall-clock time of training in total, over all resumed parts.
+        metrics: The last logged metrics.
+        stopped_by: Number of the signal that stopped training before its end, or None.
+    """
+
+    step: int
+    seconds: float
+    metrics: dict[str, float]
+    stopped_by: int | None
+
+
+class Trainer:
+    """Trains SPI on a dataset in memory.
+
+    Args:
+        config: The run's configuration.
+        dataset: The data.
+        accelerator: Processes and device; by default made from the configuration.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: The configuration does not fit the data, the machine or the number of processes.
+        ImportError: A tracker is not installed.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: TransitionDataset,
+        *,
+        accelerator: Accelerator | None = None,
+        progress: bool = True,
+    ):
+        self.config = config
+        self.dataset = dataset
+        self.output_dir = Path(str(config.output_dir))
+        self.accelerator = accelerator or make_accelerator(config)
+        self._check_device()
+        self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
+        self.normalizer = build_normalizer(dataset)
+        self.sampler = TransitionSampler(
+            dataset,
+            self.normalizer,
+            config.algorithm,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            action_low=config.action_low,
+            action_high=config.action_high,
+            clip_actions=config.clip_actions,
+            device=self.accelerator.device,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        self.algorithm = build_algorithm(
+            config,
+            dataset,
+            device=self.accelerator.device,
+            overlap=self.overlap,
+            reduce_gradients=self._average_gradients if self.accelerator.num_processes > 1 else None,
+        )
+        self.checkpoints = CheckpointStore(self.output_dir / CHECKPOINTS_FOLDER, config.keep_checkpoints)
+        self.metrics_log = MetricsLog(self.output_dir / METRICS_FILE)
+        self.step = 0
+        self._seconds_before = 0.0
+        self._window: dict[str, float] = {}  # sums of the metrics since the last log
+        self._window_updates = 0
+        self._last_metrics: dict[str, float] = {}
+        self._progress = progress
+
+    def train(self) -> TrainingResult:
+        """Train until the end of the configured updates, or until a stop signal.
+
+        Returns:
+            How it ended. Weights are in `algorithm`; `export` gives them as modules of their own.
+
+        Raises:
+            TrainingDivergedError: A loss or weight is not finite any more.
+            RunFolderError: The folder holds a run and `resume` is off, or another one than this.
+            CheckpointError: No checkpoint in the folder can be read.
+            CheckpointWriteError: A checkpoint cannot be written.
+        """
+        config = self.config
+        with StopSignals() as signals, intra_op_threads(config, self.overlap):
+            inputs = self._start()
+            first_step, started = self.step, time.perf_counter()
+            stopped_by = None
+            with self._progress_bar() as bar:
+                while self.step < config.updates and stopped_by is None:
+                    self._set_learning_rate(config.learning_rate_at(self.step))
+                    upcoming = self.sampler.draw()
+                    metrics, inputs = self.algorithm.update(inputs, upcoming)
+                    self.step += 1
+                    values, stopped_by = self._agree(metrics, signals.received)
+                    done = self.step == config.updates
+                    self._check_finite(values)
+                    self._add_to_window(values)
+                    bar.update()
+                    seconds = time.perf_counter() - started
+                    if self.step % config.log_every == 0 or done:
+                        self._log(bar, (self.step - first_step) / seconds, self._seconds_before + seconds)
+                    if self.step % config.checkpoint_every == 0 or done or stopped_by is not None:
+                        self._save_checkpoint(inputs, self._seconds_before + seconds)
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        self._seconds_before += time.perf_counter() - started
+        if self.step == config.updates:
+            stopped_by = None  # it came too late to stop anything
+        return TrainingResult(self.step, self._seconds_before, dict(self._last_metrics), stopped_by)
+
+    def export(self) -> dict[str, ModelMixin | DDPMScheduler]:
+        """The trained policy's components as modules that share no memory with training.
+
+        Returns:
+            `noise_model` (the moving average of the weights), `reward_critic`, `safety_critic`,
+            `normalizer` and `scheduler`: float32, on the CPU, in evaluation mode.
+        """
+        return {
+            "noise_model": _fresh_copy(self.algorithm.ema_noise_model, MLPNoiseModel),
+            "reward_critic": _fresh_copy(self.algorithm.reward_critic, TwinCritic),
+            "safety_critic": _fresh_copy(self.algorithm.safety_critic, TwinCritic),
+            "normalizer": _fresh_copy(self.normalizer, ObservationNormalizer),
+            "scheduler": make_scheduler(self.config.algorithm),
+        }
+
+    # ---- start and resume
+
+    def _start(self) -> StepInputs:
+        """Prepare the folder, resume if asked to, and return the first update's inputs."""
+        config, accelerator = self.config, self.accelerator
+        check_trackers(config.trackers)
+        inputs = self._resume() if config.resume else None
+        if inputs is None:
+            if not config.resume:
+                check_new_run(self.output_dir)
+            inputs = self.algorithm.with_next_action(self.sampler.draw())
+        accelerator.wait_for_everyone()  # every process has looked at the folder before it changes
+        if accelerator.is_main_process:
+            write_config(self.output_dir, config)
+            self.checkpoints.remove_leftovers()
+            self.metrics_log.truncate_after(self.step)
+        self._start_trackers()
+        return inputs
+
+    def _resume(self) -> StepInputs | None:
+        """Load the newest complete checkpoint; None if there is none yet."""
+        checkpoint = self.checkpoints.load_newest()
+        if checkpoint is None:
+            logger.info("%s: no checkpoint yet, starting at update 0.", self.checkpoints.folder)
+            return None
+        state = checkpoint.state
+        check_same_run(checkpoint.folder, state, self.config, self.dataset.sha256, self.dataset.source)
+        pending, generator_state = load_training_tensors(self.algorithm, checkpoint.tensors)
+        self.sampler.set_state(generator_state)
+        self.step = self.algorithm.updates = checkpoint.step
+        self._seconds_before = state["train_seconds"]
+        self._window, self._window_updates = dict(state["window"]), state["window_updates"]
+        self._last_metrics = dict(state["last_metrics"])
+        self._warn_if_inexact(state)
+        if self.accelerator.is_main_process:
+            logger.info("Resumed from %s.", checkpoint.folder)
+        return self._scatter(pending)
+
+    def _warn_if_inexact(self, state: Mapping[str, Any]) -> None:
+        now = self._circumstances()
+        changed = [f"{key} {state.get(key)} -> {now[key]}" for key in now if state.get(key) != now[key]]
+        if changed and self.accelerator.is_main_process:
+            logger.warning(
+                "Since the checkpoint, this changed: %s. Results can differ from an uninterrupted run in "
+                "their last digits.",
+                "; ".join(changed),
+            )
+
+    def _circumstances(self) -> dict[str, Any]:
+        """What does not change the result by intention, but can change its rounding."""
+        return {
+            "versions": package_versions(),
+            "num_processes": self.accelerator.num_processes,
+            "device": self.accelerator.device.type,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _check_device(self) -> None:
+        wanted, actual = self.config.device, self.accelerator.device.type
+        if wanted not in ("auto", actual):
+            raise ConfigError(f"device={wanted} is not available here; this machine offers {actual}.")
+
+    # ---- one update
+
+    def _set_learning_rate(self, value: float) -> None:
+        for optimizer in (self.algorithm.critic_optimizer, self.algorithm.policy_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = value
+
+    def _average_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Average gradients over processes, in place, in one message."""
+        flat = self.accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")
+        parts = flat.split([g.numel() for g in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _agree(
+        self, metrics: Mapping[str, Tensor], stop_signal: int | None
+    ) -> tuple[dict[str, float], int | None]:
+        """Metrics averaged over processes, and the stop signal that any of them has received."""
+        if self.accelerator.num_processes == 1:
+            return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), stop_signal
+        shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=self.accelerator.device)])
+        shared[-1] = stop_signal or 0
+        *values, _ = self.accelerator.reduce(shared, reduction="mean").tolist()
+        stop = int(self.accelerator.reduce(shared[-1], reduction="max").item())
+        return dict(zip(metrics, values, strict=True)), stop or None
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is {value}")
+
+    def _diverged(self, what: str) -> TrainingDivergedError:
+        steps = self.checkpoints.steps()
+        kept = f"The checkpoint of step {steps[-1]} is intact." if steps else "No checkpoint was made."
+        return TrainingDivergedError(
+            f"Training diverged: {what} after update {self.step}. {kept} Try a lower learning_rate, a "
+            "smaller max_grad_norm or mixed_precision=no."
+        )
+
+    # ---- logging
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.config.updates,
+            initial=self.step,
+            unit=" updates",
+            desc="training",
+            dynamic_ncols=True,
+            disable=not (self._progress and self.accelerator.is_main_process),
+        )
+
+    def _add_to_window(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._window[name] = self._window.get(name, 0.0) + value
+        self._window_updates += 1
+
+    def _log(self, bar: tqdm, updates_per_second: float, seconds: float) -> None:
+        """Write the metrics' means since the last log to metrics.jsonl, the trackers and the bar."""
+        means = {name: total / self._window_updates for name, total in self._window.items()}
+        self._last_metrics = means
+        self._window, self._window_updates = {}, 0
+        if not self.accelerator.is_main_process:
+            return
+        values = {
+            "learning_rate": self.config.learning_rate_at(self.step - 1),
+            **means,
+            "updates_per_second": round(updates_per_second, 2),
+            "seconds": round(seconds, 3),
+        }
+        self.metrics_log.write({"step": self.step, **values})
+        self.accelerator.log(values, step=self.step)
+        losses = {
+            name.removesuffix("_loss"): f"{value:.3g}" for name, value in means.items() if "loss" in name
+        }
+        bar.set_postfix({name.partition("/")[2]: text for name, text in losses.items()}, refresh=False)
+
+    def _start_trackers(self) -> None:
+        if not self.config.trackers:
+            return
+        settings = {name: str(value) for name, value in saved_config(self.config).items()}
+        self.accelerator.init_trackers(
+            "spi-diffusers",
+            config=settings,
+            init_kwargs={
+                "tensorboard": {"purge_step": self.step + 1},  # a resumed run repeats no points
+                "trackio": {"name": self.output_dir.name, "resume": "allow"},
+                "wandb": {"name": self.output_dir.name, "dir": str(self.output_dir), "resume": "allow"},
+            },
+        )
+
+    # ---- checkpoints
+
+    def _save_checkpoint(self, pending: StepInputs, seconds: float) -> None:
+        tensors = training_tensors(self.algorithm, self._gather(pending), self.sampler.get_state())
+        broken = first_non_finite(tensors)
+        if broken is not None:
+            raise self._diverged(f"{broken} holds values that are not finite")
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(
+                self.step,
+                tensors,
+                {
+                    "train_seconds": seconds,
+                    "window": self._window,
+                    "window_updates": self._window_updates,
+                    "last_metrics": self._last_metrics,
+                    "config": saved_config(self.config),
+                    "dataset_sha256": self.dataset.sha256,
+                    **self._circumstances(),
+                },
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _gather(self, inputs: StepInputs) -> StepInputs:
+        """The global batch's inputs from every process's slice."""
+        if self.accelerator.num_processes == 1:
+            return inputs
+        whole = {}
+        for name, value in inputs.tensors().items():
+            dim = batch_dim(name)
+            if dim is not None and value.numel():
+                gathered = self.accelerator.gather(value.movedim(dim, 0).contiguous())
+                value = gathered.movedim(0, dim).contiguous()
+            whole[name] = value
+        return StepInputs(**whole)
+
+    def _scatter(self, inputs: StepInputs) -> StepInputs:
+        """This process's slice of the global batch's inputs, on its device."""
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        parts = {}
+        for name, value in inputs.tensors().items():
+            part = take_slice(name, value, rank, world_size)
+            parts[name] = part if batch_dim(name) is None else part.to(self.accelerator.device)
+        return StepInputs(**parts)
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes and device as the launcher and the configuration say.
+
+    Mixed precision is the algorithm's own (weights are cast once per update), so accelerate's stays off.
+    """
+    check_trackers(config.trackers)
+    output_dir = Path(str(config.output_dir))
+    return Accelerator(
+        cpu=config.device == "cpu",
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
+        ),
+    )
+
+
+def _fresh_copy(module: torch.nn.Module, cls: type[Any]) -> ModelMixin:
+    with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
+        copy = cls.from_config(module.config)
+    copy.load_state_dict({name: value.detach().cpu() for name, value in module.state_dict().items()})
+    return copy.requires_grad_(True).eval()
