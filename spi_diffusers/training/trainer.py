@@ -6,6 +6,7 @@ learning rate is a function of the step, and a checkpoint holds every tensor tha
 
 import logging
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class Trainer:
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
         self.accelerator = accelerator or make_accelerator(config)
-        self._check_device()
+        self._check_fit()
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
         self.normalizer = build_normalizer(dataset)
         self.sampler = TransitionSampler(
@@ -120,8 +121,8 @@ class Trainer:
         )
         self.checkpoints = CheckpointStore(self.output_dir / CHECKPOINTS_FOLDER, config.keep_checkpoints)
         self.metrics_log = MetricsLog(self.output_dir / METRICS_FILE)
-        self.step = 0
-        self._seconds_before = 0.0
+        self.step = 0  # updates done in total, and the time they took
+        self.seconds = 0.0
         self._window: dict[str, float] = {}  # sums of the metrics since the last log
         self._window_updates = 0
         self._last_metrics: dict[str, float] = {}
@@ -157,15 +158,25 @@ class Trainer:
                     bar.update()
                     seconds = time.perf_counter() - started
                     if self.step % config.log_every == 0 or done:
-                        self._log(bar, (self.step - first_step) / seconds, self._seconds_before + seconds)
+                        self._log(bar, (self.step - first_step) / seconds, self.seconds + seconds)
                     if self.step % config.checkpoint_every == 0 or done or stopped_by is not None:
-                        self._save_checkpoint(inputs, self._seconds_before + seconds)
+                        self._save_checkpoint(inputs, self.seconds + seconds)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-        self._seconds_before += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
         if self.step == config.updates:
             stopped_by = None  # it came too late to stop anything
-        return TrainingResult(self.step, self._seconds_before, dict(self._last_metrics), stopped_by)
+        return TrainingResult(self.step, self.seconds, dict(self._last_metrics), stopped_by)
+
+    def describe(self) -> str:
+        """One line about what will run and where."""
+        config, accelerator = self.config, self.accelerator
+        precision = "bfloat16" if config.mixed_precision == "bf16" else "float32"
+        return (
+            f"{config.updates} updates of {config.batch_size} transitions in {precision}, on "
+            f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+            f"{', critics and policy side by side' if self.overlap else ''}; output in {self.output_dir}"
+        )
 
     def export(self) -> dict[str, ModelMixin | DDPMScheduler]:
         """The trained policy's components as modules that share no memory with training.
@@ -212,7 +223,7 @@ class Trainer:
         pending, generator_state = load_training_tensors(self.algorithm, checkpoint.tensors)
         self.sampler.set_state(generator_state)
         self.step = self.algorithm.updates = checkpoint.step
-        self._seconds_before = state["train_seconds"]
+        self.seconds = state["train_seconds"]
         self._window, self._window_updates = dict(state["window"]), state["window_updates"]
         self._last_metrics = dict(state["last_metrics"])
         self._warn_if_inexact(state)
@@ -239,10 +250,16 @@ class Trainer:
             "threads": torch.get_num_threads(),
         }
 
-    def _check_device(self) -> None:
+    def _check_fit(self) -> None:
         wanted, actual = self.config.device, self.accelerator.device.type
         if wanted not in ("auto", actual):
             raise ConfigError(f"device={wanted} is not available here; this machine offers {actual}.")
+        task, wanted_task = self.dataset.task, self.config.task
+        if wanted_task is not None and task is not None and task.name != wanted_task:
+            raise ConfigError(f"task={wanted_task}, but {self.dataset.source} holds data of {task.name}.")
+        bounds = (self.config.action_low, self.config.action_high)
+        if task is not None and bounds != (-1.0, 1.0):
+            raise ConfigError(f"action_low and action_high are -1 and 1 for {task.name}; got {bounds}.")
 
     # ---- one update
 
@@ -367,6 +384,8 @@ class Trainer:
             if dim is not None and value.numel():
                 gathered = self.accelerator.gather(value.movedim(dim, 0).contiguous())
                 value = gathered.movedim(0, dim).contiguous()
+            elif dim is not None:  # nothing to send, but the shape is the whole batch's
+                value = torch.cat([value] * self.accelerator.num_processes, dim)
             whole[name] = value
         return StepInputs(**whole)
 
@@ -387,13 +406,22 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     check_trackers(config.trackers)
     output_dir = Path(str(config.output_dir))
-    return Accelerator(
-        cpu=config.device == "cpu",
+    # Without `cpu`, accelerate ignores torchrun on a machine that has no GPU: each process trains alone.
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=on_cpu,
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(
             project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
         ),
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but accelerate set up {accelerator.num_processes}: each would "
+            "train alone, in the same folder. Check the launcher, or set --device cpu."
+        )
+    return accelerator
 
 
 def _fresh_copy(module: torch.nn.Module, cls: type[Any]) -> ModelMixin:

@@ -1,0 +1,86 @@
+"""From a finished trainer to a policy folder: the one place where the pipeline is assembled and saved."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.files import replace_folder, to_json, write_durably
+from spi_diffusers.training.run_folder import CONFIG_FILE, saved_config
+from spi_diffusers.training.runtime import package_versions
+from spi_diffusers.training.trainer import Trainer
+
+#: Beside the weights: what an evaluation must know about the training run.
+INFO_FILE = "train_info.json"
+
+
+def algorithm_name(config: SPIConfig) -> str:
+    """How results call the algorithm: "spi", or "spi-paper" and its ablations for fixed weights."""
+    if config.conditioned:
+        return "spi"
+    if config.phi == 0:
+        return "spi-paper-no-safety"
+    return "spi-paper-no-reward" if config.mu == 0 else "spi-paper"
+
+
+def train_info(trainer: Trainer) -> dict[str, Any]:
+    """Where the weights come from, in the words of the results file (`EvaluationEntry`)."""
+    dataset = {"id": trainer.dataset.source, "sha256": trainer.dataset.sha256}
+    if trainer.config.revision:
+        dataset["revision"] = trainer.config.revision
+    return {
+        "algorithm": algorithm_name(trainer.config.algorithm),
+        "train_seed": trainer.config.seed,
+        "updates": trainer.step,
+        "train_seconds": trainer.seconds,
+        "dataset": dataset,
+        "versions": package_versions(),
+    }
+
+
+def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline:
+    """The trained policy as a pipeline that shares no memory with training."""
+    task = trainer.dataset.task
+    return SPIPolicyPipeline(
+        **trainer.export(),
+        task=task.name if task else None,
+        max_episode_steps=task.max_episode_steps if task else int(trainer.dataset.episodes.length.max()),
+        gamma=trainer.config.algorithm.gamma,
+    )
+
+
+def save_policy(trainer: Trainer, folder: str | Path) -> Path:
+    """Save the policy, its `train_config.json` and `train_info.json`.
+
+    The folder is written aside and renamed, so a kill or a full disk leaves the old one or the new one.
+
+    Args:
+        trainer: After training.
+        folder: Where to; a policy that is there already is replaced.
+
+    Returns:
+        The folder, which `SPIPolicyPipeline.from_pretrained` loads.
+
+    Raises:
+        OSError: The disk is full or cannot be written; what was there is intact.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        make_pipeline(trainer).save_pretrained(str(aside), safe_serialization=True)
+        write_durably(aside / CONFIG_FILE, to_json(saved_config(trainer.config)))
+        write_durably(aside / INFO_FILE, to_json(train_info(trainer)))
+        replace_folder(aside, folder)
+    except Exception as error:  # safetensors reports a full disk as an error of its own kind
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        message = (
+            f"{folder}: the policy cannot be saved: {reason}. Checkpoints are intact: --resume saves it."
+        )
+        raise (OSError(number, message) if number else OSError(message)) from error
+    return folder

@@ -1,0 +1,68 @@
+"""The whole training job, as `spi train` and `scripts/train.py` run it."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.training.config import TrainConfig
+from spi_diffusers.training.export import save_policy
+from spi_diffusers.training.run_folder import check_new_run
+from spi_diffusers.training.trainer import Trainer, TrainingResult, make_accelerator
+
+logger = logging.getLogger(__name__)
+
+POLICY_FOLDER = "policy"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training job left behind.
+
+    Attributes:
+        training: How training ended.
+        policy_folder: The saved policy, or None if training was stopped before its end.
+        is_main_process: Whether this process is the one that writes and reports.
+    """
+
+    training: TrainingResult
+    policy_folder: Path | None
+    is_main_process: bool
+
+
+def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
+    """Load the data, train, and save the policy in `output_dir/policy`.
+
+    Args:
+        config: The run's configuration.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        How it ended, and where the policy is.
+
+    Raises:
+        ValueError: The configuration, the data or the folder cannot be used.
+        OSError: A file cannot be read or written.
+        ImportError: A tracker is not installed.
+        TrainingDivergedError: A loss or a weight is no longer finite.
+    """
+    output_dir = Path(str(config.output_dir))
+    if not config.resume:
+        check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
+    accelerator = make_accelerator(config)
+    with accelerator.main_process_first():  # one download, which the other processes find in the cache
+        dataset = load_transitions(
+            config.dataset, config.task, revision=config.revision, clip_actions=config.clip_actions
+        )
+    trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress)
+    if accelerator.is_main_process:
+        logger.info("Data: %r", dataset)
+        logger.info("Run: %s", trainer.describe())
+    training = trainer.train()
+    folder = None
+    if training.stopped_by is None:
+        folder = output_dir / POLICY_FOLDER
+        if accelerator.is_main_process:
+            save_policy(trainer, folder)
+        accelerator.wait_for_everyone()
+    return RunResult(training, folder, accelerator.is_main_process)
