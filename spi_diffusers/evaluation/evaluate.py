@@ -19,8 +19,8 @@ from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, c
 if TYPE_CHECKING:
     from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
-#: Called after each rollout with extraction, cost limit (None: the policy was told none), seed, episodes.
-RolloutCallback = Callable[[str, float | None, int, Rollout], None]
+#: Called after each rollout with the name of the extraction and the episodes.
+RolloutCallback = Callable[[str, Rollout], None]
 
 _SIMULATOR_PACKAGES = {
     "bullet": ("bullet-safety-gym", "pybullet"),
@@ -161,7 +161,7 @@ def evaluate_policy(
                 progress=progress,
             )
             if on_rollout is not None:
-                on_rollout(extraction, limit, seed, played)
+                on_rollout(extraction, played)
             rollouts.append(played)
         return rollouts
 

@@ -38,7 +38,8 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a parent is a file: reported above
+            aside.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

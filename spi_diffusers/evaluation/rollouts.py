@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -66,7 +66,10 @@ class PipelinePolicy:
         check_extraction(extraction)
         self.pipeline = pipeline
         self.extraction = extraction
-        self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
+        self._sampling: dict[str, Any] = {
+            "num_candidates": num_candidates,
+            "num_inference_steps": num_inference_steps,
+        }
         self._generator = torch.Generator()
 
     def reset(self, seed: int) -> None:
@@ -81,7 +84,7 @@ class PipelinePolicy:
         Raises:
             ValueError: safe extraction without a cost limit.
         """
-        limits: dict[str, np.ndarray | None] = {}
+        limits: dict[str, Any] = {}
         if self.extraction == "safe":
             if cost_budget is None:
                 raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
@@ -89,17 +92,25 @@ class PipelinePolicy:
                 limits = {"cost_limit": cost_budget}
             else:
                 limits = {"cost_budget": cost_budget, "steps_left": steps_left}
-        output = self.pipeline(
-            observation, extraction=self.extraction, generator=self._generator, **limits, **self._sampling
+        (actions,) = self.pipeline(
+            observation,
+            extraction=self.extraction,
+            generator=self._generator,
+            return_dict=False,
+            **limits,
+            **self._sampling,
         )
-        return np.asarray(output.actions)
+        return np.asarray(actions)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """B finished episodes of T steps at most.
+    """B finished episodes of T steps at most, and how they were played.
 
     Attributes:
+        seed: what determined them.
+        cost_limit: limit that the policy was told, or None.
+        feedback: whether it was told what is left of the limit.
         returns: (B,) float64, undiscounted sums of rewards.
         cost_returns: (B,) float64, undiscounted sums of costs.
         lengths: (B,) int64, steps until the end.
@@ -108,6 +119,9 @@ class Rollout:
         seconds: time of all steps, policy included, making of the environments not included.
     """
 
+    seed: int
+    cost_limit: float | None
+    feedback: bool
     returns: np.ndarray
     cost_returns: np.ndarray
     lengths: np.ndarray
@@ -240,6 +254,9 @@ def _play(
             if infos["ended"].all():
                 break
     return Rollout(
+        seed=seed,
+        cost_limit=cost_limit,
+        feedback=feedback and cost_limit is not None,
         returns=returns,
         cost_returns=cost_returns,
         lengths=lengths,

@@ -24,7 +24,9 @@ def _evaluate(policy=None, **changes):
 
 def test_one_entry_per_limit_over_all_evaluation_seeds():
     rollouts = {}
-    entries = _evaluate(on_rollout=lambda e, limit, seed, played: rollouts.update({(limit, seed): played}))
+    entries = _evaluate(
+        on_rollout=lambda _, played: rollouts.update({(played.cost_limit, played.seed): played})
+    )
 
     assert [entry.cost_limit for entry in entries] == [10, 20]
     assert set(rollouts) == {(10, 0), (10, 1), (20, 0), (20, 1)}
@@ -42,9 +44,9 @@ def test_one_entry_per_limit_over_all_evaluation_seeds():
 
 def test_a_policy_that_knows_no_limit_is_played_once():
     rollouts = []
-    entries = _evaluate(knows_limit=False, on_rollout=lambda *args: rollouts.append(args))
+    entries = _evaluate(knows_limit=False, on_rollout=lambda _, played: rollouts.append(played))
 
-    assert [args[1:3] for args in rollouts] == [(None, 0), (None, 1)]
+    assert [(played.cost_limit, played.seed) for played in rollouts] == [(None, 0), (None, 1)]
     assert [entry.feedback for entry in entries] == [False, False]
     assert entries[0].cost_mean == entries[1].cost_mean
     assert entries[0].normalized_cost == pytest.approx(2 * entries[1].normalized_cost)

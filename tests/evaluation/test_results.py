@@ -1,6 +1,9 @@
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from evaluation_factory import make_entry
@@ -113,18 +116,25 @@ def test_same_key_twice(tmp_path):
     assert not path.exists()
 
 
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_no_space_left_keeps_the_old_file(tmp_path):
     path = tmp_path / "results.json"
     write_results(path, [make_entry()])
     before = path.read_bytes()
-
-    def no_space(descriptor):
-        raise OSError(28, "No space left on device")
-
-    # The kernel reports a full disk at the latest when the file is flushed.
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match=r"cannot write .*results\.json: No space left on device"):
-        merge_results(path, [make_entry(cost_limit=40)])
+    # A limit on the size of files stands in for a full disk: the kernel refuses to write on.
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from evaluation_factory import make_entry\n"
+        "from spi_diffusers.evaluation.results import merge_results\n"
+        f"merge_results({str(path)!r}, [make_entry(cost_limit=40)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])},
+    )
+    assert f"OSError: [Errno 27] cannot write {path}" in done.stderr
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["results.json"]
 

@@ -1,0 +1,372 @@
+"""Plots of an evaluation; matplotlib is imported when one is drawn, and needs no display."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.evaluation.behaviour import BehaviourRow
+from spi_diffusers.evaluation.files import written_aside
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.tables import policy_name
+from spi_diffusers.evaluation.training_log import read_training_log
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from spi_diffusers.evaluation.rollouts import Rollout
+
+# Okabe and Ito's colours, which differ for colour-blind readers too.
+_SAFE, _PAPER, _BEST, _UNSAFE = "#0072B2", "#D55E00", "#009E73", "#CC3311"
+_SAFE_COLOURS = (_SAFE, "#56B4E9", "#CC79A7", "#000000")
+_OTHER_COLOURS = (_PAPER, "#E69F00", "#8B4513", "#882255")
+_DATA = "#8A8A8A"
+_MARKERS = "osD^vP"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "savefig.dpi": 200,
+}
+
+# Panels of the training curves: title, axis, curves by name; a panel without any curve is left out.
+_PANELS: tuple[tuple[str, str, bool, Mapping[str, str]], ...] = (
+    ("Noise loss (Eq. 9)", "mean squared error", False, {"policy/noise_loss": "noise model"}),
+    ("Guidance loss (Eq. 6)", "scaled value, negated", False, {"policy/guidance_loss": "noise model"}),
+    (
+        "Critic losses (Eq. 10, 11)",
+        "squared error, both twins",
+        True,
+        {
+            "critic/reward_loss": "reward $Q^r$",
+            "critic/safety_loss": "safety $Q^{c'}$",
+            "critic/cost_loss": "cost $Q^c$",
+        },
+    ),
+    (
+        "Critic values",
+        "mean over the batch",
+        False,
+        {"critic/reward_value": "reward $Q^r$", "critic/safety_value": "safety $Q^{c'}$"},
+    ),
+    ("Speed", "updates per second", False, {"updates_per_second": "updates/s"}),
+    ("Learning rate", "", False, {"lr": "learning rate"}),
+)
+_CURVE_COLOURS = (_SAFE, _PAPER, _BEST)
+
+
+def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Draw the training curves.
+
+    Args:
+        metrics: the `metrics.jsonl` of a run, which may be live.
+        path: the picture; its suffix gives the format (.png, .pdf, .svg).
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+        ValueError: the log cannot be read, or holds none of the metrics that are drawn.
+    """
+    log = read_training_log(metrics)
+    if "lr" in log and np.ptp(log["lr"][1]) == 0:
+        del log["lr"]  # a constant needs no panel
+    panels = [panel for panel in _PANELS if any(name in log for name in panel[3])]
+    if not panels:
+        raise ValueError(
+            f"{metrics} holds none of the metrics that are drawn, only {sorted(log) or 'nothing'}"
+        )
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with _figure(path, (3.4 * columns, 2.6 * rows)) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, (title, label, is_log, curves) in zip(grid.flat, panels, strict=False):
+            shown = [(curves[name], *log[name]) for name in curves if name in log]
+            for (name, steps, values), colour in zip(shown, _CURVE_COLOURS, strict=False):
+                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                axes.plot(steps, _smooth(values), color=colour, label=name)
+            axes.set(title=title, ylabel=label, xlabel="update", xmargin=0.01)
+            axes.xaxis.set_major_formatter(_thousands)
+            if is_log and all((values[np.isfinite(values)] > 0).all() for _, _, values in shown):
+                axes.set_yscale("log")
+            elif title == "Speed":
+                axes.set_ylim(bottom=0)
+            if len(shown) > 1:
+                axes.legend()
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+    return Path(path)
+
+
+def plot_limits(
+    entries: Iterable[EvaluationEntry],
+    path: str | os.PathLike[str],
+    behaviour: Sequence[BehaviourRow] = (),
+) -> Path:
+    """Draw reward and cost against the cost limit, one curve per way of choosing actions.
+
+    Bars span one standard deviation: over training seeds where there are several, else over episodes.
+
+    Args:
+        entries: entries of one task.
+        path: the picture; its suffix gives the format.
+        behaviour: the behaviour data's own figures; the best episode within each limit is marked.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: no entries, or entries of several tasks.
+    """
+    groups, task = _grouped(entries)
+    limits = _limits(groups)
+    several_seeds = any(len(summary.train_seeds) > 1 for group in groups for summary in group.summaries)
+    width = (limits[-1] - limits[0]) or max(limits[-1], 1.0)
+    with _figure(path, (8.6, 3.9)) as figure:
+        reward_axes, cost_axes = figure.subplots(1, 2)
+        handles: list[Any] = []
+        for number, group in enumerate(groups):
+            # Side by side, so that the bars of one limit do not cover each other.
+            shift = (number - (len(groups) - 1) / 2) * 0.012 * width
+            x = np.array([summary.cost_limit for summary in group.summaries]) + shift
+            for axes, quantity in ((reward_axes, "reward"), (cost_axes, "cost")):
+                statistics = [getattr(summary, quantity) for summary in group.summaries]
+                means = np.array([statistic.mean for statistic in statistics])
+                spread = np.array([statistic.spread for statistic in statistics])
+                below = np.minimum(spread, means) if quantity == "cost" else spread
+                bars = axes.errorbar(
+                    x, means, yerr=[below, spread], capsize=3, label=group.name, **group.style
+                )
+            handles.append(bars)
+        best = [row for row in behaviour if row.task == task.name and row.cost_limit in limits]
+        best = [row for row in best if row.best_return is not None]
+        if best:
+            mark: dict[str, Any] = {"color": _BEST, "marker": "*", "markersize": 10, "linestyle": "none"}
+            x = np.array([row.cost_limit for row in best])
+            label = "data: best episode within the limit"
+            cost_axes.plot(x, [row.best_cost_return for row in best], zorder=4, **mark)
+            handles += reward_axes.plot(x, [row.best_return for row in best], zorder=4, label=label, **mark)
+        for axes in (reward_axes, cost_axes):
+            axes.set_xlabel("cost limit per episode")
+            axes.set_xticks(limits, [f"{limit:g}" for limit in limits])
+            axes.set_xlim(limits[0] - 0.06 * width, limits[-1] + 0.06 * width)
+        handles.append(_draw_limit(cost_axes))
+        reward_axes.set(title="Reward", ylabel="return")
+        cost_axes.set(title="Cost", ylabel="cost return")
+        _add_normalized_axis(reward_axes, task)
+        unit = "training seeds" if several_seeds else "episodes"
+        figure.suptitle(f"{task.name}: mean ± standard deviation over {unit}", fontsize=10.5)
+        figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return Path(path)
+
+
+def plot_cost_return(
+    cost_returns: Any,
+    returns: Any,
+    path: str | os.PathLike[str],
+    entries: Iterable[EvaluationEntry],
+    rollouts: "Iterable[tuple[str, Rollout]]" = (),
+) -> Path:
+    """Draw the behaviour data's episodes in the plane of cost return and return, the policy's on top.
+
+    Args:
+        cost_returns: (E,) cost returns of the data's episodes.
+        returns: (E,) returns of the data's episodes.
+        path: the picture; its suffix gives the format.
+        entries: entries of one task; their means are drawn with one standard deviation over episodes.
+        rollouts: evaluated episodes with the name of their extraction (what `on_rollout` of `evaluate`
+            gets), drawn as dots.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: no entries, entries of several tasks, or data of different lengths.
+    """
+    cost_returns, returns = np.asarray(cost_returns, dtype=float), np.asarray(returns, dtype=float)
+    if cost_returns.ndim != 1 or cost_returns.shape != returns.shape or len(returns) == 0:
+        raise ValueError(
+            f"need one cost return and one return per episode, got {cost_returns.shape} and {returns.shape}"
+        )
+    groups, task = _grouped(entries)
+    played = list(rollouts)
+    with _figure(path, (6.4, 4.6)) as figure:
+        axes = figure.subplots()
+        axes.scatter(
+            cost_returns,
+            returns,
+            s=9,
+            color=_DATA,
+            alpha=0.35,
+            linewidth=0,
+            label=f"behaviour data, {len(returns)} episodes",
+        )
+        frontier = [(cost, returns[cost_returns <= cost].max()) for cost in np.unique(cost_returns)]
+        axes.step(
+            *zip(*frontier, strict=True),
+            where="post",
+            color=_BEST,
+            linewidth=1.1,
+            label="data: best return within a cost",
+        )
+        for group in groups:
+            _draw_policy(axes, group, played)
+        for limit in _limits(groups):
+            axes.axvline(limit, color="black", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
+            axes.annotate(
+                f"limit {limit:g}",
+                (limit, 0.01),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 0),
+                textcoords="offset points",
+                rotation=90,
+                fontsize=7.5,
+                va="bottom",
+            )
+        axes.set(title=task.name, xlabel="cost return", ylabel="return")
+        _add_normalized_axis(axes, task)
+        figure.legend(loc="outside lower center", ncols=2)
+    return Path(path)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One way of choosing actions, over the limits."""
+
+    name: str
+    summaries: list[SeedSummary]
+    style: dict[str, Any]
+
+    @property
+    def knows_limit(self) -> bool:
+        return self.summaries[0].extraction != "reward"
+
+
+def _grouped(entries: Iterable[EvaluationEntry]) -> tuple[list[_Group], Task]:
+    """Summaries by policy, each sorted by limit; safe extraction first."""
+    summaries = summarize_seeds(entries)
+    tasks = sorted({summary.task for summary in summaries})
+    if len(tasks) != 1:
+        raise ValueError(f"a plot shows entries of one task, got {tasks or 'none'}")
+    by_name: dict[str, list[SeedSummary]] = {}
+    for summary in sorted(summaries, key=lambda s: (s.extraction != "safe", not s.feedback)):
+        by_name.setdefault(policy_name(summary), []).append(summary)
+    groups: list[_Group] = []
+    for name, members in by_name.items():
+        is_safe = members[0].extraction == "safe"
+        # The first safe curve and the first other one have the same colours in every plot.
+        colours = _SAFE_COLOURS if is_safe else _OTHER_COLOURS
+        rank = sum((group.summaries[0].extraction == "safe") == is_safe for group in groups)
+        style = {
+            "color": colours[rank % len(colours)],
+            "marker": _MARKERS[len(groups) % len(_MARKERS)],
+            "markersize": 5.5,
+            "linestyle": "-" if is_safe else "--",
+        }
+        groups.append(_Group(name, members, style))
+    return groups, get_task(tasks[0])
+
+
+def _limits(groups: list[_Group]) -> list[float]:
+    return sorted({summary.cost_limit for group in groups for summary in group.summaries})
+
+
+def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout]]") -> None:
+    colour = group.style["color"]
+    # A policy that knows no limit has the same mean at each: draw it once.
+    for summary in group.summaries if group.knows_limit else group.summaries[:1]:
+        told = (summary.extraction, summary.cost_limit if group.knows_limit else None, summary.feedback)
+        for extraction, played in rollouts:
+            if (extraction, played.cost_limit, played.feedback) == told:
+                dots = {"s": 12, "color": colour, "alpha": 0.45, "linewidth": 0, "zorder": 3}
+                axes.scatter(played.cost_returns, played.returns, **dots)
+        axes.errorbar(
+            summary.cost.mean,
+            summary.reward.mean,
+            xerr=[[min(summary.cost.std, summary.cost.mean)], [summary.cost.std]],
+            yerr=summary.reward.std,
+            **(group.style | {"linestyle": "none", "capsize": 2, "elinewidth": 1.2, "zorder": 5}),
+            markeredgecolor="white",
+            label=f"{group.name}, mean ± std" if summary is group.summaries[0] else None,
+        )
+        if group.knows_limit:
+            axes.annotate(
+                f"{summary.cost_limit:g}",
+                (summary.cost.mean, summary.reward.mean),
+                xytext=(5, 5),
+                textcoords="offset points",
+                color=colour,
+                fontweight="bold",
+                zorder=6,
+            )
+
+
+def _draw_limit(axes: "Axes") -> Any:
+    """The line where the cost return is the limit, and what lies above it shaded; returns the line."""
+    left, right = axes.get_xlim()
+    span = np.array([max(0.0, left), right])
+    top = max(axes.get_ylim()[1], 1.1 * right)
+    style: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0, "zorder": 1}
+    (line,) = axes.plot(span, span, label="cost = limit", **style)
+    axes.fill_between(span, span, top, color=_UNSAFE, alpha=0.06, linewidth=0, zorder=0)
+    axes.set(xlim=(left, right), ylim=(0, top))
+    return line
+
+
+def _add_normalized_axis(axes: "Axes", task: Task) -> None:
+    width = task.reward_max - task.reward_min
+
+    def to_return(value: Any) -> Any:
+        return np.asarray(value, dtype=float) * width + task.reward_min
+
+    normalized = axes.secondary_yaxis("right", functions=(task.normalize_reward, to_return))
+    normalized.set_ylabel("normalised reward")
+    normalized.spines["right"].set_visible(True)
+
+
+def _smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
+    """Exponential moving average over about `share` of the curve, without the bias towards the start."""
+    keep = 1.0 - 1.0 / max(1.0, share * len(values))
+    total = weight = 0.0
+    smoothed = np.empty(len(values))
+    for i, value in enumerate(values):
+        if np.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1.0
+        smoothed[i] = total / weight if weight > 0 else np.nan
+    return smoothed
+
+
+def _thousands(value: float, _position: int) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+
+
+@contextlib.contextmanager
+def _figure(path: str | os.PathLike[str], size: tuple[float, float]) -> "Iterator[Figure]":
+    """A figure that is written to `path` at the end, complete or not at all."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # A Figure of its own draws with Agg and leaves pyplot's state and backend alone.
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        with written_aside(path) as aside:
+            figure.savefig(aside)

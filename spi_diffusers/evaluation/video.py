@@ -1,0 +1,222 @@
+"""A replay of one episode with the running cost, the cost limit and the return drawn under the picture."""
+
+import errno
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.evaluation.files import written_aside
+from spi_diffusers.evaluation.metrics import check_cost_limit
+
+if TYPE_CHECKING:
+    from spi_diffusers.evaluation.rollouts import Policy
+
+#: Height and width of the simulator's picture, and height of the panel under it, in pixels. Sides are
+#: multiples of 16, which every video player takes.
+PICTURE_SIZE = (368, 480)
+PANEL_HEIGHT = 96
+
+_BACKGROUND, _TEXT, _MUTED, _TRACK = (22, 24, 29), (240, 240, 240), (150, 155, 165), (58, 62, 72)
+_SAFE, _UNSAFE = (64, 170, 110), (222, 60, 50)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded episode.
+
+    Attributes:
+        path: the video.
+        return_: undiscounted return.
+        cost_return: undiscounted cost return.
+        length: steps.
+        frames: pictures in the video.
+    """
+
+    path: Path
+    return_: float
+    cost_return: float
+    length: int
+    frames: int
+
+
+def record_replay(
+    policy: "Policy",
+    task: str | Task,
+    path: str | os.PathLike[str],
+    *,
+    cost_limit: float,
+    seed: int = 0,
+    feedback: bool = True,
+    max_frames: int = 100,
+    seconds: float = 8.0,
+    progress: bool = True,
+) -> Replay:
+    """Play one episode and write it as a video.
+
+    It is the episode that `rollout(policy, task, episodes=1, seed=seed, ...)` plays.
+
+    Args:
+        policy: the policy.
+        task: the task or its name.
+        path: the video file, e.g. `replay.mp4`; written aside and moved into place.
+        cost_limit: limit on the cost return, told to the policy and drawn.
+        seed: determines the episode and the policy's randomness.
+        feedback: as in `rollout`.
+        max_frames: pictures of an episode of full length; drawing them takes most of the time (0.1 s per
+            picture with Bullet, 200 steps in about 10 s), so steps in between are left out.
+        seconds: how long the video of an episode of full length plays.
+        progress: show a progress bar.
+
+    Returns:
+        The episode's figures.
+
+    Raises:
+        ValueError: a negative limit or seed, fewer than two frames, or a path that does not end in .mp4.
+        OSError: the video cannot be written; what was at `path` before is untouched.
+        ImportError: imageio, imageio-ffmpeg or Pillow is missing.
+        SimulatorNotInstalledError: the simulator is missing.
+    """
+    from tqdm.auto import tqdm
+
+    from spi_diffusers.envs import episode_seeds, make_env
+    from spi_diffusers.evaluation.rollouts import check_actions, limits_for_step
+
+    task, limit = get_task(task), check_cost_limit(cost_limit)
+    if max_frames < 2 or not seconds > 0:
+        raise ValueError(f"need max_frames >= 2 and seconds > 0, got {max_frames} and {seconds}")
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"a replay is an .mp4 file, got {path}")
+    _check_video_packages()
+    every = -(-task.max_episode_steps // max_frames)
+    rate = max(1.0, task.max_episode_steps / every / seconds)
+    panel = _Panel(task, limit)
+    bar_style: dict[str, Any] = {"total": task.max_episode_steps, "unit": "step", "desc": "replay"}
+    bar_style |= {"disable": not progress, "leave": False}
+    (episode_seed,) = episode_seeds(seed, 1)
+    env = make_env(task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE)
+    return_ = cost_return = 0.0
+    step = frames = 0
+    try:
+        observation, _ = env.reset()
+        policy.reset(seed)
+        with written_aside(path) as aside:
+            with _video_writer(aside, rate) as writer, tqdm(**bar_style) as bar:
+                ended = False
+                writer.append_data(panel.draw_under(env.render(), step, return_, cost_return))
+                frames += 1
+                while not ended:
+                    budget, steps_left = limits_for_step(
+                        limit, np.array([cost_return]), step, task.max_episode_steps, feedback
+                    )
+                    actions = policy.act(observation[None], budget, steps_left)
+                    (action,) = check_actions(actions, (1, *env.action_space.shape), step)
+                    observation, reward, terminated, truncated, info = env.step(action)
+                    return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
+                    ended = terminated or truncated
+                    if step % every == 0 or ended:
+                        writer.append_data(panel.draw_under(env.render(), step, return_, cost_return))
+                        frames += 1
+                    bar.update()
+            _check_complete(aside, frames)
+    finally:
+        env.close()
+    return Replay(Path(path), return_, cost_return, step, frames)
+
+
+class _Panel:
+    """Draws return, cost and limit under a picture; the bar turns red beyond the limit."""
+
+    def __init__(self, task: Task, cost_limit: float) -> None:
+        import matplotlib
+        from PIL import ImageFont
+
+        # matplotlib brings a font along; the machine may have none.
+        fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        self._steps, self._limit = task.max_episode_steps, cost_limit
+        self._large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 17)
+        self._small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 12)
+
+    def draw_under(self, picture: Any, step: int, return_: float, cost_return: float) -> np.ndarray:
+        """Put the panel under a picture.
+
+        Args:
+            picture: (H, W, 3) uint8.
+            step: steps done.
+            return_: return so far.
+            cost_return: cost so far.
+
+        Returns:
+            (H + PANEL_HEIGHT, W, 3) uint8.
+        """
+        from PIL import Image, ImageDraw
+
+        height, width = picture.shape[:2]
+        canvas = Image.new("RGB", (width, height + PANEL_HEIGHT), _BACKGROUND)
+        canvas.paste(Image.fromarray(picture), (0, 0))
+        draw = ImageDraw.Draw(canvas)
+        within = cost_return <= self._limit
+        colour = _SAFE if within else _UNSAFE
+        margin, top = 16, height + 10
+        draw.text((margin, top), f"return {return_:.0f}", fill=_TEXT, font=self._large)
+        verdict = f"cost {cost_return:g} of {self._limit:g}" + ("" if within else ", over the limit")
+        draw.text((width - margin, top), verdict, fill=colour, font=self._large, anchor="ra")
+
+        # The limit stands at 70% of the bar, so that what goes beyond it is seen.
+        left, right, y = margin, width - margin, top + 32
+        full = max(self._limit, 1.0) / 0.7
+
+        def position(cost: float) -> float:
+            return left + min(cost / full, 1.0) * (right - left)
+
+        draw.rounded_rectangle((left, y, right, y + 16), radius=4, fill=_TRACK)
+        if cost_return > 0:
+            draw.rounded_rectangle((left, y, max(position(cost_return), left + 8), y + 16), 4, fill=colour)
+        mark = position(self._limit)
+        draw.rectangle((mark - 1, y - 4, mark + 1, y + 20), fill=_TEXT)
+        draw.text((mark, y + 22), f"limit {self._limit:g}", fill=_TEXT, font=self._small, anchor="ma")
+        caption = f"step {step} of {self._steps}"
+        draw.text((margin, y + 22), caption, fill=_MUTED, font=self._small)
+        return np.asarray(canvas)
+
+
+def _check_video_packages() -> None:
+    try:
+        for name in ("imageio.v2", "imageio_ffmpeg", "PIL"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f'videos need imageio, imageio-ffmpeg and Pillow ({error}): pip install "spi-diffusers[video]"'
+        ) from error
+
+
+def _check_complete(path: Path, frames: int) -> None:
+    """Raise OSError if pictures are missing: ffmpeg tells of a full disk on the terminal only."""
+    imageio_ffmpeg = importlib.import_module("imageio_ffmpeg")
+    try:
+        found, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    except RuntimeError:
+        found = 0
+    if found != frames:
+        raise OSError(
+            errno.EIO, f"the video came out with {found} of {frames} pictures; is the disk full?", str(path)
+        )
+
+
+def _video_writer(path: Path, frames_per_second: float) -> Any:
+    from imageio import v2
+
+    # H.264 with 4:2:0 colour: what browsers and the Hub's preview play.
+    return v2.get_writer(
+        path,
+        format="FFMPEG",
+        fps=frames_per_second,
+        codec="libx264",
+        pixelformat="yuv420p",
+        quality=8,
+        macro_block_size=16,
+    )
