@@ -1,11 +1,14 @@
 """The Bullet tasks: bullet-safety-gym with seeds that work, a clean reset and rendering without a display.
 
-bullet-safety-gym (Gronauer, 2022) keeps to an older gymnasium and leaves three traps, closed here:
+bullet-safety-gym (Gronauer, 2022) keeps to an older gymnasium and leaves four traps, closed here:
 
 * `reset(seed=...)` is ignored, the global NumPy generator decides. Each `BulletEnv` owns a generator
   state, which stands in for the global one while the simulator may draw from it.
-* Joint motors keep their last command over a reset, and the step that ends the reset executes it: with
-  Car and Drone an episode depended on the one before. The motors are switched off before each reset.
+* An episode depended on the one before. Joint motors keep their last command over a reset, and the step
+  that ends the reset executes it (Car, Drone); contacts with the ground keep their forces as the solver's
+  first guess if the new episode starts where the old one ended (Ball, under large actions). Motors are
+  switched off and contacts broken before each reset.
+* `gymnasium.make` with a render mode fails in gymnasium 1.x. The environment is built directly.
 * `render()` without arguments opens a window, and ends the process where there is no display. Here
   `render()` draws with Bullet's software renderer.
 """
@@ -84,7 +87,7 @@ class BulletEnv(gymnasium.Env):
         super().reset(seed=seed)
         if seed is not None:
             _seed_generator(self._generator, seed)
-        self._switch_motors_off()
+        self._forget_last_episode()
         with _own_global_generator(self._generator):
             return self._simulator.reset()
 
@@ -144,13 +147,19 @@ class BulletEnv(gymnasium.Env):
         if not self._close_simulator.alive:
             raise ClosedEnvironmentError(f"{self} was closed; make a new one")
 
-    def _switch_motors_off(self) -> None:
-        """Clear the last motor commands, the only state that the simulator's own reset leaves behind."""
+    def _forget_last_episode(self) -> None:
+        """Clear the two things that the simulator's own reset leaves behind."""
+        if self._simulator.stored_state_id < 0:
+            # Nothing was played. The first reset stores the pose that later ones go back to: leave it.
+            return
         client, agent = self._simulator.bc, self._simulator.agent
         for joint in range(client.getNumJoints(agent.body_id)):
             client.setJointMotorControl2(
                 agent.body_id, joint, client.VELOCITY_CONTROL, targetVelocity=0, force=0
             )
+        # Far above the ground the agent touches nothing; the reset puts it back where it belongs.
+        client.resetBasePositionAndOrientation(agent.body_id, (0, 0, 100), (0, 0, 0, 1))
+        client.performCollisionDetection()
 
     @contextlib.contextmanager
     def _hidden_violation_sphere(self) -> Iterator[None]:

@@ -1,0 +1,355 @@
+"""The Bullet environments in the real simulator."""
+
+import gc
+import io
+import os
+import subprocess
+import sys
+import textwrap
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gymnasium.error import ClosedEnvironmentError
+
+from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.envs import make_env
+from spi_diffusers.envs.bullet import BulletEnv
+
+pytest.importorskip("bullet_safety_gym")
+
+BULLET_TASKS = [task for task in TASKS.values() if task.simulator == "bullet"]
+#: One per agent and kind; Car and Drone carry state over resets in the bare simulator, Ball does not.
+AGENTS = ["ballcircle", "carrun", "dronecircle"]
+ROOT = Path(__file__).parents[2]
+
+
+def play(env, seed=None, steps=40, action_seed=0):
+    """Observations, rewards and costs of the first steps under random actions."""
+    generator = np.random.default_rng(action_seed)
+    observation, _ = env.reset(seed=seed)
+    rows = [np.append(observation, [0, 0])]
+    for _ in range(steps):
+        action = generator.uniform(-1, 1, env.action_space.shape)
+        observation, reward, terminated, _, info = env.step(action)
+        rows.append(np.append(observation, [reward, info["cost"]]))
+        if terminated:
+            break
+    return np.array(rows)
+
+
+def play_fresh(task, seed, **kwargs):
+    env = make_env(task)
+    try:
+        return play(env, seed, **kwargs)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("task", BULLET_TASKS, ids=lambda task: task.short_name)
+def test_every_task_keeps_the_interface(task):
+    env = make_env(task, seed=0)
+    observation, info = env.reset()
+    assert env.observation_space.shape == observation.shape == (task.observation_dim,)
+    assert observation.dtype == env.observation_space.dtype == np.float32
+    assert env.action_space.shape == (task.action_dim,)
+    assert (env.action_space.low == -1).all()
+    assert (env.action_space.high == 1).all()
+    assert type(info["cost"]) is float
+    observation, reward, terminated, truncated, info = env.step(np.zeros(task.action_dim))
+    assert observation.dtype == np.float32
+    assert [type(value) for value in (reward, terminated, truncated)] == [float, bool, bool]
+    assert type(info["cost"]) is float
+    env.close()
+
+
+def test_first_steps_of_ballcircle():
+    # Recorded once; the ball starts at (-0.499, 3.134) and the actions push it right, down and back.
+    env = make_env("ballcircle")
+    observation, _ = env.reset(seed=0)
+    start = [-0.049930, 0.313418, 0, 0, 0, 0, 0, -0.382629]
+    np.testing.assert_allclose(observation, start, atol=2e-6)
+    expected = [
+        ([1, 0], [-0.045273, 0.313418, 0.159507, 0, 0, 0.159507, 0, -0.383329], 0.046717),
+        ([0.5, -1], [-0.035110, 0.308642, 0.234113, -0.162821, 0.162821, 0.234113, 0, -0.389368], 0.062396),
+        ([-1, 1], [-0.028499, 0.305485, 0.059667, 0.007081, -0.007081, 0.059667, 0, -0.393188], 0.011613),
+    ]
+    for action, observation_after, reward_after in expected:
+        observation, reward, terminated, truncated, info = env.step(action)
+        np.testing.assert_allclose(observation, observation_after, atol=2e-6)
+        assert reward == pytest.approx(reward_after, abs=2e-6)
+        assert (terminated, truncated, info["cost"]) == (False, False, 0.0)
+    env.close()
+
+
+@pytest.mark.parametrize("task", AGENTS)
+def test_seed_determines_the_episode_in_fresh_environments(task):
+    first, again, other = play_fresh(task, 7), play_fresh(task, 7), play_fresh(task, 8)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first[0] - other[0]).max() > 1e-5
+
+
+@pytest.mark.parametrize("task", AGENTS)
+def test_seed_determines_the_episode_whatever_was_played_before(task):
+    expected = play_fresh(task, 7)
+    env = make_env(task, seed=3)
+    for action_seed in (5, 6):
+        play(env, action_seed=action_seed, steps=60)
+    np.testing.assert_array_equal(play(env, seed=7), expected)
+    env.close()
+
+
+@pytest.mark.parametrize("task", AGENTS)
+def test_seed_determines_the_episode_after_a_single_step(task):
+    # The new episode starts where the last one ended, under the largest forces: contacts must be new too.
+    env = make_env(task)
+    action = np.resize([1.0, -1.0], env.action_space.shape)
+    for seed in (0, 0, 1, 1, 0):
+        env.reset(seed=seed)
+        observed = [env.step(action)[0] for _ in range(2)]
+        fresh = make_env(task)
+        fresh.reset(seed=seed)
+        np.testing.assert_array_equal(observed, [fresh.step(action)[0] for _ in range(2)])
+        fresh.close()
+        env.reset(seed=seed)
+        env.step(action)
+    env.close()
+
+
+@pytest.mark.parametrize("task", AGENTS)
+def test_fresh_episodes_equal_the_bare_simulators(task):
+    from bullet_safety_gym.envs.builder import EnvironmentBuilder
+    from gymnasium import spec
+
+    env = make_env(task)
+    with redirect_stdout(sys.__stdout__), redirect_stderr(sys.__stderr__):
+        bare = EnvironmentBuilder(**spec(env.unwrapped.task.env_id).kwargs)
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(11)  # noqa: NPY002
+    expected = [bare.reset()[0]]
+    np.random.set_state(state)  # noqa: NPY002
+    observed = [env.reset(seed=11)[0]]
+    action = np.linspace(-0.9, 0.8, env.action_space.shape[0], dtype=np.float32)
+    for _ in range(20):
+        observation, reward, *_ = bare.step(action)
+        expected.append(np.append(observation, reward))
+        observation, reward, *_ = env.step(action)
+        observed.append(np.append(observation, reward))
+    for row, expected_row in zip(observed, expected, strict=True):
+        np.testing.assert_array_equal(np.float32(row), np.float32(expected_row))
+    bare.close()
+    env.close()
+
+
+def test_seed_of_make_env_is_that_of_the_first_reset():
+    env, other = make_env("ballcircle", seed=5), make_env("ballcircle")
+    first, second = play(env), play(env)
+    np.testing.assert_array_equal(first, play(other, seed=5))
+    np.testing.assert_array_equal(second, play(other))  # the stream goes on from there
+    assert not np.array_equal(first, second)
+    env.close()
+    other.close()
+
+
+def test_environments_without_a_seed_differ_even_if_numpy_is_seeded():
+    starts = []
+    for _ in range(2):
+        np.random.seed(0)  # noqa: NPY002
+        starts.append(play_fresh("ballcircle", None, steps=0))
+    assert not np.array_equal(*starts)
+
+
+def test_environments_in_one_process_do_not_disturb_each_other():
+    seeds = (1, 2)
+    expected = [np.concatenate([play_fresh("ballcircle", seed)]) for seed in seeds]
+    envs = [make_env("ballcircle", seed=seed) for seed in seeds]
+    generators = [np.random.default_rng(0) for _ in seeds]
+    rows = [[np.append(env.reset()[0], [0, 0])] for env in envs]
+    for _ in range(40):
+        for env, generator, row in zip(envs, generators, rows, strict=True):
+            observation, reward, _, _, info = env.step(generator.uniform(-1, 1, 2))
+            row.append(np.append(observation, [reward, info["cost"]]))
+    for env, row, episode in zip(envs, rows, expected, strict=True):
+        np.testing.assert_array_equal(np.array(row), episode)
+        env.close()
+
+
+@pytest.mark.parametrize("task", [task.short_name for task in BULLET_TASKS])
+def test_global_numpy_generator_is_left_alone(task):
+    np.random.seed(123)  # noqa: NPY002
+    expected = np.random.random(3)  # noqa: NPY002
+    np.random.seed(123)  # noqa: NPY002
+    env = make_env(task, seed=0)
+    play(env, steps=5)
+    play(env, seed=4, steps=5)
+    env.close()
+    np.testing.assert_array_equal(np.random.random(3), expected)  # noqa: NPY002
+
+
+def test_large_seeds_differ_from_their_low_words():
+    np.testing.assert_array_equal(play_fresh("ballcircle", 2**40 + 1), play_fresh("ballcircle", 2**40 + 1))
+    assert not np.array_equal(play_fresh("ballcircle", 2**40 + 1), play_fresh("ballcircle", 1))
+
+
+def test_costs_and_end_of_a_whole_episode():
+    env = make_env("ballcircle", seed=0)
+    env.reset()
+    costs, ends = [], []
+    for _ in range(200):
+        observation, _, terminated, truncated, info = env.step(
+            [1.0, 0.0]
+        )  # rolls out over the bound at x = 6
+        costs.append(info["cost"])
+        ends.append((terminated, truncated))
+        # The observation is a tenth of the position; off the bound itself the two must agree.
+        if abs(abs(observation[0]) - 0.6) > 1e-5:
+            assert info["cost"] == float(abs(observation[0]) > 0.6)
+    assert 100 < sum(costs) < 200
+    assert ends == [(False, False)] * 199 + [(False, True)]
+    env.close()
+
+
+def test_actions_are_clipped():
+    env = make_env("ballcircle")
+    env.reset(seed=0)
+    far = env.step([5.0, -3.0])[0]
+    env.reset(seed=0)
+    np.testing.assert_array_equal(far, env.step([1.0, -1.0])[0])
+    env.close()
+
+
+@pytest.mark.parametrize("action", [[0.0], [0.0, 0.0, 0.0], [[0.0, 0.0]], [np.nan, 0.0], [0.0, np.inf]])
+def test_bad_actions_are_refused(action):
+    env = make_env("ballcircle", seed=0)
+    env.reset()
+    with pytest.raises(ValueError, match="action"):
+        env.step(action)
+    env.close()
+
+
+def test_rendering_without_a_display():
+    env = make_env("ballcircle", render_mode="rgb_array", render_size=(90, 120))
+    env.reset(seed=0)
+    frame = env.render()
+    assert frame.shape == (90, 120, 3)
+    assert frame.dtype == np.uint8
+    assert frame.std() > 20
+
+    def red(image):
+        image = image.astype(int)
+        return ((image[..., 0] > 150) & (image[..., 1:].max(axis=-1) < 60)).sum()
+
+    # The red sphere is seen if, and only if, a bound is violated; pushing right violates one at x = 6.
+    assert red(frame) == 0
+    cost = 0.0
+    for _ in range(100):
+        cost = env.step([1.0, 0.0])[4]["cost"]
+        if cost:
+            break
+    assert cost == 1.0
+    assert red(env.render()) > 5
+    env.close()
+
+
+def test_rendering_changes_nothing():
+    expected = play_fresh("dronecircle", 3, steps=10)
+    env = make_env("dronecircle", render_mode="rgb_array", render_size=(24, 32))
+    generator = np.random.default_rng(0)
+    rows = [np.append(env.reset(seed=3)[0], [0, 0])]
+    for _ in range(10):
+        env.render()
+        observation, reward, _, _, info = env.step(generator.uniform(-1, 1, 4))
+        rows.append(np.append(observation, [reward, info["cost"]]))
+    np.testing.assert_array_equal(np.array(rows), expected)
+    env.close()
+
+
+def test_render_without_a_mode_warns_and_returns_none():
+    env = make_env("ballcircle", seed=0)
+    env.reset()
+    with pytest.warns(UserWarning, match="rgb_array"):
+        assert env.render() is None
+    env.close()
+
+
+def test_a_closed_environment_says_so():
+    env = make_env("ballcircle", seed=0, render_mode="rgb_array")
+    env.reset()
+    env.close()
+    env.close()
+    for call in (lambda: env.step([0, 0]), env.reset, env.render):
+        with pytest.raises(ClosedEnvironmentError, match="OfflineBallCircle-v0"):
+            call()
+
+
+def resident_megabytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory use from /proc")
+def test_closing_frees_the_client():
+    for _ in range(3):
+        play_fresh("ballcircle", 0, steps=1)
+    before = resident_megabytes()
+    for _ in range(30):
+        play_fresh("ballcircle", 0, steps=1)
+    # 30 unclosed environments hold more than 600 MB.
+    assert resident_megabytes() - before < 60
+
+
+def test_a_forgotten_environment_is_freed_too():
+    env = BulletEnv(TASKS["OfflineBallCircle-v0"])
+    client = env._simulator.bc
+    assert client.getConnectionInfo()["isConnected"]
+    del env
+    gc.collect()
+    assert not client.getConnectionInfo()["isConnected"]
+
+
+def test_nothing_is_printed():
+    code = """
+        from spi_diffusers.envs import make_env
+        print("before")
+        env = make_env("ballcircle", seed=0, render_mode="rgb_array", render_size=(12, 16))
+        env.reset(); env.step([0, 0]); env.render(); env.close()
+        print("after")
+    """
+    result = run_python(code)
+    assert (result.stdout, result.stderr) == ("before\nafter\n", "")
+
+
+def test_works_where_the_standard_streams_have_no_descriptor():
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        play_fresh("ballcircle", 0, steps=1)
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+
+
+@pytest.mark.parametrize("module", ["bullet_safety_gym", "pybullet"])
+def test_a_missing_simulator_names_the_extra(module):
+    code = f"""
+        import sys
+        sys.modules[{module!r}] = None  # what an import of a package that is not installed comes to
+        from spi_diffusers.envs import SimulatorNotInstalledError, make_env, make_vector_env
+        for make in (lambda: make_env("ballcircle"), lambda: make_vector_env("ballcircle", 2, seed=0)):
+            try:
+                make()
+            except SimulatorNotInstalledError as error:
+                print(isinstance(error, ImportError), error)
+    """
+    lines = run_python(code).stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith("True task OfflineBallCircle-v0 runs in bullet-safety-gym")
+        assert 'pip install "spi-diffusers[bullet]"' in line
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )

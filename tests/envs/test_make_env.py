@@ -1,0 +1,73 @@
+"""What make_env refuses, and how it says so."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError
+from spi_diffusers.envs import PixelWorldEnv, SimulatorNotInstalledError, make_env
+from spi_diffusers.envs.wrappers import CostInInfo, check_seed
+
+
+def test_unknown_task():
+    with pytest.raises(UnknownTaskError, match="ballcircel"):
+        make_env("ballcircel")
+
+
+@pytest.mark.parametrize(
+    ("task", "needed"),
+    [("pointgoal1", "safety-gymnasium.*Python 3.10"), ("easysparse", "MetaDrive")],
+)
+def test_tasks_without_a_simulator_say_what_is_needed(task, needed):
+    with pytest.raises(SimulatorNotInstalledError, match=needed) as caught:
+        make_env(task)
+    assert "dataset can still be loaded" in str(caught.value)
+
+
+def test_every_simulator_is_known_or_explained():
+    for simulator in {task.simulator for task in TASKS.values()} - {"bullet", "velocity"}:
+        task = next(task for task in TASKS.values() if task.simulator == simulator)
+        with pytest.raises(SimulatorNotInstalledError, match=task.name):
+            make_env(task)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"render_mode": "human"}, "render_mode.*'human'"),
+        ({"render_size": (0, 10)}, "render_size"),
+        ({"render_size": (10,)}, "render_size"),
+        ({"seed": -1}, "seed.*-1"),
+        ({"seed": 1.5}, r"seed.*1\.5"),
+        ({"seed": True}, "seed.*True"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_env("ballcircle", **kwargs)
+
+
+def test_numpy_seeds_are_seeds():
+    assert check_seed(np.int64(3)) == 3
+    assert type(check_seed(np.uint32(3))) is int
+
+
+def test_step_before_reset_is_refused():
+    pytest.importorskip("bullet_safety_gym")
+    env = make_env("ballcircle", seed=0)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step([0.0, 0.0])
+    with pytest.raises(ValueError, match="seed"):
+        env.reset(seed=-3)
+    env.close()
+
+
+def test_a_simulator_without_a_cost_is_refused():
+    class Costless(gymnasium.Wrapper):
+        def step(self, action):
+            return (*self.env.step(action)[:4], {})
+
+    env = CostInInfo(Costless(PixelWorldEnv()))
+    env.reset()
+    with pytest.raises(KeyError, match="no cost"):
+        env.step(np.array([1.0, 0.0], np.float32))
