@@ -56,14 +56,14 @@ def build_algorithm(
         )
         reward_critic = TwinCritic(**shared)
         safety_critic = TwinCritic(**shared, num_heads=2 if algorithm.predict_cost else 1)
-    return SPI(
-        algorithm,
-        noise_model.to(device),
-        reward_critic.to(device),
-        safety_critic.to(device),
-        learning_rate=config.learning_rate,
-        max_grad_norm=config.max_grad_norm,
-        dtype=torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32,
-        overlap=overlap,
-        reduce_gradients=reduce_gradients,
-    )
+        return SPI(
+            algorithm,
+            noise_model.to(device),
+            reward_critic.to(device),
+            safety_critic.to(device),
+            learning_rate=config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            dtype=torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32,
+            overlap=overlap,
+            reduce_gradients=reduce_gradients,
+        )

@@ -8,7 +8,8 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import save_policy
 from spi_diffusers.training.run_folder import check_new_run
-from spi_diffusers.training.trainer import Trainer, TrainingResult, make_accelerator
+from spi_diffusers.training.runtime import make_accelerator
+from spi_diffusers.training.trainer import Trainer, TrainingResult
 
 logger = logging.getLogger(__name__)
 

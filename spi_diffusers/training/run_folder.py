@@ -1,12 +1,15 @@
 """The files of a run besides its checkpoints, and whether a run may start or resume in a folder."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_file, to_json
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -110,12 +113,12 @@ class MetricsLog:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_bytes().splitlines():
+        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + b"\n")
             except (ValueError, KeyError, TypeError):
-                continue  # only ever the line at which the run was killed
+                logger.warning("%s: line %d is not complete and is dropped.", self.path, number)
         replace_file(self.path, b"".join(kept))
 
     def write(self, values: Mapping[str, Any]) -> None:

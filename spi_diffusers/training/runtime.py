@@ -1,16 +1,20 @@
-"""What training needs from the machine: stop signals, CPU threads, trackers, versions."""
+"""What training needs from the machine: processes, stop signals, CPU threads, trackers, versions."""
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
 
 from spi_diffusers.training.config import ConfigError, TrainConfig
 
@@ -100,3 +104,28 @@ def package_versions() -> dict[str, str]:
     names = ("torch", "diffusers", "accelerate", "numpy", "safetensors")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__, **found}
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes and device as the launcher and the configuration say.
+
+    Mixed precision is the algorithm's own (weights are cast once per update), so accelerate's stays off.
+    """
+    check_trackers(config.trackers)
+    output_dir = Path(str(config.output_dir))
+    # Without `cpu`, accelerate ignores torchrun on a machine that has no GPU: each process trains alone.
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
+        ),
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but accelerate set up {accelerator.num_processes}: each "
+            "would train alone, in the same folder. Check the launcher, or set --device cpu."
+        )
+    return accelerator

@@ -6,7 +6,6 @@ learning rate is a function of the step, and a checkpoint holds every tensor tha
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -40,6 +38,7 @@ from spi_diffusers.training.runtime import (
     StopSignals,
     check_trackers,
     intra_op_threads,
+    make_accelerator,
     package_versions,
     resolve_overlap,
 )
@@ -397,31 +396,6 @@ class Trainer:
             part = take_slice(name, value, rank, world_size)
             parts[name] = part if batch_dim(name) is None else part.to(self.accelerator.device)
         return StepInputs(**parts)
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes and device as the launcher and the configuration say.
-
-    Mixed precision is the algorithm's own (weights are cast once per update), so accelerate's stays off.
-    """
-    check_trackers(config.trackers)
-    output_dir = Path(str(config.output_dir))
-    # Without `cpu`, accelerate ignores torchrun on a machine that has no GPU: each process trains alone.
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.accelerator.is_available())
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(
-            project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
-        ),
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ConfigError(
-            f"{launched} processes were launched, but accelerate set up {accelerator.num_processes}: each would "
-            "train alone, in the same folder. Check the launcher, or set --device cpu."
-        )
-    return accelerator
 
 
 def _fresh_copy(module: torch.nn.Module, cls: type[Any]) -> ModelMixin:

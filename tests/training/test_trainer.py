@@ -1,0 +1,347 @@
+import dataclasses
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
+
+from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
+from spi_diffusers.training.config import ConfigError
+from spi_diffusers.training.run_folder import RunFolderError
+from spi_diffusers.training.runtime import intra_op_threads, resolve_overlap
+from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
+
+
+def train(config, dataset):
+    trainer = Trainer(config, dataset, progress=False)
+    return trainer, trainer.train()
+
+
+def stop_at(trainer, update, number=signal.SIGTERM):
+    """Send this process a signal just before an update."""
+    draw, drawn = trainer.sampler.draw, []
+
+    def draw_and_send():
+        drawn.append(1)
+        if len(drawn) == update + 1:  # the first draw is the first update's own batch
+            os.kill(os.getpid(), number)
+        return draw()
+
+    trainer.sampler.draw = draw_and_send
+
+
+def test_training_changes_the_weights_and_logs_every_few_updates(small_dataset, tmp_path):
+    config = tiny_config(tmp_path, updates=20)
+    fresh = Trainer(config, small_dataset, progress=False)
+    trainer, result = train(config, small_dataset)
+    assert (result.step, result.stopped_by) == (20, None)
+    for name in ("noise_model", "ema_noise_model", "critics", "target_critics"):
+        before, after = getattr(fresh.algorithm, name), getattr(trainer.algorithm, name)
+        assert not torch.equal(next(before.parameters()), next(after.parameters()))
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18, 20]
+    assert set(lines[0]) == {
+        *("step", "learning_rate", "critic/reward_loss", "critic/safety_loss", "critic/cost_loss"),
+        *("critic/reward_value", "critic/safety_value", "policy/noise_loss", "policy/guidance_loss"),
+    }
+    assert [line["learning_rate"] for line in lines] == [
+        config.learning_rate_at(k - 1) for k in (3, 6, 9, 12, 15, 18, 20)
+    ]
+    assert trainer.checkpoints.steps() == [15, 20]
+    assert result.metrics["policy/noise_loss"] == lines[-1]["policy/noise_loss"]
+
+
+def test_logged_losses_are_means_over_the_updates_since_the_last_line(small_dataset, tmp_path):
+    train(tiny_config(tmp_path / "each", updates=6, log_every=1), small_dataset)
+    train(tiny_config(tmp_path / "three", updates=6, log_every=3), small_dataset)
+    each = [line["critic/reward_loss"] for line in read_metrics(tmp_path / "each")]
+    three = [line["critic/reward_loss"] for line in read_metrics(tmp_path / "three")]
+    assert three == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3])
+
+
+def test_the_optimisers_follow_the_schedule(small_dataset, tmp_path):
+    trainer, _ = train(tiny_config(tmp_path, updates=4, learning_rate=1e-3), small_dataset)
+    for optimizer in (trainer.algorithm.critic_optimizer, trainer.algorithm.policy_optimizer):
+        assert optimizer.param_groups[0]["lr"] == trainer.config.learning_rate_at(3)
+
+
+def test_the_seed_decides_everything_and_torchs_own_random_state_nothing(small_dataset, tmp_path):
+    checkpoints = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        torch.rand(len(checkpoints))
+        train(tiny_config(tmp_path / name, seed=seed), small_dataset)
+        checkpoints.append(newest_checkpoint(tmp_path / name))
+    assert_same_training(checkpoints[0], checkpoints[1])
+    key = "noise_model/net.0.weight"
+    assert not torch.equal(checkpoints[0].tensors[key], checkpoints[2].tensors[key])
+    state = torch.get_rng_state()
+    Trainer(tiny_config(tmp_path / "d"), small_dataset, progress=False).export()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_overlapping_the_two_halves_gives_the_same_result(small_dataset, tmp_path):
+    train(tiny_config(tmp_path / "a", overlap=False), small_dataset)
+    train(tiny_config(tmp_path / "b", overlap=True), small_dataset)
+    assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"mixed_precision": "no", "algorithm.guidance": "chain"},
+        {"algorithm.next_action": "dataset", "overlap": True},
+        {"preset": "paper", "lr_schedule": "constant"},
+    ],
+    ids=["default", "chain in float32", "recorded next action", "paper"],
+)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(small_dataset, tmp_path, overrides):
+    train(tiny_config(tmp_path / "whole", **overrides), small_dataset)
+    trainer = Trainer(tiny_config(tmp_path / "parts", **overrides), small_dataset, progress=False)
+    stop_at(trainer, 7)
+    result = trainer.train()
+    assert (result.step, result.stopped_by) == (7, signal.SIGTERM)
+    assert trainer.checkpoints.steps() == [5, 7]
+    _, result = train(tiny_config(tmp_path / "parts", resume=True, **overrides), small_dataset)
+    assert (result.step, result.stopped_by) == (20, None)
+    assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+def test_metrics_after_the_checkpoint_are_not_repeated(small_dataset, tmp_path):
+    """A run killed at update 14 has logged 12, but its checkpoint is of update 10."""
+    train(tiny_config(tmp_path / "whole", log_every=1), small_dataset)
+    config = tiny_config(tmp_path / "parts", log_every=1)
+    trainer = Trainer(config, small_dataset, progress=False)
+
+    def die(*_args):
+        raise KeyboardInterrupt
+
+    draw, drawn = trainer.sampler.draw, []
+    trainer.sampler.draw = lambda: drawn.append(1) or (die() if len(drawn) > 14 else draw())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 14, "learn')  # the line at which it was killed
+    train(dataclasses.replace(config, resume=True), small_dataset)
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+def test_ctrl_c_stops_cleanly_and_handlers_are_restored(small_dataset, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trainer = Trainer(tiny_config(tmp_path), small_dataset, progress=False)
+    stop_at(trainer, 3, signal.SIGINT)
+    result = trainer.train()
+    assert (result.step, result.stopped_by) == (3, signal.SIGINT)
+    assert newest_checkpoint(tmp_path).step == 3
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_during_the_last_update_does_not_undo_the_end(small_dataset, tmp_path):
+    trainer = Trainer(tiny_config(tmp_path), small_dataset, progress=False)
+    stop_at(trainer, 20)
+    assert trainer.train().stopped_by is None
+
+
+def test_training_outside_the_main_thread_works(small_dataset, tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(train(tiny_config(tmp_path), small_dataset)[1]))
+    thread.start()
+    thread.join()
+    assert results[0].step == 20
+
+
+def test_resuming_a_finished_run_changes_nothing(small_dataset, tmp_path):
+    train(tiny_config(tmp_path), small_dataset)
+    before = newest_checkpoint(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    trainer, result = train(tiny_config(tmp_path, resume=True), small_dataset)
+    assert result.step == 20
+    assert result.metrics == before.state["last_metrics"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+    weights = trainer.export()["reward_critic"].state_dict()
+    expected = before.tensors["critics/net.0.weight"][:2]
+    assert torch.equal(weights["net.0.weight"], expected)
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(small_dataset, tmp_path):
+    train(tiny_config(tmp_path / "a"), small_dataset)
+    train(tiny_config(tmp_path / "b", resume=True), small_dataset)
+    assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
+
+
+def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_dataset, tmp_path):
+    config = tiny_config(tmp_path)
+    train(config, small_dataset)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match=r"holds a run already.*--resume.*--output_dir"):
+        train(config, small_dataset)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        train(tiny_config(tmp_path / "file"), small_dataset)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"seed": 1}, r"seed: 0 in the checkpoint, 1 now"),
+        ({"learning_rate": 1e-3}, r"learning_rate: 0.0006 in the checkpoint, 0.001 now"),
+        ({"algorithm.gamma": 0.9, "batch_size": 16}, r"algorithm.gamma: 0.98 .*batch_size: 32 "),
+        ({"network.hidden_dims": [32]}, r"network.hidden_dims: \[32, 32\] in the checkpoint, \[32\] now"),
+        ({"updates": 40}, r"updates: 20 in the checkpoint, 40 now"),  # moves the cosine schedule
+    ],
+)
+def test_resuming_with_other_settings_is_refused(small_dataset, tmp_path, overrides, complaint):
+    train(tiny_config(tmp_path), small_dataset)
+    with pytest.raises(RunFolderError, match=complaint):
+        train(tiny_config(tmp_path, resume=True, **overrides), small_dataset)
+
+
+def test_what_does_not_change_the_result_may_change_on_resume(small_dataset, tmp_path):
+    config = tiny_config(tmp_path / "a", updates=10, lr_schedule="constant")
+    train(config, small_dataset)
+    train(tiny_config(tmp_path / "b", updates=20, lr_schedule="constant"), small_dataset)
+    longer = {"updates": 20, "lr_schedule": "constant", "resume": True, "keep_checkpoints": 1}
+    train(tiny_config(tmp_path / "a", checkpoint_every=6, log_every=5, **longer), small_dataset)
+    assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
+
+
+def test_resuming_on_other_data_is_refused(small_dataset, tmp_path):
+    train(tiny_config(tmp_path), small_dataset)
+    other = small_dataset.select_episodes(torch.arange(5))
+    with pytest.raises(RunFolderError, match=rf"the data differs.*{small_dataset.sha256[:16]}"):
+        train(tiny_config(tmp_path, resume=True), other)
+
+
+def test_divergence_is_an_error_that_names_metric_and_update_before_anything_is_saved(
+    small_dataset, tmp_path
+):
+    config = tiny_config(tmp_path, updates=5, lr_schedule="constant")
+    train(config, small_dataset)
+    before = newest_checkpoint(tmp_path)
+    trainer = Trainer(dataclasses.replace(config, updates=20, resume=True), small_dataset, progress=False)
+    poison = trainer.sampler.draw
+
+    def draw():
+        inputs = poison()
+        return inputs if trainer.step < 7 else dataclasses.replace(inputs, reward=inputs.reward * torch.nan)
+
+    trainer.sampler.draw = draw
+    with pytest.raises(
+        TrainingDivergedError, match=r"critic/reward_loss is nan after update 9\. .*step 5 is intact"
+    ):
+        trainer.train()
+    assert_same_training(newest_checkpoint(tmp_path), before)
+
+
+def test_a_learning_rate_far_too_high_is_noticed(small_dataset, tmp_path):
+    config = tiny_config(tmp_path, learning_rate=1e30, updates=50)
+    with pytest.raises(TrainingDivergedError, match="after update"):
+        train(config, small_dataset)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    assert all(first_non_finite(store.load(step).tensors) is None for step in store.steps())
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(small_dataset, tmp_path):
+    trainer = Trainer(tiny_config(tmp_path, checkpoint_every=1), small_dataset, progress=False)
+    with torch.no_grad():
+        trainer.algorithm.ema_noise_model.net[0].bias[0] = (
+            torch.inf
+        )  # the replica is refreshed after update 1
+    with pytest.raises(TrainingDivergedError, match=r"ema_noise_model/net.0.bias holds values"):
+        trainer.train()
+    assert trainer.checkpoints.steps() == []
+
+
+def test_exported_modules_are_copies_that_compute_the_same(small_dataset, tmp_path):
+    trainer, _ = train(tiny_config(tmp_path), small_dataset)
+    parts = trainer.export()
+    batch = small_dataset.transitions.gather(torch.arange(16))
+    state, weight = parts["normalizer"](batch.observation), torch.linspace(0, 1, 16)
+    for name in ("reward_critic", "safety_critic"):
+        own = getattr(trainer.algorithm, name)
+        expected = own(state, batch.action, weight).values
+        assert torch.equal(parts[name](state, batch.action, weight).values, expected)
+    noise_model = parts["noise_model"]
+    expected = trainer.algorithm.ema_noise_model(batch.action, 2, state, weight).sample
+    assert torch.equal(noise_model(batch.action, 2, state, weight).sample, expected)
+    assert not torch.equal(trainer.algorithm.noise_model(batch.action, 2, state, weight).sample, expected)
+    for name in ("noise_model", "reward_critic", "safety_critic"):
+        assert all(p.is_contiguous() and p.dtype == torch.float32 for p in parts[name].parameters())
+        assert not parts[name].training
+    trainer.algorithm.critics.net[0].weight.data.zero_()
+    assert parts["reward_critic"].net[0].weight.abs().sum() > 0
+    assert parts["safety_critic"].config.num_heads == 2
+    assert parts["scheduler"].config.num_train_timesteps == 5
+
+
+def test_the_action_range_reaches_the_exported_policy(tmp_path):
+    from test_sampler import make_dataset
+
+    dataset = make_dataset(lengths=(20, 20), terminated=(), low=-3.0, high=5.0)
+    options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 3}
+    trainer, _ = train(tiny_config(tmp_path, **options), dataset)
+    config = trainer.export()["noise_model"].config
+    assert (config.action_low, config.action_high) == (-3.0, 5.0)
+
+
+def test_threads_are_shared_out_and_restored(small_dataset, tmp_path):
+    before = torch.get_num_threads()
+    with intra_op_threads(tiny_config(tmp_path, threads=2), overlap=True):
+        assert torch.get_num_threads() == 1
+    with intra_op_threads(tiny_config(tmp_path, threads=2), overlap=False):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == before
+    trainer = Trainer(tiny_config(tmp_path, threads=1, learning_rate=1e30), small_dataset, progress=False)
+    with pytest.raises(TrainingDivergedError):
+        trainer.train()
+    assert torch.get_num_threads() == before
+
+
+def test_overlap_auto_needs_one_process_on_the_cpu_with_two_threads(tmp_path):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    two, one = tiny_config(tmp_path, threads=2), tiny_config(tmp_path, threads=1)
+    assert resolve_overlap(two, 1, cpu) is True
+    assert [resolve_overlap(*case) for case in ((one, 1, cpu), (two, 2, cpu), (two, 1, gpu))] == [False] * 3
+    forced = tiny_config(tmp_path, overlap=True)
+    assert resolve_overlap(forced, 1, cpu) is True
+    with pytest.raises(ConfigError, match="overlap=true needs one process"):
+        resolve_overlap(forced, 2, cpu)
+
+
+def test_tensorboard_gets_the_metrics_and_a_resumed_run_repeats_none(small_dataset, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(tmp_path, trackers=["tensorboard"], log_every=2)
+    trainer = Trainer(config, small_dataset, progress=False)
+    stop_at(trainer, 8)
+    trainer.train()
+    train(dataclasses.replace(config, resume=True), small_dataset)
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "spi-diffusers")).Reload()
+    steps = [event.step for event in events.Scalars("policy/noise_loss")]
+    assert steps == list(range(2, 21, 2))
+
+
+@pytest.mark.parametrize("tracker", ["trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_an_error_that_names_the_extra(small_dataset, tmp_path, tracker):
+    import importlib.util
+
+    if importlib.util.find_spec(tracker):
+        pytest.skip(f"{tracker} is installed")
+    with pytest.raises(ImportError, match=rf"spi-diffusers\[{tracker}\]"):
+        Trainer(tiny_config(tmp_path / "new", trackers=[tracker]), small_dataset)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_task_that_is_not_the_datas_and_a_device_that_is_not_there_are_refused(small_dataset, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"task=OfflineCarCircle-v0, but .* holds data of OfflineBallCircle-v0"
+    ):
+        Trainer(tiny_config(tmp_path, task="carcircle"), small_dataset)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device=cuda is not available"):
+            Trainer(tiny_config(tmp_path, device="cuda"), small_dataset)
