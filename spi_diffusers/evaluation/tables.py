@@ -11,8 +11,8 @@ from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summari
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: How extractions are called in tables and plots.
-EXTRACTION_NAMES = {"safe": "safe extraction", "reward": "paper's extraction"}
+#: What extractions are called in tables: "reward" is the paper's.
+EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)"}
 
 
 def results_tables(
@@ -46,7 +46,7 @@ def results_tables(
 
 
 def policy_name(summary: SeedSummary) -> str:
-    """What a row, or a curve, is called, e.g. "spi, safe extraction"."""
+    """What a row, or a curve, is called, e.g. "spi, safe"."""
     extraction = EXTRACTION_NAMES.get(summary.extraction, summary.extraction)
     blind = ", no feedback" if summary.extraction == "safe" and not summary.feedback else ""
     return f"{summary.algorithm}, {extraction}{blind}"
@@ -57,21 +57,26 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviourRow
     from rich.table import Table
 
     several_seeds = any(len(summary.train_seeds) > 1 for summary in summaries)
-    table = Table(title=f"{task} ({_protocol(summaries)})" if summaries else task, box=box.ROUNDED)
+    table = Table(
+        title=f"{task} ({_protocol(summaries)})" if summaries else task,
+        box=box.HORIZONTALS,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     table.caption = _caption(several_seeds)
-    table.add_column("limit", justify="right")
-    table.add_column("policy", no_wrap=True)
-    table.add_column("normalised\nreward", justify="right", no_wrap=True)
-    table.add_column("normalised\ncost", justify="right", no_wrap=True)
+    # In 80 columns numbers wrap before their spread, and nothing is cut off.
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("policy", overflow="fold")
+    table.add_column("norm.\nreward", justify="right")
+    table.add_column("norm.\ncost", justify="right")
     if several_seeds:
-        table.add_column("worst seed\nreward / cost", justify="right", no_wrap=True)
+        table.add_column("worst\nseed", justify="right")
     table.add_column("within\nlimit", justify="right", no_wrap=True)
-    table.add_column("return", justify="right", no_wrap=True)
-    table.add_column("cost return", justify="right", no_wrap=True)
+    table.add_column("return", justify="right")
+    table.add_column("cost\nreturn", justify="right")
     table.add_column("steps/s", justify="right", no_wrap=True)
 
-    limits = sorted({summary.cost_limit for summary in summaries} | {row.cost_limit for row in behaviour})
-    for limit in limits:
+    for limit in sorted({s.cost_limit for s in summaries} | {row.cost_limit for row in behaviour}):
         first = f"{limit:g}"
         # The safe rows first: they are what the limit is about.
         for summary in sorted(
@@ -88,45 +93,42 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviourRow
 
 
 def _policy_cells(summary: SeedSummary, several_seeds: bool) -> list[str]:
-    style, mark = _verdict(summary.normalized_cost.mean)
+    colour = "bold green" if summary.is_safe else "red"
     cells = [
         policy_name(summary),
-        f"[{style}]{_spread(summary.normalized_reward, 2)}[/]",
-        f"[{style}]{mark} {_spread(summary.normalized_cost, 2)}[/]",
+        f"[{colour}]{_with_spread(summary.normalized_reward, 2)}[/]",
+        f"[{colour}]{_mark(summary.normalized_cost.mean)} {_with_spread(summary.normalized_cost, 2)}[/]",
     ]
     if several_seeds:
-        worst = summary.normalized_cost.worst
-        worst_style, worst_mark = _verdict(worst)
-        cells.append(f"{summary.normalized_reward.worst:.2f} / [{worst_style}]{worst_mark} {worst:.2f}[/]")
+        cells.append(f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}")
     return [
         *cells,
         f"{summary.within_limit:.0%}",
-        _spread(summary.reward, 0 if abs(summary.reward.mean) >= 100 else 2),
-        _spread(summary.cost, 1),
+        _with_spread(summary.reward, _digits(summary.reward.mean)),
+        _with_spread(summary.cost, 1),
         f"{summary.steps_per_second:,.0f}",
     ]
 
 
 def _behaviour_cells(row: BehaviourRow, several_seeds: bool) -> list[list[str]]:
     worst = [""] if several_seeds else []
-    digits = 0 if abs(row.reward_mean) >= 100 else 2
+    digits = _digits(row.reward_mean)
     mean = [
         f"data, mean of {row.episodes}",
         f"{row.normalized_reward:.2f}",
-        f"{_verdict(row.normalized_cost)[1]} {row.normalized_cost:.2f}",
+        f"{_mark(row.normalized_cost)} {row.normalized_cost:.2f}",
         *worst,
         f"{row.within_limit:.0%}",
-        f"{row.reward_mean:.{digits}f} ± {row.reward_std:.{digits}f}",
-        f"{row.cost_mean:.1f} ± {row.cost_std:.1f}",
+        f"{row.reward_mean:.{digits}f} ±{row.reward_std:.{digits}f}",
+        f"{row.cost_mean:.1f} ±{row.cost_std:.1f}",
         "",
     ]
     if row.best_return is None or row.best_cost_return is None:
-        return [mean, ["data, best within limit", "none", "", *worst, "", "none", "", ""]]
-    normalized_cost = get_task(row.task).normalize_cost(row.best_cost_return, row.cost_limit)
+        return [mean, ["data, best within", "none", "", *worst, "", "", "", ""]]
     best = [
-        "data, best within limit",
+        "data, best within",
         f"{row.best_normalized_reward:.2f}",
-        f"{_verdict(normalized_cost)[1]} {normalized_cost:.2f}",
+        f"✓ {get_task(row.task).normalize_cost(row.best_cost_return, row.cost_limit):.2f}",
         *worst,
         "",
         f"{row.best_return:.{digits}f}",
@@ -136,13 +138,17 @@ def _behaviour_cells(row: BehaviourRow, several_seeds: bool) -> list[list[str]]:
     return [mean, best]
 
 
-def _verdict(normalized_cost: float) -> tuple[str, str]:
-    """Style and mark; the mark says it where there is no colour."""
-    return ("bold green", "✓") if normalized_cost <= 1 else ("red", "✗")
+def _mark(normalized_cost: float) -> str:
+    """Says it where there is no colour too."""
+    return "✓" if normalized_cost <= 1 else "✗"
 
 
-def _spread(statistic: SeedStatistic, digits: int) -> str:
-    return f"{statistic.mean:.{digits}f} ± {statistic.spread:.{digits}f}"
+def _with_spread(statistic: SeedStatistic, digits: int) -> str:
+    return f"{statistic.mean:.{digits}f} ±{statistic.spread:.{digits}f}"
+
+
+def _digits(return_: float) -> int:
+    return 0 if abs(return_) >= 100 else 2
 
 
 def _protocol(summaries: list[SeedSummary]) -> str:
@@ -157,5 +163,7 @@ def _protocol(summaries: list[SeedSummary]) -> str:
 
 
 def _caption(several_seeds: bool) -> str:
-    over = "training seeds" if several_seeds else "episodes"
-    return f"± standard deviation over {over}; ✓ safe: normalised cost at most 1"
+    text = "✓ safe: normalised cost at most 1. "
+    if several_seeds:
+        return text + "± deviation over training seeds. Worst seed: lowest reward / highest cost"
+    return text + "± deviation over episodes"

@@ -1,4 +1,5 @@
 import io
+import re
 
 from evaluation_factory import make_entry
 from rich.console import Console
@@ -37,8 +38,9 @@ def _behaviour(limit=10.0, **changes):
 
 
 def _line(text, *parts):
+    """The cells of the row that holds all parts."""
     (line,) = [line for line in text.splitlines() if all(part in line for part in parts)]
-    return [cell.strip() for cell in line.split("│")[1:-1]]
+    return re.split(r" {2,}", line.strip())
 
 
 def test_cells_by_hand():
@@ -48,26 +50,26 @@ def test_cells_by_hand():
     assert "OfflineBallCircle-v0 (2 episodes, 1 training seed)" in text
     assert "over episodes" in text
     reward = entry.normalized_reward
-    assert _line(text, "safe extraction") == [
+    assert _line(text, "spi, safe") == [
         "10",
-        "spi, safe extraction",
-        f"{reward:.2f} ± 0.08",
-        "✓ 0.80 ± 0.57",
+        "spi, safe",
+        f"{reward:.2f} ±0.08",
+        "✓ 0.80 ±0.57",
         "50%",
-        "650 ± 71",
-        "8.0 ± 5.7",
+        "650 ±71",
+        "8.0 ±5.7",
         "1,234",
     ]
-    assert _line(text, "mean of 400")[2:6] == ["0.54", "✗ 3.10", "12%", "480 ± 90"]
-    assert _line(text, "best within")[2:4] == ["0.77", "✓ 0.90"]
+    assert _line(text, "mean of 400")[1:5] == ["0.54", "✗ 3.10", "12%", "480 ±90"]
+    assert _line(text, "best within")[1:] == ["0.77", "✓ 0.90", "679", "9.0"]
 
 
 def test_safe_and_unsafe_differ_with_and_without_colour():
     entries = [make_entry(), make_entry(cost_returns=(70.0, 71.0), extraction="reward", feedback=False)]
 
     plain = _render(entries)
-    assert _line(plain, "safe extraction")[3].startswith("✓")
-    assert _line(plain, "paper's extraction")[3].startswith("✗ 7.05")
+    assert _line(plain, "spi, safe")[3] == "✓ 0.80 ±0.57"
+    assert _line(plain, "spi, paper")[2] == "✗ 7.05 ±0.07"
     coloured = _render(entries, colour=True)
     assert "\x1b[1;32m✓" in coloured
     assert "\x1b[31m✗" in coloured
@@ -81,10 +83,10 @@ def test_seeds_become_one_row_with_the_worst_seed():
     text = _render(entries, [_behaviour()])
 
     assert "4 episodes, 2 training seeds" in text
-    assert "over training seeds" in text
-    row = _line(text, "safe extraction")
-    assert row[4] == f"{entries[0].normalized_reward:.2f} / ✗ 1.10"
-    assert row[3] == "✓ 0.75 ± 0.49"
+    assert "deviation over training seeds" in text
+    row = _line(text, "spi, safe")
+    assert row[3] == "✓ 0.75 ±0.49"
+    assert row[4] == f"{entries[0].normalized_reward:.2f} /1.10"
 
 
 def test_limits_are_sections_and_the_safe_row_comes_first():
@@ -95,18 +97,43 @@ def test_limits_are_sections_and_the_safe_row_comes_first():
     ]
     text = _render(entries)
 
-    cells = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "extraction" in line]
-    assert [(row[0], row[1]) for row in cells] == [
-        ("10", "spi, safe extraction"),
-        ("", "spi, paper's extraction"),
-        ("20", "spi, safe extraction"),
-        ("", "spi, paper's extraction"),
+    cells = [re.split(r" {2,}", line.strip())[:2] for line in text.splitlines() if "spi" in line]
+    assert [row[:1] if "spi" in row[0] else row for row in cells] == [
+        ["10", "spi, safe"],
+        ["spi, paper (Eq. 12)"],
+        ["20", "spi, safe"],
+        ["spi, paper (Eq. 12)"],
     ]
 
 
 def test_data_without_an_episode_within_the_limit():
     text = _render([], [_behaviour(best_return=None, best_cost_return=None, best_normalized_reward=None)])
-    assert _line(text, "best within")[2] == "none"
+    assert _line(text, "best within")[1:] == ["none"]
+
+
+def test_eighty_columns_show_every_figure():
+    entries = [make_entry(train_seed=seed, cost_returns=(4.0, 12.0 + seed)) for seed in (0, 1)]
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(*results_tables(entries, [_behaviour()]))
+
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for figure in (
+        "0.74",
+        "±0.00",
+        "0.82",
+        "±0.04",
+        "50%",
+        "650",
+        "8.2",
+        "±0.4",
+        "1,500",
+        "679",
+        "9.0",
+        "3.10",
+    ):
+        assert figure in text
 
 
 def test_nothing_to_show():
