@@ -37,6 +37,20 @@ class TrainInfo:
     train_seconds: float
     dataset: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "TrainInfo":
+        """Take it from the content of a policy's `train_info.json`, which may hold more.
+
+        Raises:
+            ValueError: not a mapping, a field is missing or of the wrong kind; the message names it.
+        """
+        known = [f.name for f in fields(cls)]
+        _check_names(values, known, "train info")
+        return cls(**{name: values[name] for name in known})
+
 
 @dataclass(frozen=True)
 class EvaluationEntry:
@@ -90,10 +104,7 @@ class EvaluationEntry:
     versions: dict[str, str]
 
     def __post_init__(self) -> None:
-        for name, (kind, is_valid) in _FIELD_CHECKS.items():
-            value = getattr(self, name)
-            if not is_valid(value):
-                raise ValueError(f"field {name!r} must be {kind}, got {value!r}")
+        _check_fields(self)
         # One type per field, wherever the values come from (JSON knows no tuples, NumPy has its own numbers).
         object.__setattr__(self, "eval_seeds", tuple(int(seed) for seed in self.eval_seeds))
         for name in _INT_FIELDS:
@@ -174,13 +185,9 @@ class EvaluationEntry:
             ValueError: not a mapping, a field is missing or unknown, or a value is of the wrong kind; the
                 message names the field.
         """
-        if not isinstance(values, Mapping):
-            raise ValueError(f"an entry must be an object with named fields, got {values!r}")
         known = [f.name for f in fields(cls)]
-        missing = [name for name in known if name not in values]
+        _check_names(values, known, "an entry")
         unknown = [name for name in values if name not in known]
-        if missing:
-            raise ValueError(f"missing field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
         if unknown:
             raise ValueError(f"unknown field{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}")
         return cls(**values)
@@ -248,6 +255,22 @@ def describe_key(key: EntryKey) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(KEY_FIELDS, key, strict=True))
 
 
+def _check_names(values: Any, known: list[str], what: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} must be an object with named fields, got {values!r}")
+    missing = [name for name in known if name not in values]
+    if missing:
+        raise ValueError(f"missing field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
+
+
+def _check_fields(record: "TrainInfo | EvaluationEntry") -> None:
+    for field in fields(record):
+        kind, is_valid = _FIELD_CHECKS[field.name]
+        value = getattr(record, field.name)
+        if not is_valid(value):
+            raise ValueError(f"field {field.name!r} must be {kind}, got {value!r}")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -257,7 +280,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_strings(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair)
+    return isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
 
 
 def _is_source(value: Any) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.evaluation.files import written_aside
-from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
+from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, describe_key
 
 FORMAT_VERSION = 1
 
@@ -35,17 +35,7 @@ def read_results(path: str | os.PathLike[str]) -> list[EvaluationEntry]:
             missing or unknown fields or a value of the wrong kind, or two entries have the same key.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no results file at {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ResultsFileError(f"{path} is not a results file: it is not text ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise ResultsFileError(
-            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}): it was "
-            "cut short or edited. Restore it, or move it away and evaluate again"
-        ) from error
+    content = _read_json(path, "results file")
     entries: list[EvaluationEntry] = []
     for number, values in enumerate(_check_envelope(path, content)):
         try:
@@ -100,6 +90,42 @@ def merge_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntr
         merged |= {entry.key: entry for entry in new}
         write_results(path, merged.values())
     return _sorted_unique(merged.values(), path)
+
+
+def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:
+    """Read the `train_info.json` that training saved beside a policy's weights.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Where the weights come from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultsFileError: it is not complete JSON, or a field is missing or of the wrong kind.
+    """
+    path = Path(path)
+    try:
+        return TrainInfo.from_dict(_read_json(path, "train info file"))
+    except ResultsFileError:
+        raise
+    except ValueError as error:
+        raise ResultsFileError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path, what: str) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ResultsFileError(f"{path} is not a {what}: it is not text ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ResultsFileError(
+            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}): it was "
+            "cut short or edited. Restore it, or move it away and write it again"
+        ) from error
 
 
 def _check_envelope(path: Path, content: Any) -> list[Any]:

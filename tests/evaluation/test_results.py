@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -6,9 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluation_factory import make_entry
+from evaluation_factory import make_entry, make_train_info
 
-from spi_diffusers.evaluation.results import ResultsFileError, merge_results, read_results, write_results
+from spi_diffusers.evaluation.results import (
+    ResultsFileError,
+    merge_results,
+    read_results,
+    read_train_info,
+    write_results,
+)
 
 
 def test_round_trip_and_order(tmp_path):
@@ -142,3 +149,20 @@ def test_no_space_left_keeps_the_old_file(tmp_path):
 def test_folder_in_place_of_the_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"):
         write_results(tmp_path, [make_entry()])
+
+
+def test_train_info_file(tmp_path):
+    path = tmp_path / "train_info.json"
+    content = dataclasses.asdict(make_train_info(train_seed=4))
+    path.write_text(json.dumps({**content, "versions": {"torch": "2.13.0"}}))
+    assert read_train_info(path) == make_train_info(train_seed=4)
+
+    path.write_text(json.dumps({**content, "updates": -1}))
+    with pytest.raises(ResultsFileError, match=r"train_info\.json: field 'updates' must be an integer"):
+        read_train_info(path)
+    del content["dataset"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResultsFileError, match=r"train_info\.json: missing field 'dataset'"):
+        read_train_info(path)
+    with pytest.raises(FileNotFoundError, match="no train info file at"):
+        read_train_info(tmp_path / "none.json")
