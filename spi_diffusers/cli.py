@@ -16,7 +16,7 @@ _EXAMPLES = """\
 examples:
   spi tasks                                     which tasks there are
   spi train --task ballcircle                   train on the data in the package
-  spi evaluate outputs/ballcircle-seed0/policy  play it in the simulator at several cost limits
+  spi evaluate outputs/ballcircle-seed0         play it in the simulator at several cost limits
 
 `spi COMMAND --help` explains a command. Errors are one line; --traceback (or SPI_TRACEBACK=1) shows where.
 """
@@ -37,7 +37,7 @@ Settings come from, each over the one before: defaults, the default preset, the 
 
 _EVALUATE_EXAMPLES = """\
 examples:
-  spi evaluate outputs/ballcircle-seed0/policy
+  spi evaluate outputs/ballcircle-seed0
   spi evaluate outputs/ballcircle-seed0/policy --cost-limit 10 20 40 --episodes 20 --seeds 0 1 2
   spi evaluate org/spi-ballcircle --extraction reward        the paper's extraction (Eq. 12)
   spi evaluate outputs/ballcircle-seed0/policy --no-feedback --output results/
@@ -164,7 +164,9 @@ def _leave_process_group() -> None:
 
 
 def _add_evaluate(parser: _Parser) -> None:
-    parser.add_argument("policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy, or its id on the Hub")
+    parser.add_argument(
+        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
+    )
     parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
     parser.add_argument(
         "--cost-limit",
@@ -190,12 +192,52 @@ def _add_evaluate(parser: _Parser) -> None:
         help="do not tell the policy what is left of the limit; it spreads the limit evenly",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument("--output", metavar="DIR", help="where results go (default: beside the policy)")
+    parser.add_argument(
+        "--dataset", help="behaviour data to compare with (default: what the policy was trained on)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for results, plots and video (default: evaluation/ in the run)",
+    )
+    parser.add_argument("--no-plots", action="store_true", help="do not draw plots")
+    parser.add_argument("--no-video", action="store_true", help="do not record an episode")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from spi_diffusers.data.tasks import get_task
+
+    if args.task is not None:
+        get_task(args.task)  # before the heavy imports: a typing error shows at once
+    _log_to_stderr()
+    from diffusers.utils.logging import disable_progress_bar
+    from rich.console import Console
+
+    from spi_diffusers.evaluation.run import run_evaluation
+    from spi_diffusers.evaluation.tables import results_tables
+
+    disable_progress_bar()  # loading five small files needs none
+    result = run_evaluation(
+        args.policy,
+        args.task,
+        cost_limits=args.cost_limit,
+        episodes=args.episodes,
+        seeds=args.seeds,
+        extractions=args.extraction,
+        feedback=not args.no_feedback,
+        dataset=args.dataset,
+        revision=args.revision,
+        output=args.output,
+        plots=not args.no_plots,
+        video=not args.no_video,
+        progress=not args.quiet,
+    )
+    console = Console()
+    for table in results_tables(result.entries, result.behaviour):
+        console.print(table)
+    print("Written: " + ", ".join(str(path) for path in result.files))
+    return 0
 
 
 # ---- spi tasks

@@ -324,7 +324,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         values = {
-            "learning_rate": self.config.learning_rate_at(self.step - 1),
+            "lr": self.config.learning_rate_at(self.step - 1),
             **means,
             "updates_per_second": round(updates_per_second, 2),
             "seconds": round(seconds, 3),

@@ -43,10 +43,10 @@ def test_training_changes_the_weights_and_logs_every_few_updates(small_dataset, 
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18, 20]
     assert set(lines[0]) == {
-        *("step", "learning_rate", "critic/reward_loss", "critic/safety_loss", "critic/cost_loss"),
+        *("step", "lr", "critic/reward_loss", "critic/safety_loss", "critic/cost_loss"),
         *("critic/reward_value", "critic/safety_value", "policy/noise_loss", "policy/guidance_loss"),
     }
-    assert [line["learning_rate"] for line in lines] == [
+    assert [line["lr"] for line in lines] == [
         config.learning_rate_at(k - 1) for k in (3, 6, 9, 12, 15, 18, 20)
     ]
     assert trainer.checkpoints.steps() == [15, 20]

@@ -1,0 +1,275 @@
+"""The whole evaluation job, as `spi evaluate` and `scripts/evaluate.py` run it."""
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
+from spi_diffusers.evaluation.evaluate import evaluate
+from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.results import merge_results
+from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout
+
+if TYPE_CHECKING:
+    from spi_diffusers.data.transitions import TransitionDataset
+    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+INFO_FILE = "train_info.json"
+CONFIG_FILE = "train_config.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class PolicyError(ValueError):
+    """A policy folder cannot be evaluated; the message names the file."""
+
+
+class MissingPolicyError(PolicyError, FileNotFoundError):
+    """There is no such policy."""
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy with what is known about its training.
+
+    Attributes:
+        pipeline: The policy.
+        train_info: Where its weights come from.
+        train_config: Its `train_config.json`.
+        folder: Its local folder, or None for one from the Hub.
+    """
+
+    pipeline: "SPIPolicyPipeline"
+    train_info: TrainInfo
+    train_config: dict[str, Any]
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation found and wrote.
+
+    Attributes:
+        entries: One per extraction and cost limit.
+        behaviour: The behaviour data's own figures; empty where the data could not be loaded.
+        files: What was written.
+    """
+
+    entries: list[EvaluationEntry]
+    behaviour: list[BehaviourRow]
+    files: list[Path]
+
+
+def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPolicy:
+    """Load a policy from a folder or from the Hub.
+
+    Args:
+        policy: Folder of a policy, or of the run that made it, or an id on the Hub (`org/name`). What
+            exists on disk is never looked up on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        MissingPolicyError: There is no such folder, and it does not look like an id on the Hub.
+        PolicyError: A file is missing or cannot be read.
+        ValueError: The weights cannot be used.
+    """
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+    path = Path(policy).expanduser()
+    if path.exists():
+        folder = _policy_folder(path)
+        pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
+        paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
+    elif _HUB_ID.fullmatch(str(policy)):
+        from huggingface_hub import hf_hub_download
+
+        folder = None
+        pipeline = SPIPolicyPipeline.from_pretrained(str(policy), revision=revision)
+        paths = {
+            name: Path(hf_hub_download(str(policy), name, revision=revision))
+            for name in (INFO_FILE, CONFIG_FILE)
+        }
+    else:
+        raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
+    return LoadedPolicy(pipeline, _read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
+
+
+def run_evaluation(
+    policy: str | Path,
+    task: str | None = None,
+    *,
+    cost_limits: Sequence[float] | None = None,
+    episodes: int = 20,
+    seeds: Sequence[int] = (0,),
+    extractions: Sequence[str] = ("safe", "reward"),
+    feedback: bool = True,
+    dataset: str | None = None,
+    revision: str | None = None,
+    output: str | Path | None = None,
+    plots: bool = True,
+    video: bool = True,
+    progress: bool = True,
+) -> EvaluationResult:
+    """Evaluate a policy and write results, plots and a video.
+
+    Args:
+        policy: Folder or id on the Hub, as in `load_policy`.
+        task: The task; None takes the policy's own.
+        cost_limits: Limits per episode; None takes the task's own.
+        episodes: Episodes per limit and seed.
+        seeds: Evaluation seeds.
+        extractions: "safe" and / or "reward".
+        feedback: Tell the policy at every step what is left of the limit.
+        dataset: Behaviour data to compare with; None takes what the policy was trained on.
+        revision: Branch, tag or commit on the Hub.
+        output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
+            where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub.
+        plots: Draw plots.
+        video: Record an episode at the smallest limit.
+        progress: Show progress bars.
+
+    Returns:
+        Entries and the files that hold them. Results already in the folder's results.json stay, unless
+        they are of the same policy, limit and extraction.
+
+    Raises:
+        ValueError: The policy, the task or an argument cannot be used.
+        SimulatorNotInstalledError: The simulator is missing.
+        OSError: A file cannot be written.
+    """
+    loaded = load_policy(policy, revision=revision)
+    known = get_task(task or loaded.pipeline.config.task) if task or loaded.pipeline.config.task else None
+    output = Path(output) if output else _default_output(policy, loaded.folder)
+    rollouts: list[tuple[str, Rollout]] = []
+    entries = evaluate(
+        loaded.pipeline,
+        known,
+        train_info=loaded.train_info,
+        cost_limits=cost_limits,
+        episodes=episodes,
+        seeds=seeds,
+        extractions=extractions,
+        feedback=feedback,
+        progress=progress,
+        on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
+    )
+    merge_results(output / RESULTS_FILE, entries)
+    files = [output / RESULTS_FILE]
+    data = _behaviour_data(dataset, loaded, known)
+    limits = sorted({entry.cost_limit for entry in entries})
+    behaviour = behaviour_rows(data, limits, known) if data is not None else []
+    if plots:
+        files += _draw(output, loaded, entries, behaviour, data, rollouts)
+    if video:
+        files += _record(output, loaded.pipeline, entries, feedback, seeds[0], progress)
+    return EvaluationResult(entries, behaviour, files)
+
+
+def _policy_folder(path: Path) -> Path:
+    for folder in (path, path / "policy"):
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise MissingPolicyError(
+        f"{path}: holds no policy (there is no model_index.json). A training run saves it at its end; if it "
+        "was stopped before, go on with --resume."
+    )
+
+
+def _default_output(policy: str | Path, folder: Path | None) -> Path:
+    if folder is None:
+        return Path("outputs") / "evaluation" / str(policy)
+    in_a_run = (folder.parent / CONFIG_FILE).is_file()
+    return (folder.parent if in_a_run else folder) / "evaluation"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise PolicyError(f"{path}: is not complete JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise PolicyError(f"{path}: must hold an object, got {type(content).__name__}.")
+    return content
+
+
+def _read_train_info(path: Path) -> TrainInfo:
+    content = _read_json(path)
+    names = ("algorithm", "train_seed", "updates", "train_seconds", "dataset")
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise PolicyError(f"{path}: lacks {', '.join(missing)}.")
+    return TrainInfo(**{name: content[name] for name in names})
+
+
+def _behaviour_data(
+    dataset: str | None, loaded: LoadedPolicy, task: Task | None
+) -> "TransitionDataset | None":
+    """The data to compare with. One that was asked for must load; the training data may be elsewhere."""
+    from spi_diffusers.data.loading import load_transitions
+
+    config = loaded.train_config
+    if dataset is not None:
+        return load_transitions(dataset, task)
+    try:
+        return load_transitions(config.get("dataset"), task, revision=config.get("revision"))
+    except (ValueError, OSError, ImportError) as error:
+        logger.warning("Without the behaviour data's own figures (name it with --dataset): %s", error)
+        return None
+
+
+def _draw(
+    output: Path,
+    loaded: LoadedPolicy,
+    entries: list[EvaluationEntry],
+    behaviour: list[BehaviourRow],
+    data: "TransitionDataset | None",
+    rollouts: list[tuple[str, Rollout]],
+) -> list[Path]:
+    from spi_diffusers.evaluation.plots import plot_cost_return, plot_limits, plot_training
+
+    files = [plot_limits(entries, output / "limits.png", behaviour)]
+    if data is not None:
+        table = data.episodes
+        files.append(
+            plot_cost_return(table.cost_return, table.return_, output / "cost_return.png", entries, rollouts)
+        )
+    log = loaded.folder.parent / "metrics.jsonl" if loaded.folder else None
+    if log is not None and log.is_file():
+        files.append(plot_training(log, output / "training.png"))
+    return files
+
+
+def _record(
+    output: Path,
+    pipeline: "SPIPolicyPipeline",
+    entries: list[EvaluationEntry],
+    feedback: bool,
+    seed: int,
+    progress: bool,
+) -> list[Path]:
+    from spi_diffusers.evaluation.video import record_replay
+
+    entry = min(entries, key=lambda entry: (entry.extraction != "safe", entry.cost_limit))
+    try:
+        replay = record_replay(
+            PipelinePolicy(pipeline, extraction=entry.extraction),
+            entry.task,
+            output / "replay.mp4",
+            cost_limit=entry.cost_limit,
+            seed=seed,
+            feedback=feedback,
+            progress=progress,
+        )
+    except ImportError as error:
+        logger.warning("No replay video: %s", error)
+        return []
+    return [replay.path]
