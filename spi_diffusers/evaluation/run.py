@@ -12,7 +12,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import evaluate
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
-from spi_diffusers.evaluation.results import merge_results
+from spi_diffusers.evaluation.results import merge_results, read_train_info
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
         }
     else:
         raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
-    return LoadedPolicy(pipeline, _read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
+    return LoadedPolicy(pipeline, read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
 
 
 def run_evaluation(
@@ -199,15 +199,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PolicyError(f"{path}: must hold an object, got {type(content).__name__}.")
     return content
-
-
-def _read_train_info(path: Path) -> TrainInfo:
-    content = _read_json(path)
-    names = ("algorithm", "train_seed", "updates", "train_seconds", "dataset")
-    missing = [name for name in names if name not in content]
-    if missing:
-        raise PolicyError(f"{path}: lacks {', '.join(missing)}.")
-    return TrainInfo(**{name: content[name] for name in names})
 
 
 def _behaviour_data(

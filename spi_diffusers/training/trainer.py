@@ -142,7 +142,7 @@ class Trainer:
         config = self.config
         with StopSignals() as signals, intra_op_threads(config, self.overlap):
             inputs = self._start()
-            first_step, started = self.step, time.perf_counter()
+            first_step, started, seconds_before = self.step, time.perf_counter(), self.seconds
             stopped_by = None
             with self._progress_bar() as bar:
                 while self.step < config.updates and stopped_by is None:
@@ -156,13 +156,13 @@ class Trainer:
                     self._add_to_window(values)
                     bar.update()
                     seconds = time.perf_counter() - started
+                    self.seconds = seconds_before + seconds
                     if self.step % config.log_every == 0 or done:
-                        self._log(bar, (self.step - first_step) / seconds, self.seconds + seconds)
+                        self._log(bar, (self.step - first_step) / seconds)
                     if self.step % config.checkpoint_every == 0 or done or stopped_by is not None:
-                        self._save_checkpoint(inputs, self.seconds + seconds)
+                        self._save_checkpoint(inputs)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-        self.seconds += time.perf_counter() - started
         if self.step == config.updates:
             stopped_by = None  # it came too late to stop anything
         return TrainingResult(self.step, self.seconds, dict(self._last_metrics), stopped_by)
@@ -316,7 +316,7 @@ class Trainer:
             self._window[name] = self._window.get(name, 0.0) + value
         self._window_updates += 1
 
-    def _log(self, bar: tqdm, updates_per_second: float, seconds: float) -> None:
+    def _log(self, bar: tqdm, updates_per_second: float) -> None:
         """Write the metrics' means since the last log to metrics.jsonl, the trackers and the bar."""
         means = {name: total / self._window_updates for name, total in self._window.items()}
         self._last_metrics = means
@@ -327,7 +327,7 @@ class Trainer:
             "lr": self.config.learning_rate_at(self.step - 1),
             **means,
             "updates_per_second": round(updates_per_second, 2),
-            "seconds": round(seconds, 3),
+            "seconds": round(self.seconds, 3),
         }
         self.metrics_log.write({"step": self.step, **values})
         self.accelerator.log(values, step=self.step)
@@ -352,7 +352,7 @@ class Trainer:
 
     # ---- checkpoints
 
-    def _save_checkpoint(self, pending: StepInputs, seconds: float) -> None:
+    def _save_checkpoint(self, pending: StepInputs) -> None:
         tensors = training_tensors(self.algorithm, self._gather(pending), self.sampler.get_state())
         broken = first_non_finite(tensors)
         if broken is not None:
@@ -362,7 +362,7 @@ class Trainer:
                 self.step,
                 tensors,
                 {
-                    "train_seconds": seconds,
+                    "train_seconds": self.seconds,
                     "window": self._window,
                     "window_updates": self._window_updates,
                     "last_metrics": self._last_metrics,

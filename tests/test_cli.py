@@ -1,0 +1,246 @@
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spi_diffusers.cli import main
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.training.config_layers import make_train_config
+
+HEAVY = ("torch", "numpy", "diffusers", "datasets", "accelerate", "matplotlib", "rich")
+TINY = (
+    *("--network.hidden_dims", "32", "32", "--batch_size", "32", "--threads", "1", "--device", "cpu"),
+    *("--updates", "5", "--quiet"),
+)
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    batch = load_transitions(None, "ballcircle").select_episodes(torch.arange(4)).transitions
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(
+        path,
+        observations=batch.observation.numpy(),
+        next_observations=batch.next_observation.numpy(),
+        actions=batch.action.numpy(),
+        rewards=batch.reward.numpy(),
+        costs=batch.cost.numpy(),
+        terminals=batch.terminated.numpy().astype(np.float32),
+        timeouts=batch.truncated.numpy().astype(np.float32),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(small_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    code = main(
+        ["train", "--task", "ballcircle", "--dataset", str(small_file), "--output_dir", str(folder), *TINY]
+    )
+    assert code == 0
+    return folder
+
+
+def fails(capsys, *arguments):
+    """Run a command that must fail with exit code 2 and one line; return the line."""
+    try:
+        code = main(list(arguments))
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["tasks", "--help"]]
+)
+def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from spi_diffusers.cli import main\n"
+        f"try: main({arguments!r})\n"
+        f"finally: print(*(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)"
+    )
+    best = float("inf")
+    for _ in range(3):  # the fastest of three: other work on the machine only ever slows it down
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - started)
+        assert result.stderr.strip() == ""
+    assert "usage: spi" in result.stdout
+    assert best < 0.5
+
+
+def test_help_teaches(capsys):
+    for command in ([], ["train"], ["evaluate"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        assert "examples:" in capsys.readouterr().out
+    assert main([]) == 0
+    assert "spi train --task ballcircle" in capsys.readouterr().out
+
+
+def test_help_of_train_explains_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    config = make_train_config({"task": "ballcircle"}).to_dict()
+
+    def check(settings, path=""):
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                check(value, f"{path}{name}.")
+                continue
+            # The option, its kind of value, and then at least a word of explanation.
+            assert re.search(
+                rf"^  --{re.escape(path + name)} \S+( \.\.\.\])?\s+\S*[A-Za-z]", text, re.MULTILINE
+            ), path + name
+
+    check(config)
+
+
+def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
+    line = fails(capsys, "train", "--task", "ballcircle", "--batchsize", "3")
+    assert "unknown argument --batchsize; did you mean --batch" in line
+    assert "invalid choice: 'trian'" in fails(capsys, "trian")
+    assert "required: FOLDER_OR_HUB_ID" in fails(capsys, "evaluate")
+    assert "--cost-limit" in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
+
+
+def test_known_errors_are_one_line(capsys, tmp_path, small_file):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("algorithm: {gama: 0.9}\n")
+    assert "unknown task 'balcircle'" in fails(capsys, "train", "--task", "balcircle")
+    assert "task or dataset must be given" in fails(capsys, "train")
+    line = fails(capsys, "train", "--task", "ballcircle", "--config", str(broken))
+    assert "broken.yaml: unknown key 'algorithm.gama'" in line
+    assert "nowhere.yaml" in fails(capsys, "train", "--config", str(tmp_path / "nowhere.yaml"))
+    line = fails(capsys, "train", "--task", "ballcircle", "--preset", "paper", "--algorithm.mu", "0.9")
+    assert "eta + mu + phi must be 1" in line
+    output = ("--output_dir", str(tmp_path / "new"))
+    line = fails(capsys, "train", "--task", "ballcircle", "--dataset", str(tmp_path / "no.npz"), *output)
+    assert "no.npz: no such file" in line
+    assert "no dataset is embedded for OfflineCarCircle-v0" in fails(
+        capsys, "train", "--task", "carcircle", *output
+    )
+    assert not (tmp_path / "new").exists()
+    assert "unknown task" in fails(capsys, "evaluate", "x", "--task", "balcircle")
+    assert "simulator must be one of bullet" in fails(capsys, "tasks", "--simulator", "chess")
+
+
+def test_traceback_on_request(capsys, monkeypatch):
+    assert main(["train", "--task", "balcircle", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("SPI_TRACEBACK", "1")
+    assert main(["train", "--task", "balcircle"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_tasks_lists_what_there_is(capsys):
+    assert main(["tasks"]) == 0
+    text = capsys.readouterr().out
+    assert all(task.name in text and task.short_name in text for task in TASKS.values())
+    assert main(["tasks", "--paper", "--simulator", "bullet"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "Offline" in line]
+    assert len(rows) == 4
+    assert ["yes" in row for row in rows] == [True, False, False, False]
+
+
+def test_train_leaves_a_policy_that_loads_with_its_config_and_origin(run_folder, small_file):
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+    policy = run_folder / "policy"
+    pipeline = SPIPolicyPipeline.from_pretrained(str(policy))
+    assert pipeline(
+        np.zeros(8), cost_limit=10.0, generator=torch.Generator().manual_seed(0)
+    ).actions.shape == (2,)
+    assert pipeline.config.task == "OfflineBallCircle-v0"
+    assert pipeline.config.gamma == 0.98
+    config = json.loads((policy / "train_config.json").read_text())
+    assert config == json.loads((run_folder / "train_config.json").read_text())
+    assert make_train_config(config_file=policy / "train_config.json").to_dict() == config
+    info = json.loads((policy / "train_info.json").read_text())
+    assert (info["algorithm"], info["train_seed"], info["updates"]) == ("spi", 0, 5)
+    assert info["dataset"] == {
+        "id": str(small_file),
+        "sha256": load_transitions(small_file, "ballcircle").sha256,
+    }
+    assert [line["step"] for line in map(json.loads, (run_folder / "metrics.jsonl").open())] == [5]
+    assert not list(run_folder.rglob("*.pkl")) + list(run_folder.rglob("*.bin"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(capsys, run_folder, small_file):
+    line = fails(
+        capsys,
+        "train",
+        "--task",
+        "ballcircle",
+        "--dataset",
+        str(small_file),
+        "--output_dir",
+        str(run_folder),
+        *TINY,
+    )
+    assert "holds a run already" in line
+
+
+def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder):
+    before = (run_folder / "policy" / "train_info.json").read_bytes()
+    assert main(["train", "--config", str(run_folder / "train_config.json"), "--resume", "--quiet"]) == 0
+    assert "Trained 5 updates" in capsys.readouterr().out
+    assert (run_folder / "policy" / "train_info.json").read_bytes() == before
+
+
+def test_the_scripts_are_the_same_commands():
+    scripts = Path(__file__).parents[1] / "scripts"
+    for name, command in (("train", "spi train"), ("evaluate", "spi evaluate")):
+        result = subprocess.run(
+            [sys.executable, str(scripts / f"{name}.py"), "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": str(scripts.parent)},
+        )
+        assert result.stdout.startswith(f"usage: {command} ")
+
+
+def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    arguments = ["evaluate", str(run_folder), "--cost-limit", "10", "--episodes", "2", "--seeds", "3", "4"]
+    arguments += [
+        "--extraction",
+        "safe",
+        "--no-feedback",
+        "--no-video",
+        "--quiet",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "OfflineBallCircle-v0" in text
+    assert "data" in text  # the behaviour data's own figures
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["entries"]
+    assert (entry["cost_limit"], entry["episodes"], entry["eval_seeds"]) == (10.0, 4, [3, 4])
+    assert (entry["extraction"], entry["feedback"], entry["updates"]) == ("safe", False, 5)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("results.json", "limits.png", "cost_return.png", "training.png"),
+    }
+
+
+def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
+    assert "no such folder" in fails(capsys, "evaluate", str(tmp_path / "nowhere" / "policy"))
+    assert "holds no policy" in fails(capsys, "evaluate", str(tmp_path))
+    assert "trained for OfflineBallCircle-v0" in fails(
+        capsys, "evaluate", str(run_folder), "--task", "carcircle"
+    )
+    assert "cost" in fails(capsys, "evaluate", str(run_folder), "--cost-limit", "-1")
