@@ -86,7 +86,7 @@ class SPIConfig:
             return
         if self.mu is None or self.phi is None:
             raise ValueError("conditioned=false needs mu and phi (Eq. 6), for example mu=0.25 phi=0.25.")
-        if min(self.mu, self.phi) < 0 or abs(self.eta + self.mu + self.phi - 1.0) > 1e-6:
+        if not (min(self.mu, self.phi) >= 0 and abs(self.eta + self.mu + self.phi - 1.0) <= 1e-6):
             raise ValueError(
                 "eta + mu + phi must be 1 and none negative (Eq. 6), got "
                 f"eta={self.eta}, mu={self.mu}, phi={self.phi} (sum {self.eta + self.mu + self.phi})."
