@@ -75,6 +75,8 @@ def save_policy(trainer: Trainer, folder: str | Path) -> Path:
         write_durably(aside / CONFIG_FILE, to_json(saved_config(trainer.config)))
         write_durably(aside / INFO_FILE, to_json(train_info(trainer)))
         replace_folder(aside, folder)
+        for left in folder.parent.glob(f".{folder.name}.[0-9]*.*"):  # by runs that were killed while saving
+            shutil.rmtree(left, ignore_errors=True)
     except Exception as error:  # safetensors reports a full disk as an error of its own kind
         shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)

@@ -141,3 +141,19 @@ def _die_at(moment: str) -> None:
     checkpoint.write_durably = write_durably
     checkpoint.replace_folder = replace_folder
     checkpoint.remove_folder = remove_folder
+
+
+def save_policy_with_file_size_limit_job(overrides: dict, folder: str, limit: int, report: str) -> None:
+    """Save a finished run's policy while no file may grow beyond `limit` bytes."""
+    from spi_diffusers.training.export import save_policy
+    from spi_diffusers.training.trainer import Trainer
+
+    config = tiny_config(**overrides, resume=True)
+    trainer = Trainer(config, load_transitions(config.dataset, config.task), progress=False)
+    trainer.train()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        save_policy(trainer, folder)
+    except OSError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        Path(report).write_text(f"{type(error).__name__}: {error}")

@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from training_factory import save_policy_with_file_size_limit_job, start_job, tiny_config
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.export import algorithm_name, save_policy, train_info
+from spi_diffusers.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def trained(small_file, tmp_path_factory):
+    from spi_diffusers.data.loading import load_transitions
+
+    config = tiny_config(tmp_path_factory.mktemp("run"), small_file, updates=8)
+    trainer = Trainer(config, load_transitions(small_file, "ballcircle"), progress=False)
+    trainer.train()
+    return trainer
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_saved_policy_acts_as_the_trained_networks_say(trained, tmp_path):
+    folder = save_policy(trained, tmp_path / "policy")
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]  # nothing aside is left
+    pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
+    observation = trained.dataset.transitions.observation[:3]
+    output = pipeline(observation, extraction="reward", generator=torch.Generator().manual_seed(0))
+    state = trained.normalizer(observation).repeat_interleave(output.candidates.shape[1], dim=0)
+    values = trained.algorithm.reward_critic(
+        state, output.candidates.flatten(0, 1), output.safety_weights.flatten()
+    ).values
+    torch.testing.assert_close(output.reward_values.flatten(), values[..., 0].amin(dim=0))
+    assert pipeline.config.max_episode_steps == 200
+
+
+def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    (folder / "old.txt").write_text("from another run")
+    (tmp_path / ".policy.123.tmp").mkdir()  # left by a run that was killed
+    save_policy(trained, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert not (folder / "old.txt").exists()
+    assert (folder / "model_index.json").is_file()
+    assert json.loads((folder / "train_info.json").read_text()) == train_info(trained)
+
+
+def test_a_full_disk_leaves_the_old_policy_intact(trained, tmp_path):
+    folder, report = tmp_path / "policy", tmp_path / "report.txt"
+    save_policy(trained, folder)
+    before = files(folder)
+    settings = {"output_dir": str(trained.output_dir), "dataset": trained.config.dataset, "updates": 8}
+    process = start_job(save_policy_with_file_size_limit_job, settings, str(folder), 4_000, str(report))
+    process.join()
+    assert process.exitcode == 0
+    assert "policy: the policy cannot be saved: " in report.read_text()
+    assert "File too large" in report.read_text()
+    assert files(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", "report.txt"}
+
+
+def test_a_dataset_without_a_task_gives_its_longest_episode_as_horizon(tmp_path):
+    from test_sampler import make_dataset
+
+    dataset = make_dataset(lengths=(20, 30), terminated=(), low=-3.0, high=5.0)
+    options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 2}
+    trainer = Trainer(tiny_config(tmp_path, **options), dataset, progress=False)
+    trainer.train()
+    pipeline = SPIPolicyPipeline.from_pretrained(str(save_policy(trainer, tmp_path / "policy")))
+    assert (pipeline.config.task, pipeline.config.max_episode_steps) == (None, 30)
+    actions = pipeline(np.zeros((50, 3)), cost_limit=5.0).actions
+    assert actions.min() >= -3.0
+    assert actions.max() <= 5.0
+    assert actions.max() > 1.0  # in the environment's own range, not the model's
+
+
+def test_algorithm_names():
+    fixed = {"conditioned": False, "eta": 0.5}
+    assert algorithm_name(SPIConfig()) == "spi"
+    assert algorithm_name(SPIConfig(mu=0.25, phi=0.25, **fixed)) == "spi-paper"
+    assert algorithm_name(SPIConfig(mu=0.5, phi=0.0, **fixed)) == "spi-paper-no-safety"
+    assert algorithm_name(SPIConfig(mu=0.0, phi=0.5, **fixed)) == "spi-paper-no-reward"
