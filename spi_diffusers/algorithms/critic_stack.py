@@ -55,5 +55,6 @@ class CriticStack(nn.Module):
         Returns:
             Values of shape (C, 2, B, H), H the largest number of heads.
         """
-        values = self.net(inputs.to(self.net[0].weight.dtype).expand(2 * len(self.heads), -1, -1))
+        inputs = inputs.to(next(self.parameters()).dtype)
+        values = self.net(inputs.expand(2 * len(self.heads), -1, -1))
         return values.float().unflatten(0, (len(self.heads), 2))

@@ -28,13 +28,13 @@ class ComputeReplica:
     """
 
     def __init__(self, master: nn.Module, dtype: torch.dtype, trainable: bool):
-        self._master_parameters = list(master.parameters())
+        self._master_parameters: list[Tensor] = list(master.parameters())
         self._is_master = dtype == torch.float32 and trainable
         # nn.Module.to, because ModelMixin.to warns about casts, even where no module asks for float32.
         self.module = master if self._is_master else nn.Module.to(copy.deepcopy(master), dtype)
         if not self._is_master:
             self.module.requires_grad_(trainable)
-        self._parameters = list(self.module.parameters())
+        self._parameters: list[Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def refresh(self) -> None:

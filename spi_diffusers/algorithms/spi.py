@@ -307,9 +307,7 @@ class SPI:
             metrics["critic/cost_loss"] = cost_loss.detach()
         loss.backward()
         self._step(self._critics, self.critic_optimizer, self.critics)
-        polyak_update(
-            self.target_critics.parameters(), self.critics.parameters(), config.target_update_rate
-        )
+        polyak_update(self.target_critics.parameters(), self.critics.parameters(), config.target_update_rate)
         metrics["critic/reward_value"] = values[REWARD, :, :, 0].detach().mean()
         metrics["critic/safety_value"] = values[SAFETY, :, :, SAFETY_HEAD].detach().mean()
         return metrics
@@ -323,9 +321,9 @@ class SPI:
         alpha_bar = self._alpha_bars[inputs.timestep].unsqueeze(-1)
         noisy_action = add_noise(inputs.action, inputs.noise, alpha_bar)
         policy: MLPNoiseModel = self._policy.module  # type: ignore[assignment]
-        predicted = policy(
-            noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False
-        )[0].float()
+        predicted = policy(noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False)[
+            0
+        ].float()
         denoising = noise_loss(predicted, inputs.noise)
         if config.guidance == "chain":
             action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)

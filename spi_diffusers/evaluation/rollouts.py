@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """What a rollout asks for actions."""
 
-    def reset(self, seed: int) -> None:
-        """Start over: everything random in the policy follows from the seed."""
+    def reset(self, seed: int, cost_limit: float | None) -> None:
+        """Start over: everything random in the policy follows from the seed.
+
+        Args:
+            seed: The seed.
+            cost_limit: Limit that every episode is held to, or None.
+        """
 
     def act(
         self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
@@ -47,7 +52,8 @@ class PipelinePolicy:
     Args:
         pipeline: the pipeline.
         extraction: "safe": the budget and the steps left (with feedback) or the cost limit (without) are
-            passed on. "reward": the paper's Eq. 12, which knows no limit; nothing is passed on.
+            passed on, with feedback beside the limit itself. "reward": the paper's Eq. 12, which knows no
+            limit; nothing is passed on.
         num_candidates: candidate actions per observation; None takes the pipeline's default.
         num_inference_steps: denoising steps; None takes the pipeline's default.
 
@@ -71,9 +77,11 @@ class PipelinePolicy:
             "num_inference_steps": num_inference_steps,
         }
         self._generator = torch.Generator()
+        self._cost_limit: float | None = None
 
-    def reset(self, seed: int) -> None:
-        """Seed the policy's own generator; the global one of torch is never drawn from."""
+    def reset(self, seed: int, cost_limit: float | None) -> None:
+        """Note the limit and seed the policy's own generator; torch's global one is never drawn from."""
+        self._cost_limit = cost_limit
         self._generator.manual_seed(seed)
 
     def act(
@@ -91,7 +99,11 @@ class PipelinePolicy:
             if steps_left is None:
                 limits = {"cost_limit": cost_budget}
             else:
-                limits = {"cost_budget": cost_budget, "steps_left": steps_left}
+                limits = {
+                    "cost_limit": self._cost_limit,
+                    "cost_budget": cost_budget,
+                    "steps_left": steps_left,
+                }
         (actions,) = self.pipeline(
             observation,
             extraction=self.extraction,
@@ -231,7 +243,7 @@ def _play(
     lengths = np.zeros(episodes, dtype=np.int64)
     running_cost = []
     actions = np.zeros(env.action_space.shape, dtype=np.float32)
-    policy.reset(seed)
+    policy.reset(seed, cost_limit)
     observation, infos = env.reset()
     start = time.perf_counter()
     with tqdm(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:

@@ -103,7 +103,7 @@ def record_replay(
     step = frames = 0
     try:
         observation, _ = env.reset()
-        policy.reset(seed)
+        policy.reset(seed, cost_limit)
         with written_aside(path) as aside:
             with _video_writer(aside, rate) as writer, tqdm(**bar_style) as bar:
                 ended = False

@@ -3,6 +3,7 @@
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class TwinCritic(ModelMixin, ConfigMixin):
             )
         widths = [observation_dim + action_dim + int(use_safety_weight), *hidden_dims]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [BatchedLinear(2, width_in, width_out), get_activation(activation)]
         self.net = nn.Sequential(*layers, BatchedLinear(2, widths[-1], num_heads))
 
@@ -106,13 +107,17 @@ class TwinCritic(ModelMixin, ConfigMixin):
         Returns:
             Values of shape (2, B, H).
         """
+        values = self.net[-1](self.features(observation, action, safety_weight))
+        return TwinCriticOutput(values=values) if return_dict else (values,)
+
+    def features(self, observation: Tensor, action: Tensor, safety_weight: Tensor | None = None) -> Tensor:
+        """Activations of both twins' last hidden layer, shape (2, B, F); arguments as in `forward`."""
         if (safety_weight is not None) != self.config.use_safety_weight:
             needs = "needs" if self.config.use_safety_weight else "does not take"
             raise ValueError(f"This critic {needs} a safety weight.")
         inputs = [observation, action]
         if safety_weight is not None:
             inputs.append(safety_weight.unsqueeze(-1))
-        dtype = self.net[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         stacked = torch.cat([part.to(dtype) for part in inputs], dim=-1)
-        values = self.net(stacked.expand(2, -1, -1))
-        return TwinCriticOutput(values=values) if return_dict else (values,)
+        return self.net[:-1](stacked.expand(2, -1, -1))

@@ -3,9 +3,12 @@
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
 
+import inspect
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -14,6 +17,7 @@ from diffusers.models.activations import get_activation
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 
@@ -80,9 +84,11 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         )
         widths = [action_dim + time_embed_dim + observation_dim + int(use_safety_weight), *hidden_dims]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), get_activation(activation)]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
+
+        self._coefficient_cache: tuple[Any, int, Tensor | None] | None = None
 
     @staticmethod
     def _check_action_range(
@@ -94,11 +100,10 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         )
         if len(lows) != action_dim or len(highs) != action_dim:
             raise ValueError(
-                f"action_low and action_high need 1 or {action_dim} numbers, got {len(lows)} and {len(highs)}."
+                f"action_low and action_high need 1 or {action_dim} numbers, got {len(lows)} and "
+                f"{len(highs)}."
             )
-        if not all(
-            math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(lows, highs, strict=True)
-        ):
+        if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"action_low must lie below action_high and both be finite: {lows}, {highs}.")
 
     def forward(
@@ -141,9 +146,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         return torch.cat([observation, safety_weight.unsqueeze(-1).to(observation.dtype)], dim=-1)
 
     def _predict(self, noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        return self.net(
-            torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1)
-        )
+        return self.net(torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1))
 
     @staticmethod
     def ddpm_coefficients(scheduler: DDPMScheduler, num_inference_steps: int | None = None) -> Tensor:
@@ -214,3 +217,96 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             if step + 1 < len(rows):
                 action = action + deviation * noise[step + 1]
         return action
+
+    def sample(
+        self,
+        scheduler: Any,
+        observation: Tensor,
+        safety_weight: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample one action per observation by denoising with a scheduler.
+
+        Args:
+            scheduler: Any diffusers scheduler that takes predicted noise. The one SPI trains with runs on
+                precomputed coefficients, all others through their own `step`.
+            observation: Normalised observation, shape (B, O).
+            safety_weight: Shape (B,), or None for an unconditioned model.
+            num_inference_steps: Number of denoising steps, by default all T training timesteps.
+            generator: Source of the noise.
+
+        Returns:
+            Actions in [-1, 1], shape (B, A), float32.
+
+        Raises:
+            ValueError: If the scheduler's actions are not finite.
+        """
+        steps = num_inference_steps or scheduler.config.num_train_timesteps
+        shape = (len(observation), self.config.action_dim)
+        coefficients = self._cached_coefficients(scheduler, steps)
+        if coefficients is None:
+            return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator)
+        noise = randn_tensor((steps, *shape), generator=generator, device=observation.device)
+        return self.denoise(observation, safety_weight, coefficients, noise)
+
+    def _cached_coefficients(self, scheduler: Any, steps: int) -> Tensor | None:
+        """Coefficients of a scheduler that `denoise` reproduces; None for any other."""
+        cached = self._coefficient_cache
+        if cached is None or cached[0] is not scheduler or cached[1] != steps:
+            config = scheduler.config
+            reproduced = type(scheduler) is DDPMScheduler and (
+                config.prediction_type == "epsilon"
+                and config.variance_type == "fixed_small"
+                and config.clip_sample
+                and config.clip_sample_range == 1.0
+                and not config.thresholding
+                and config.timestep_spacing == "leading"
+                and config.steps_offset == 0
+            )
+            cached = (scheduler, steps, self.ddpm_coefficients(scheduler, steps) if reproduced else None)
+            self._coefficient_cache = cached
+        return cached[2]
+
+    def _sample_by_steps(
+        self,
+        scheduler: Any,
+        observation: Tensor,
+        safety_weight: Tensor | None,
+        steps: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        scheduler.set_timesteps(steps, device=observation.device)
+        extra = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            extra["generator"] = generator
+        # Schedulers that threshold need a channel axis: (B, 1, A).
+        shape = (len(observation), 1, self.config.action_dim)
+        sample = randn_tensor(shape, generator=generator, device=observation.device)
+        sample = sample * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(sample, timestep).squeeze(1)
+            (predicted,) = self(scaled, timestep, observation, safety_weight, return_dict=False)
+            sample = scheduler.step(predicted.unsqueeze(1), timestep, sample, **extra).prev_sample
+        action = sample.squeeze(1).float()
+        if not bool(torch.isfinite(action).all()):
+            raise ValueError(
+                f"{type(scheduler).__name__} gave actions that are not finite in {steps} steps; few-step "
+                "solvers often need timestep_spacing='trailing' in their config."
+            )
+        return action.clamp(-1.0, 1.0)
+
+    def to_environment_range(self, action: Tensor) -> Tensor:
+        """Map actions from [-1, 1] to [action_low, action_high]; shape (..., A)."""
+        low, high = self._action_range(action)
+        return low + (action + 1.0) * 0.5 * (high - low)
+
+    def from_environment_range(self, action: Tensor) -> Tensor:
+        """Map actions from [action_low, action_high] to [-1, 1]; shape (..., A)."""
+        low, high = self._action_range(action)
+        return (action - low) / (high - low) * 2.0 - 1.0
+
+    def _action_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low = torch.as_tensor(self.config.action_low, dtype=like.dtype, device=like.device)
+        high = torch.as_tensor(self.config.action_high, dtype=like.dtype, device=like.device)
+        return low, high

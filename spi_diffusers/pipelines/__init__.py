@@ -1,7 +1,7 @@
 """The policy as a diffusers pipeline: candidates, extraction, output."""
 
-# Loading looks component classes up in sys.modules, so they are imported here.
-import spi_diffusers.models
+# Loading looks component classes up in sys.modules, so the import must stay although nothing uses it.
+import spi_diffusers.models  # noqa: F401
 from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput, SPIPolicyPipeline
 
 __all__ = ["SPIPolicyOutput", "SPIPolicyPipeline"]

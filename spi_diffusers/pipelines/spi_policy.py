@@ -1,23 +1,29 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This file is also shipped inside a policy's Hub repository, so it imports only torch, numpy and diffusers.
+This file is also shipped inside a policy's Hub repository, so it imports only torch, numpy, safetensors and
+diffusers.
 """
 
-import inspect
+import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
+from safetensors import safe_open
 from torch import Tensor
 
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 EXTRACTIONS = ("reward", "safe")
+#: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
+#: careful policy has saved would be thrown away in the last steps, for little reward.
+PACE_HEADROOM = 1.5
 
 
 @dataclass
@@ -53,20 +59,33 @@ def extract_reward(reward_values: Tensor) -> Tensor:
     return reward_values.argmax(dim=1)
 
 
-def extract_safe(reward_values: Tensor, cost_rates: Tensor, allowed_rate: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest Q^r among candidates whose predicted cost rate is allowed, else the lowest cost rate.
+def extract_safe(reward_values: Tensor, feasible: Tensor, fallback_cost: Tensor) -> Tensor:
+    """The feasible candidate with the highest Q^r; where none is feasible, the one of lowest cost.
 
     Args:
         reward_values: Shape (B, N).
-        cost_rates: Predicted cost per step, shape (B, N).
-        allowed_rate: Allowed cost per step, shape (B,).
+        feasible: Shape (B, N), bool.
+        fallback_cost: What is minimised where no candidate is feasible, shape (B, N).
 
     Returns:
-        Index of the chosen candidate (B,), and which candidates are feasible (B, N).
+        Index of the chosen candidate, shape (B,).
     """
-    feasible = cost_rates <= allowed_rate.unsqueeze(1)
     best = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
-    return torch.where(feasible.any(dim=1), best, cost_rates.argmin(dim=1)), feasible
+    return torch.where(feasible.any(dim=1), best, fallback_cost.argmin(dim=1))
+
+
+@dataclass(frozen=True)
+class CostAllowance:
+    """What a step may cost.
+
+    Attributes:
+        rate: Cost per step to hold the critic's predictions to, after calibration, shape (B,).
+        recovery: Cost that even the safest way on from a candidate may still have, shape (B,); None where
+            the running cost is not fed back.
+    """
+
+    rate: Tensor
+    recovery: Tensor | None
 
 
 class SPIPolicyPipeline(DiffusionPipeline):
@@ -74,8 +93,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
 
     Candidate actions are drawn from the noise model by denoising (Eq. 8); critics value them; one is
     extracted. With `extraction="reward"` that is the paper's Eq. 12. With `extraction="safe"`, the default
-    whenever a limit or budget is given, candidates come from a grid of safety weights and those whose
-    predicted cost exceeds the allowed rate are ruled out.
+    whenever a limit or budget is given, candidates come from a grid of safety weights, and a candidate is
+    feasible if its predicted cost rate is at most the allowed one: limit / episode length, or, with the
+    running cost fed back, what is left of the budget / steps left. A fed-back budget has a second
+    condition: the predicted cost of the safest way on (safety weight 1) must fit into what is left.
 
     Args:
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
@@ -83,15 +104,16 @@ class SPIPolicyPipeline(DiffusionPipeline):
         safety_critic ([`TwinCritic`]): Q^c', and the predicted cost Q^c as its second head.
         scheduler ([`~diffusers.DDPMScheduler`]): Any diffusers scheduler with epsilon prediction.
         normalizer ([`ObservationNormalizer`]): Observation statistics.
+        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
-        cost_rate_scale: Calibration: predicted cost rates are multiplied by this.
         budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back.
         format_version: Version of this folder format.
     """
 
     model_cpu_offload_seq = "noise_model->reward_critic->safety_critic"
+    _optional_components = ["calibration"]  # noqa: RUF012 - diffusers' own convention
 
     def __init__(
         self,
@@ -100,11 +122,11 @@ class SPIPolicyPipeline(DiffusionPipeline):
         safety_critic: Any,
         scheduler: Any,
         normalizer: Any,
+        calibration: Any | None = None,
         task: str | None = None,
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
-        cost_rate_scale: float = 1.0,
-        budget_reserve: float = 0.0,
+        budget_reserve: float = 3.0,
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -116,18 +138,20 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if not 0.0 <= gamma < 1.0:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         self._check_components(noise_model, reward_critic, safety_critic, normalizer)
+        if calibration is not None:
+            calibration.check()
         self.register_modules(
             noise_model=noise_model,
             reward_critic=reward_critic,
             safety_critic=safety_critic,
             scheduler=scheduler,
             normalizer=normalizer,
+            calibration=calibration,
         )
         self.register_to_config(
             task=task,
             max_episode_steps=max_episode_steps,
             gamma=gamma,
-            cost_rate_scale=cost_rate_scale,
             budget_reserve=budget_reserve,
             format_version=format_version,
         )
@@ -151,6 +175,24 @@ class SPIPolicyPipeline(DiffusionPipeline):
                 f"noise_model's is {reference.observation_dim}: these components do not belong together."
             )
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SPIPolicyPipeline":
+        """Load a policy from a local folder, or from the Hub; arguments as in diffusers.
+
+        Only safetensors weights are loaded, never a pickle. A local folder is checked first, as diffusers
+        itself only warns about weights that are missing and then goes on with random ones.
+
+        Raises:
+            FileNotFoundError: A config or weight file is missing.
+            ValueError: A file is truncated or foreign, or weights and config do not fit.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        if not kwargs["use_safetensors"]:
+            raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
+        if os.path.isdir(pretrained_model_name_or_path):
+            _check_folder(str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -172,9 +214,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
             observation: One observation (O,) or a batch (B, O), not normalised.
             extraction: "reward" (Eq. 12) or "safe"; by default "safe" if a limit or budget is given.
             cost_limit: Cost an episode may have, in units of cost, >= 0; one number or one per observation.
-                Spread evenly over `max_episode_steps`. Use this if the running cost is not observed.
+                Alone it is spread evenly over `max_episode_steps`: use that if the running cost is not
+                observed. With `cost_budget` it bounds how fast the budget is spent.
             cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent);
-                one number or one per observation. Needs `steps_left`.
+                one number or one per observation. Needs `steps_left`. Keeps the limit most reliably.
             steps_left: Steps left in the episode, >= 1; one number or one per observation.
             safety_weight: Safety weight in [0, 1] of all candidates instead of the grid (safe) or 0.5
                 (reward); only for a conditioned model.
@@ -192,33 +235,45 @@ class SPIPolicyPipeline(DiffusionPipeline):
                 limit, a budget without steps left, or a safety weight that does not apply.
         """
         observations, single, as_numpy = self._check_observation(observation)
-        batch = len(observations)
-        extraction, allowed_rate = self._allowed_rate(extraction, cost_limit, cost_budget, steps_left, batch)
-        weights, count = self._candidate_weights(extraction, safety_weight, num_candidates)
+        batch, device = len(observations), observations.device
+        extraction, allowance = self._allowance(
+            extraction, cost_limit, cost_budget, steps_left, batch, device
+        )
+        weights, count = self._candidate_weights(extraction, safety_weight, num_candidates, device)
 
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
-        candidates = self._sample(states, tiled, num_inference_steps, generator)
-        reward_values = self.reward_critic(states, candidates, tiled, return_dict=False)[0][..., 0]
-        safety_heads = self.safety_critic(states, candidates, tiled, return_dict=False)[0]
-        reward_values = reward_values.amin(dim=0).view(batch, count)
-        safety_values = safety_heads[..., 0].amin(dim=0).view(batch, count)
-        cost_rates = self._cost_rates(safety_heads).view(batch, count)
+        candidates = self.noise_model.sample(self.scheduler, states, tiled, num_inference_steps, generator)
+        (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
+        (safety_heads,) = self.safety_critic(states, candidates, tiled, return_dict=False)
+        reward_values = reward_twins[..., 0].amin(dim=0).view(batch, count).float()
+        safety_values = safety_heads[..., 0].amin(dim=0).view(batch, count).float()
+        cost_values = self._cost_values(safety_heads).view(batch, count)
+        cost_rates = cost_values * (1.0 - self.config.gamma)
 
-        if allowed_rate is None:
+        if allowance is None:
             chosen = extract_reward(reward_values)
             feasible = torch.ones_like(reward_values, dtype=torch.bool)
         else:
-            chosen, feasible = extract_safe(reward_values, cost_rates, allowed_rate)
+            feasible = cost_rates <= allowance.rate.unsqueeze(1)
+            fallback_cost = cost_values
+            if allowance.recovery is not None:
+                if tiled is not None:
+                    (heads,) = self.safety_critic(
+                        states, candidates, torch.ones_like(tiled), return_dict=False
+                    )
+                    fallback_cost = self._cost_values(heads).view(batch, count)
+                feasible = feasible & (fallback_cost <= allowance.recovery.unsqueeze(1))
+            chosen = extract_safe(reward_values, feasible, fallback_cost)
 
-        candidates = self._to_environment_range(candidates).view(batch, count, -1)
-        picked = candidates[torch.arange(batch, device=candidates.device), chosen]
+        candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
+        picked = candidates[torch.arange(batch, device=device), chosen]
         picked = picked[0] if single else picked
         actions = picked.cpu().numpy() if as_numpy else picked
         if not return_dict:
             return (actions,)
         if weights is None:
-            weights = torch.full((count,), torch.nan, device=candidates.device)
+            weights = torch.full((count,), torch.nan, device=device)
         return SPIPolicyOutput(
             actions=actions,
             candidates=candidates,
@@ -234,11 +289,14 @@ class SPIPolicyPipeline(DiffusionPipeline):
         """The observation as float32 (B, O) on the device; whether it was one; whether to return NumPy."""
         as_numpy = not isinstance(observation, Tensor)
         tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
-        tensor = tensor.to(device=self.device, dtype=self.normalizer.mean.dtype)
+        # Not self.device: diffusers searches all components for it, which takes as long as a forward pass.
+        mean = self.normalizer.mean
+        tensor = tensor.to(device=mean.device, dtype=mean.dtype)
         size = self.noise_model.config.observation_dim
         if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
             raise ValueError(
-                f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or (batch, {size})."
+                f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or "
+                f"(batch, {size})."
             )
         if not bool(torch.isfinite(tensor).all()):
             position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
@@ -246,48 +304,59 @@ class SPIPolicyPipeline(DiffusionPipeline):
         single = tensor.ndim == 1
         return (tensor.unsqueeze(0) if single else tensor), single, as_numpy
 
-    def _allowed_rate(
-        self, extraction: str | None, cost_limit: Any, cost_budget: Any, steps_left: Any, batch: int
-    ) -> tuple[str, Tensor | None]:
-        """Which extraction applies, and the allowed cost per step (B,) for the safe one."""
+    def _allowance(
+        self,
+        extraction: str | None,
+        cost_limit: Any,
+        cost_budget: Any,
+        steps_left: Any,
+        batch: int,
+        device: torch.device,
+    ) -> tuple[str, CostAllowance | None]:
+        """Which extraction applies, and for the safe one what a step may cost."""
         if extraction is None:
             extraction = "reward" if cost_limit is None and cost_budget is None else "safe"
         if extraction not in EXTRACTIONS:
             raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {extraction!r}.")
-        if extraction == "reward":
-            return extraction, None
-        if (cost_limit is None) == (cost_budget is None):
-            raise ValueError("extraction='safe' needs either cost_limit or cost_budget with steps_left.")
+        if (cost_budget is None) != (steps_left is None):
+            raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
+        even_rate = None
         if cost_limit is not None:
+            limit = _per_observation("cost_limit", cost_limit, batch, device)
+            if bool((limit < 0).any()):
+                raise ValueError(f"cost_limit must not be negative, got {cost_limit}.")
             if self.config.max_episode_steps is None:
                 raise ValueError(
                     "This policy does not know its task's episode length: pass cost_budget and steps_left "
                     "instead of cost_limit."
                 )
-            limit = self._per_observation("cost_limit", cost_limit, batch)
-            if bool((limit < 0).any()):
-                raise ValueError(f"cost_limit must not be negative, got {cost_limit}.")
-            return extraction, limit / self.config.max_episode_steps
-        if steps_left is None:
-            raise ValueError("cost_budget needs steps_left, the steps left in the episode.")
-        budget = self._per_observation("cost_budget", cost_budget, batch)
-        steps = self._per_observation("steps_left", steps_left, batch)
+            even_rate = limit / self.config.max_episode_steps
+        if extraction == "reward":
+            return extraction, None
+        if cost_budget is None:
+            if even_rate is None:
+                raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
+            return extraction, CostAllowance(self._critic_rate(even_rate), None)
+        budget = _per_observation("cost_budget", cost_budget, batch, device)
+        steps = _per_observation("steps_left", steps_left, batch, device)
         if bool((steps < 1).any()):
             raise ValueError(f"steps_left must be at least 1, got {steps_left}.")
-        return extraction, (budget - self.config.budget_reserve).clamp_min(0.0) / steps
+        left = (budget - self.config.budget_reserve).clamp_min(0.0)
+        rate = left / steps
+        if even_rate is not None:
+            rate = torch.minimum(rate, PACE_HEADROOM * even_rate)
+        return extraction, CostAllowance(self._critic_rate(rate), left)
 
-    def _per_observation(self, name: str, value: Any, batch: int) -> Tensor:
-        tensor = torch.as_tensor(value, dtype=torch.float32, device=self.device)
-        if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) not in (1, batch)):
-            raise ValueError(
-                f"{name} has shape {tuple(tensor.shape)}; pass one number or one per observation ({batch},)."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} is NaN or infinite: {value}.")
-        return tensor.expand(batch)
+    def _critic_rate(self, wanted_rate: Tensor) -> Tensor:
+        """The rate to hold the critic's predictions to, so that `wanted_rate` (B,) results."""
+        return wanted_rate if self.calibration is None else self.calibration(wanted_rate)
 
     def _candidate_weights(
-        self, extraction: str, safety_weight: float | None, num_candidates: int | None
+        self,
+        extraction: str,
+        safety_weight: float | None,
+        num_candidates: int | None,
+        device: torch.device,
     ) -> tuple[Tensor | None, int]:
         """The safety weight of each candidate (N,), None for an unconditioned model; and N."""
         count = 50 if num_candidates is None else num_candidates
@@ -301,88 +370,82 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(f"safety_weight must lie in [0, 1], got {safety_weight}.")
         if extraction == "safe" and safety_weight is None:
             per_weight = max(1, count // len(SAFETY_WEIGHT_GRID))
-            grid = torch.tensor(SAFETY_WEIGHT_GRID, device=self.device)
+            grid = torch.tensor(SAFETY_WEIGHT_GRID, device=device)
             return grid.repeat_interleave(per_weight), per_weight * len(grid)
         # The paper weighs both critics; without further notice, equally.
         weight = 0.5 if safety_weight is None else safety_weight
-        return torch.full((count,), float(weight), device=self.device), count
+        return torch.full((count,), float(weight), device=device), count
 
-    def _sample(
-        self,
-        states: Tensor,
-        weights: Tensor | None,
-        num_inference_steps: int | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Denoise one action in [-1, 1] per row of `states`: (M, O) -> (M, A)."""
-        steps = num_inference_steps or self.scheduler.config.num_train_timesteps
-        shape = (len(states), self.noise_model.config.action_dim)
-        if type(self.scheduler) is DDPMScheduler and self._plain_ddpm():
-            coefficients = self._coefficients(steps)
-            noise = randn_tensor((steps, *shape), generator=generator, device=self.device)
-            return self.noise_model.denoise(states, weights, coefficients, noise)
-        return self._sample_with_scheduler(states, weights, steps, shape, generator)
-
-    def _plain_ddpm(self) -> bool:
-        config = self.scheduler.config
-        return (
-            config.prediction_type == "epsilon"
-            and config.variance_type == "fixed_small"
-            and config.clip_sample
-            and config.clip_sample_range == 1.0
-            and not config.thresholding
-            and config.timestep_spacing == "leading"
-            and config.steps_offset == 0
-        )
-
-    def _coefficients(self, steps: int) -> Tensor:
-        cached = getattr(self, "_coefficient_cache", None)
-        if cached is None or cached[0] is not self.scheduler or cached[1] != steps:
-            cached = (self.scheduler, steps, self.noise_model.ddpm_coefficients(self.scheduler, steps))
-            object.__setattr__(self, "_coefficient_cache", cached)
-        return cached[2]
-
-    def _sample_with_scheduler(
-        self,
-        states: Tensor,
-        weights: Tensor | None,
-        steps: int,
-        shape: tuple[int, int],
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """The same chain through `scheduler.step`, for any scheduler that predicts the noise."""
-        scheduler = self.scheduler
-        scheduler.set_timesteps(steps, device=self.device)
-        extra = {}
-        if "generator" in inspect.signature(scheduler.step).parameters:
-            extra["generator"] = generator
-        # Schedulers that threshold need a channel axis: (M, 1, A).
-        sample = randn_tensor((shape[0], 1, shape[1]), generator=generator, device=self.device)
-        sample = sample * scheduler.init_noise_sigma
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(sample, timestep)
-            predicted = self.noise_model(scaled.squeeze(1), timestep, states, weights, return_dict=False)[0]
-            sample = scheduler.step(predicted.unsqueeze(1), timestep, sample, **extra).prev_sample
-        action = sample.squeeze(1)
-        if not bool(torch.isfinite(action).all()):
-            raise ValueError(
-                f"{type(scheduler).__name__} gave actions that are not finite in {steps} steps; few-step "
-                "solvers often need timestep_spacing='trailing' in their config."
-            )
-        return action.clamp(-1.0, 1.0)
-
-    def _cost_rates(self, safety_heads: Tensor) -> Tensor:
-        """Predicted cost per step from the safety critic's heads (2, M, H), shape (M,)."""
-        gamma = self.config.gamma
+    def _cost_values(self, safety_heads: Tensor) -> Tensor:
+        """Predicted discounted cost Q^c from the safety critic's heads (2, M, H), shape (M,)."""
         if safety_heads.shape[-1] > 1:
-            cost_value = safety_heads[..., 1].mean(dim=0)
-        else:
-            # Without termination Q^c = 1 / (1 - gamma) - Q^c' exactly.
-            cost_value = 1.0 / (1.0 - gamma) - safety_heads[..., 0].amin(dim=0)
-        return cost_value * (1.0 - gamma) * self.config.cost_rate_scale
+            return safety_heads[..., 1].mean(dim=0).float()
+        # Without termination Q^c = 1 / (1 - gamma) - Q^c' exactly.
+        return 1.0 / (1.0 - self.config.gamma) - safety_heads[..., 0].amin(dim=0).float()
 
-    def _to_environment_range(self, action: Tensor) -> Tensor:
-        config = self.noise_model.config
-        low = torch.as_tensor(config.action_low, dtype=action.dtype, device=action.device)
-        high = torch.as_tensor(config.action_high, dtype=action.dtype, device=action.device)
-        return low + (action + 1.0) * 0.5 * (high - low)
+
+def _per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
+    """A number, or one per observation, as float32 (B,)."""
+    tensor = torch.as_tensor(value, dtype=torch.float32, device=device)
+    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) not in (1, batch)):
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; pass one number or one per observation ({batch},)."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} is NaN or infinite: {value}.")
+    return tensor.expand(batch)
+
+
+def _check_folder(folder: str) -> None:
+    """Raise an error that names the file if a policy folder cannot be loaded completely."""
+    index = _read_json(folder, "model_index.json")
+    for name, entry in index.items():
+        library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+        if name.startswith("_") or library is None:
+            continue
+        if library == "diffusers":
+            _read_json(folder, name, "scheduler_config.json")
+            continue
+        config = _read_json(folder, name, "config.json")
+        path = os.path.join(folder, name, "diffusion_pytorch_model.safetensors")
+        if not os.path.isfile(path):
+            others = sorted(set(os.listdir(os.path.dirname(path))) - {"config.json"})
+            raise FileNotFoundError(f"{path} is missing; its folder holds {others or 'nothing else'}.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except Exception as error:
+            raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+        model_class = getattr(sys.modules.get(library), class_name, None)
+        if model_class is None:  # code shipped with the policy: diffusers resolves it
+            continue
+        try:
+            with torch.device("meta"):
+                expected = {
+                    key: tuple(v.shape) for key, v in model_class.from_config(config).state_dict().items()
+                }
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{os.path.join(folder, name, 'config.json')} cannot be used: {error}"
+            ) from error
+        wrong = sorted(key for key in expected.keys() | shapes if expected.get(key) != shapes.get(key))
+        if wrong:
+            key = wrong[0]
+            raise ValueError(
+                f"{path} does not fit its config.json: '{key}' has shape {shapes.get(key, 'none (missing)')}, "
+                f"expected {expected.get(key, 'none (unknown weight)')}; {len(wrong)} weights differ."
+            )
+
+
+def _read_json(*parts: str) -> dict[str, Any]:
+    path = os.path.join(*parts)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: this is not a complete policy folder.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not complete JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content

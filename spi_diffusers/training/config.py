@@ -70,6 +70,9 @@ class TrainConfig:
         threads: CPU threads that training may use; empty: torch's setting.
         overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
             two or more threads.
+        calibrate: After training, measure offline what cost the extracted policy has, and correct for it;
+            only with algorithm.predict_cost.
+        budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
@@ -97,6 +100,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
     overlap: Literal["auto"] | bool = "auto"
+    calibrate: bool = True
+    budget_reserve: float = 3.0
     log_every: int = 100
     checkpoint_every: int = 2_000
     keep_checkpoints: int = 2
@@ -130,7 +135,9 @@ class TrainConfig:
             raise ConfigError(
                 f"action_low and action_high are -1 and 1 for {self.task}; got {low} and {high}."
             )
-        for name in ("clip_actions", "resume"):
+        if not (_is_number(self.budget_reserve) and self.budget_reserve >= 0):
+            raise ConfigError(f"budget_reserve must be finite and at least 0, got {self.budget_reserve!r}.")
+        for name in ("clip_actions", "resume", "calibrate"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         if self.overlap != "auto" and not isinstance(self.overlap, bool):

@@ -2,11 +2,13 @@
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.calibration import calibrate
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
 from spi_diffusers.training.run_folder import CONFIG_FILE, saved_config
 from spi_diffusers.training.runtime import package_versions
@@ -48,17 +50,26 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline:
         task=task.name if task else None,
         max_episode_steps=task.max_episode_steps if task else int(trainer.dataset.episodes.length.max()),
         gamma=trainer.config.algorithm.gamma,
+        budget_reserve=trainer.config.budget_reserve,
     )
 
 
-def save_policy(trainer: Trainer, folder: str | Path) -> Path:
-    """Save the policy, its `train_config.json` and `train_info.json`.
+def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progress: bool) -> dict[str, Any]:
+    """Add a calibration to the pipeline, and return the measured curve for `train_info.json`."""
+    calibration, report = calibrate(pipeline, trainer.dataset, seed=trainer.config.seed, progress=progress)
+    pipeline.register_modules(calibration=calibration)
+    return asdict(report)
+
+
+def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False) -> Path:
+    """Calibrate the policy offline, then save it with its `train_config.json` and `train_info.json`.
 
     The folder is written aside and renamed, so a kill or a full disk leaves the old one or the new one.
 
     Args:
         trainer: After training.
         folder: Where to; a policy that is there already is replaced.
+        progress: Show a progress bar of the calibration.
 
     Returns:
         The folder, which `SPIPolicyPipeline.from_pretrained` loads.
@@ -66,14 +77,17 @@ def save_policy(trainer: Trainer, folder: str | Path) -> Path:
     Raises:
         OSError: The disk is full or cannot be written; what was there is intact.
     """
+    pipeline, info = make_pipeline(trainer), train_info(trainer)
+    if trainer.config.calibrate and trainer.config.algorithm.predict_cost:
+        info["calibration"] = calibrate_pipeline(pipeline, trainer, progress=progress)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(aside, ignore_errors=True)
-        make_pipeline(trainer).save_pretrained(str(aside), safe_serialization=True)
+        pipeline.save_pretrained(str(aside), safe_serialization=True)
         write_durably(aside / CONFIG_FILE, to_json(saved_config(trainer.config)))
-        write_durably(aside / INFO_FILE, to_json(train_info(trainer)))
+        write_durably(aside / INFO_FILE, to_json(info))
         replace_folder(aside, folder)
         for left in folder.parent.glob(f".{folder.name}.[0-9]*.*"):  # by runs that were killed while saving
             shutil.rmtree(left, ignore_errors=True)

@@ -64,6 +64,6 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     if training.stopped_by is None:
         folder = output_dir / POLICY_FOLDER
         if accelerator.is_main_process:
-            save_policy(trainer, folder)
+            save_policy(trainer, folder, progress=progress)
         accelerator.wait_for_everyone()
     return RunResult(training, folder, accelerator.is_main_process)

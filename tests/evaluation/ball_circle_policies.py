@@ -17,7 +17,7 @@ class BallCircler:
         self.noise, self.margin = noise, margin
         self.calls: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, cost_limit: float | None) -> None:
         self.generator = np.random.default_rng(seed)
         self.calls = []
 
@@ -42,7 +42,7 @@ class RandomPolicy:
         self.action_dim = action_dim
         self.batch_sizes: list[int] = []
 
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, cost_limit: float | None) -> None:
         self.generator = np.random.default_rng(seed)
         self.batch_sizes = []
 

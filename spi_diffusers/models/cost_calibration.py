@@ -1,0 +1,77 @@
+"""Calibration between the cost that a safety critic allows and the cost that results.
+
+This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+
+class CostCalibration(ModelMixin, ConfigMixin):
+    """A monotone, piecewise linear map from a wanted cost rate to the rate to hold the critic to.
+
+    Critics are biased, and extraction picks the candidates that they misjudge. Both are measured after
+    training, offline, as a curve of knots: holding the critic's predictions to `allowed_rates[k]` costs
+    `realised_rates[k]` per step. This component holds the curve and inverts it.
+
+    Args:
+        num_knots: Number K of knots.
+    """
+
+    config_name = "config.json"
+    allowed_rates: Tensor
+    realised_rates: Tensor
+
+    @register_to_config
+    def __init__(self, num_knots: int):
+        super().__init__()
+        self.register_buffer("allowed_rates", torch.full((num_knots,), torch.nan))
+        self.register_buffer("realised_rates", torch.full((num_knots,), torch.nan))
+
+    def set_curve(self, allowed_rates: Tensor, realised_rates: Tensor) -> "CostCalibration":
+        """Set the knots and return the calibration itself.
+
+        Args:
+            allowed_rates: Rates the critic was held to, positive and increasing, shape (K,).
+            realised_rates: Cost per step that came of it, positive and increasing, shape (K,).
+
+        Raises:
+            ValueError: If the knots have another number or are not finite, positive and increasing.
+        """
+        for name, value in (("allowed_rates", allowed_rates), ("realised_rates", realised_rates)):
+            if value.shape != (self.config.num_knots,):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, expected ({self.config.num_knots},)."
+                )
+        self.allowed_rates.copy_(allowed_rates)
+        self.realised_rates.copy_(realised_rates)
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise ValueError if the curve is missing or not monotone."""
+        for name in ("allowed_rates", "realised_rates"):
+            value = getattr(self, name)
+            rising = bool((value.diff() > 0).all()) and bool((value > 0).all())
+            if not bool(torch.isfinite(value).all()) or not rising:
+                raise ValueError(
+                    f"The cost calibration's {name} must be finite, positive and increasing, got "
+                    f"{value.tolist()}."
+                )
+
+    def forward(self, wanted_rate: Tensor) -> Tensor:
+        """The rate to hold the critic to so that `wanted_rate` results; any shape is kept.
+
+        Linear between the knots; through the origin below the first; proportional above the last.
+        """
+        origin = torch.zeros_like(self.allowed_rates[:1])
+        realised = torch.cat([origin, self.realised_rates])
+        allowed = torch.cat([origin, self.allowed_rates])
+        upper = torch.bucketize(wanted_rate, realised).clamp(1, len(realised) - 1)
+        lower = upper - 1
+        share = (wanted_rate - realised[lower]) / (realised[upper] - realised[lower])
+        inside = allowed[lower] + share * (allowed[upper] - allowed[lower])
+        beyond = wanted_rate * (allowed[-1] / realised[-1])
+        return torch.where(wanted_rate > realised[-1], beyond, inside)

@@ -1,0 +1,177 @@
+"""Offline calibration: what cost the extracted policy has, without ever running it.
+
+The extracted policy is evaluated by least-squares temporal differences (LSTD-Q, Lagoudakis and Parr 2003)
+on the critics' own last hidden layers. Closed form, so it needs no iterations, no step size and no seed of
+its own; and as these weights are fitted after the policy is fixed, they do not share the head that the
+policy was extracted to please.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.models import CostCalibration
+from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput, SPIPolicyPipeline, extract_safe
+
+#: Episode costs the critic is held to at the knots, in units of cost.
+DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+#: A knot's realised rate is kept within this factor of its allowed rate, both ways: the estimate may be
+#: wrong, and a policy should not act on a correction larger than it could have been checked for.
+MAX_CORRECTION = 4.0
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The measured curve, for logs and plots.
+
+    Attributes:
+        allowed_costs: Episode cost the critic was held to at each knot.
+        estimated_costs: Episode cost that the extracted policy is estimated to have.
+    """
+
+    allowed_costs: list[float]
+    estimated_costs: list[float]
+
+
+def solve_lstd(
+    features: Tensor, next_features: Tensor, signal: Tensor, gamma: float, ridge: float = 0.1
+) -> Tensor:
+    """Weights theta of the value features @ theta of a policy, by LSTD.
+
+    Solves mean[f (f - gamma f')^T] theta + ridge theta = mean[f x], the ridge sparing the last feature
+    (the constant).
+
+    Args:
+        features: f of states and recorded actions, standardised, last column 1; shape (N, F), float64.
+        next_features: f' of next states and the policy's actions, zero where the episode ended.
+        signal: What is summed, here the cost, shape (N,).
+        gamma: Discount factor.
+        ridge: Strength of the regularisation.
+
+    Returns:
+        Shape (F,).
+    """
+    count, size = features.shape
+    matrix = features.T @ (features - gamma * next_features) / count
+    penalty = torch.full((size,), ridge, dtype=features.dtype)
+    penalty[-1] = 0.0
+    return torch.linalg.solve(matrix + penalty.diag(), features.T @ signal.to(features.dtype) / count)
+
+
+class _Features:
+    """Standardised hidden activations of both critics, their inputs, and a constant.
+
+    The first call's data set the mean and deviation that all calls standardise with.
+    """
+
+    def __init__(self, pipeline: SPIPolicyPipeline):
+        self._pipeline = pipeline
+        self._statistics: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Features (N, F) of raw observations (N, O) and actions in the environment's range (N, A)."""
+        pipeline = self._pipeline
+        state = pipeline.normalizer(observation)
+        config = pipeline.noise_model.config
+        action = pipeline.noise_model.from_environment_range(action)
+        weight = torch.full((len(state),), 0.5) if config.use_safety_weight else None
+        hidden = [
+            twin
+            for critic in (pipeline.safety_critic, pipeline.reward_critic)
+            for twin in critic.features(state, action, weight)
+        ]
+        raw = torch.cat([*hidden, state, action], dim=-1).double()
+        if self._statistics is None:
+            self._statistics = raw.mean(dim=0), raw.std(dim=0) + 1e-3
+        shift, scale = self._statistics
+        standard = (raw - shift) / scale
+        return torch.cat([standard, torch.ones(len(raw), 1, dtype=raw.dtype)], dim=-1)
+
+
+@torch.no_grad()
+def calibrate(
+    pipeline: SPIPolicyPipeline,
+    dataset: TransitionDataset,
+    *,
+    knots: Sequence[float] = DEFAULT_KNOTS,
+    num_transitions: int = 10_000,
+    num_starts: int = 300,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[CostCalibration, CalibrationReport]:
+    """Measure offline what episode cost results from holding the critic to an episode cost.
+
+    Args:
+        pipeline: The trained policy; its own calibration, if any, is ignored.
+        dataset: Transitions, best with episodes the networks were not trained on.
+        knots: Episode costs to hold the critic to, increasing and positive.
+        num_transitions: Transitions the LSTD uses.
+        num_starts: First observations of episodes over which the value is averaged.
+        seed: Seed of the subsample and of the candidates.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The calibration, and the measured curve.
+
+    Raises:
+        ValueError: If the pipeline does not know its episode length, or the estimates are not finite.
+    """
+    horizon = pipeline.config.max_episode_steps
+    if horizon is None:
+        raise ValueError("Calibration needs a pipeline that knows max_episode_steps.")
+    generator = torch.Generator().manual_seed(seed)
+    transitions = dataset.transitions
+    rows = torch.randperm(len(transitions), generator=generator)[:num_transitions]
+    batch = transitions.gather(rows)
+    starts = (dataset.frame_index == 0).nonzero().squeeze(1)[:num_starts]
+    first = transitions.gather(starts).observation
+
+    bar = tqdm(total=len(rows) + len(first), desc="calibrating", unit="obs", disable=not progress)
+    next_candidates = _candidates(pipeline, batch.next_observation, generator, bar)
+    first_candidates = _candidates(pipeline, first, generator, bar)
+    bar.close()
+
+    features = _Features(pipeline)
+    now = features(batch.observation, batch.action)
+    alive = (~batch.terminated).double().unsqueeze(-1)
+    # With this discount the value of a steady cost rate is exactly that of an episode: rate x horizon.
+    gamma = 1.0 - 1.0 / horizon
+    estimates = []
+    for knot in knots:
+        next_action = _extract(next_candidates, knot / horizon)
+        theta = solve_lstd(now, features(batch.next_observation, next_action) * alive, batch.cost, gamma)
+        estimates.append(float((features(first, _extract(first_candidates, knot / horizon)) @ theta).mean()))
+    if not all(torch.isfinite(torch.tensor(estimates))):
+        raise ValueError(f"The calibration's cost estimates are not finite: {estimates}.")
+
+    allowed = torch.tensor(list(knots), dtype=torch.float32)
+    realised = torch.tensor(estimates).clamp(allowed / MAX_CORRECTION, allowed * MAX_CORRECTION)
+    realised = realised.cummax(dim=0).values
+    # Strictly increasing, so that the curve can be inverted.
+    realised = realised + 1e-3 * torch.arange(1, len(knots) + 1)
+    calibration = CostCalibration(num_knots=len(knots)).set_curve(allowed / horizon, realised / horizon)
+    return calibration, CalibrationReport(list(knots), estimates)
+
+
+def _candidates(
+    pipeline: SPIPolicyPipeline, observation: Tensor, generator: torch.Generator, bar: tqdm
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates (N, C, A), their reward values (N, C) and predicted cost rates (N, C)."""
+    parts = []
+    for chunk in observation.split(256):
+        output = pipeline(chunk, extraction="safe", cost_limit=0.0, generator=generator)
+        assert isinstance(output, SPIPolicyOutput)
+        parts.append((output.candidates, output.reward_values, output.cost_rates))
+        bar.update(len(chunk))
+    actions, rewards, rates = (torch.cat(column) for column in zip(*parts, strict=True))
+    return actions, rewards, rates
+
+
+def _extract(candidates: tuple[Tensor, Tensor, Tensor], allowed_rate: float) -> Tensor:
+    actions, rewards, rates = candidates
+    chosen = extract_safe(rewards, rates <= allowed_rate, rates)
+    return actions[torch.arange(len(actions)), chosen]
