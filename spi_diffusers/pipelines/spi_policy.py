@@ -1,12 +1,9 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This file is also shipped inside a policy's Hub repository, so it imports only torch, numpy, safetensors and
-diffusers.
+This file is also shipped inside a policy's Hub repository, so it imports only torch, numpy and diffusers.
 """
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +12,12 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from safetensors import safe_open
 from torch import Tensor
+
+try:  # a copy shipped inside a Hub repository may run where the package is not installed
+    from spi_diffusers.pipelines.policy_folder import check_policy_folder
+except ImportError:
+    check_policy_folder = None  # type: ignore[assignment]
 
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -189,8 +190,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
         kwargs.setdefault("use_safetensors", True)
         if not kwargs["use_safetensors"]:
             raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
-        if os.path.isdir(pretrained_model_name_or_path):
-            _check_folder(str(pretrained_model_name_or_path))
+        if os.path.isdir(pretrained_model_name_or_path) and check_policy_folder is not None:
+            check_policy_folder(str(pretrained_model_name_or_path))
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @torch.no_grad()
@@ -394,58 +395,3 @@ def _per_observation(name: str, value: Any, batch: int, device: torch.device) ->
     if not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{name} is NaN or infinite: {value}.")
     return tensor.expand(batch)
-
-
-def _check_folder(folder: str) -> None:
-    """Raise an error that names the file if a policy folder cannot be loaded completely."""
-    index = _read_json(folder, "model_index.json")
-    for name, entry in index.items():
-        library, class_name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
-        if name.startswith("_") or library is None:
-            continue
-        if library == "diffusers":
-            _read_json(folder, name, "scheduler_config.json")
-            continue
-        config = _read_json(folder, name, "config.json")
-        path = os.path.join(folder, name, "diffusion_pytorch_model.safetensors")
-        if not os.path.isfile(path):
-            others = sorted(set(os.listdir(os.path.dirname(path))) - {"config.json"})
-            raise FileNotFoundError(f"{path} is missing; its folder holds {others or 'nothing else'}.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        except Exception as error:
-            raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
-        model_class = getattr(sys.modules.get(library), class_name, None)
-        if model_class is None:  # code shipped with the policy: diffusers resolves it
-            continue
-        try:
-            with torch.device("meta"):
-                expected = {
-                    key: tuple(v.shape) for key, v in model_class.from_config(config).state_dict().items()
-                }
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.path.join(folder, name, 'config.json')} cannot be used: {error}"
-            ) from error
-        wrong = sorted(key for key in expected.keys() | shapes if expected.get(key) != shapes.get(key))
-        if wrong:
-            key = wrong[0]
-            raise ValueError(
-                f"{path} does not fit its config.json: '{key}' has shape {shapes.get(key, 'none (missing)')}, "
-                f"expected {expected.get(key, 'none (unknown weight)')}; {len(wrong)} weights differ."
-            )
-
-
-def _read_json(*parts: str) -> dict[str, Any]:
-    path = os.path.join(*parts)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: this is not a complete policy folder.") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not complete JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
-    return content

@@ -1,0 +1,85 @@
+"""Checks a policy folder before anything is loaded from it."""
+
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def check_policy_folder(folder: str) -> None:
+    """Raise an error that names the file if a policy folder cannot be loaded completely.
+
+    Only headers are read, so a check costs milliseconds and no memory.
+
+    Args:
+        folder: Local folder of a policy.
+
+    Raises:
+        FileNotFoundError: A config or weight file is missing.
+        ValueError: A file is truncated or foreign, or weights and config do not fit.
+    """
+    for name, entry in _read_json(folder, "model_index.json").items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+            continue
+        library, class_name = entry
+        if library == "diffusers":
+            _read_json(folder, name, "scheduler_config.json")
+            continue
+        config = _read_json(folder, name, "config.json")
+        shapes = _weight_shapes(os.path.join(folder, name))
+        model_class = getattr(sys.modules.get(library), class_name, None)
+        if model_class is not None:  # else its code is shipped with the policy, and diffusers resolves it
+            _check_shapes(os.path.join(folder, name), model_class, config, shapes)
+
+
+def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    path = os.path.join(folder, WEIGHTS_FILE)
+    if not os.path.isfile(path):
+        others = sorted(set(os.listdir(folder)) - {"config.json"})
+        raise FileNotFoundError(
+            f"{path} is missing; its folder holds {', '.join(others) or 'nothing else'}. Only safetensors "
+            "weights of this name are loaded, never a pickle."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises errors of its own kind
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _check_shapes(
+    folder: str, model_class: Any, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    try:
+        with torch.device("meta"):
+            state = model_class.from_config(config).state_dict()
+    except (TypeError, ValueError, KeyError) as error:
+        path = os.path.join(folder, "config.json")
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+    if wrong:
+        path, key = os.path.join(folder, WEIGHTS_FILE), wrong[0]
+        raise ValueError(
+            f"{path} does not fit its config.json: '{key}' has shape {shapes.get(key, 'none (missing)')}, "
+            f"expected {expected.get(key, 'none (unknown weight)')}; {len(wrong)} weights differ."
+        )
+
+
+def _read_json(*parts: str) -> dict[str, Any]:
+    path = os.path.join(*parts)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: this is not a complete policy folder.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not complete JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content
