@@ -1,0 +1,66 @@
+"""What a configuration of SPI accepts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_weights_on_the_simplex_are_accepted(first, second):
+    eta, mu = sorted([first, second])[0], abs(first - second)
+    config = SPIConfig(conditioned=False, eta=eta, mu=mu, phi=max(0.0, 1 - eta - mu))
+    assert config.eta + config.mu + config.phi == pytest.approx(1)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_weights_off_the_simplex_are_refused(eta, mu, phi):
+    if abs(eta + mu + phi - 1) <= 2e-6:
+        return
+    with pytest.raises(ValueError, match=r"eta \+ mu \+ phi must be 1"):
+        SPIConfig(conditioned=False, eta=eta, mu=mu, phi=phi)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eta": 0.5, "mu": 1.0, "phi": -0.5, "conditioned": False}, "none negative"),
+        ({"mu": 0.25, "phi": 0.25}, "mu and phi are set by the safety weight"),
+        ({"mu": 0.5}, "mu and phi are set by the safety weight"),
+        ({"phi": 0.0}, "mu and phi are set by the safety weight"),
+        ({"conditioned": False}, "conditioned=false needs mu and phi"),
+        ({"conditioned": False, "mu": 0.5}, "conditioned=false needs mu and phi"),
+        ({"eta": 1.5}, "eta must lie in"),
+        ({"eta": float("nan")}, "eta must lie in"),
+        ({"gamma": -0.1}, "gamma must lie in"),
+        ({"gamma": 1.0}, "gamma must be below 1"),
+        ({"target_update_rate": 2.0}, "target_update_rate must lie in"),
+        ({"ema_decay": -1.0}, "ema_decay must lie in"),
+        ({"num_train_timesteps": 0}, "noise schedule"),
+        ({"beta_min": 0.0}, "noise schedule"),
+        ({"beta_min": 11.0}, "noise schedule"),
+    ],
+)
+def test_bad_values_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        SPIConfig(**options)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_cost_scale_must_be_positive(scale):
+    with pytest.raises(ValueError, match=r"cost_remap\.scale must be positive"):
+        CostRemapConfig(kind="scaled", scale=scale)
+
+
+@pytest.mark.xfail(strict=True, reason="unknown choices are accepted and act as the last branch of an if")
+@pytest.mark.parametrize("name", ["guidance", "guidance_scale", "next_action"])
+def test_unknown_choices_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=name):
+        SPIConfig(**{name: "chian"})
+
+
+@pytest.mark.xfail(strict=True, reason="an unknown kind is accepted and acts as 'clip'")
+def test_an_unknown_cost_remap_is_refused():
+    with pytest.raises(ValueError, match="kind"):
+        CostRemapConfig(kind="scale")
