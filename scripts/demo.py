@@ -1,0 +1,97 @@
+"""The whole job on the data in the package: train, evaluate, save, reload, act.
+
+Trains preference-conditioned SPI on BallCircle, evaluates it in the real simulator at several cost limits
+with safe extraction and with the paper's, and writes the policy, results, plots and a video.
+
+    python scripts/demo.py                      # about seven minutes on two cores
+    python scripts/demo.py --updates 2000       # a quick look; the policy will be poor
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.envs import make_env
+from spi_diffusers.evaluation.run import run_evaluation
+from spi_diffusers.evaluation.tables import results_tables
+from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.config_layers import make_train_config
+from spi_diffusers.training.run import run_training
+
+TASK = "OfflineBallCircle-v0"
+COST_LIMITS = (10.0, 20.0, 40.0)
+STAGES = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder of the run")
+    parser.add_argument("--updates", type=int, help="training updates (default: the task's preset)")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per cost limit (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (default: 0)")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    console = Console()
+    started = time.perf_counter()
+
+    def stage(number: int, text: str) -> None:
+        minutes = (time.perf_counter() - started) / 60
+        console.rule(f"[bold]{number}/{STAGES}[/] {text}  [dim]({minutes:.1f} min so far)[/]", align="left")
+
+    stage(1, "Load the BallCircle data in the package: a second.")
+    dataset = load_transitions(None, TASK)
+    episodes = dataset.episodes
+    console.print(
+        f"{dataset.num_episodes} episodes, {len(dataset.transitions):,} transitions; returns "
+        f"{episodes.return_.min():.0f} to {episodes.return_.max():.0f}, cost returns "
+        f"{episodes.cost_return.min():.0f} to {episodes.cost_return.max():.0f}."
+    )
+
+    settings = {"task": TASK, "seed": args.seed, "output_dir": str(args.output)}
+    if args.updates is not None:
+        settings["updates"] = args.updates
+    if (args.output / "checkpoints").exists():
+        console.print(f"Going on with the run in {args.output}; delete that folder for a fresh one.")
+        settings["resume"] = True
+    config = make_train_config(settings)
+    stage(2, f"Train preference-conditioned SPI, {config.updates:,} updates, and calibrate it: 5 minutes.")
+    trained = run_training(config)
+    if trained.policy_folder is None:
+        raise SystemExit(f"Training was stopped; `make demo` goes on from {args.output}.")
+
+    stage(3, "Evaluate in the simulator: safe extraction at every limit, the paper's once: 1 minute.")
+    evaluation = run_evaluation(
+        trained.policy_folder,
+        cost_limits=COST_LIMITS,
+        episodes=args.episodes,
+        seeds=[args.seed],
+        output=args.output,
+    )
+    for table in results_tables(evaluation.entries, evaluation.behaviour):
+        console.print(table)
+
+    stage(4, "Reload the saved policy, as anyone would, and act once.")
+    pipeline = SPIPolicyPipeline.from_pretrained(str(trained.policy_folder))
+    env = make_env(TASK, seed=args.seed)
+    observation, _ = env.reset()
+    output = pipeline(observation, cost_limit=10.0, generator=torch.Generator().manual_seed(args.seed))
+    env.close()
+    console.print(
+        f"At the first observation, with a cost limit of 10: action {output.actions.round(3).tolist()}, one "
+        f"of {int(output.feasible.sum())} feasible among {output.feasible.numel()} candidates."
+    )
+    console.rule(f"[bold]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
+    console.print(f"policy   {trained.policy_folder}")
+    for path in evaluation.files:
+        console.print(f"{path.stem:<8} {path}")
+
+
+if __name__ == "__main__":
+    main()
