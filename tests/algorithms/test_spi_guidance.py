@@ -1,0 +1,135 @@
+"""One-step guidance and guidance through the chain agree where they must."""
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from spi_factory import differing, fixed_weights, make_inputs, make_spi, weights_of
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.spi import add_noise, make_scheduler, noise_loss, one_step_action
+from spi_diffusers.models import MLPNoiseModel
+
+GATE = 64.0  # larger than any noise that occurs
+
+
+def exact_noise_model(config: SPIConfig, action_dim: int = 2) -> MLPNoiseModel:
+    """A noise model whose hand-made weights predict the noise exactly, the action being the observation.
+
+    eps = (x_t - sqrt(alpha-bar_t) s) / sqrt(1 - alpha-bar_t). For every timestep t there is a pair of ReLUs
+    per dimension, relu(+-eps + GATE (1[t] - 1)), of which only those of the actual t are open.
+    """
+    steps, size = config.num_train_timesteps, 16
+    hidden = 2 * steps * action_dim
+    model = MLPNoiseModel(
+        action_dim,
+        action_dim,
+        hidden_dims=[hidden],
+        time_embed_dim=size,
+        activation="relu",
+        use_safety_weight=config.conditioned,
+    ).double()
+    embedded = get_timestep_embedding(torch.arange(steps), size).double()
+    one_hot = torch.zeros(size, steps, dtype=torch.float64)
+    one_hot[:steps] = torch.eye(steps)
+    # W embedding(t) = 1[t], written as relu(W e) - relu(-W e).
+    to_one_hot = one_hot @ torch.linalg.pinv(embedded.T)
+    alpha_bars = make_scheduler(config).alphas_cumprod.double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.time_mlp[0].weight.copy_(torch.cat([to_one_hot, -to_one_hot]))
+        model.time_mlp[2].weight.copy_(torch.cat([torch.eye(size), -torch.eye(size)], dim=1))
+        first, last = model.net[0], model.net[2]
+        first.bias.fill_(-GATE)
+        unit = 0
+        for t in range(steps):
+            for dimension in range(action_dim):
+                for sign in (1.0, -1.0):
+                    scale = sign / float((1 - alpha_bars[t]).sqrt())
+                    first.weight[unit, dimension] = scale
+                    first.weight[unit, action_dim + t] = GATE
+                    first.weight[unit, action_dim + size + dimension] = -scale * float(alpha_bars[t].sqrt())
+                    last.weight[dimension, unit] = sign
+                    unit += 1
+    return model
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_both_guidances_return_the_action_when_the_noise_is_predicted_exactly(steps, conditioned):
+    weights = {} if conditioned else {"mu": 0.25, "phi": 0.25}
+    config = SPIConfig(num_train_timesteps=steps, conditioned=conditioned, **weights)
+    model, scheduler = exact_noise_model(config), make_scheduler(config)
+    torch.manual_seed(0)
+    action, noise, timestep = torch.rand(32, 2) * 2 - 1, torch.randn(32, 2), torch.randint(steps, (32,))
+    weight = torch.rand(32) if conditioned else None
+    alpha_bar = scheduler.alphas_cumprod[timestep].unsqueeze(1)
+    with torch.no_grad():
+        noisy = add_noise(action, noise, alpha_bar)
+        predicted = model(noisy, timestep, action, weight).sample
+        assert noise_loss(predicted, noise) < 1e-10, "the weights do what they say"
+        one_step = one_step_action(noisy, predicted, alpha_bar)
+        coefficients = model.ddpm_coefficients(scheduler)
+        chain = model.denoise(action, weight, coefficients, torch.randn(steps, 32, 2))
+    torch.testing.assert_close(one_step.float(), action, atol=2e-5, rtol=0)
+    torch.testing.assert_close(chain, action, atol=2e-5, rtol=0)
+
+
+def _with_the_same_start(inputs, alpha_bars):
+    """For both guidances: the chain starts where the batch's noisy action is."""
+    noisy = add_noise(inputs.action, inputs.noise, alpha_bars[inputs.timestep].unsqueeze(1))
+    return dataclasses.replace(inputs, guidance_noise=noisy.unsqueeze(0))
+
+
+@pytest.mark.parametrize("make_config", [SPIConfig, fixed_weights], ids=["conditioned", "fixed"])
+def test_with_one_timestep_the_two_guidances_make_the_same_update(make_config):
+    """T = 1: the chain is one step from t = 0, which is the one-step guidance from the same noisy action."""
+    runs = []
+    for guidance in ("one_step", "chain"):
+        spi = make_spi(make_config(guidance=guidance, num_train_timesteps=1))
+        # The same draws for both: those that chain guidance needs.
+        drawn = [make_inputs(make_config(guidance="chain", num_train_timesteps=1), i) for i in range(2)]
+        inputs = _with_the_same_start(spi.with_next_action(drawn[0]), spi._alpha_bars)
+        metrics, _ = spi.update(inputs, drawn[1])
+        values = {name: float(value) for name, value in metrics.items()}
+        runs.append((values, weights_of(spi)))
+    for name, value in runs[0][0].items():
+        assert runs[1][0][name] == pytest.approx(value, rel=1e-5), name
+    for name, value in runs[0][1].items():
+        # Adam's first step is the learning rate (3e-4) times about the sign of each gradient.
+        torch.testing.assert_close(runs[1][1][name], value, atol=3e-5, rtol=0)
+    assert differing(runs[0][1], weights_of(make_spi(make_config(num_train_timesteps=1))))
+
+
+@pytest.mark.parametrize("guidance", ["one_step", "chain"])
+def test_guidance_reaches_the_noise_model(guidance):
+    """With eta = 0 there is nothing but guidance, and every layer of the noise model moves."""
+    spi = make_spi(fixed_weights(eta=0.0, mu=0.5, phi=0.5, guidance=guidance))
+    before = {name: value.clone() for name, value in spi.noise_model.named_parameters()}
+    spi._update_policy(spi.with_next_action(make_inputs(spi.config)), make_inputs(spi.config, 1))
+    assert differing(before, dict(spi.noise_model.named_parameters())) == list(before)
+
+
+@pytest.mark.parametrize("guidance", ["one_step", "chain"])
+def test_guidance_raises_the_guiding_values(guidance):
+    """Many small steps on one batch against frozen critics: actions move to where the values are higher."""
+    config = fixed_weights(eta=0.0, mu=0.5, phi=0.5, guidance=guidance, guidance_scale="none")
+    spi = make_spi(config, learning_rate=1e-2)
+    inputs = spi.with_next_action(make_inputs(config, batch=64))
+    upcoming = make_inputs(config, 1, batch=64)
+    losses = []
+    for _ in range(60):
+        metrics, _ = spi._update_policy(inputs, upcoming)
+        spi.refresh_replicas()
+        losses.append(float(metrics["policy/guidance_loss"]))
+    assert losses[-1] < losses[0] - 0.03
+
+
+def test_an_action_clipped_at_the_border_is_not_pushed_further():
+    """The clip of Eq. 7's solution stops the gradient: no guidance beyond the action space."""
+    noisy = torch.tensor([[0.5, 3.0]])
+    predicted = torch.zeros(1, 2, requires_grad=True)
+    one_step_action(noisy, predicted, torch.tensor([[0.64]])).sum().backward()
+    assert predicted.grad.tolist() == [[pytest.approx(-0.75), 0.0]]
