@@ -1,3 +1,42 @@
 """Safe offline reinforcement learning with diffusion policies, as diffusers pipelines."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.envs import make_env, make_vector_env
+    from spi_diffusers.pipelines import SPIPolicyOutput, SPIPolicyPipeline
+
+_MODULES = {
+    "SPIPolicyOutput": "spi_diffusers.pipelines",
+    "SPIPolicyPipeline": "spi_diffusers.pipelines",
+    "get_task": "spi_diffusers.data.tasks",
+    "load_transitions": "spi_diffusers.data.loading",
+    "make_env": "spi_diffusers.envs",
+    "make_vector_env": "spi_diffusers.envs",
+}
+
+__all__ = [
+    "SPIPolicyOutput",
+    "SPIPolicyPipeline",
+    "__version__",
+    "get_task",
+    "load_transitions",
+    "make_env",
+    "make_vector_env",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `spi --help` must not wait for torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

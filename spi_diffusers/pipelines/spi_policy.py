@@ -1,6 +1,6 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This file is also shipped inside a policy's Hub repository, so it imports only torch, numpy and diffusers.
+This file is also shipped inside a policy's Hub repository: it imports only torch, numpy and diffusers.
 """
 
 import os
@@ -187,8 +187,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
             FileNotFoundError: A config or weight file is missing.
             ValueError: A file is truncated or foreign, or weights and config do not fit.
         """
-        kwargs.setdefault("use_safetensors", True)
-        if not kwargs["use_safetensors"]:
+        if not kwargs.setdefault("use_safetensors", True):
             raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
         if os.path.isdir(pretrained_model_name_or_path) and check_policy_folder is not None:
             check_policy_folder(str(pretrained_model_name_or_path))
@@ -246,10 +245,12 @@ class SPIPolicyPipeline(DiffusionPipeline):
         tiled = None if weights is None else weights.repeat(batch)
         candidates = self.noise_model.sample(self.scheduler, states, tiled, num_inference_steps, generator)
         (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
-        (safety_heads,) = self.safety_critic(states, candidates, tiled, return_dict=False)
-        reward_values = reward_twins[..., 0].amin(dim=0).view(batch, count).float()
-        safety_values = safety_heads[..., 0].amin(dim=0).view(batch, count).float()
-        cost_values = self._cost_values(safety_heads).view(batch, count)
+        guarded = allowance is not None and allowance.recovery is not None
+        safety_values, cost_values, recovery_costs = self._safety(states, candidates, tiled, guarded)
+        reward_values, safety_values, cost_values, recovery_costs = (
+            values.view(batch, count).float()
+            for values in (reward_twins[..., 0].amin(dim=0), safety_values, cost_values, recovery_costs)
+        )
         cost_rates = cost_values * (1.0 - self.config.gamma)
 
         if allowance is None:
@@ -257,15 +258,9 @@ class SPIPolicyPipeline(DiffusionPipeline):
             feasible = torch.ones_like(reward_values, dtype=torch.bool)
         else:
             feasible = cost_rates <= allowance.rate.unsqueeze(1)
-            fallback_cost = cost_values
             if allowance.recovery is not None:
-                if tiled is not None:
-                    (heads,) = self.safety_critic(
-                        states, candidates, torch.ones_like(tiled), return_dict=False
-                    )
-                    fallback_cost = self._cost_values(heads).view(batch, count)
-                feasible = feasible & (fallback_cost <= allowance.recovery.unsqueeze(1))
-            chosen = extract_safe(reward_values, feasible, fallback_cost)
+                feasible = feasible & (recovery_costs <= allowance.recovery.unsqueeze(1))
+            chosen = extract_safe(reward_values, feasible, recovery_costs)
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
@@ -377,12 +372,22 @@ class SPIPolicyPipeline(DiffusionPipeline):
         weight = 0.5 if safety_weight is None else safety_weight
         return torch.full((count,), float(weight), device=device), count
 
-    def _cost_values(self, safety_heads: Tensor) -> Tensor:
-        """Predicted discounted cost Q^c from the safety critic's heads (2, M, H), shape (M,)."""
-        if safety_heads.shape[-1] > 1:
-            return safety_heads[..., 1].mean(dim=0).float()
-        # Without termination Q^c = 1 / (1 - gamma) - Q^c' exactly.
-        return 1.0 / (1.0 - self.config.gamma) - safety_heads[..., 0].amin(dim=0).float()
+    def _safety(
+        self, states: Tensor, candidates: Tensor, weights: Tensor | None, guarded: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Q^c', predicted cost Q^c, and with `guarded` Q^c of the safest way on (else Q^c), each (M,)."""
+        count = len(states)
+        if guarded and weights is not None:  # one pass for both, as its weights are read only once
+            states, candidates = torch.cat([states, states]), torch.cat([candidates, candidates])
+            weights = torch.cat([weights, torch.ones_like(weights)])
+        (heads,) = self.safety_critic(states, candidates, weights, return_dict=False)
+        safety = heads[..., 0].amin(dim=0)
+        if heads.shape[-1] > 1:
+            cost = heads[..., 1].mean(dim=0)
+        else:
+            # Without termination Q^c = 1 / (1 - gamma) - Q^c' exactly.
+            cost = 1.0 / (1.0 - self.config.gamma) - safety
+        return safety[:count], cost[:count], cost[-count:]
 
 
 def _per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
