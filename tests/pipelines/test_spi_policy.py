@@ -1,0 +1,393 @@
+"""Which action the pipeline chooses, and what it tells about the choice."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pipeline_factory import make_normalizer, make_pipeline, pipeline_by_hand, seeded
+
+from spi_diffusers.models import CostCalibration, MLPNoiseModel
+from spi_diffusers.pipelines.spi_policy import (
+    PACE_HEADROOM,
+    SAFETY_WEIGHT_GRID,
+    SPIPolicyOutput,
+    extract_reward,
+    extract_safe,
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return make_pipeline()
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    return pipeline_by_hand()
+
+
+def x_of(output: SPIPolicyOutput) -> torch.Tensor:
+    """The number that the hand-made critics look at, (B, N)."""
+    return output.candidates[..., 0]
+
+
+# ---- extraction, as pure functions
+
+
+def test_extract_reward_by_hand():
+    assert extract_reward(torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, -2.0]])).tolist() == [1, 0]
+
+
+def test_extract_safe_by_hand():
+    reward = torch.tensor([[1.0, 3.0, 2.0]] * 3)
+    cost = torch.tensor([[0.5, 0.9, 0.7]] * 3)
+    feasible = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    # The best allowed; the cheapest where nothing is allowed; the best.
+    assert extract_safe(reward, feasible, cost).tolist() == [2, 0, 1]
+
+
+rows = st.lists(st.tuples(st.floats(-10, 10), st.booleans(), st.floats(-10, 10)), min_size=1, max_size=12)
+
+
+@given(rows)
+def test_extract_safe_never_leaves_the_feasible_set_and_takes_the_best_of_it(candidates):
+    reward, feasible, cost = (torch.tensor([column]) for column in zip(*candidates, strict=True))
+    chosen = int(extract_safe(reward, feasible, cost))
+    if any(feasible[0]):
+        assert feasible[0, chosen]
+        assert reward[0, chosen] == reward[0][feasible[0]].max()
+    else:
+        assert cost[0, chosen] == cost.min()
+
+
+# ---- input and output
+
+
+def test_one_observation_or_a_batch_numpy_or_torch(pipe):
+    observation = np.random.default_rng(0).normal(size=(4, 3))
+    for one in (observation[0], observation[0].astype(np.float32), list(observation[0])):
+        action = pipe(one, generator=seeded()).actions
+        assert isinstance(action, np.ndarray)
+        assert (action.shape, action.dtype) == ((2,), np.float32)
+    batch = pipe(observation, generator=seeded()).actions
+    assert isinstance(batch, np.ndarray)
+    assert batch.shape == (4, 2)
+    as_torch = pipe(torch.tensor(observation), generator=seeded()).actions
+    assert isinstance(as_torch, torch.Tensor)
+    np.testing.assert_array_equal(as_torch.numpy(), batch)
+    single = pipe(torch.tensor(observation[0]), generator=seeded()).actions
+    assert single.shape == (2,)
+    assert pipe(observation[:1]).actions.shape == (1, 2), "a batch of one stays a batch"
+
+
+def test_fields_of_the_output(pipe):
+    output = pipe(torch.randn(4, 3), cost_limit=10.0, num_candidates=12)
+    shapes = {name: tuple(value.shape) for name, value in output.items()}
+    assert shapes == {
+        "actions": (4, 2),
+        "candidates": (4, 12, 2),
+        "safety_weights": (4, 12),
+        "reward_values": (4, 12),
+        "safety_values": (4, 12),
+        "cost_rates": (4, 12),
+        "feasible": (4, 12),
+        "chosen": (4,),
+    }
+    assert output.feasible.dtype == torch.bool
+    assert torch.equal(output.actions, output.candidates[torch.arange(4), output.chosen])
+
+
+def test_tuple_output(pipe):
+    observation = torch.randn(4, 3)
+    (actions,) = pipe(observation, generator=seeded(), return_dict=False)
+    assert torch.equal(actions, pipe(observation, generator=seeded()).actions)
+
+
+def test_values_are_those_of_the_critics(pipe):
+    observation = torch.randn(3, 3)
+    output = pipe(observation, cost_limit=5.0, num_candidates=6)
+    for row in range(3):
+        states = pipe.normalizer(observation[row]).expand(6, -1)
+        arguments = (states, output.candidates[row], output.safety_weights[row])
+        reward, safety = (critic(*arguments).values for critic in (pipe.reward_critic, pipe.safety_critic))
+        torch.testing.assert_close(output.reward_values[row], reward[..., 0].amin(0))
+        torch.testing.assert_close(output.safety_values[row], safety[..., 0].amin(0))
+        torch.testing.assert_close(output.cost_rates[row], 0.1 * safety[..., 1].mean(0))
+
+
+def test_observations_are_normalised(pipe):
+    normalizer = make_normalizer()
+    normalizer.set_statistics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 0.5]))
+    other = make_pipeline(normalizer=normalizer)
+    raw = torch.tensor([[3.0, -2.0, 3.25]])  # normalised: 1, -1, 0.5
+    actions = other(raw, generator=seeded()).actions
+    torch.testing.assert_close(actions, pipe(torch.tensor([[1.0, -1.0, 0.5]]), generator=seeded()).actions)
+
+
+def test_no_gradient_and_no_trace_in_the_global_generator(pipe):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    output = pipe(torch.zeros(3), cost_limit=1.0, generator=seeded())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not output.reward_values.requires_grad
+
+
+# ---- seeds
+
+
+@pytest.mark.parametrize("options", [{}, {"cost_limit": 10}, {"cost_budget": 3, "steps_left": 20}])
+def test_the_same_seed_gives_the_same_actions(pipe, options):
+    observation = torch.randn(4, 3)
+    first, again, other = (pipe(observation, generator=seeded(s), **options) for s in (1, 1, 2))
+    for name, value in first.items():
+        assert torch.equal(again[name], value), name
+    assert not torch.equal(other.candidates, first.candidates)
+
+
+def test_a_generator_goes_on(pipe):
+    generator = seeded()
+    first, second = (pipe(torch.zeros(3), generator=generator).candidates for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+# ---- candidates
+
+
+def test_candidates_are_drawn_over_the_grid_of_safety_weights(pipe):
+    output = pipe(torch.zeros(2, 3), cost_limit=10)
+    weights, counts = output.safety_weights[0].unique(return_counts=True)
+    torch.testing.assert_close(weights, torch.tensor(SAFETY_WEIGHT_GRID))
+    assert counts.tolist() == [8] * 6, "50 rounded down to 48"
+    assert torch.equal(output.safety_weights[1], output.safety_weights[0])
+
+
+@given(st.integers(1, 40))
+def test_number_of_candidates(count):
+    pipe = make_pipeline()
+    grid = len(SAFETY_WEIGHT_GRID)
+    assert pipe(torch.zeros(3), num_candidates=count).candidates.shape[1] == count
+    assert pipe(torch.zeros(3), num_candidates=count, cost_limit=1).candidates.shape[1] == max(
+        grid, count // grid * grid
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"cost_limit": 10}])
+def test_a_given_safety_weight_is_that_of_all_candidates(pipe, options):
+    output = pipe(torch.zeros(3), safety_weight=0.75, num_candidates=7, **options)
+    assert output.safety_weights.tolist() == [[0.75] * 7]
+
+
+def test_without_a_limit_the_safety_weight_is_a_half(pipe):
+    assert pipe(torch.zeros(3)).safety_weights.unique().tolist() == [0.5]
+
+
+def test_an_unconditioned_policy_draws_all_its_candidates_alike():
+    output = make_pipeline(conditioned=False)(torch.zeros(2, 3), cost_limit=10)
+    assert output.candidates.shape == (2, 50, 2)
+    assert output.safety_weights.isnan().all()
+
+
+# ---- which candidate
+
+
+def test_reward_extraction_takes_the_best_reward(by_hand):
+    output = by_hand(torch.zeros(5, 3), generator=seeded())
+    assert torch.equal(output.chosen, x_of(output).argmax(1))
+    assert output.feasible.all(), "where no limit applies, everything is feasible"
+
+
+@pytest.mark.parametrize(("limit", "border"), [(50.0, 0.0), (20.0, -0.6), (80.0, 0.6)])
+def test_safe_extraction_takes_the_best_within_the_rate(by_hand, limit, border):
+    """Rate limit / 100 steps against (1 + x) / 2: feasible up to x = limit / 50 - 1."""
+    output = by_hand(torch.zeros(20, 3), cost_limit=limit, generator=seeded())
+    x = x_of(output)
+    torch.testing.assert_close(output.reward_values, x)
+    torch.testing.assert_close(output.cost_rates, (1 + x) / 2)
+    assert torch.equal(output.feasible, x <= border + 1e-6)
+    some = output.feasible.any(1)
+    assert some.any()
+    best = torch.where(x <= border + 1e-6, x, -9.0).argmax(1)
+    assert torch.equal(output.chosen[some], best[some])
+    assert (x[some].gather(1, output.chosen[some, None]) <= border + 1e-6).all()
+
+
+def test_where_nothing_is_feasible_the_cheapest_is_taken(by_hand):
+    output = by_hand(torch.zeros(5, 3), cost_limit=0.0, num_candidates=6, generator=seeded())
+    nothing = ~output.feasible.any(1)
+    assert nothing.any()
+    assert torch.equal(output.chosen[nothing], x_of(output).argmin(1)[nothing])
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_a_larger_limit_never_rules_out_what_a_smaller_one_allowed(first, second):
+    small, large = sorted([first, second])
+    pipe = pipeline_by_hand()
+    observation = torch.zeros(2, 3)
+    tight, loose = (pipe(observation, cost_limit=limit, generator=seeded()) for limit in (small, large))
+    assert torch.equal(tight.candidates, loose.candidates)
+    assert (loose.feasible | ~tight.feasible).all()
+
+
+def test_a_limit_per_observation(by_hand):
+    output = by_hand(torch.zeros(3, 3), cost_limit=[0.0, 50.0, 100.0], generator=seeded())
+    x = x_of(output)
+    assert not output.feasible[0][x[0] > -1].any()
+    assert torch.equal(output.feasible[1], x[1] <= 1e-6)
+    assert output.feasible[2].all()
+
+
+def test_lower_twins_judge_and_the_mean_predicts_cost():
+    """The second twin lies 2 above the first: minimum 0 and mean 1 above it; a rate of 0.1 more."""
+    plain, gap = (
+        pipeline_by_hand(twin_gap=twin_gap)(torch.zeros(3), cost_limit=50, generator=seeded())
+        for twin_gap in (0.0, 2.0)
+    )
+    torch.testing.assert_close(gap.reward_values, plain.reward_values)
+    torch.testing.assert_close(gap.safety_values, plain.safety_values)
+    torch.testing.assert_close(gap.cost_rates, plain.cost_rates + 0.1)
+
+
+def test_without_a_cost_head_cost_is_what_safety_leaves():
+    """Q^c = 1 / (1 - gamma) - Q^c' = 10 - (10 - Q^c)."""
+    two, one = (
+        pipeline_by_hand(heads=heads)(torch.zeros(4, 3), cost_limit=50, generator=seeded())
+        for heads in (2, 1)
+    )
+    torch.testing.assert_close(one.cost_rates, two.cost_rates)
+    assert torch.equal(one.chosen, two.chosen)
+
+
+# ---- budgets
+
+
+def test_a_budget_is_spread_over_the_steps_left(by_hand):
+    """Left / steps = 20 / 40 = 0.5, whatever the episode's length: feasible up to x = 0."""
+    output = by_hand(torch.zeros(20, 3), cost_budget=20.0, steps_left=40, generator=seeded())
+    assert torch.equal(output.feasible, x_of(output) <= 1e-6)
+
+
+def test_limit_and_budget_agree_at_the_first_step(by_hand):
+    observation = torch.zeros(20, 3)
+    limit = by_hand(observation, cost_limit=30.0, generator=seeded())
+    budget = by_hand(observation, cost_budget=30.0, steps_left=100, generator=seeded())
+    assert torch.equal(limit.feasible, budget.feasible)
+    assert torch.equal(limit.chosen, budget.chosen)
+
+
+@pytest.mark.parametrize("budget", [0.0, -5.0])
+def test_an_empty_budget_allows_nothing_that_costs(by_hand, budget):
+    output = by_hand(torch.zeros(5, 3), cost_budget=budget, steps_left=10, generator=seeded())
+    assert torch.equal(output.feasible, x_of(output) <= -1)
+    nothing = ~output.feasible.any(1)
+    assert torch.equal(output.chosen[nothing], x_of(output).argmin(1)[nothing])
+
+
+def test_the_reserve_is_kept_back():
+    pipe = pipeline_by_hand(budget_reserve=8.0)
+    output = pipe(torch.zeros(20, 3), cost_budget=28.0, steps_left=40, generator=seeded())
+    assert torch.equal(output.feasible, x_of(output) <= 1e-6), "(28 - 8) / 40 = 0.5"
+    output = pipe(torch.zeros(20, 3), cost_limit=50.0, generator=seeded())
+    assert torch.equal(output.feasible, x_of(output) <= 1e-6), "a limit that is not fed back has none"
+
+
+def test_a_known_limit_bounds_the_pace(by_hand):
+    """What was saved is not thrown away: at most 1.5 times the even rate of 0.2."""
+    assert PACE_HEADROOM == 1.5
+    observation = torch.zeros(20, 3)
+    free = by_hand(observation, cost_budget=20.0, steps_left=20, generator=seeded())
+    assert free.feasible.all()
+    paced = by_hand(observation, cost_budget=20.0, steps_left=20, cost_limit=20.0, generator=seeded())
+    assert torch.equal(paced.feasible, x_of(paced) <= -0.4 + 1e-6), "(1 + x) / 2 <= 0.3"
+
+
+def test_a_budget_must_pay_for_the_safest_way_on():
+    """Of a rate that allows everything, what cannot be recovered from is ruled out: Q^c(w = 1) <= 6.
+
+    Candidates of lower weight predict more cost, but it is the safest way on that counts.
+    """
+    pipe = pipeline_by_hand(weight_share=4.0)
+    output = pipe(torch.zeros(20, 3), cost_budget=6.0, steps_left=1, generator=seeded())
+    x = x_of(output)
+    assert (output.cost_rates > 0.6).any()
+    assert torch.equal(output.feasible, x <= 0.2 + 1e-6), "5 + 5 x <= 6, whatever the weight"
+    some = output.feasible.any(1)
+    best = torch.where(output.feasible, x, -9.0).argmax(1)
+    assert torch.equal(output.chosen[some], best[some])
+
+
+def test_recovery_falls_back_on_the_safest_way_on():
+    pipe = pipeline_by_hand(weight_share=4.0)
+    output = pipe(torch.zeros(8, 3), cost_budget=0.0, steps_left=10, num_candidates=6, generator=seeded())
+    x, predicted = x_of(output), output.cost_rates
+    nothing = ~output.feasible.any(1)
+    assert torch.equal(output.chosen[nothing], x.argmin(1)[nothing])
+    assert not torch.equal(predicted.argmin(1)[nothing], x.argmin(1)[nothing]), "a different choice"
+
+
+def test_budgets_and_steps_per_observation(by_hand):
+    output = by_hand(
+        torch.zeros(2, 3),
+        cost_budget=torch.tensor([20.0, 20.0]),
+        steps_left=np.array([100, 40]),
+        generator=seeded(),
+    )
+    x = x_of(output)
+    assert torch.equal(output.feasible[0], x[0] <= -0.6 + 1e-6)
+    assert torch.equal(output.feasible[1], x[1] <= 1e-6)
+
+
+def test_calibration_replaces_the_wanted_rate_by_the_one_to_hold_the_critic_to():
+    calibration = CostCalibration(num_knots=1).set_curve(torch.tensor([0.5]), torch.tensor([0.25]))
+    pipe = pipeline_by_hand(calibration=calibration)
+    observation = torch.zeros(20, 3)
+    # Holding the critic to 0.5 costs 0.25: a wanted 0.25 is a rate of 0.5.
+    for options in ({"cost_limit": 25.0}, {"cost_budget": 25.0, "steps_left": 100}):
+        output = pipe(observation, generator=seeded(), **options)
+        assert torch.equal(output.feasible, x_of(output) <= 1e-6)
+
+
+def test_extraction_is_safe_if_and_only_if_a_limit_is_given(by_hand):
+    observation = torch.zeros(5, 3)
+    assert by_hand(observation, generator=seeded()).feasible.all()
+    for options in ({"cost_limit": 5.0}, {"cost_budget": 5.0, "steps_left": 100}):
+        assert not by_hand(observation, generator=seeded(), **options).feasible.all()
+        chosen = by_hand(observation, generator=seeded(), extraction="reward", **options)
+        assert torch.equal(chosen.chosen, x_of(chosen).argmax(1))
+
+
+# ---- action range
+
+
+def test_actions_come_back_in_the_environments_range():
+    low, high = [-2.0, 0.0], [2.0, 10.0]
+    unit = make_pipeline()
+    scaled = make_pipeline(noise_options={"action_low": low, "action_high": high})
+    observation = torch.randn(4, 3)
+    expected, output = (pipe(observation, cost_limit=50, generator=seeded()) for pipe in (unit, scaled))
+    torch.testing.assert_close(output.candidates[..., 0], 2 * expected.candidates[..., 0])
+    torch.testing.assert_close(output.candidates[..., 1], 5 * (1 + expected.candidates[..., 1]))
+    torch.testing.assert_close(output.reward_values, expected.reward_values), "critics see [-1, 1]"
+    assert torch.equal(output.chosen, expected.chosen)
+
+
+bounds = st.tuples(st.floats(-50, 50), st.floats(1e-3, 100))
+
+
+@given(bounds, st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=10))
+def test_range_maps_invert_each_other(bound, actions):
+    low, high = bound[0], bound[0] + bound[1]
+    model = MLPNoiseModel(3, 1, hidden_dims=[2], action_low=low, action_high=high)
+    action = torch.tensor(actions).unsqueeze(1)
+    back = model.from_environment_range(model.to_environment_range(action))
+    torch.testing.assert_close(back, action, atol=1e-5 * (1 + abs(low) / bound[1]), rtol=0)
+
+
+@given(bounds, st.floats(-1, 1, width=32))
+def test_no_action_leaves_the_range_by_rounding(bound, action):
+    """Otherwise `action_space.contains` is False and a strict environment refuses it."""
+    low, high = np.float32(bound[0]), np.float32(bound[0] + bound[1])
+    model = MLPNoiseModel(3, 1, hidden_dims=[2], action_low=float(low), action_high=float(high))
+    for value in (action, -1.0, 1.0):
+        scaled = model.to_environment_range(torch.tensor([[value]])).numpy()
+        assert low <= scaled[0, 0] <= high
