@@ -299,7 +299,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     def to_environment_range(self, action: Tensor) -> Tensor:
         """Map actions from [-1, 1] to [action_low, action_high]; shape (..., A)."""
         low, high = self._action_range(action)
-        return low + (action + 1.0) * 0.5 * (high - low)
+        # Clamped, as rounding can lead beyond a bound by one unit in the last place.
+        return (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
 
     def from_environment_range(self, action: Tensor) -> Tensor:
         """Map actions from [action_low, action_high] to [-1, 1]; shape (..., A)."""
