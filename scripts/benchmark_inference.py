@@ -1,0 +1,235 @@
+"""Measure how long a policy takes to choose an action.
+
+Latency: one observation, 50 candidate actions, 5 denoising steps, as in a control loop. Throughput: 1000
+observations in one call. Both for the paper's extraction (Eq. 12) and for safe extraction, with the limit
+alone and with the budget fed back. Observations are real ones, passed as NumPy as a simulator gives them.
+
+Speed does not depend on the weights, so without --policy an untrained policy of the default size is measured.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarking import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from spi_diffusers.data.transitions import TransitionDataset
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+EPILOG = """\
+examples:
+  python scripts/benchmark_inference.py                           an untrained policy of the default size
+  python scripts/benchmark_inference.py --policy outputs/demo/policy --dataset embedded
+  python scripts/benchmark_inference.py --cores 2 --no-save       two cores, without rewriting the results
+
+how to read it:
+  median, 99%    milliseconds of one call with one observation: half, or 99% of the calls were faster
+  actions/s      observations per second in calls of 1000 observations (median call)
+The extractions take turns, so that other work on the machine slows all of them down alike."""
+
+COST_LIMIT = 20.0
+BATCH = 1000
+TURNS = 10
+WARMUP_CALLS = 20
+
+
+def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipeline":
+    """What training would save after no update at all, with a calibration that changes nothing."""
+    import torch
+
+    from spi_diffusers.models import CostCalibration
+    from spi_diffusers.training.calibration import DEFAULT_KNOTS
+    from spi_diffusers.training.config_layers import make_train_config
+    from spi_diffusers.training.export import make_pipeline
+    from spi_diffusers.training.trainer import Trainer
+
+    pipeline = make_pipeline(Trainer(make_train_config({"task": task}), dataset, progress=False))
+    knots = torch.tensor(DEFAULT_KNOTS) / pipeline.config.max_episode_steps
+    calibration = CostCalibration(num_knots=len(knots)).set_curve(knots, knots)
+    pipeline.register_modules(calibration=calibration)
+    return pipeline
+
+
+def calls(extraction: str, count: int, num_steps: int) -> Iterator[dict[str, Any]]:
+    """Arguments of `count` calls, as in an episode whose cost grows at the allowed rate."""
+    for call in range(count):
+        step = call % num_steps
+        if extraction == "reward":
+            yield {"extraction": "reward"}
+        elif extraction == "safe, limit":
+            yield {"cost_limit": COST_LIMIT}
+        else:
+            budget = COST_LIMIT * (1.0 - step / num_steps)
+            yield {"cost_limit": COST_LIMIT, "cost_budget": budget, "steps_left": num_steps - step}
+
+
+EXTRACTIONS = ("reward", "safe, limit", "safe, budget")
+
+
+def timed(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def measure_policy(
+    pipeline: "SPIPolicyPipeline", observations: "np.ndarray", args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Latency and throughput of every extraction; observations of shape (N, O) are used in turn."""
+    import numpy as np
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    num_steps = pipeline.config.max_episode_steps
+    shared = {"num_candidates": args.candidates, "num_inference_steps": args.steps, "generator": generator}
+    latency: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
+    duration: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
+    batches = np.resize(observations, (BATCH, observations.shape[1]))
+    rows, candidates = iter(np.resize(observations, (10**6, observations.shape[1]))), {}
+
+    for name in EXTRACTIONS:
+        for keywords in calls(name, WARMUP_CALLS, num_steps):
+            output = pipeline(next(rows), **keywords, **shared)
+        candidates[name] = output.candidates.shape[1]
+        pipeline(batches, **keywords, **shared)
+    per_turn = -(-args.calls // TURNS)
+    for _ in range(TURNS):
+        for name in EXTRACTIONS:
+            for keywords in calls(name, per_turn, num_steps):
+                row = next(rows)
+                latency[name].append(timed(lambda: pipeline(row, **keywords, **shared)))  # noqa: B023
+            duration[name].append(timed(lambda: pipeline(batches, **keywords, **shared)))  # noqa: B023
+    return [
+        {
+            "extraction": name,
+            "candidates": candidates[name],
+            "calls": len(latency[name]),
+            "latency_ms_median": round(1e3 * float(np.median(latency[name])), 3),
+            "latency_ms_99": round(1e3 * float(np.quantile(latency[name], 0.99)), 3),
+            "latency_ms_min": round(1e3 * min(latency[name]), 3),
+            "actions_per_second": round(BATCH / float(np.median(duration[name]))),
+        }
+        for name in EXTRACTIONS
+    ]
+
+
+def work(args: argparse.Namespace) -> None:
+    """A worker's whole life: it may use `--worker-cores` cores only."""
+    pin_to_cores(args.worker_cores)
+    import torch
+
+    from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+    torch.set_num_threads(args.worker_cores)
+    dataset = load_transitions(args.dataset, args.task)
+    if args.policy is None:
+        pipeline = untrained_policy(dataset, args.task)
+    else:
+        pipeline = SPIPolicyPipeline.from_pretrained(args.policy)
+    if pipeline.config.max_episode_steps is None:
+        raise SystemExit(f"error: {args.policy} does not know its task's episode length.")
+    observations = dataset.transitions.observation[:5000].numpy()
+    rows = measure_policy(pipeline, observations, args)
+    network = pipeline.noise_model.config
+    print(
+        json.dumps(
+            {
+                "cores": args.worker_cores,
+                "hidden_dims": list(network.hidden_dims),
+                "dtype": str(pipeline.noise_model.dtype).removeprefix("torch."),
+                "peak_memory_mb": peak_memory_mb(),
+                "extractions": rows,
+            }
+        )
+    )
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Everything, in processes of their own."""
+    circumstances = machine()
+    forwarded = [f"--calls={args.calls}", f"--candidates={args.candidates}", f"--steps={args.steps}"]
+    forwarded += [f"--task={args.task}"]
+    forwarded += [] if args.policy is None else [f"--policy={args.policy}"]
+    forwarded += [] if args.dataset is None else [f"--dataset={args.dataset}"]
+    return {
+        "format_version": 1,
+        "command": "python scripts/benchmark_inference.py",
+        "machine": circumstances,
+        "settings": {
+            "policy": args.policy or "untrained",
+            "task": args.task,
+            "num_candidates": args.candidates,
+            "num_inference_steps": args.steps,
+            "batch": BATCH,
+        },
+        "results": [run_pinned(cores, forwarded) for cores in check_cores(args.cores)],
+    }
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print one table per number of cores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for part in results["results"]:
+        table = Table(title=f"Choosing an action on {part['cores']} core(s), {part['dtype']}")
+        table.add_column("extraction", no_wrap=True)
+        for heading in ("candidates", "median", "99%", f"actions/s at {BATCH}"):
+            table.add_column(heading, justify="right")
+        for row in part["extractions"]:
+            table.add_row(
+                row["extraction"],
+                str(row["candidates"]),
+                f"{row['latency_ms_median']:.2f} ms",
+                f"{row['latency_ms_99']:.2f} ms",
+                f"{row['actions_per_second']:,}",
+            )
+        console.print(table)
+    console.print(f"{results['machine']['cpu']}; load average {results['machine']['load_average']}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policy", help="policy folder or Hub id (default: untrained, of the default size)")
+    parser.add_argument("--task", default="ballcircle", help="task of the data (default: ballcircle)")
+    parser.add_argument("--dataset", help="where observations come from, as for `spi train`")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1], help="core counts (default: 1)")
+    parser.add_argument("--calls", type=positive(int), default=1000, help="timed calls (default: 1000)")
+    parser.add_argument("--candidates", type=positive(int), default=50, help="candidates (default: 50)")
+    parser.add_argument("--steps", type=positive(int), default=5, help="denoising steps (default: 5)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/benchmark_inference.json"),
+        help="results file (default: results/benchmark_inference.json)",
+    )
+    parser.add_argument("--no-save", action="store_true", help="print the table only")
+    parser.add_argument("--worker-cores", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.worker_cores:
+        work(args)
+        return
+    print(f"Measuring {args.calls} calls per extraction: a minute or two per core count.", file=sys.stderr)
+    results = measure(args)
+    show(results)
+    if not args.no_save:
+        save(args.output, results)
+
+
+if __name__ == "__main__":
+    main()
