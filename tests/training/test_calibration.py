@@ -184,6 +184,17 @@ def test_a_steady_cost_is_estimated_exactly_and_corrections_are_bounded():
     calibration.check()
 
 
+def test_estimates_that_fall_still_give_a_usable_curve():
+    """A critic that is wrong about the sign: the more it allows, the less it costs."""
+    knots = (20.0, 40.0, 60.0)
+    calibration, report = run(make_pipeline(), make_dataset(lambda x: (1 - x) / 2), knots=knots)
+    first, second, third = report.estimated_costs
+    assert first > second + 5 > third + 10
+    first = min(first, MAX_CORRECTION * knots[0])
+    expected = [first + 0.001, first + 0.002, first + 0.003]
+    assert (calibration.realised_rates * HORIZON).tolist() == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_episode_that_ends_costs_nothing_more():
     """0.1 per step until an end that comes with probability 1 / 10: 0.1 / (1 - 0.99 * 0.9)."""
     dataset = make_dataset(lambda x: np.full_like(x, 0.1), episodes=200, length=10, terminated=True)
