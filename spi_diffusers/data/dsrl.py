@@ -126,6 +126,46 @@ def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str
     return {name: values[~drop] for name, values in new.items()}, int(drop.sum())
 
 
+def dataset_from_raw(
+    raw: Mapping[str, np.ndarray],
+    source: str,
+    names: Mapping[str, str],
+    task: Task | None = None,
+    *,
+    clip_actions: bool = False,
+    stacklevel: int = 2,
+) -> TransitionDataset:
+    """Make a dataset of raw columns, with `next_observation` derived (and a warning) where it is missing.
+
+    Args:
+        raw: arrays by our column names, as for `TransitionDataset.from_columns`.
+        source: what to call the data in messages.
+        names: how the source calls a column, where that differs.
+        task: fixes the dimensions and the action range, where given.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+        stacklevel: whose line the warning names: 2 is the caller's.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: the columns do not pass the checks of `TransitionDataset.from_columns`.
+    """
+    if "next_observation" not in raw and "observation" in raw:
+        stand_in = {**raw, "next_observation": raw["observation"]}
+        clean = ColumnChecker(source, names).clean(stand_in, task, clip_actions=clip_actions)
+        raw, dropped = derive_next_observation(clean)
+        warnings.warn(
+            f"{source}: has no {names.get('next_observation', 'next_observation')!r}; took the following row "
+            f"of each episode, and dropped the last row of {dropped} truncated episodes, for which nothing "
+            "follows",
+            stacklevel=stacklevel + 1,
+        )
+    return TransitionDataset.from_columns(
+        raw, task=task, source=source, names=names, clip_actions=clip_actions
+    )
+
+
 def _check_signature(path: Path, expected: bytes, kind: str) -> None:
     with path.open("rb") as file:
         head = file.read(32)
@@ -153,15 +193,5 @@ def _from_arrays(
                 else f"cannot be read; the file is cut off or damaged ({error})"
             )
             raise DatasetError(f"{path}: column {name!r} {reason}") from error
-    if "next_observation" not in raw and "observation" in raw:
-        stand_in = raw | {"next_observation": raw["observation"]}
-        clean = ColumnChecker(str(path), DSRL_NAMES).clean(stand_in, task, clip_actions=clip_actions)
-        raw, dropped = derive_next_observation(clean)
-        warnings.warn(
-            f"{path}: has no {DSRL_NAMES['next_observation']!r}; took the following row of each episode, and "
-            f"dropped the last row of {dropped} truncated episodes, for which nothing follows",
-            stacklevel=4,
-        )
-    return TransitionDataset.from_columns(
-        raw, task=task, source=str(path), names=DSRL_NAMES, clip_actions=clip_actions
-    )
+    # Warnings point at the caller of `load_npz` or `load_hdf5`.
+    return dataset_from_raw(raw, str(path), DSRL_NAMES, task, clip_actions=clip_actions, stacklevel=4)

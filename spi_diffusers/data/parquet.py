@@ -204,7 +204,9 @@ def _from_table(
     return TransitionDataset.from_columns(columns, task=known, source=label, clip_actions=clip_actions)
 
 
-def column_to_numpy(column: "pa.ChunkedArray", name: str, source: str) -> np.ndarray:
+def column_to_numpy(
+    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None
+) -> np.ndarray:
     """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
 
     One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
@@ -214,6 +216,7 @@ def column_to_numpy(column: "pa.ChunkedArray", name: str, source: str) -> np.nda
         column: numbers or bools, or for vectors lists of numbers that all have one length.
         name: its name, for messages.
         source: where it comes from, for messages.
+        vector: whether it holds a list per row; by default what its name means in our layout.
 
     Returns:
         (N,) for numbers and bools, (N, D) for lists.
@@ -233,8 +236,10 @@ def column_to_numpy(column: "pa.ChunkedArray", name: str, source: str) -> np.nda
         raise error(f"has {array.null_count} missing values (null), first in row {row}")
     lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
     is_list = any(check(array.type) for check in lists)
-    if is_list != (name in VECTOR_COLUMNS):
-        wanted = "one list of numbers per row" if name in VECTOR_COLUMNS else "one number per row"
+    if vector is None:
+        vector = name in VECTOR_COLUMNS
+    if is_list != vector:
+        wanted = "one list of numbers per row" if vector else "one number per row"
         raise error(f"must hold {wanted}, not {array.type}")
     width = 0
     if is_list:
