@@ -1,0 +1,87 @@
+"""The benchmark scripts as a user runs them: real processes on one core, with few and short turns."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("script", ["benchmark_training.py", "benchmark_inference.py"])
+def test_help_says_how_to_read_the_table(script):
+    done = run(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+    assert "how to read it:" in done.stdout
+    assert "worker" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("benchmark_training.py", ["--cores", 100_000], "--cores 100000: this process may use 1 to"),
+        ("benchmark_training.py", ["--seconds", -1], "must be above zero, got -1"),
+        ("benchmark_inference.py", ["--calls", 0], "must be above zero, got 0"),
+    ],
+)
+def test_bad_arguments_end_before_anything_is_measured(script, arguments, message, tmp_path):
+    done = run(script, *arguments, "--output", tmp_path / "results.json")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
+    file = tmp_path / "new" / "results.json"
+    done = run("benchmark_training.py", "--cores", 1, "--rounds", 3, "--seconds", 0.5, "--output", file)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(file.read_text())
+    assert results["settings"]["batch_size"] == 256
+    assert results["settings"]["hidden_dims"] == [256, 256, 256]
+    assert results["machine"]["versions"]["torch"]
+    (part,) = results["results"]
+    rows = {row["variant"]: row for row in part["variants"]}
+    plain, default = rows["plain"], rows[part["default"]]
+    assert (plain["mixed_precision"], plain["activation"], plain["guidance"]) == ("no", "mish", "chain")
+    assert (default["mixed_precision"], default["activation"], default["guidance"]) == (
+        "bf16",
+        "silu",
+        "one_step",
+    )
+    assert plain["times_plain"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    for row in rows.values():
+        assert len(row["rounds"]) == 3
+        assert min(row["rounds"]) <= row["updates_per_second"] <= max(row["rounds"])
+        assert row["threads_per_operation"] == 1
+        assert not row["overlap"]
+        assert row["peak_memory_mb"] > 50
+    # SiLU and one-step guidance do less work on any machine; what bfloat16 gives depends on the processor.
+    assert rows["+ one-step guidance"]["times_plain"]["median"] > 1.5
+    assert "(default)" in done.stdout
+
+
+@pytest.mark.slow
+def test_inference_benchmark_measures_every_extraction(tmp_path):
+    file = tmp_path / "results.json"
+    done = run("benchmark_inference.py", "--calls", 20, "--candidates", 12, "--output", file)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(file.read_text())
+    assert results["settings"]["policy"] == "untrained"
+    (part,) = results["results"]
+    assert part["hidden_dims"] == [256, 256, 256]
+    assert [row["extraction"] for row in part["extractions"]] == ["reward", "safe, limit", "safe, budget"]
+    for row in part["extractions"]:
+        assert row["calls"] == 20
+        assert row["candidates"] == 12
+        assert 0 < row["latency_ms_min"] <= row["latency_ms_median"] <= row["latency_ms_99"]
+        assert row["actions_per_second"] > 0
