@@ -4,8 +4,9 @@
     python scripts/reproduce.py --jobs 4        # four trainings side by side
 
 Every seed is trained in a process of its own on one thread, then played for 20 episodes at each cost
-limit, with safe extraction and with the paper's. Finished seeds are kept, so a stopped run goes on. Ends by
-writing results/ballcircle.json, its plot, and the table in README.md.
+limit, with safe extraction (running cost fed back, and not) and with the paper's. Finished seeds are kept,
+so a stopped run goes on. Writes results/ballcircle.json and its plot; scripts/update_readme.py takes the
+table in README.md from there.
 """
 
 import argparse
@@ -32,10 +33,10 @@ def train_and_evaluate(seed: int, output: Path, updates: int | None, episodes: i
         train.append("--resume")
     limits = [str(limit) for limit in COST_LIMITS]
     evaluate = ["evaluate", run, "--cost-limit", *limits, "--episodes", episodes]
-    evaluate += ["--seeds", EVALUATION_SEED_OFFSET + seed, "--no-video"]
+    evaluate += ["--seeds", EVALUATION_SEED_OFFSET + seed, "--no-video", "--no-plots"]
     run.mkdir(parents=True, exist_ok=True)
-    for command in (train, evaluate):
-        with (run / f"{command[0]}.log").open("w", encoding="utf-8") as log:
+    for command in (train, evaluate, [*evaluate, "--extraction", "safe", "--no-feedback"]):
+        with (run / f"{command[0]}.log").open("a", encoding="utf-8") as log:
             words = [sys.executable, "-m", "spi_diffusers.cli", *map(str, command)]
             code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
         if code:

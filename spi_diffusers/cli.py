@@ -35,6 +35,12 @@ Settings come from, each over the one before: defaults, the default preset, the 
 --config reads that file. A run that was stopped or killed goes on with --resume, bit for bit.
 """
 
+_TASKS_EXAMPLES = """\
+examples:
+  spi tasks --paper                 the eight tasks of the SPI paper
+  spi tasks --installed --json      what can be simulated here, for scripts
+"""
+
 _EVALUATE_EXAMPLES = """\
 examples:
   spi evaluate outputs/ballcircle-seed0
@@ -107,7 +113,7 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, add, run, text, examples in (
         ("train", _add_train, _train, "Train a policy on a dataset.", _TRAIN_EXAMPLES),
         ("evaluate", _add_evaluate, _evaluate, "Play a policy in its simulator.", _EVALUATE_EXAMPLES),
-        ("tasks", _add_tasks, _tasks, "List the tasks.", ""),
+        ("tasks", _add_tasks, _tasks, "List the tasks and what each needs.", _TASKS_EXAMPLES),
     ):
         command = subparsers.add_parser(name, help=text, description=text, epilog=examples)
         add(command)
@@ -245,42 +251,31 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _add_tasks(parser: _Parser) -> None:
     parser.add_argument("--paper", action="store_true", help="only the eight tasks of the SPI paper")
-    parser.add_argument("--simulator", help="only the tasks of one simulator, for example bullet")
+    parser.add_argument(
+        "--simulator",
+        help="only the tasks of one simulator: bullet, velocity, safety_gymnasium or metadrive",
+    )
+    parser.add_argument("--installed", action="store_true", help="only the tasks that can be simulated here")
+    parser.add_argument("--json", action="store_true", help="print everything that is known as JSON")
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from pathlib import Path
+    from spi_diffusers.data.catalogue import list_tasks, tasks_notes, tasks_table
 
+    rows = list_tasks(simulator=args.simulator, paper=args.paper, installed=args.installed)
+    if args.json:
+        import json
+
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        print("No task fits: spi tasks lists all of them, and what is missing to simulate them.")
+        return 0
     from rich.console import Console
-    from rich.table import Table
 
-    from spi_diffusers.data.tasks import TASKS
-
-    simulators = sorted({task.simulator for task in TASKS.values()})
-    if args.simulator is not None and args.simulator not in simulators:
-        raise ValueError(f"simulator must be one of {', '.join(simulators)}; got {args.simulator!r}.")
-    embedded = Path(__file__).parent / "data" / "embedded"
-    table = Table(title="Tasks of DSRL", caption="data: yes = ships with this package, else name a --dataset")
-    for column in ("short form", "name", "simulator", "steps", "obs/act", "return 0..1", "limits", "data"):
-        table.add_column(column, justify="right" if column in ("steps", "obs/act") else "left")
-    for task in TASKS.values():
-        if (args.paper and not task.paper) or args.simulator not in (None, task.simulator):
-            continue
-        sizes = "/".join(
-            "?" if size is None else str(size) for size in (task.observation_dim, task.action_dim)
-        )
-        table.add_row(
-            task.short_name,
-            task.name,
-            task.simulator,
-            str(task.max_episode_steps),
-            sizes,
-            f"{task.reward_min:.0f}..{task.reward_max:.0f}",
-            " ".join(f"{limit:g}" for limit in task.cost_limits),
-            "yes" if (embedded / task.name).is_dir() else "",
-        )
     # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(tasks_table(rows))
+    print("\n".join(tasks_notes(rows)))
     return 0
 
 

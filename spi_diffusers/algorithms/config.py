@@ -1,7 +1,16 @@
 """Configuration of the algorithms, as plain dataclasses that import nothing heavy."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def _check_choices(config: Any, prefix: str = "") -> None:
+    """Raise ValueError if a field annotated with a Literal holds something else."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{prefix}{name} must be one of {', '.join(get_args(hint))}; got {value!r}.")
 
 
 @dataclass
@@ -18,6 +27,7 @@ class CostRemapConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_choices(self, "cost_remap.")
         if not self.scale > 0:
             raise ValueError(f"cost_remap.scale must be positive, got {self.scale}.")
 
@@ -66,13 +76,14 @@ class SPIConfig:
     ema_decay: float = 0.995
 
     def __post_init__(self) -> None:
+        _check_choices(self)
         for name in ("eta", "gamma", "target_update_rate", "ema_decay"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         if self.gamma == 1.0:
             raise ValueError("gamma must be below 1: the critics' values would not be bounded.")
-        if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max:
+        if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max < math.inf:
             raise ValueError(
                 "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "
                 f"{self.num_train_timesteps}, {self.beta_min}, {self.beta_max}."

@@ -17,10 +17,20 @@ class CriticStack(nn.Module):
 
     Args:
         critics: C critics of one architecture.
+
+    Raises:
+        ValueError: If the architectures differ in anything but the number of heads.
     """
 
     def __init__(self, critics: Sequence[TwinCritic]):
         super().__init__()
+        for key, value in critics[0].config.items():
+            for critic in critics[1:]:
+                if key != "num_heads" and not key.startswith("_") and critic.config[key] != value:
+                    raise ValueError(
+                        f"Critics in a stack must share their architecture, but {key} is {value} for one and "
+                        f"{critic.config[key]} for another."
+                    )
         self.heads = [critic.config.num_heads for critic in critics]
         layers: list[nn.Module] = []
         for parts in zip(*(critic.net for critic in critics), strict=True):

@@ -19,7 +19,7 @@ class ComputeReplica:
     """A copy of `master` in the compute dtype that runs forward and backward in its place.
 
     Weights are cast once per update instead of once per use. The optimiser keeps working on the float32
-    master. With a float32 compute dtype the replica is the master itself and nothing is copied.
+    master. With a float32 compute dtype a trainable replica is the master itself and nothing is copied.
 
     Args:
         master: Network whose float32 parameters are optimised and saved.

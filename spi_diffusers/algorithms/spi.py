@@ -42,6 +42,8 @@ def make_scheduler(config: SPIConfig) -> DDPMScheduler:
         prediction_type="epsilon",
         variance_type="fixed_small",
         clip_sample=True,
+        # With fewer steps than T, "leading" would start from noise at a level the noise model never saw.
+        timestep_spacing="trailing",
     )
 
 
@@ -118,7 +120,7 @@ def guidance_loss(
         reward_weight: mu, a number or one per sample (B,).
         safety_weight: phi, a number or one per sample (B,).
         twin: Which twin guides (0 or 1); the other one gives the scale.
-        scale: "std", "mean_abs" or "none".
+        scale: "std", "mean_abs" or "none"; on several processes, over this process's share of the batch.
     """
     reward_scale = value_scale(reward_values[1 - twin], scale)
     safety_scale = value_scale(safety_values[1 - twin], scale)
@@ -246,7 +248,7 @@ class SPI:
             policy_metrics, upcoming = self._update_policy(inputs, upcoming)
             metrics = self._update_critics(inputs)
         self.updates += 1
-        self.refresh_replicas()
+        self._frozen_critics.refresh()  # each half refreshed what only it reads
         return metrics | policy_metrics, upcoming
 
     @torch.no_grad()
@@ -263,10 +265,9 @@ class SPI:
 
     def refresh_replicas(self) -> None:
         """Copy all weights into their compute replicas; call it after loading weights."""
-        for replica in (self._critics, self._frozen_critics, self._target_critics):
+        replicas = (self._critics, self._target_critics, self._frozen_critics, self._policy, self._ema_policy)
+        for replica in replicas:
             replica.refresh()
-        self._policy.refresh()
-        self._ema_policy.refresh()
 
     def _update_critics(self, inputs: StepInputs) -> dict[str, Tensor]:
         config = self.config
@@ -308,6 +309,8 @@ class SPI:
         loss.backward()
         self._step(self._critics, self.critic_optimizer, self.critics)
         polyak_update(self.target_critics.parameters(), self.critics.parameters(), config.target_update_rate)
+        self._critics.refresh()
+        self._target_critics.refresh()
         metrics["critic/reward_value"] = values[REWARD, :, :, 0].detach().mean()
         metrics["critic/safety_value"] = values[SAFETY, :, :, SAFETY_HEAD].detach().mean()
         return metrics
@@ -347,6 +350,8 @@ class SPI:
         # The average warms up: early weights are noise and should be forgotten quickly.
         decay = min(config.ema_decay, (1 + self.updates) / (10 + self.updates))
         polyak_update(self.ema_noise_model.parameters(), self.noise_model.parameters(), 1.0 - decay)
+        self._policy.refresh()
+        self._ema_policy.refresh()
         metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}
         return metrics, upcoming
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task
@@ -116,17 +117,7 @@ def _load_dsrl(
 def _load_dsrl_from_hub(
     task: Task | None, revision: str | None, token: str | bool | None, clip_actions: bool
 ) -> TransitionDataset:
-    from huggingface_hub import hf_hub_download
-
     if task is None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: holds one file per DSRL task; say which task")
-    try:
-        path = hf_hub_download(
-            DSRL_DATASET_REPO, task.dataset_file, repo_type="dataset", revision=revision, token=token
-        )
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise DatasetError(
-            f"{DSRL_DATASET_REPO}: {task.dataset_file} of {task.name} cannot be downloaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return load_hdf5(Path(path), task, clip_actions=clip_actions)
+    path = download_dsrl_file(task, revision=revision, token=token)
+    return load_hdf5(path, task, clip_actions=clip_actions)

@@ -44,8 +44,10 @@ class Task:
         cost_min: DSRL's reference minimum of the cost return.
         cost_max: DSRL's reference maximum of the cost return.
         dataset_file: HDF5 file in the Hub dataset repository `YYY-45/DSRL`.
-        cost_limits: the cost limits per episode that we evaluate at by default.
+        cost_limits: the cost limits per episode that DSRL evaluates at, and we by default.
         paper: whether it is one of the eight tasks of the SPI paper.
+        paper_cost_limit: the cost limit per episode that the paper's normalised costs are taken relative
+            to, or None for a task that is not in the paper.
         aliases: further ids under which DSRL registers the same task.
     """
 
@@ -64,6 +66,7 @@ class Task:
     cost_limits: tuple[float, ...]
     paper: bool
     aliases: tuple[str, ...] = ()
+    paper_cost_limit: float | None = None
 
     def normalize_reward(self, return_: Any) -> Any:
         """Scale a return to DSRL's reference range.

@@ -27,6 +27,8 @@ class CostCalibration(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, num_knots: int):
         super().__init__()
+        if num_knots < 1:
+            raise ValueError(f"num_knots must be at least 1, got {num_knots}.")
         self.register_buffer("allowed_rates", torch.full((num_knots,), torch.nan))
         self.register_buffer("realised_rates", torch.full((num_knots,), torch.nan))
 

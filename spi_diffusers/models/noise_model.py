@@ -163,14 +163,11 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             and sqrt(1/alpha-bar - 1), which give x0 from x_t and the noise; the weights of x0 and of x_t in
             the posterior mean; the posterior standard deviation.
         """
-        train_steps = scheduler.config.num_train_timesteps
-        steps = num_inference_steps or train_steps
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(num_inference_steps or scheduler.config.num_train_timesteps)
         timesteps = scheduler.timesteps.tolist()
         alpha_bars = scheduler.alphas_cumprod.double()
         rows = []
-        for timestep in timesteps:
-            previous = timestep - train_steps // steps
+        for timestep, previous in itertools.pairwise([*timesteps, -1]):
             alpha_bar = float(alpha_bars[timestep])
             alpha_bar_previous = float(alpha_bars[previous]) if previous >= 0 else 1.0
             alpha = alpha_bar / alpha_bar_previous
@@ -240,9 +237,17 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             Actions in [-1, 1], shape (B, A), float32.
 
         Raises:
-            ValueError: If the scheduler's actions are not finite.
+            ValueError: If the scheduler does not take predicted noise or gives actions that are not finite,
+                or for fewer than one step.
         """
-        steps = num_inference_steps or scheduler.config.num_train_timesteps
+        steps = scheduler.config.num_train_timesteps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {steps}.")
+        if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
+            raise ValueError(
+                f"The noise model predicts noise, but the scheduler's prediction_type is "
+                f"{scheduler.config.prediction_type!r}: use 'epsilon'."
+            )
         shape = (len(observation), self.config.action_dim)
         coefficients = self._cached_coefficients(scheduler, steps)
         if coefficients is None:
@@ -261,7 +266,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
                 and config.clip_sample
                 and config.clip_sample_range == 1.0
                 and not config.thresholding
-                and config.timestep_spacing == "leading"
+                and config.timestep_spacing in ("leading", "trailing")
                 and config.steps_offset == 0
             )
             cached = (scheduler, steps, self.ddpm_coefficients(scheduler, steps) if reproduced else None)

@@ -49,22 +49,26 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
                     f"Statistic '{name}' has shape {tuple(value.shape)}, expected "
                     f"({self.config.observation_dim},)."
                 )
+        _check_statistics(mean, std, smallest_std=0.0)
         self.mean.copy_(mean)
         self.std.copy_(std.clamp_min(self.config.epsilon))
-        self.check()
 
     def check(self) -> None:
         """Raise ValueError if statistics are missing or not usable."""
-        for name, value in (("mean", self.mean), ("std", self.std)):
-            if not bool(torch.isfinite(value).all()):
-                raise ValueError(
-                    f"Statistic '{name}' of the observation normalizer is missing or not finite: "
-                    f"{value.tolist()}. Fit it on data, or load it from a complete model folder."
-                )
-        if not bool((self.std > 0).all()):
-            raise ValueError(f"Statistic 'std' of the observation normalizer must be positive: {self.std}.")
+        _check_statistics(self.mean, self.std, smallest_std=self.config.epsilon / 2)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise observations of shape (..., O)."""
         normalised = (observation.to(self.mean.dtype) - self.mean) / self.std
         return normalised.clamp(-self.config.clip, self.config.clip)
+
+
+def _check_statistics(mean: Tensor, std: Tensor, smallest_std: float) -> None:
+    for name, value in (("mean", mean), ("std", std)):
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"Statistic '{name}' of the observation normalizer is missing or not finite: "
+                f"{value.tolist()}. Fit it on data, or load it from a complete model folder."
+            )
+    if bool((std < smallest_std).any()):
+        raise ValueError(f"Statistic 'std' of the observation normalizer is too small: {std.tolist()}.")

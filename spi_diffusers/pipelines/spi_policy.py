@@ -103,13 +103,14 @@ class SPIPolicyPipeline(DiffusionPipeline):
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
         reward_critic ([`TwinCritic`]): Q^r.
         safety_critic ([`TwinCritic`]): Q^c', and the predicted cost Q^c as its second head.
-        scheduler ([`~diffusers.DDPMScheduler`]): Any diffusers scheduler with epsilon prediction.
+        scheduler ([`~diffusers.DDPMScheduler`]): A diffusers scheduler that takes predicted noise.
         normalizer ([`ObservationNormalizer`]): Observation statistics.
         calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
-        budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back.
+        budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back; under a limit
+            at or below it the policy always does the safest thing it knows.
         format_version: Version of this folder format.
     """
 
@@ -138,6 +139,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
             )
         if not 0.0 <= gamma < 1.0:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
+        if not budget_reserve >= 0:
+            raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
         self._check_components(noise_model, reward_critic, safety_critic, normalizer)
         if calibration is not None:
             calibration.check()
@@ -163,6 +168,15 @@ class SPIPolicyPipeline(DiffusionPipeline):
     def _check_components(noise_model: Any, reward_critic: Any, safety_critic: Any, normalizer: Any) -> None:
         normalizer.check()
         reference = noise_model.config
+        networks = {
+            "noise_model": noise_model,
+            "reward_critic": reward_critic,
+            "safety_critic": safety_critic,
+        }
+        for name, network in networks.items():
+            bad = [key for key, value in network.state_dict().items() if not bool(value.isfinite().all())]
+            if bad:
+                raise ValueError(f"The {name}'s weights are not finite: {bad[0]} ({len(bad)} in all).")
         for name, critic in (("reward_critic", reward_critic), ("safety_critic", safety_critic)):
             for key in ("observation_dim", "action_dim", "use_safety_weight"):
                 if critic.config[key] != reference[key]:
@@ -244,6 +258,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
         candidates = self.noise_model.sample(self.scheduler, states, tiled, num_inference_steps, generator)
+        if not bool(torch.isfinite(candidates).all()):
+            raise ValueError("The noise model gave candidate actions that are not finite.")
         (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
         guarded = allowance is not None and allowance.recovery is not None
         safety_values, cost_values, recovery_costs = self._safety(states, candidates, tiled, guarded)

@@ -105,6 +105,9 @@ def calibrate(
 ) -> tuple[CostCalibration, CalibrationReport]:
     """Measure offline what episode cost results from holding the critic to an episode cost.
 
+    Measured is the plain rule, a limit spread evenly over the episode. What comes on top when the running
+    cost is fed back (pace, reserve, recovery condition) is not part of it.
+
     Args:
         pipeline: The trained policy; its own calibration, if any, is ignored.
         dataset: Transitions, best with episodes the networks were not trained on.
@@ -118,11 +121,15 @@ def calibrate(
         The calibration, and the measured curve.
 
     Raises:
-        ValueError: If the pipeline does not know its episode length, or the estimates are not finite.
+        ValueError: If the pipeline does not know its episode length, the knots are not positive and
+            increasing, or the estimates are not finite.
     """
     horizon = pipeline.config.max_episode_steps
     if horizon is None:
         raise ValueError("Calibration needs a pipeline that knows max_episode_steps.")
+    allowed = torch.tensor(list(knots), dtype=torch.float32)
+    if len(allowed) == 0 or not bool((allowed > 0).all() and (allowed.diff() > 0).all()):
+        raise ValueError(f"knots must be positive and increasing, got {list(knots)}.")
     generator = torch.Generator().manual_seed(seed)
     transitions = dataset.transitions
     rows = torch.randperm(len(transitions), generator=generator)[:num_transitions]
@@ -138,7 +145,7 @@ def calibrate(
     features = _Features(pipeline)
     now = features(batch.observation, batch.action)
     alive = (~batch.terminated).double().unsqueeze(-1)
-    # With this discount the value of a steady cost rate is exactly that of an episode: rate x horizon.
+    # With this discount the value of a steady cost rate is that of an episode: rate x horizon.
     gamma = 1.0 - 1.0 / horizon
     estimates = []
     for knot in knots:
@@ -148,7 +155,6 @@ def calibrate(
     if not all(torch.isfinite(torch.tensor(estimates))):
         raise ValueError(f"The calibration's cost estimates are not finite: {estimates}.")
 
-    allowed = torch.tensor(list(knots), dtype=torch.float32)
     realised = torch.tensor(estimates).clamp(allowed / MAX_CORRECTION, allowed * MAX_CORRECTION)
     realised = realised.cummax(dim=0).values
     # Strictly increasing, so that the curve can be inverted.

@@ -88,6 +88,8 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
         pipeline.save_pretrained(str(aside), safe_serialization=True)
         write_durably(aside / CONFIG_FILE, to_json(saved_config(trainer.config)))
         write_durably(aside / INFO_FILE, to_json(info))
+        for file in aside.rglob("*"):  # safetensors writes weights for the owner only
+            file.chmod(0o755 if file.is_dir() else 0o644)
         replace_folder(aside, folder)
         for left in folder.parent.glob(f".{folder.name}.[0-9]*.*"):  # by runs that were killed while saving
             shutil.rmtree(left, ignore_errors=True)

@@ -13,56 +13,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 COMMIT = "c0ffee" + "0" * 34
 
 
-class DatasetHub:
-    """Serves dataset repositories given as {repo_id: {path: content}}; a context manager."""
-
-    def __init__(self, repositories):
-        self.repositories = repositories
-        self.requests = Counter()
-        hub = self
-
-        class Handler(_Handler):
-            pass
-
-        Handler.hub = hub
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.server.server_close()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def environment(self, home):
-        """Variables that point a fresh client process at this server and at nothing else."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
-            "HF_HUB_ETAG_TIMEOUT": "10",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-
-
-def _blob_id(content):
+def blob_id(content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class DatasetHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub: DatasetHub
+    hub: "DatasetHub"
 
     def log_message(self, *args):
         pass
@@ -118,9 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
                 continue
             path = f"{folder}/{head}" if folder else head
             if tail:
-                found[path] = {"type": "directory", "path": path, "oid": _blob_id(path.encode()), "size": 0}
+                found[path] = {"type": "directory", "path": path, "oid": blob_id(path.encode()), "size": 0}
             else:
-                found[path] = {"type": "file", "path": path, "oid": _blob_id(content), "size": len(content)}
+                found[path] = {"type": "file", "path": path, "oid": blob_id(content), "size": len(content)}
         return list(found.values())
 
     def send_json(self, value):
@@ -129,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, content):
         if content is None:
             return self.fail(404, "EntryNotFound")
-        headers = {"ETag": f'"{_blob_id(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{blob_id(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         requested = self.headers.get("Range")
         if requested:
             start, _, end = requested.removeprefix("bytes=").partition("-")
@@ -150,3 +107,43 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+class DatasetHub:
+    """Serves dataset repositories given as {repo_id: {path: content}}; a context manager."""
+
+    handler = DatasetHandler
+
+    def __init__(self, repositories):
+        self.repositories = repositories
+        self.requests = Counter()
+        handler = type("Handler", (self.handler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def environment(self, home):
+        """Variables that point a fresh client process at this server and at nothing else."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
+            "HF_HUB_ETAG_TIMEOUT": "10",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }

@@ -71,7 +71,6 @@ def test_a_wrong_number_of_knots_is_refused():
         CostCalibration(num_knots=2).set_curve(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))
 
 
-@pytest.mark.xfail(strict=True, reason="num_knots=0 is accepted and maps everything to NaN")
 def test_a_calibration_without_knots_is_refused():
     with pytest.raises(ValueError, match="num_knots"):
         CostCalibration(num_knots=0)

@@ -304,7 +304,6 @@ def test_a_calibration_that_cannot_be_used_is_named(folder):
         load(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="only the headers of the weights are checked, not the values")
 def test_network_weights_that_are_nan_are_refused(folder):
     path = folder / "noise_model" / WEIGHTS
     weights = load_file(path)

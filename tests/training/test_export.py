@@ -48,7 +48,10 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     assert not (folder / "old.txt").exists()
     assert (folder / "model_index.json").is_file()
-    assert json.loads((folder / "train_info.json").read_text()) == train_info(trained)
+    info = json.loads((folder / "train_info.json").read_text())
+    assert len(info.pop("calibration")["estimated_costs"]) == 6
+    assert info == train_info(trained)
+    assert (folder / "noise_model" / "diffusion_pytorch_model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_full_disk_leaves_the_old_policy_intact(trained, tmp_path):

@@ -1,0 +1,107 @@
+"""Rewrite the tables in README.md from the committed results files.
+
+python scripts/update_readme.py             # rewrite
+python scripts/update_readme.py --check     # exit with code 1 if README.md is not up to date
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.evaluation.behaviour import behaviour_rows
+from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.summary import SeedSummary, summarize_seeds
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
+
+
+def results_table(path: Path) -> str:
+    """Safe extraction, the paper's, and the behaviour data, at every limit."""
+    entries = read_results(path)
+    summaries = summarize_seeds(entries)
+    limits = sorted({summary.cost_limit for summary in summaries})
+    rows = {row.cost_limit: row for row in behaviour_rows(load_transitions(None, entries[0].task), limits)}
+    seeds, episodes = len(summaries[0].train_seeds), summaries[0].episodes
+    minutes = sum(entry.train_seconds for entry in entries) / len(entries) / 60
+    lines = [
+        f"{summaries[0].task}, {seeds} training seeds, {episodes} episodes in all, {entries[0].updates:,} "
+        f"updates each ({minutes:.0f} minutes on one core):",
+        "",
+        "| cost limit | policy | normalised reward | normalised cost | worst seed's cost | episodes within |",
+        "|---|---|---|---|---|---|",
+    ]
+    for limit in limits:
+        # The limit kept most strictly first: safe with feedback, safe without, the paper's.
+        at_limit = [summary for summary in summaries if summary.cost_limit == limit]
+        for summary in sorted(at_limit, key=lambda s: (s.extraction != "safe", not s.feedback)):
+            lines.append(_policy_row(summary))
+        data = rows[limit]
+        if data.best_cost_return is not None:
+            lines.append(
+                f"| {limit:g} | best episode in the data within the limit | "
+                f"{data.best_normalized_reward:.2f} | {data.best_cost_return / limit:.2f} | | |"
+            )
+    lines += ["", "± is the deviation over training seeds. A normalised cost of at most 1 keeps the limit."]
+    return "\n".join(lines)
+
+
+def _policy_row(summary: SeedSummary) -> str:
+    name = "the paper's extraction (Eq. 12), same weights"
+    if summary.extraction == "safe":
+        name = "**safe extraction**" if summary.feedback else "safe extraction, cost not fed back"
+    reward, cost = summary.normalized_reward, summary.normalized_cost
+    return (
+        f"| {summary.cost_limit:g} | {name} | {reward.mean:.2f} ± {reward.spread:.2f} | "
+        f"{cost.mean:.2f} ± {cost.spread:.2f} | {cost.worst:.2f} | {summary.within_limit:.0%} |"
+    )
+
+
+def blocks() -> dict[str, str]:
+    """Text of every generated block of README.md."""
+    return {
+        "results": results_table(RESULTS / "ballcircle.json"),
+        "benchmarks": benchmark_table(
+            json.loads((RESULTS / "benchmark_training.json").read_text(encoding="utf-8")),
+            json.loads((RESULTS / "benchmark_inference.json").read_text(encoding="utf-8")),
+        ),
+    }
+
+
+def benchmark_table(training: dict[str, Any], inference: dict[str, Any]) -> str:
+    raise NotImplementedError
+
+
+def render(readme: str) -> str:
+    """README.md with every generated block replaced."""
+    for name, text in blocks().items():
+        pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
+        readme, count = re.subn(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", readme, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"README.md needs exactly one block '{name}', found {count}.")
+    return readme
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    args = parser.parse_args()
+    before = README.read_text(encoding="utf-8")
+    after = render(before)
+    if args.check:
+        if before != after:
+            print("README.md is not up to date: run scripts/update_readme.py", file=sys.stderr)
+        return int(before != after)
+    README.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The simulators of the tasks: what each needs, what of that is installed, and how to install the rest.
+
+Nothing is imported to find out (`importlib.util.find_spec` and package metadata), so a listing answers at
+once, and a simulator that would fail to import does no harm.
+
+The versions matter. bullet-safety-gym pins gymnasium ~=0.28.1 but runs on 1.x as well; MuJoCo's tasks run
+with gymnasium 0.28.1 and mujoco 2.3.3, or gymnasium 1.x and mujoco 2.3.3 to 2.3.7.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """A simulator of DSRL and what it takes to run it.
+
+    Attributes:
+        name: as in `Task.simulator`.
+        title: what it is called.
+        modules: what must be importable, by the name of the package that holds it.
+        extra: the extra of this package that installs it, or None where pip cannot on Python 3.11.
+        note: what else a user must know.
+    """
+
+    name: str
+    title: str
+    modules: Mapping[str, str]
+    extra: str | None
+    note: str
+
+
+@dataclass(frozen=True)
+class SimulatorStatus:
+    """Whether a simulator can run in this installation.
+
+    Attributes:
+        installed: all its packages are here and their versions fit each other.
+        problem: what is missing or does not fit; empty if installed.
+        install: the command that puts it right; None if installed, or if there is no such command.
+    """
+
+    installed: bool
+    problem: str
+    install: str | None
+
+
+_ALL = (
+    Simulator(
+        name="bullet",
+        title="bullet-safety-gym",
+        modules={"bullet_safety_gym": "bullet-safety-gym", "pybullet": "pybullet"},
+        extra="bullet",
+        note="pybullet has wheels for Python 3.11, not for 3.12 and later",
+    ),
+    Simulator(
+        name="velocity",
+        title="gymnasium's MuJoCo robots",
+        modules={"mujoco": "mujoco", "imageio": "imageio"},
+        extra="mujoco",
+        note="mujoco 2.3 has wheels for Python 3.11, not for 3.12 and later",
+    ),
+    Simulator(
+        name="safety_gymnasium",
+        title="safety-gymnasium",
+        modules={"safety_gymnasium": "safety-gymnasium"},
+        extra=None,
+        note="safety-gymnasium's releases (1.0.0 and before) do not run on Python 3.11 and later (they do, as "
+        "pinned, on Python 3.10)",
+    ),
+    Simulator(
+        name="metadrive",
+        title="MetaDrive with DSRL's task definitions",
+        modules={"metadrive": "metadrive-simulator", "dsrl": "dsrl"},
+        extra=None,
+        note="MetaDrive's tasks are defined in the dsrl package, which does not install on Python 3.11 and "
+        "later, and make_env does not run them",
+    ),
+)
+
+#: All simulators by name.
+SIMULATORS: Mapping[str, Simulator] = MappingProxyType({simulator.name: simulator for simulator in _ALL})
+
+
+def simulator_status(name: str) -> SimulatorStatus:
+    """Find out whether a simulator can run here, without importing it.
+
+    Args:
+        name: as in `Task.simulator`.
+
+    Returns:
+        The status.
+
+    Raises:
+        ValueError: there is no such simulator.
+    """
+    if name not in SIMULATORS:
+        raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}; got {name!r}")
+    simulator = SIMULATORS[name]
+    missing = [package for module, package in simulator.modules.items() if not _is_found(module)]
+    problem = f"{' and '.join(missing)} not installed" if missing else ""
+    if not missing and name == "velocity":
+        problem = mujoco_conflict(_version("gymnasium"), _version("mujoco"))
+    if not missing and name == "metadrive":
+        problem = "make_env does not run MetaDrive"
+    return SimulatorStatus(not problem, problem, install_command(name) if problem else None)
+
+
+def install_command(name: str) -> str | None:
+    """The command that installs a simulator beside the gymnasium that is installed.
+
+    Args:
+        name: as in `Task.simulator`.
+
+    Returns:
+        A shell command, or None if pip cannot install the simulator on this package's Python versions.
+    """
+    extra = SIMULATORS[name].extra
+    if extra == "bullet" and _release(_version("gymnasium")) >= (1, 0):
+        # The extra would take gymnasium back to 0.28.1, to which bullet-safety-gym is pinned.
+        return "pip install pybullet && pip install --no-deps bullet-safety-gym"
+    return None if extra is None else f'pip install "spi-diffusers[{extra}]"'
+
+
+def mujoco_conflict(gymnasium: str, mujoco: str) -> str:
+    """Say why a pair of versions cannot simulate the Velocity tasks.
+
+    Args:
+        gymnasium: version of gymnasium.
+        mujoco: version of mujoco.
+
+    Returns:
+        What does not fit and what to install, or an empty string. That mujoco 3 and later simulate
+        differently is no conflict: `make_env` warns of it.
+    """
+    if _release(gymnasium) < (1, 0) and _release(mujoco) > (2, 3, 3):
+        return (
+            f"gymnasium {gymnasium} cannot run mujoco {mujoco}: install mujoco 2.3.3, or gymnasium 1.0 or "
+            "later with mujoco 2.3.7"
+        )
+    return ""
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # ValueError: imported by hand, without a spec
+        return False
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"  # a module that somebody put on the path by hand
+
+
+def _release(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split(".")[:3]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
