@@ -28,10 +28,12 @@ lint: $(VENV)/.installed-dev ## Run ruff and mypy only
 
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
 	$(BIN)/python scripts/reproduce.py
+	$(BIN)/python scripts/update_readme.py
 
 benchmark: $(VENV)/.installed-demo ## Measure the speed of training and of acting; rewrites results/benchmark_*.json
 	$(BIN)/python scripts/benchmark_training.py
 	$(BIN)/python scripts/benchmark_inference.py
+	$(BIN)/python scripts/update_readme.py
 
 clean: ## Remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
