@@ -274,7 +274,7 @@ def _tasks(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(tasks_table(rows))
+    Console(width=None if sys.stdout.isatty() else 180).print(tasks_table(rows))
     print("\n".join(tasks_notes(rows)))
     return 0
 

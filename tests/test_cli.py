@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
 
 
 def test_help_teaches(capsys):
-    for command in ([], ["train"], ["evaluate"]):
+    for command in ([], ["train"], ["evaluate"], ["tasks"]):
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         assert "examples:" in capsys.readouterr().out
@@ -148,11 +149,42 @@ def test_traceback_on_request(capsys, monkeypatch):
 def test_tasks_lists_what_there_is(capsys):
     assert main(["tasks"]) == 0
     text = capsys.readouterr().out
-    assert all(task.name in text and task.short_name in text for task in TASKS.values())
+    assert all(f" {task.name} " in text and f" {task.short_name} " in text for task in TASKS.values())
+    assert "Python 3.10" in text  # what safety-gymnasium needs
     assert main(["tasks", "--paper", "--simulator", "bullet"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "Offline" in line]
     assert len(rows) == 4
-    assert ["yes" in row for row in rows] == [True, False, False, False]
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
+    assert [row[-1] for row in cells] == ["yes", "", "", ""]  # data in the package
+    assert cells[0][:8] == [
+        *("ballcircle", "OfflineBallCircle-v0", "bullet", "200", "8/2", "0..881", "10 20 40", "10"),
+    ]
+    assert cells[0][8] == ("yes" if find_spec("bullet_safety_gym") else "no")
+
+
+def test_tasks_as_json_and_only_what_is_installed(capsys):
+    assert main(["tasks", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(TASKS)
+    assert main(["tasks", "--json", "--installed"]) == 0
+    installed = json.loads(capsys.readouterr().out)
+    assert installed == [row for row in rows if row["simulator_installed"]]
+    assert main(["tasks", "--installed", "--simulator", "metadrive"]) == 0
+    assert "No task fits" in capsys.readouterr().out
+
+
+def test_tasks_answers_at_once():
+    code = (
+        "import sys; from spi_diffusers.cli import main; main(['tasks'])\n"
+        "print(*({'torch', 'numpy', 'gymnasium', 'datasets'} & set(sys.modules)), file=sys.stderr)"
+    )
+    best = float("inf")
+    for _ in range(3):  # the fastest of three: other work on the machine only ever slows it down
+        started = time.perf_counter()
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        best = min(best, time.perf_counter() - started)
+        assert result.stderr.strip() == ""
+    assert best < 0.5
 
 
 def test_train_leaves_a_policy_that_loads_with_its_config_and_origin(run_folder, small_file):

@@ -60,7 +60,9 @@ def tasks_table(rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
     table = Table(title="Tasks of DSRL")
-    for column in ("short form", "name", "simulator", "steps", "obs/act", "return 0..1"):
+    table.add_column("short form", no_wrap=True)
+    table.add_column("name", overflow="fold")  # cut off, it would be of no use
+    for column in ("simulator", "steps", "obs/act", "return 0..1"):
         table.add_column(column, justify="right" if column in ("steps", "obs/act") else "left")
     for column in ("cost limits", "paper's", "installed", "data"):
         table.add_column(column)

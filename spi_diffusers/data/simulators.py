@@ -68,8 +68,8 @@ _ALL = (
         title="safety-gymnasium",
         modules={"safety_gymnasium": "safety-gymnasium"},
         extra=None,
-        note="safety-gymnasium's releases (1.0.0 and before) do not run on Python 3.11 and later (they do, as "
-        "pinned, on Python 3.10)",
+        note="safety-gymnasium's releases (1.0.0 and before) do not run on Python 3.11 and later (they do, "
+        "as pinned, on Python 3.10)",
     ),
     Simulator(
         name="metadrive",
@@ -119,7 +119,7 @@ def install_command(name: str) -> str | None:
         A shell command, or None if pip cannot install the simulator on this package's Python versions.
     """
     extra = SIMULATORS[name].extra
-    if extra == "bullet" and _release(_version("gymnasium")) >= (1, 0):
+    if extra == "bullet" and release_numbers(_version("gymnasium")) >= (1, 0):
         # The extra would take gymnasium back to 0.28.1, to which bullet-safety-gym is pinned.
         return "pip install pybullet && pip install --no-deps bullet-safety-gym"
     return None if extra is None else f'pip install "spi-diffusers[{extra}]"'
@@ -136,12 +136,30 @@ def mujoco_conflict(gymnasium: str, mujoco: str) -> str:
         What does not fit and what to install, or an empty string. That mujoco 3 and later simulate
         differently is no conflict: `make_env` warns of it.
     """
-    if _release(gymnasium) < (1, 0) and _release(mujoco) > (2, 3, 3):
+    if release_numbers(gymnasium) < (1, 0) and release_numbers(mujoco) > (2, 3, 3):
         return (
             f"gymnasium {gymnasium} cannot run mujoco {mujoco}: install mujoco 2.3.3, or gymnasium 1.0 or "
             "later with mujoco 2.3.7"
         )
     return ""
+
+
+def release_numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, to compare versions by.
+
+    Args:
+        version: e.g. "2.3.7" or "1.0.0a2".
+
+    Returns:
+        e.g. (2, 3, 7) or (1, 0, 0); a part that does not start with a number ends the list.
+    """
+    numbers = []
+    for part in version.split(".")[:3]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
 
 
 def _is_found(module: str) -> bool:
@@ -156,13 +174,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "0"  # a module that somebody put on the path by hand
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -26,6 +26,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError
 
+from spi_diffusers.data.simulators import SIMULATORS, install_command
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
 
@@ -191,8 +192,7 @@ def _builder(task: Task) -> tuple[Any, dict[str, Any]]:
     except ImportError as error:
         raise SimulatorNotInstalledError(
             f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). Install it "
-            'with: pip install "spi-diffusers[bullet]" (pybullet has wheels for Python 3.11, not for 3.12 '
-            "and later)"
+            f"with: {install_command(task.simulator)} ({SIMULATORS[task.simulator].note})"
         ) from error
     return EnvironmentBuilder, dict(gymnasium.spec(task.env_id).kwargs)
 

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from spi_diffusers.data.simulators import install_command, mujoco_conflict, release_numbers
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
 
@@ -89,7 +90,7 @@ def make_velocity_env(
     except (ImportError, gymnasium.error.DependencyNotInstalled, gymnasium.error.UnregisteredEnv) as error:
         raise SimulatorNotInstalledError(
             f"task {task.name} runs in gymnasium's {robot}-v4 with MuJoCo, which cannot be made here "
-            f'({error}). Install it with: pip install "spi-diffusers[mujoco]"'
+            f"({error}). Install it with: {install_command(task.simulator)}"
         ) from error
     return VelocityCost(env, threshold, planar=robot == "Ant")
 
@@ -101,27 +102,14 @@ def _check_versions(task: Task) -> None:
     except importlib.metadata.PackageNotFoundError:
         raise SimulatorNotInstalledError(
             f"task {task.name} runs in MuJoCo, which is not installed. Install it with: "
-            'pip install "spi-diffusers[mujoco]"'
+            f"{install_command(task.simulator)}"
         ) from None
-    version = _release(mujoco)
-    if _release(gymnasium.__version__) < (1, 0) and version > (2, 3, 3):
-        raise SimulatorNotInstalledError(
-            f"task {task.name} cannot run with gymnasium {gymnasium.__version__} and mujoco {mujoco}: "
-            "install mujoco 2.3.3, or gymnasium 1.0 or later with mujoco 2.3.7"
-        )
-    if version >= (3,):
+    conflict = mujoco_conflict(gymnasium.__version__, mujoco)
+    if conflict:
+        raise SimulatorNotInstalledError(f"task {task.name} cannot be simulated: {conflict}")
+    if release_numbers(mujoco) >= (3,):
         warnings.warn(
             f"mujoco {mujoco} simulates {task.name} differently from the version that the task is defined "
             "by; results are comparable with mujoco 2.3.3 to 2.3.7 only",
             stacklevel=2,
         )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split(".")[:3]:
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-    return tuple(numbers)

@@ -27,6 +27,8 @@ def test_constants_are_consistent(task):
     largest_cost = int(task.dataset_file.split("-")[-2])
     assert largest_cost == pytest.approx(task.cost_max, abs=5)
     assert task.short_name in task.dataset_file.lower()
+    assert task.paper_cost_limit == (10 if task.paper else None)
+    assert min(task.observation_dim, task.action_dim) > 0
     assert task.cost_limits == ((10, 20, 40) if task.simulator in ("bullet", "metadrive") else (20, 40, 80))
     assert all(limit < task.cost_max for limit in task.cost_limits[:2])
 

@@ -1,0 +1,137 @@
+"""What is installed, found without importing it; the tests install and remove by way of the path."""
+
+import subprocess
+import sys
+
+import pytest
+
+from spi_diffusers.data import simulators
+from spi_diffusers.data.simulators import (
+    SIMULATORS,
+    install_command,
+    mujoco_conflict,
+    release_numbers,
+    simulator_status,
+)
+from spi_diffusers.data.tasks import TASKS
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Run with a package folder in which only what the test puts there is installed."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in {module for simulator in SIMULATORS.values() for module in simulator.modules}:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    def install(package, version, module=None):
+        if module is not None:
+            # Importing it would fail: the status must not try.
+            (tmp_path / f"{module}.py").write_text("raise RuntimeError('imported')\n")
+        info = tmp_path / f"{package.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+
+    return install
+
+
+def test_every_task_has_a_simulator_and_every_simulator_a_task():
+    assert {task.simulator for task in TASKS.values()} == set(SIMULATORS)
+
+
+def test_nothing_installed(site):
+    bullet = simulator_status("bullet")
+    assert not bullet.installed
+    assert bullet.problem == "bullet-safety-gym and pybullet not installed"
+    assert bullet.install == 'pip install "spi-diffusers[bullet]"'
+    assert simulator_status("velocity").install == 'pip install "spi-diffusers[mujoco]"'
+    for name in ("safety_gymnasium", "metadrive"):
+        status = simulator_status(name)
+        assert not status.installed
+        assert "not installed" in status.problem
+        assert status.install is None  # there is no command that would work
+
+
+def test_half_installed_names_the_missing_half(site):
+    site("bullet-safety-gym", "1.4.0", "bullet_safety_gym")
+    assert simulator_status("bullet").problem == "pybullet not installed"
+    site("pybullet", "3.2.7", "pybullet")
+    status = simulator_status("bullet")
+    assert status.installed
+    assert status.problem == ""
+    assert status.install is None
+
+
+def test_installed_versions_that_do_not_fit(site):
+    site("gymnasium", "0.28.1")
+    site("imageio", "2.38.1", "imageio")
+    site("mujoco", "2.3.7", "mujoco")
+    status = simulator_status("velocity")
+    assert not status.installed
+    assert "gymnasium 0.28.1 cannot run mujoco 2.3.7: install mujoco 2.3.3" in status.problem
+    assert status.install == 'pip install "spi-diffusers[mujoco]"'
+
+
+def test_bullet_beside_a_current_gymnasium_is_installed_without_taking_gymnasium_back(site):
+    site("gymnasium", "1.4.0")
+    command = install_command("bullet")
+    assert command == "pip install pybullet && pip install --no-deps bullet-safety-gym"
+    assert simulator_status("bullet").install == command
+
+
+def test_safety_gymnasium_is_found(site):
+    site("safety-gymnasium", "1.0.0", "safety_gymnasium")
+    assert simulator_status("safety_gymnasium").installed
+
+
+def test_metadrive_is_never_called_runnable(site):
+    site("metadrive-simulator", "0.2.6", "metadrive")
+    site("dsrl", "0.1.0", "dsrl")
+    assert simulator_status("metadrive").problem == "make_env does not run MetaDrive"
+
+
+def test_module_without_a_spec_is_not_installed(monkeypatch):
+    module = type(sys)("safety_gymnasium")
+    module.__spec__ = None
+    monkeypatch.setitem(sys.modules, "safety_gymnasium", module)
+    assert not simulator_status("safety_gymnasium").installed
+
+
+def test_unknown_simulator():
+    with pytest.raises(ValueError, match=r"one of bullet, velocity, .*'chess'"):
+        simulator_status("chess")
+
+
+@pytest.mark.parametrize(
+    ("gymnasium", "mujoco", "fits"),
+    [
+        ("0.28.1", "2.3.3", True),
+        ("0.28.1", "2.3.7", False),
+        ("0.29.1", "3.1.0", False),
+        ("1.4.0", "2.3.3", True),
+        ("1.4.0", "2.3.7", True),
+        ("1.4.0", "3.3.7", True),  # runs, with a warning
+    ],
+)
+def test_pairs_of_versions(gymnasium, mujoco, fits):
+    assert (mujoco_conflict(gymnasium, mujoco) == "") == fits
+
+
+def test_release_numbers():
+    assert release_numbers("2.3.7") > release_numbers("2.3.3") == (2, 3, 3)
+    assert release_numbers("1.0.0a2") == (1, 0, 0)
+    assert release_numbers("0.28.1") < (1, 0)
+
+
+def test_finding_out_imports_nothing():
+    names = sorted({module for simulator in SIMULATORS.values() for module in simulator.modules})
+    code = (
+        "import sys; from spi_diffusers.data.simulators import SIMULATORS, simulator_status\n"
+        "[simulator_status(name) for name in SIMULATORS]\n"
+        f"print([m for m in ('torch', 'numpy', 'gymnasium', *{names!r}) if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_version_of_a_module_without_metadata_is_zero():
+    assert simulators._version("surely-not-installed") == "0"
