@@ -220,7 +220,7 @@ def _download(
         if free < file.size - have:
             raise OSError(f"{(file.size - have) / 1e6:.0f} MB are needed, and {free / 1e6:.0f} MB are free")
         try:
-            with part.open("ab") as stream:
+            with part.open("ab", buffering=0) as stream:  # what has arrived outlives a killed process
                 http_get(
                     url,
                     stream,

@@ -16,6 +16,7 @@ from spi_diffusers.data.tasks import DSRL_DATASET_REPO, get_task
 
 BALL, CAR = get_task("ballcircle"), get_task("carcircle")
 CONTENT = np.random.default_rng(0).bytes(400_000)
+CHUNK = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def hub(server, monkeypatch):
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    # The client writes in pieces of this size, 10 MB by default: what it resumes at is a multiple of it.
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", CHUNK)
     server.is_lfs = True
     server.reset()
     return server
@@ -184,12 +187,15 @@ def test_without_a_connection_an_earlier_download_serves(hub, tmp_path, monkeypa
 
 
 def _get(url, folder):
+    from huggingface_hub import constants
+
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     download_dsrl_file(BALL, folder=folder, endpoint=url, token=False, wait=0.01)
 
 
 def test_a_killed_download_goes_on_in_the_next_process(hub, tmp_path):
-    hub.reset("slow@2000")  # two seconds
-    process = multiprocessing.get_context("fork").Process(target=_get, args=(hub.url, tmp_path))
+    hub.reset("slow@2000")  # takes two seconds
+    process = multiprocessing.get_context("spawn").Process(target=_get, args=(hub.url, tmp_path))
     process.start()
     deadline = time.monotonic() + 20
     part = tmp_path / sha256(CONTENT) / f"{BALL.dataset_file}.part"
