@@ -1,6 +1,7 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This file is also shipped inside a policy's Hub repository: it imports only torch, numpy and diffusers.
+This file is also shipped inside a policy's Hub repository: it imports only torch, numpy,
+diffusers and huggingface_hub.
 """
 
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from huggingface_hub import snapshot_download
 from torch import Tensor
 
 try:  # a copy shipped inside a Hub repository may run where the package is not installed
@@ -19,6 +21,7 @@ try:  # a copy shipped inside a Hub repository may run where the package is not 
 except ImportError:
     check_policy_folder = None  # type: ignore[assignment]
 
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 EXTRACTIONS = ("reward", "safe")
@@ -203,9 +206,29 @@ class SPIPolicyPipeline(DiffusionPipeline):
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
-        if os.path.isdir(pretrained_model_name_or_path) and check_policy_folder is not None:
-            check_policy_folder(str(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = str(pretrained_model_name_or_path)
+        if not os.path.isdir(folder):
+            folder = cls.download(folder, **{key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs})
+        if check_policy_folder is not None:
+            check_policy_folder(folder)
+        return super().from_pretrained(folder, **kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Download a policy's configs and safetensors weights, and nothing else, into the Hub's cache.
+
+        diffusers' own refuses components whose library it does not know.
+
+        Args:
+            pretrained_model_name: Repository on the Hub (`org/name`).
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`.
+
+        Returns:
+            Local folder of the snapshot.
+        """
+        options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
+        patterns = ["*.json", "*.safetensors"]
+        return snapshot_download(pretrained_model_name, allow_patterns=patterns, **options)
 
     @torch.no_grad()
     def __call__(

@@ -53,6 +53,10 @@ class DatasetHandler(BaseHTTPRequestHandler):
             info = {"id": repo_id, "sha": COMMIT, "private": False, "gated": False, "disabled": False}
             return self.send_json(info | {"siblings": siblings, "tags": [], "downloads": 0, "likes": 0})
         if verb == "tree":
+            query = parse_qs(urlsplit(self.path).query)
+            if query.get("recursive", ["false"])[0].lower() in ("true", "1"):
+                below = sorted({inner, *(d for d in self.folders(files) if d.startswith(inner))})
+                return self.send_json([entry for folder in below for entry in self.entries(files, folder)])
             return self.send_json(self.entries(files, inner))
         if verb == "paths-info":
             wanted = self.form.get("paths", [])
