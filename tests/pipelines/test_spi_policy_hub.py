@@ -10,16 +10,19 @@ import pytest
 from dataset_hub import COMMIT, DatasetHandler, DatasetHub
 from pipeline_factory import make_pipeline
 
+# One process answers a list of calls: importing torch and diffusers takes seconds.
 CLIENT = """
 import json, sys, torch
 from spi_diffusers import SPIPolicyPipeline
-try:
-    pipe = SPIPolicyPipeline.from_pretrained(sys.argv[1], **json.loads(sys.argv[2]))
-    seed = torch.Generator().manual_seed(0)
-    answer = pipe(torch.zeros(3), cost_limit=5.0, generator=seed).candidates.tolist()
-except Exception as error:
-    answer = f"{type(error).__name__}: {error}"
-print("ANSWER" + json.dumps(answer))
+answers = []
+for name, options in json.loads(sys.argv[1]):
+    try:
+        pipe = SPIPolicyPipeline.from_pretrained(name, **options)
+        seed = torch.Generator().manual_seed(0)
+        answers.append(pipe(torch.zeros(3), cost_limit=5.0, generator=seed).candidates.tolist())
+    except Exception as error:
+        answers.append(f"{type(error).__name__}: {error}")
+print("ANSWERS" + json.dumps(answers))
 """
 
 
@@ -47,33 +50,34 @@ def files(tmp_path_factory):
     return folder, found | {"noise_model/diffusion_pytorch_model.bin": b"pickle", "pipeline.py": b"raise 1"}
 
 
-def ask(name, environment, **options):
+def ask(calls, environment):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    words = [sys.executable, "-c", CLIENT, str(name), json.dumps(options)]
+    words = [sys.executable, "-c", CLIENT, json.dumps(calls)]
     run = subprocess.run(words, env=clean | environment, capture_output=True, text=True, timeout=120)
-    assert "ANSWER" in run.stdout, run.stderr[-3000:]
-    return json.loads(run.stdout.split("ANSWER")[1])
+    assert "ANSWERS" in run.stdout, run.stderr[-3000:]
+    return json.loads(run.stdout.split("ANSWERS")[1])
 
 
 def test_a_policy_from_the_hub_acts_like_the_local_one_and_needs_only_weights_and_configs(files, tmp_path):
     folder, contents = files
     with ModelHub({"org/spi": contents}) as hub:
         environment = hub.environment(tmp_path)
-        from_hub = ask("org/spi", environment, revision=COMMIT)
-    assert from_hub == ask(folder, environment)
+        from_hub, local = ask([("org/spi", {"revision": COMMIT}), (str(folder), {})], environment)
+    assert from_hub == local
     fetched = {path.name for path in Path(tmp_path).rglob("snapshots/*/**/*") if path.is_file()}
     assert {Path(name).suffix for name in fetched} == {".json", ".safetensors"}
     # The server is gone; the cache serves.
-    assert ask("org/spi", environment, revision=COMMIT, local_files_only=True) == from_hub
+    offline = ("org/spi", {"revision": COMMIT, "local_files_only": True})
+    assert ask([offline], environment) == [from_hub]
 
 
 def test_what_is_wrong_on_the_hub_is_named(files, tmp_path):
     _, contents = files
     broken = {name: data for name, data in contents.items() if name != "reward_critic/config.json"}
     with ModelHub({"org/spi": contents, "org/broken": broken}) as hub:
-        environment = hub.environment(tmp_path)
-        assert "org/none" in ask("org/none", environment)
-        assert "RevisionNotFound" in ask("org/spi", environment, revision="v9")
-        answer = ask("org/broken", environment)
-    assert "reward_critic" in answer
-    assert "config.json is missing" in answer
+        calls = [("org/none", {}), ("org/spi", {"revision": "v9"}), ("org/broken", {})]
+        none, revision, missing = ask(calls, hub.environment(tmp_path))
+    assert "org/none" in none
+    assert "RevisionNotFound" in revision
+    assert "reward_critic" in missing
+    assert "config.json is missing" in missing
