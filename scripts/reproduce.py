@@ -10,6 +10,7 @@ table in README.md from there.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -35,10 +36,11 @@ def train_and_evaluate(seed: int, output: Path, updates: int | None, episodes: i
     evaluate = ["evaluate", run, "--cost-limit", *limits, "--episodes", episodes]
     evaluate += ["--seeds", EVALUATION_SEED_OFFSET + seed, "--no-video", "--no-plots"]
     run.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # jobs run side by side
     for command in (train, evaluate, [*evaluate, "--extraction", "safe", "--no-feedback"]):
         with (run / f"{command[0]}.log").open("a", encoding="utf-8") as log:
             words = [sys.executable, "-m", "spi_diffusers.cli", *map(str, command)]
-            code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+            code = subprocess.run(words, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
             raise SystemExit(f"seed {seed}: {' '.join(words[2:])} failed with code {code}; see {log.name}")
     return run / "evaluation" / "results.json"

@@ -19,7 +19,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -106,7 +106,8 @@ class BulletEnv(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """Draw the scene with Bullet's software renderer; needs no display.
 
-        While the agent violates a bound, the simulator's red sphere covers it.
+        While the agent violates a bound, the simulator's red sphere covers it. The circle of the Circle tasks
+        is drawn as a line.
 
         Returns:
             (height, width, 3) uint8, or None (with a warning) if the environment was made without
@@ -131,11 +132,20 @@ class BulletEnv(gymnasium.Env):
         projection = client.computeProjectionMatrixFOV(
             fov=60, aspect=width / height, nearVal=0.1, farVal=100.0
         )
-        with self._hidden_violation_sphere():
-            pixels = client.getCameraImage(width, height, view, projection, renderer=client.ER_TINY_RENDERER)[
-                2
-            ]
-        return np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3].copy()
+        zone = self._circle_zone()
+        hidden = [] if zone is None else [zone]
+        if not self._simulator.agent._violates_constraints:
+            hidden.append(self._simulator.agent.violation_body_id)
+        with self._out_of_scene(hidden):
+            _, _, pixels, depth, _ = client.getCameraImage(
+                width, height, view, projection, renderer=client.ER_TINY_RENDERER
+            )
+        picture = np.asarray(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3].copy()
+        if zone is not None:
+            _, radius = client.getVisualShapeData(zone)[0][3][:2]
+            matrix = np.reshape(projection, (4, 4)).T @ np.reshape(view, (4, 4)).T
+            _draw_circle(picture, np.reshape(depth, (height, width)), matrix, radius)
+        return picture
 
     def close(self) -> None:
         """Free the physics client; closing twice does no harm."""
@@ -162,22 +172,51 @@ class BulletEnv(gymnasium.Env):
         client.resetBasePositionAndOrientation(agent.body_id, (0, 0, 100), (0, 0, 0, 1))
         client.performCollisionDetection()
 
-    @contextlib.contextmanager
-    def _hidden_violation_sphere(self) -> Iterator[None]:
-        """Take the red sphere out of the scene while no bound is violated.
+    def _circle_zone(self) -> int | None:
+        """The body that marks the circle to run along, if the task has one."""
+        client = self._simulator.bc
+        bodies = (client.getBodyUniqueId(index) for index in range(client.getNumBodies()))
+        return next((body for body in bodies if client.getBodyInfo(body)[1] == b"circle_zone"), None)
 
-        The simulator hides it by making it transparent, which the software renderer does not know.
+    @contextlib.contextmanager
+    def _out_of_scene(self, bodies: Sequence[int]) -> Iterator[None]:
+        """Take bodies out of the scene that would cover the agent.
+
+        They are transparent (the red sphere wholly so, until a bound is violated), which the software
+        renderer does not know; and it draws the flat circle zone as a hill.
         """
-        client, agent = self._simulator.bc, self._simulator.agent
-        if agent._violates_constraints:
-            yield
-            return
-        position, orientation = client.getBasePositionAndOrientation(agent.violation_body_id)
-        client.resetBasePositionAndOrientation(agent.violation_body_id, (0, 0, -1000), orientation)
+        client = self._simulator.bc
+        poses = [client.getBasePositionAndOrientation(body) for body in bodies]
+        for body, (_, orientation) in zip(bodies, poses, strict=True):
+            client.resetBasePositionAndOrientation(body, (0, 0, -1000), orientation)
         try:
             yield
         finally:
-            client.resetBasePositionAndOrientation(agent.violation_body_id, position, orientation)
+            for body, (position, orientation) in zip(bodies, poses, strict=True):
+                client.resetBasePositionAndOrientation(body, position, orientation)
+
+
+def _draw_circle(picture: np.ndarray, depth: np.ndarray, matrix: np.ndarray, radius: float) -> None:
+    """Draw a circle on the ground around the origin, where nothing stands before it.
+
+    Args:
+        picture: (H, W, 3) uint8, drawn into.
+        depth: (H, W) depth buffer of the picture, 0 (near) to 1 (far).
+        matrix: (4, 4) from the world to clip coordinates.
+        radius: in metres.
+    """
+    angle = np.linspace(0.0, 2.0 * np.pi, 4000)
+    for width in np.linspace(-0.05, 0.05, 5):
+        x, y = (radius + width) * np.cos(angle), (radius + width) * np.sin(angle)
+        clip = matrix @ np.stack([x, y, np.full_like(x, 0.02), np.ones_like(x)])
+        clip = clip[:, clip[3] > 0]
+        x, y, z = clip[:3] / clip[3]
+        column = ((x + 1.0) / 2.0 * picture.shape[1]).astype(int)
+        row = ((1.0 - y) / 2.0 * picture.shape[0]).astype(int)
+        seen = (column >= 0) & (column < picture.shape[1]) & (row >= 0) & (row < picture.shape[0])
+        row, column, z = row[seen], column[seen], z[seen]
+        clear = (z + 1.0) / 2.0 <= depth[row, column] + 1e-3
+        picture[row[clear], column[clear]] = (20, 40, 220)
 
 
 def _builder(task: Task) -> tuple[Any, dict[str, Any]]:
