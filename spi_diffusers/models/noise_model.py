@@ -303,6 +303,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
     def to_environment_range(self, action: Tensor) -> Tensor:
         """Map actions from [-1, 1] to [action_low, action_high]; shape (..., A)."""
+        if self.config.action_low == -1.0 and self.config.action_high == 1.0:
+            return action
         low, high = self._action_range(action)
         # Clamped, as rounding can lead beyond a bound by one unit in the last place.
         return (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)

@@ -4,6 +4,7 @@ This file is also shipped inside a policy's Hub repository: it imports only torc
 diffusers and huggingface_hub.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -281,8 +282,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
         candidates = self.noise_model.sample(self.scheduler, states, tiled, num_inference_steps, generator)
-        if not bool(torch.isfinite(candidates).all()):
-            raise ValueError("The noise model gave candidate actions that are not finite.")
         (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
         guarded = allowance is not None and allowance.recovery is not None
         safety_values, cost_values, recovery_costs = self._safety(states, candidates, tiled, guarded)
@@ -303,6 +302,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
+        if not math.isfinite(float(picked.sum())):
+            raise ValueError("The noise model gave actions that are not finite.")
         picked = picked[0] if single else picked
         actions = picked.cpu().numpy() if as_numpy else picked
         if not return_dict:
