@@ -120,4 +120,8 @@ class TwinCritic(ModelMixin, ConfigMixin):
             inputs.append(safety_weight.unsqueeze(-1))
         dtype = next(self.parameters()).dtype
         stacked = torch.cat([part.to(dtype) for part in inputs], dim=-1)
-        return self.net[:-1](stacked.expand(2, -1, -1))
+        hidden = stacked.expand(2, -1, -1)
+        *layers, _ = self.net  # a slice of a Sequential would build a new module at every call
+        for layer in layers:
+            hidden = layer(hidden)
+        return hidden

@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass
@@ -89,6 +90,9 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
 
         self._coefficient_cache: tuple[Any, int, Tensor | None] | None = None
+        self._layer_cache: tuple[list[tuple[int, int]], list[Tensor], list[tuple[Tensor, Tensor]]] | None = (
+            None
+        )
 
     @staticmethod
     def _check_action_range(
@@ -148,6 +152,23 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     def _predict(self, noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         return self.net(torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1))
 
+    def _inference_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight, bias) of each layer of `net`, weights transposed, copied again only when they change.
+
+        On the CPU a product with a transposed copy is a quarter faster for the few rows of one observation;
+        so the copy pays off where a policy acts, not in training.
+        """
+        parameters: list[Tensor] = list(self.net.parameters())
+        versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        cached = self._layer_cache
+        # The cache keeps the storage it was made from alive, so an address cannot come to mean another one.
+        if cached is None or cached[0] != versions:
+            weights, biases = parameters[::2], parameters[1::2]
+            layers = [(w.detach().t().contiguous(), b.detach()) for w, b in zip(weights, biases, strict=True)]
+            cached = (versions, [parameter.detach() for parameter in parameters], layers)
+            self._layer_cache = cached
+        return cached[2]
+
     @staticmethod
     def ddpm_coefficients(scheduler: DDPMScheduler, num_inference_steps: int | None = None) -> Tensor:
         """Coefficients of every DDPM denoising step, so that the hot path need not call the scheduler.
@@ -204,11 +225,21 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             Actions in [-1, 1], shape (B, A), float32.
         """
         rows = coefficients.tolist()
-        condition = self._condition(observation, safety_weight).to(self.dtype)
         times = self.embed_time(coefficients[:, 0].to(noise.device))
+        condition = self._condition(observation, safety_weight).to(times.dtype)
+        acting = not (self.training or torch.is_grad_enabled())
+        layers = self._inference_layers() if acting else None
+        activation = functional.silu if isinstance(self.net[1], nn.SiLU) else self.net[1]
         action = noise[0]
         for step, (_, scale_noisy, scale_noise, mean_clean, mean_noisy, deviation) in enumerate(rows):
-            predicted = self._predict(action, times[step].expand(len(action), -1), condition)
+            time = times[step].expand(len(action), -1)
+            if layers is None:
+                predicted = self._predict(action, time, condition)
+            else:
+                predicted = torch.cat([action.to(time.dtype), time, condition], dim=-1)
+                for weight, bias in layers[:-1]:
+                    predicted = activation(torch.addmm(bias, predicted, weight))
+                predicted = torch.addmm(layers[-1][1], predicted, layers[-1][0])
             clean = (scale_noisy * action - scale_noise * predicted.float()).clamp(-1.0, 1.0)
             action = mean_clean * clean + mean_noisy * action
             if step + 1 < len(rows):

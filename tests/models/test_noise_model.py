@@ -169,3 +169,30 @@ def test_bad_sizes(options):
 def test_bad_action_ranges(low, high, message):
     with pytest.raises(ValueError, match=message):
         make_model(action_low=low, action_high=high)
+
+
+def test_acting_sees_every_change_of_the_weights():
+    """Acting keeps transposed copies of the weights; they must never be stale."""
+    model, other = MLPNoiseModel(3, 2, hidden_dims=[16, 16]), MLPNoiseModel(3, 2, hidden_dims=[16, 16])
+    scheduler = DDPMScheduler(num_train_timesteps=3)
+    coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
+    observation, weight, noise = torch.randn(5, 3), torch.rand(5), torch.randn(3, 5, 2)
+
+    def act(network, training):
+        network.train(training)
+        with torch.no_grad():
+            return network.denoise(observation, weight, coefficients, noise)
+
+    def check():
+        torch.testing.assert_close(act(model, training=False), act(model, training=True))
+
+    check()
+    model.load_state_dict(other.state_dict())
+    check()
+    with torch.no_grad():
+        model.net[0].weight.mul_(1.5)
+    check()
+    model.net[2].weight = torch.nn.Parameter(torch.randn_like(model.net[2].weight))
+    check()
+    model.net[2].bias.data = torch.randn_like(model.net[2].bias)
+    check()
