@@ -1,9 +1,13 @@
-"""Simulators behind one `make_env(task)`, and the Pixel world of the paper's Figure 2."""
+"""Simulators behind one `make_env(task)`, and the Pixel world of the paper's Figure 2.
+
+Importing this registers DSRL's ids with gymnasium: `gymnasium.make("OfflineCarCircle-v0")` works.
+"""
 
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
 from spi_diffusers.envs.make import episode_seeds, make_env, make_vector_env
 from spi_diffusers.envs.pixel_data import collect_pixel_world
 from spi_diffusers.envs.pixel_world import PixelWorldEnv, transition_table, white_trajectory
+from spi_diffusers.envs.registration import register_tasks
 
 __all__ = [
     "PixelWorldEnv",
@@ -12,6 +16,9 @@ __all__ = [
     "episode_seeds",
     "make_env",
     "make_vector_env",
+    "register_tasks",
     "transition_table",
     "white_trajectory",
 ]
+
+register_tasks()

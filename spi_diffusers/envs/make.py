@@ -8,9 +8,11 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
+from spi_diffusers.data.simulators import SIMULATORS
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.safety_gymnasium import make_safety_gymnasium_env
 from spi_diffusers.envs.velocity import make_velocity_env
 from spi_diffusers.envs.wrappers import (
     ClipAction,
@@ -21,16 +23,12 @@ from spi_diffusers.envs.wrappers import (
     check_seed,
 )
 
-_SIMULATORS: dict[str, Callable[..., gymnasium.Env]] = {
-    "bullet": BulletEnv,
-    "velocity": make_velocity_env,
-}
-
-_NEEDED = {
-    "safety_gymnasium": "safety-gymnasium, whose releases do not run on Python 3.11 and later (it works, as "
-    "pinned, on Python 3.10)",
-    "metadrive": "MetaDrive with DSRL's task definitions (the `dsrl` package, which does not install on "
-    "Python 3.11 and later)",
+#: What makes the environments of a simulator's tasks, by backend; the first of each is what "auto" takes.
+_BACKENDS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
+    "bullet": {"bullet": BulletEnv},
+    "velocity": {"gymnasium": make_velocity_env, "safety_gymnasium": make_safety_gymnasium_env},
+    "safety_gymnasium": {"safety_gymnasium": make_safety_gymnasium_env},
+    "metadrive": {},
 }
 
 
@@ -40,6 +38,7 @@ def make_env(
     seed: int | None = None,
     render_mode: str | None = None,
     render_size: tuple[int, int] = (360, 480),
+    backend: str = "auto",
 ) -> gymnasium.Env:
     """Make the environment of a task.
 
@@ -55,6 +54,10 @@ def make_env(
         render_mode: None, or "rgb_array" for `env.render()` to return (height, width, 3) uint8; no
             display is needed.
         render_size: height and width of a rendered frame in pixels.
+        backend: which simulator. "auto" takes bullet-safety-gym for the Bullet tasks, gymnasium's own
+            robots for the Velocity tasks, and safety-gymnasium for its navigation tasks. Velocity tasks
+            run in the real safety-gymnasium with "safety_gymnasium", where that is installed; "gymnasium"
+            names their default.
 
     Returns:
         The environment; observations (observation_dim,) float32, actions (action_dim,) float32.
@@ -62,25 +65,57 @@ def make_env(
     Raises:
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing; the message says what to install.
-        ValueError: unknown render mode, or a size or seed that is not a number of the right kind.
+        ValueError: unknown render mode, a backend that the task does not have, or a size or seed that is
+            not a number of the right kind.
+    """
+    task = get_task(task)
+    if seed is not None:
+        seed = check_seed(seed)
+    env = make_untimed_env(task, render_mode=render_mode, render_size=render_size, backend=backend)
+    return SeedFirstReset(OrderEnforcing(TimeLimit(env, task.max_episode_steps)), seed)
+
+
+def make_untimed_env(
+    task: str | Task,
+    *,
+    render_mode: str | None = None,
+    render_size: tuple[int, int] = (360, 480),
+    backend: str = "auto",
+) -> gymnasium.Env:
+    """Make the environment of a task without its time limit, for those who add their own.
+
+    Args:
+        task: as in `make_env`.
+        render_mode: as in `make_env`.
+        render_size: as in `make_env`.
+        backend: as in `make_env`.
+
+    Returns:
+        The environment, which is never truncated by the number of steps.
+
+    Raises:
+        UnknownTaskError: no such task.
+        SimulatorNotInstalledError: the simulator is missing; the message says what to install.
+        ValueError: unknown render mode, a backend that the task does not have, or an impossible size.
     """
     task = get_task(task)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
     if len(render_size) != 2 or any(int(side) != side or side < 1 for side in render_size):
         raise ValueError(f"render_size must be (height, width) in pixels, got {render_size!r}")
-    if seed is not None:
-        seed = check_seed(seed)
-    if task.simulator not in _SIMULATORS:
+    backends = _BACKENDS[task.simulator]
+    if backend != "auto" and backend not in backends:
+        names = ", ".join(repr(name) for name in ("auto", *backends))
+        raise ValueError(f"backend of task {task.name} must be one of {names}; got {backend!r}")
+    if not backends:
+        simulator = SIMULATORS[task.simulator]
         raise SimulatorNotInstalledError(
-            f"task {task.name} cannot be simulated here: it needs {_NEEDED[task.simulator]}. Its dataset "
-            "can still be loaded and trained on"
+            f"task {task.name} cannot be simulated here: it needs {simulator.title} ({simulator.note}). Its "
+            "dataset can still be loaded and trained on"
         )
-    env = _SIMULATORS[task.simulator](
-        task, render_mode=render_mode, render_size=(int(render_size[0]), int(render_size[1]))
-    )
-    env = CostInInfo(Float32Observation(ClipAction(env)))
-    return SeedFirstReset(OrderEnforcing(TimeLimit(env, task.max_episode_steps)), seed)
+    make = next(iter(backends.values())) if backend == "auto" else backends[backend]
+    env = make(task, render_mode=render_mode, render_size=(int(render_size[0]), int(render_size[1])))
+    return CostInInfo(Float32Observation(ClipAction(env)))
 
 
 def make_vector_env(

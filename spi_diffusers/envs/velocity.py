@@ -73,9 +73,7 @@ def make_velocity_env(
     robot = task.env_id.removeprefix("Safety").partition("Velocity")[0]
     threshold = VELOCITY_THRESHOLDS[robot]
     _check_versions(task)
-    if render_mode is not None and not os.environ.get("DISPLAY"):
-        # Chosen when MuJoCo's renderer is first imported; the default needs a display.
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    choose_renderer(render_mode)
     try:
         with warnings.catch_warnings():
             # gymnasium advises -v5, which is another environment (Ant observes 105 numbers, not 27).
@@ -93,6 +91,17 @@ def make_velocity_env(
             f"({error}). Install it with: {install_command(task.simulator)}"
         ) from error
     return VelocityCost(env, threshold, planar=robot == "Ant")
+
+
+def choose_renderer(render_mode: str | None) -> None:
+    """Let MuJoCo draw through EGL where there is no display, unless `MUJOCO_GL` says otherwise.
+
+    Args:
+        render_mode: nothing is chosen for None.
+    """
+    if render_mode is not None and not os.environ.get("DISPLAY"):
+        # Read when MuJoCo's renderer is first imported; the default needs a display.
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _check_versions(task: Task) -> None:

@@ -1,0 +1,189 @@
+"""`gymnasium.make("OfflineCarCircle-v0")`: a task's environment with DSRL's interface to data and scores."""
+
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task
+from spi_diffusers.envs.make import make_untimed_env
+from spi_diffusers.envs.wrappers import SeedFirstReset
+
+
+class OfflineEnv(gymnasium.Env):
+    """A task's environment as `make_env` makes it, with the interface of DSRL's environments.
+
+    `gymnasium.make` adds the time limit. Observations are (observation_dim,) float32, actions
+    (action_dim,) float32, and `info["cost"]` is there after every reset and step.
+
+    Args:
+        task: a task or its name.
+        render_mode: as in `make_env`.
+        render_size: as in `make_env`.
+        seed: as in `make_env`; `gymnasium.make(..., seed=0)` passes it on.
+        backend: as in `make_env`.
+
+    Attributes:
+        task: the task.
+        target_cost: the cost limit of `get_normalized_score`, None until `set_target_cost`.
+        max_episode_reward: DSRL's reference maximum of the return.
+        min_episode_reward: DSRL's reference minimum of the return.
+        max_episode_cost: DSRL's reference maximum of the cost return.
+        min_episode_cost: DSRL's reference minimum of the cost return.
+
+    Raises:
+        UnknownTaskError: no such task.
+        SimulatorNotInstalledError: the simulator is missing; the message says what to install.
+        ValueError: as in `make_env`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str | Task,
+        *,
+        render_mode: str | None = None,
+        render_size: tuple[int, int] = (360, 480),
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self.task = get_task(task)
+        self.target_cost: float | None = None
+        self.max_episode_reward, self.min_episode_reward = self.task.reward_max, self.task.reward_min
+        self.max_episode_cost, self.min_episode_cost = self.task.cost_max, self.task.cost_min
+        env = make_untimed_env(self.task, render_mode=render_mode, render_size=render_size, backend=backend)
+        self._env = SeedFirstReset(env, seed)
+        self.metadata = self._env.metadata
+        self.render_mode = render_mode
+        self.observation_space = self._env.observation_space
+        self.action_space = self._env.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; `seed` determines it, None goes on in this environment's own stream."""
+        super().reset(seed=seed)
+        return self._env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance one step; `info["cost"]` is its cost."""
+        return self._env.step(action)
+
+    def render(self) -> Any:
+        """Draw the scene: (height, width, 3) uint8, or None without `render_mode="rgb_array"`."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._env.close()
+
+    @property
+    def dataset_url(self) -> str:
+        """Where DSRL's file of this task is on the Hub."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(DSRL_DATASET_REPO, self.task.dataset_file, repo_type="dataset")
+
+    def get_dataset(
+        self, h5path: str | os.PathLike[str] | None = None, *, clip_actions: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Load the task's dataset as DSRL gives it.
+
+        Args:
+            h5path: DSRL's HDF5 file of the task, or anything else that `load_transitions` takes (a `.npz`
+                file, a folder, a Hub dataset, "embedded" for the data in this package). None takes DSRL's
+                own file: what DSRL has downloaded to `DSRL_DATASET_DIR` (`~/.dsrl/datasets`) already,
+                else from the Hub.
+            clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+        Returns:
+            N steps, episode after episode: `observations`, `next_observations` (N, observation_dim),
+            `actions` (N, action_dim), `rewards`, `costs` (N,), all float32; `terminals` and `timeouts`
+            (N,), bool. The arrays are the caller's own.
+
+        Raises:
+            DatasetError: there is no such dataset, it cannot be downloaded or used, or its dimensions are
+                not the environment's; the message says where and what to do.
+        """
+        from spi_diffusers.data.columns import DatasetError
+        from spi_diffusers.data.dsrl import DSRL_NAMES
+        from spi_diffusers.data.loading import load_transitions
+
+        try:
+            dataset = load_transitions(
+                "dsrl" if h5path is None else h5path, self.task, clip_actions=clip_actions
+            )
+        except DatasetError as error:
+            if h5path is not None:
+                raise
+            raise DatasetError(
+                f"{error}. get_dataset(PATH) loads a file that you have; get_dataset('embedded') loads the "
+                "data in this package, where it holds the task"
+            ) from error
+        transitions = dataset.transitions
+        return {theirs: np.array(getattr(transitions, ours).numpy()) for ours, theirs in DSRL_NAMES.items()}
+
+    def set_target_cost(self, target_cost: float) -> None:
+        """Set the cost limit that `get_normalized_score` takes the cost relative to.
+
+        Args:
+            target_cost: limit on the undiscounted sum of costs of an episode, at least 0.
+
+        Raises:
+            ValueError: the limit is negative or not finite.
+        """
+        self.task.normalize_cost(0.0, target_cost)  # refuses what is no limit
+        self.target_cost = target_cost
+
+    def get_normalized_score(self, reward: Any, cost: Any) -> tuple[Any, Any]:
+        """Normalise the scores of an episode as DSRL does.
+
+        Args:
+            reward: undiscounted return, a number or an array.
+            cost: undiscounted cost return, a number or an array.
+
+        Returns:
+            `Task.normalize_reward(reward)` and `Task.normalize_cost(cost, target_cost)`; at most 1 in the
+            second means that the limit is kept.
+
+        Raises:
+            ValueError: `set_target_cost` was not called.
+        """
+        if self.target_cost is None:
+            raise ValueError(
+                "the normalised cost is relative to a cost limit: call env.set_target_cost(limit) first"
+            )
+        return self.task.normalize_reward(reward), self.task.normalize_cost(cost, self.target_cost)
+
+    def __str__(self) -> str:
+        return f"<OfflineEnv {self.task.name}>"
+
+
+_INTERFACE = (
+    *("get_dataset", "set_target_cost", "get_normalized_score", "task", "dataset_url", "target_cost"),
+    *("max_episode_reward", "min_episode_reward", "max_episode_cost", "min_episode_cost"),
+)
+
+
+class OfflineInterface(gymnasium.Wrapper, RecordConstructorArgs):
+    """Reach DSRL's interface through the wrappers that `gymnasium.make` adds.
+
+    Wrappers hand on the attributes of what they wrap in gymnasium 0.28.1, and no longer in 1.x; with this
+    one outermost, `env.get_dataset()` works in both (as does `env.unwrapped.get_dataset()`).
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+
+    def __getattr__(self, name: str) -> Any:
+        """Look names of the interface up in the `OfflineEnv`, all others as gymnasium does."""
+        if name in _INTERFACE:
+            return getattr(self.unwrapped, name)
+        ask = getattr(super(), "__getattr__", None)
+        if ask is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return ask(name)
