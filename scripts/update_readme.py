@@ -31,7 +31,7 @@ def results_table(path: Path) -> str:
     minutes = sum(entry.train_seconds for entry in entries) / len(entries) / 60
     lines = [
         f"{summaries[0].task}, {seeds} training seeds, {episodes} episodes in all, {entries[0].updates:,} "
-        f"updates each ({minutes:.0f} minutes on one core):",
+        f"updates each ({minutes:.0f} minutes of wall time, two side by side on two busy cores):",
         "",
         "| cost limit | policy | normalised reward | normalised cost | worst seed's cost | episodes within |",
         "|---|---|---|---|---|---|",

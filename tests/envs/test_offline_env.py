@@ -242,8 +242,11 @@ def test_scores_and_data_are_those_of_the_real_dsrl(env, tmp_path, car_run_colum
 
     task = get_task("carrun")
     theirs = get_CarRun_env(
-        max_episode_reward=task.reward_max, min_episode_reward=task.reward_min,
-        max_episode_cost=task.cost_max, min_episode_cost=task.cost_min, dataset_url="",
+        max_episode_reward=task.reward_max,
+        min_episode_reward=task.reward_min,
+        max_episode_cost=task.cost_max,
+        min_episode_cost=task.cost_min,
+        dataset_url="",
     )
     for limit in (0, 10, 25.5):
         env.set_target_cost(limit)
