@@ -74,7 +74,7 @@ def test_what_the_pipeline_is_told(pipeline):
     assert spy.calls[0]["cost_budget"].tolist() == [10.0, 10.0]
     assert spy.calls[199]["steps_left"].tolist() == [1, 1]
     np.testing.assert_array_equal(spy.calls[199]["cost_budget"], 10 - played.running_cost[198])
-    assert all("cost_limit" not in call and call["extraction"] == "safe" for call in spy.calls)
+    assert all(call["cost_limit"] == 10 and call["extraction"] == "safe" for call in spy.calls)
 
     spy.calls.clear()
     _play(PipelinePolicy(spy, num_candidates=6), feedback=False, episodes=1)

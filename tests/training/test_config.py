@@ -84,15 +84,15 @@ def test_cosine_schedule_by_hand():
 
 def test_layers_override_each_other_in_order(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("task: ballcircle\nlearning_rate: 1e-3\nseed: 5\nalgorithm: {gamma: 0.9}\n")
+    file.write_text("task: ballcircle\nlearning_rate: 2e-3\nseed: 5\nalgorithm: {gamma: 0.9}\n")
     assert TrainConfig(task="ballcircle").learning_rate == 3e-4  # the dataclass
     assert parse("--task", "carcircle").learning_rate == 6e-4  # presets/default.yaml
     assert parse("--task", "carcircle").updates == 20_000
-    assert parse("--task", "ballcircle").updates == 10_000  # presets/ballcircle.yaml
-    assert parse("--config", str(file)).learning_rate == 1e-3
-    config = parse("--config", str(file), "--seed", "7", "--algorithm.eta", "0.3")
-    assert (config.learning_rate, config.seed, config.algorithm.gamma) == (1e-3, 7, 0.9)
-    assert (config.algorithm.eta, config.algorithm.ema_decay, config.updates) == (0.3, 0.99, 10_000)
+    assert parse("--task", "ballcircle").updates == 25_000  # presets/ballcircle.yaml
+    assert parse("--config", str(file)).learning_rate == 2e-3
+    config = parse("--config", str(file), "--seed", "7", "--algorithm.eta", "0.4")
+    assert (config.learning_rate, config.seed, config.algorithm.gamma) == (2e-3, 7, 0.9)
+    assert (config.algorithm.eta, config.algorithm.ema_decay, config.updates) == (0.4, 0.99, 25_000)
 
 
 def test_every_preset_can_be_used():
@@ -101,7 +101,7 @@ def test_every_preset_can_be_used():
     for preset in list_presets():
         algorithm = parse("--task", "ballcircle", "--preset", preset).algorithm
         weights[preset] = (algorithm.conditioned, algorithm.eta, algorithm.mu, algorithm.phi)
-    assert weights["ballcircle"] == (True, 0.5, None, None)
+    assert weights["ballcircle"] == (True, 0.3, None, None)
     assert weights["paper"] == (False, 0.5, 0.25, 0.25)
     assert weights["paper-no-safety"] == (False, 0.5, 0.5, 0.0)
     assert weights["paper-no-reward"] == (False, 0.5, 0.0, 0.5)

@@ -188,7 +188,7 @@ def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_datas
     ("overrides", "complaint"),
     [
         ({"seed": 1}, r"seed: 0 in the checkpoint, 1 now"),
-        ({"learning_rate": 1e-3}, r"learning_rate: 0.0006 in the checkpoint, 0.001 now"),
+        ({"learning_rate": 2e-3}, r"learning_rate: 0.001 in the checkpoint, 0.002 now"),
         ({"algorithm.gamma": 0.9, "batch_size": 16}, r"algorithm.gamma: 0.98 .*batch_size: 32 "),
         ({"network.hidden_dims": [32]}, r"network.hidden_dims: \[32, 32\] in the checkpoint, \[32\] now"),
         ({"updates": 40}, r"updates: 20 in the checkpoint, 40 now"),  # moves the cosine schedule
