@@ -46,6 +46,8 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
         OSError: A file cannot be read or written.
         ImportError: A tracker is not installed.
         TrainingDivergedError: A loss or a weight is no longer finite.
+
+    On several processes the process group is closed at the end: it is the last thing they do together.
     """
     output_dir = Path(str(config.output_dir))
     if not config.resume:
@@ -66,4 +68,7 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
         if accelerator.is_main_process:
             save_policy(trainer, folder, progress=progress)
         accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        # A process that ends with the group still open can abort, as its threads wait for the others.
+        accelerator.end_training()
     return RunResult(training, folder, accelerator.is_main_process)

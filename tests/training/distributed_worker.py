@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from training_factory import tiny_config
 
@@ -40,6 +41,7 @@ def main() -> None:
     parts = dataclasses.replace(agreeing, output_dir=str(folder / "parts"), updates=12)
     train(parts, dataset)
     train(dataclasses.replace(parts, updates=20, resume=True), dataset)
+    torch.distributed.destroy_process_group()  # else a process may abort at its end
 
 
 if __name__ == "__main__":
