@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from spi_diffusers import __version__
+from spi_diffusers.commands.data import EXAMPLES as DATA_EXAMPLES
+from spi_diffusers.commands.data import add_arguments as add_data_arguments
 
 _EXAMPLES = """\
 examples:
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    command = commands[args.command]
+    command = getattr(args, "parser", commands[args.command])  # of the subcommand, where there are some
     if unknown:
         command.error(_explain_unknown(unknown[0], command))
     try:
@@ -113,12 +115,14 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, add, run, text, examples in (
         ("train", _add_train, _train, "Train a policy on a dataset.", _TRAIN_EXAMPLES),
         ("evaluate", _add_evaluate, _evaluate, "Play a policy in its simulator.", _EVALUATE_EXAMPLES),
+        ("data", add_data_arguments, None, "Convert and describe datasets.", DATA_EXAMPLES),
         ("tasks", _add_tasks, _tasks, "List the tasks and what each needs.", _TASKS_EXAMPLES),
     ):
         command = subparsers.add_parser(name, help=text, description=text, epilog=examples)
         add(command)
-        command.add_argument("--traceback", action="store_true", help="show where an error comes from")
-        command.set_defaults(run=run)
+        if run is not None:  # else its own subcommands have these
+            command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+            command.set_defaults(run=run)
         commands[name] = command
     return parser, commands
 

@@ -1,0 +1,381 @@
+"""Convert datasets of other forms into the parquet layout, one config per task.
+
+What a source is, is decided once, from its name and what is on disk, into a list of parts: one part per
+config to write, each with a function that loads it. Everything that can be refused is refused before the
+first part is loaded; every part is then loaded, checked and written before the next, so a failure in the
+middle leaves the parts before it complete.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
+from spi_diffusers.data.dsrl import load_hdf5, load_npz
+from spi_diffusers.data.loading import MissingDatasetError, load_transitions
+from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
+from spi_diffusers.data.parquet import folder_configs
+from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.writing import write_parquet_dataset
+
+logger = logging.getLogger(__name__)
+
+_DSRL_SUFFIXES = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
+_DSRL_LICENSE = "cc-by-4.0"
+_UNKNOWN_LICENSE = "unknown"
+
+
+@dataclass(frozen=True)
+class ConvertedConfig:
+    """What came of one part of a source.
+
+    Attributes:
+        config: name of the config (of the task, where it is one of DSRL's).
+        dataset: what was written; None where an earlier run had written it (`keep_existing`).
+    """
+
+    config: str
+    dataset: TransitionDataset | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One config to write, not loaded yet."""
+
+    config: str
+    load: Callable[[], TransitionDataset]
+    source: str
+    license: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the caller asks for, apart from the source."""
+
+    tasks: tuple[Task, ...]
+    name: str | None
+    columns: TableColumns
+    revision: str | None
+    token: str | bool | None
+    clip_actions: bool
+
+
+def convert_dataset(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    tasks: Sequence[str | Task] = (),
+    name: str | None = None,
+    columns: TableColumns | None = None,
+    license: str | None = None,
+    description: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    clip_actions: bool = False,
+    overwrite: bool = False,
+    keep_existing: bool = False,
+) -> Iterator[ConvertedConfig]:
+    """Convert a dataset to the parquet layout, part by part.
+
+    Args:
+        source: one of
+            - a DSRL `.hdf5` or `.npz` file, or a folder of them;
+            - a `.csv`, `.csv.gz` or `.parquet` table of logged transitions;
+            - `YYY-45/DSRL`: DSRL's own HDF5 files on the Hub, downloaded and verified;
+            - a folder or Hub dataset (`org/name`) in the parquet layout;
+            - a folder of a Minari dataset, or `minari:` and a Minari dataset id.
+        folder: where to; made if it does not exist, else the new configs are added to it.
+        tasks: which of the source's tasks to convert, all by default. For a file that does not have its
+            task in its name, the task that it belongs to.
+        name: name of the config for data of no DSRL task; dimensions and action range are then free.
+        columns: which columns of a table hold what.
+        license: licence id for the card; by default DSRL's for DSRL's files, what the card of a dataset
+            in the parquet layout says, and else `unknown`.
+        description: how the data was made, for the card (Markdown).
+        revision: branch, tag or commit of a Hub dataset.
+        token: access token for the Hub; True takes the stored one.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+        overwrite: replace configs that the folder has already.
+        keep_existing: leave configs that the folder has already as they are, and do the others.
+
+    Yields:
+        Each config right after it has been written.
+
+    Raises:
+        UnknownTaskError: there is no such task.
+        DatasetError: the source is none of the above, or cannot be used; nothing has changed, or only
+            the configs that were yielded before are new.
+        FileExistsError: the folder has one of the configs, and neither option says what to do.
+        ImportError: h5py or minari is needed and not installed.
+    """
+    if name is not None and tasks:
+        raise ValueError("give tasks (--task) or a name for data of no task (--name), not both")
+    request = _Request(
+        tasks=tuple(dict.fromkeys(get_task(task) for task in tasks)),
+        name=name,
+        columns=columns or TableColumns(),
+        revision=revision,
+        token=token,
+        clip_actions=clip_actions,
+    )
+    folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; name a folder to write to")
+    if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
+        raise ValueError(f"{folder}: is the source itself; name another folder to write to")
+    parts = _find_parts(source, request)
+    existing = [part.config for part in parts if (folder / part.config).exists()]
+    if existing and not (overwrite or keep_existing):
+        raise FileExistsError(
+            f"{folder}: has {', '.join(existing)} already; replace it with overwrite=True (--overwrite), "
+            "leave it as it is with keep_existing=True (--keep-existing), or choose another folder"
+        )
+    return _convert(parts, folder, set(existing) if keep_existing else set(), license, description)
+
+
+def _convert(
+    parts: list[_Part], folder: Path, keep: set[str], license: str | None, description: str | None
+) -> Iterator[ConvertedConfig]:
+    for part in parts:
+        if part.config in keep:
+            yield ConvertedConfig(part.config, None)
+            continue
+        dataset = part.load()
+        write_parquet_dataset(
+            dataset,
+            folder,
+            config_name=part.config,
+            source=part.source,
+            description=part.description if description is None else description,
+            license=license or part.license,
+            overwrite=True,  # what must not be replaced has been refused before
+        )
+        yield ConvertedConfig(part.config, dataset)
+
+
+def _find_parts(source: str | os.PathLike[str], request: _Request) -> list[_Part]:
+    text = str(source)
+    if text.startswith(PREFIX):
+        return [_minari_part(text, request)]
+    path = Path(source).expanduser()
+    if path.exists() and request.revision is not None:
+        raise DatasetError(
+            f"{path}: is local, so revision={request.revision!r} means nothing; it is for Hub datasets"
+        )
+    if path.is_file():
+        return [_file_part(path, request)]
+    if path.is_dir():
+        return _folder_parts(path, request)
+    if text.lower() == DSRL_DATASET_REPO.lower():
+        return _dsrl_parts(request)
+    if text.count("/") != 1 or path.suffix.lower() in (*_DSRL_SUFFIXES, ".csv", ".parquet", ".gz"):
+        raise MissingDatasetError(
+            f"{text}: no such file or folder (give a DSRL .hdf5 or .npz file or a folder of them, a table "
+            f"({', '.join(TABLE_SUFFIXES)}), a folder in the parquet layout or of a Minari dataset, "
+            f"{PREFIX}ID, {DSRL_DATASET_REPO}, or the org/name of a Hub dataset)"
+        )
+    return _hub_parts(text, request)
+
+
+# ---- files and tables
+
+
+def _file_part(path: Path, request: _Request) -> _Part:
+    suffix = path.suffix.lower()
+    is_table = path.name.lower().endswith(TABLE_SUFFIXES)
+    if suffix not in _DSRL_SUFFIXES and not is_table:
+        known = ", ".join((*_DSRL_SUFFIXES, *TABLE_SUFFIXES))
+        raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; known are {known}")
+    if len(request.tasks) > 1:
+        raise DatasetError(f"{path}: is one file, and so belongs to one task, not {len(request.tasks)}")
+    told = _task_of_file(path)
+    task = request.tasks[0] if request.tasks else None
+    if request.name is None:
+        if task is not None and told is not None and task != told:
+            raise DatasetError(
+                f"{path}: is by its name the file of {told.name}, not of {task.name}; rename it if that is "
+                "wrong"
+            )
+        task = task or told
+        if task is None:
+            raise DatasetError(
+                f"{path}: its name does not tell which task it belongs to; say so with tasks= (--task), or "
+                "name the data with name= (--name) if it belongs to none of DSRL's"
+            )
+    config = request.name or (task.name if task else "")
+    load: Callable[[], TransitionDataset]
+    if is_table:
+        load = partial(load_table, path, request.columns, task, clip_actions=request.clip_actions)
+    else:
+        load = partial(_DSRL_SUFFIXES[suffix], path, task, clip_actions=request.clip_actions)
+    is_dsrl = told is not None and path.name == told.dataset_file
+    return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else _UNKNOWN_LICENSE)
+
+
+def _task_of_file(path: Path) -> Task | None:
+    """Tell the task from DSRL's file name or from a stem that is a task's name."""
+    for task in TASKS.values():
+        if path.name == task.dataset_file:
+            return task
+    try:
+        return get_task(path.name.partition(".")[0] if path.suffix == ".gz" else path.stem)
+    except UnknownTaskError:
+        return None
+
+
+# ---- folders
+
+
+def _folder_parts(path: Path, request: _Request) -> list[_Part]:
+    if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
+        configs = _choose(str(path), folder_configs(path), request)
+        return [_layout_part(path, config, request) for config in configs]
+    if is_minari_folder(path):
+        return [_minari_part(path, request)]
+    files = sorted(item for item in path.iterdir() if item.suffix.lower() in _DSRL_SUFFIXES)
+    if not files:
+        inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise DatasetError(
+            f"{path}: holds no dataset: no README.md beside folders of parquet files, no .hdf5 or .npz "
+            f"files, no Minari dataset (it holds {inside})"
+        )
+    if request.name is not None:
+        raise DatasetError(f"{path}: is a folder of files; name= (--name) is for one file")
+    by_task: dict[Task, Path] = {}
+    unknown = []
+    for file in files:
+        task = _task_of_file(file)
+        if task is None:
+            unknown.append(file.name)
+        elif task in by_task:
+            raise DatasetError(f"{path}: {by_task[task].name} and {file.name} both belong to {task.name}")
+        else:
+            by_task[task] = file
+    if unknown and not request.tasks:
+        raise DatasetError(
+            f"{path}: the names of {', '.join(unknown)} do not tell which task they belong to; rename them "
+            "(OfflineBallCircle-v0.npz), convert them one by one with --task, or name the wanted tasks"
+        )
+    missing = [task.name for task in request.tasks if task not in by_task]
+    if missing:
+        there = ", ".join(task.name for task in by_task) or "files of no known task"
+        raise DatasetError(f"{path}: has no file for {', '.join(missing)}; there are {there}")
+    wanted = request.tasks or tuple(by_task)
+    alone = {task: _Request(**(vars(request) | {"tasks": (task,)})) for task in wanted}
+    return [_file_part(by_task[task], alone[task]) for task in wanted]
+
+
+def _layout_part(path: Path, config: str, request: _Request) -> _Part:
+    stats = _read_stats(path / config / "stats.json")
+    # A config that is no task of DSRL's can only be told apart by the folder's one config.
+    load = partial(load_transitions, path, TASKS.get(config), clip_actions=request.clip_actions)
+    return _Part(
+        request.name or config,
+        load,
+        str(stats.get("source", path.name)),
+        str(stats.get("license", _UNKNOWN_LICENSE)),
+        str(stats.get("description", "")),
+    )
+
+
+def _read_stats(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is not JSON: {error}") from error
+    return stats if isinstance(stats, dict) else {}
+
+
+def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
+    """Pick the wanted ones of the configs that there are."""
+    wanted = [task.name for task in request.tasks]
+    missing = [name for name in wanted if name not in configs]
+    if missing:
+        raise DatasetError(
+            f"{where}: has no config for {', '.join(missing)}. Available: {', '.join(configs)}"
+        )
+    chosen = wanted or configs
+    if request.name is not None and len(chosen) > 1:
+        raise DatasetError(f"{where}: holds several configs; name= (--name) is for one")
+    if len(configs) > 1 and any(config not in TASKS for config in chosen):
+        foreign = ", ".join(config for config in chosen if config not in TASKS)
+        raise DatasetError(
+            f"{where}: {foreign} belong to no task of DSRL's; convert the tasks by name (--task)"
+        )
+    return chosen
+
+
+# ---- Minari and the Hub
+
+
+def _minari_part(source: str | Path, request: _Request) -> _Part:
+    task = request.tasks[0] if len(request.tasks) == 1 else None
+    if request.name is None and task is None:
+        raise DatasetError(
+            f"{source}: say which one task the Minari dataset belongs to with tasks= (--task), or name it "
+            "with name= (--name) if it belongs to none of DSRL's"
+        )
+    load = partial(
+        load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
+    )
+    label = source if isinstance(source, str) else f"Minari dataset {source.name}"
+    return _Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
+
+
+def _dsrl_parts(request: _Request) -> list[_Part]:
+    if request.name is not None:
+        raise DatasetError(f"{DSRL_DATASET_REPO}: name tasks with --task; --name is for data of no task")
+    tasks = request.tasks or tuple(TASKS.values())
+    files = find_dsrl_files(tasks, revision=request.revision, token=request.token)
+    megabytes = sum(file.size for file in files.values()) / 1e6
+    logger.info(
+        "%s: %d files, %.0f MB, at commit %s",
+        *(DSRL_DATASET_REPO, len(files), megabytes),
+        files[tasks[0].name].commit,
+    )
+
+    def load(task: Task) -> TransitionDataset:
+        path = fetch(files[task.name], default_folder(), token=request.token)
+        return load_hdf5(path, task, clip_actions=request.clip_actions)
+
+    parts = []
+    for task in tasks:
+        file = files[task.name]
+        source = f"{file.repo_id}, file {file.path}, commit {file.commit}, SHA-256 {file.sha256 or 'unknown'}"
+        parts.append(_Part(task.name, partial(load, task), source, _DSRL_LICENSE))
+    return parts
+
+
+def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
+    import datasets
+
+    try:
+        configs = datasets.get_dataset_config_names(repo_id, revision=request.revision, token=request.token)
+    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        raise DatasetError(
+            f"{repo_id}: cannot be loaded from the Hub: {type(error).__name__}: {error}. (No local file or "
+            "folder has that name.)"
+        ) from error
+    parts = []
+    for config in _choose(repo_id, configs, request):
+        load = partial(
+            load_transitions,
+            repo_id,
+            TASKS.get(config),
+            revision=request.revision,
+            token=request.token,
+            clip_actions=request.clip_actions,
+        )
+        parts.append(_Part(request.name or config, load, repo_id, _UNKNOWN_LICENSE))
+    return parts

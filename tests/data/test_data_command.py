@@ -1,0 +1,126 @@
+"""`spi data`: in this process with local files, and in a fresh one against a (loopback) Hub."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from data_factory import make_columns, make_dataset, to_dsrl
+from faulty_hub import FaultyHub, sha256
+
+from spi_diffusers.cli import main
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, get_task
+
+BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
+REPOSITORY = Path(__file__).parents[2]
+
+
+def fails(capsys, *arguments):
+    """Run a command that must fail with exit code 2 and one line; return the line."""
+    try:
+        code = main(["data", *arguments])
+    except SystemExit as error:
+        code = error.code
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_convert_then_describe(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("ballcircle.npz", **to_dsrl(make_columns()))
+    assert main(["data", "convert", "ballcircle.npz", "set", "--license", "mit", "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert "OfflineBallCircle-v0: 3 episodes, 9 transitions" in text
+    assert "Next: spi data describe set --task OfflineBallCircle-v0" in text
+    assert load_transitions("set").sha256 == make_dataset().sha256
+    assert main(["data", "convert", "ballcircle.npz", "set", "--keep-existing"]) == 0
+    assert "OfflineBallCircle-v0: there already" in capsys.readouterr().out
+    assert main(["data", "describe", "set", "--cost-limit", "0", "1", "--output", "out"]) == 0
+    assert "OfflineBallCircle-v0: 3 episodes" in capsys.readouterr().out
+    assert [e["cost_limit"] for e in json.loads(Path("out/description.json").read_text())["limits"]] == [0, 1]
+    assert main(["data", "describe", "ballcircle.npz"]) == 0
+    assert Path("outputs/data/ballcircle.npz/description.png").is_file()
+
+
+def test_options_of_tables_reach_the_reader(tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    log.write_text("x,y,u,r,c,run\n1,2,3,4,0,a\n5,6,7,8,1,a\n9,9,9,9,0,a\n1,1,1,1,0,b\n2,2,2,2,0,b\n")
+    options = ["--observation-columns", "x", "y", "--action-columns", "u", "--reward-column", "r"]
+    options += ["--cost-column", "c", "--episode-column", "run", "--name", "robot"]
+    assert main(["data", "convert", str(log), str(tmp_path / "set"), *options]) == 0
+    assert "warning: " in capsys.readouterr().err  # next observations are derived
+    batch = load_transitions(tmp_path / "set").transitions
+    assert batch.observation.tolist() == [[1, 2], [5, 6], [1, 1]]
+    assert batch.next_observation.tolist() == [[5, 6], [9, 9], [2, 2]]
+    assert batch.action.flatten().tolist() == [3, 7, 1]
+    assert batch.truncated.tolist() == [False, True, True]
+
+
+def test_errors_are_one_line(tmp_path, capsys):
+    assert "spi data: error: the following arguments are required: COMMAND" in fails(capsys)
+    assert "required: SRC, DST" in fails(capsys, "convert")
+    line = fails(capsys, "convert", "a", "b", "--tsk", "x")
+    assert line.startswith("spi data convert: error: unknown argument --tsk; did you mean --task?")
+    assert "unknown task 'balcircle'" in fails(capsys, "convert", "a", "b", "--task", "balcircle")
+    assert "no such file or folder" in fails(capsys, "convert", "/nowhere", str(tmp_path / "x"))
+    assert "not allowed with" in fails(capsys, "convert", "a", "b", "--overwrite", "--keep-existing")
+    assert "nowhere.npz: no such file" in fails(capsys, "describe", "nowhere.npz")
+    assert "finite number of at least 0" in fails(
+        capsys, "describe", "embedded", "--cost-limit", "-1", "--output", str(tmp_path / "x")
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["describe", "--help"]])
+def test_help_teaches(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", *arguments])
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_dsrl_from_the_hub(tmp_path):
+    """Two tasks over a connection that breaks, from download to parquet; a second run fetches nothing."""
+    contents = {}
+    for task, size in ((BALL, 8), (CAR_RUN, 7)):
+        with h5py.File(tmp_path / "file.hdf5", "w") as file:
+            for name, values in to_dsrl(make_columns(observation_dim=size)).items():
+                file.create_dataset(name, data=values)
+        contents[task.dataset_file] = (tmp_path / "file.hdf5").read_bytes()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
+    with FaultyHub({DSRL_DATASET_REPO: contents}) as hub:
+        environment = clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home")
+
+        def run(*arguments):
+            return subprocess.run(
+                [sys.executable, "-m", "spi_diffusers.cli", "data", "convert", DSRL_DATASET_REPO, *arguments],
+                env=environment,
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        hub.reset("drop@1000", "corrupt@1500")
+        first = run("set", "--task", "ballcircle", "carrun")
+        assert first.returncode == 0, first.stderr
+        assert "2 files" in first.stderr
+        assert hub.served[0] == 0
+        assert len(hub.served) >= 4  # the drop, the corrupted rest, again from the start, the other file
+        assert load_transitions(tmp_path / "set", BALL).sha256 == make_dataset().sha256
+        assert load_transitions(tmp_path / "set", CAR_RUN).sha256 == make_dataset(observation_dim=7).sha256
+        assert sha256(contents[BALL.dataset_file]) in (tmp_path / "set" / "README.md").read_text()
+        hub.reset()
+        second = run("again", "--task", "ballcircle", "antrun")
+        assert second.returncode == 2
+        assert "of OfflineAntRun-v0 cannot be downloaded: there is no such file" in second.stderr
+        assert not (tmp_path / "again").exists()
+        second = run("again", "--task", "ballcircle")
+        assert second.returncode == 0, second.stderr
+        assert hub.served == []
