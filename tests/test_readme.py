@@ -19,11 +19,18 @@ SMALL_TRAINING = "--updates 10 --network.hidden_dims 16 16 --calibrate false"
 COMMANDS = {
     "spi tasks": "",
     "spi train --help": "",
+    "spi data convert SOURCE FOLDER": "",
+    "spi data describe DATASET": "",
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
     "accelerate launch scripts/train.py --task OfflineBallCircle-v0": f"{SMALL_TRAINING} --output_dir a",
     "torchrun --nproc_per_node 2 scripts/train.py --task ballcircle": f"{SMALL_TRAINING} --output_dir t",
     'pip install -e ".[bullet,video]" -c constraints.txt': "--dry-run --quiet --disable-pip-version-check",
+}
+PLACEHOLDERS = {
+    "SOURCE": str(ROOT / "spi_diffusers" / "data" / "embedded"),
+    "FOLDER": "converted",
+    "DATASET": "embedded",
 }
 #: Make targets: checked to exist and to run this. `make demo`'s script is run by a test of its own.
 MAKE_TARGETS = {
@@ -77,6 +84,7 @@ def test_commands_of_the_readme_run(workplace: Path) -> None:
     assert set(seen) == set(COMMANDS)
     for command in dict.fromkeys(seen):
         words = shlex.split(f"{command} {COMMANDS[command]}")
+        words = [PLACEHOLDERS.get(word, word) for word in words]
         run([str(BIN / words[0]), *words[1:]], workplace)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
-from spi_diffusers.data.loading import MissingDatasetError, load_transitions
+from spi_diffusers.data.loading import HUB_ID, MissingDatasetError, load_transitions
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
 from spi_diffusers.data.parquet import folder_configs
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
@@ -177,7 +177,8 @@ def _find_parts(source: str | os.PathLike[str], request: _Request) -> list[_Part
         return _folder_parts(path, request)
     if text.lower() == DSRL_DATASET_REPO.lower():
         return _dsrl_parts(request)
-    if text.count("/") != 1 or path.suffix.lower() in (*_DSRL_SUFFIXES, ".csv", ".parquet", ".gz"):
+    suffixes = (*_DSRL_SUFFIXES, ".csv", ".parquet", ".gz")
+    if not HUB_ID.fullmatch(text) or path.suffix.lower() in suffixes:
         raise MissingDatasetError(
             f"{text}: no such file or folder (give a DSRL .hdf5 or .npz file or a folder of them, a table "
             f"({', '.join(TABLE_SUFFIXES)}), a folder in the parquet layout or of a Minari dataset, "
@@ -267,7 +268,7 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
         )
     missing = [task.name for task in request.tasks if task not in by_task]
     if missing:
-        there = ", ".join(task.name for task in by_task) or "files of no known task"
+        there = ", ".join(sorted(task.name for task in by_task)) or "files of no known task"
         raise DatasetError(f"{path}: has no file for {', '.join(missing)}; there are {there}")
     wanted = request.tasks or tuple(by_task)
     alone = {task: _Request(**(vars(request) | {"tasks": (task,)})) for task in wanted}

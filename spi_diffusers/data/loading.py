@@ -15,7 +15,7 @@ from spi_diffusers.data.transitions import TransitionDataset
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 _FILE_LOADERS = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FORMS = (
     "a Hub dataset id (org/name), a local folder in the parquet layout, a DSRL .hdf5 file, or a .npz file in "
     "DSRL's layout"
@@ -77,7 +77,7 @@ def load_transitions(
             raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}")
         return loader(path, known, clip_actions=clip_actions)
     text = str(dataset)
-    if path.suffix.lower() in (*_FILE_LOADERS, ".parquet") or not _HUB_ID.fullmatch(text):
+    if path.suffix.lower() in (*_FILE_LOADERS, ".parquet") or not HUB_ID.fullmatch(text):
         raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")
     if text.lower() == DSRL_DATASET_REPO.lower():
         return _load_dsrl_from_hub(known, revision, token, clip_actions)

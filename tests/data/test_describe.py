@@ -55,7 +55,12 @@ def test_a_limit_that_no_episode_keeps():
     columns["cost"] = np.float32([1, 1])
     description = describe_dataset(TransitionDataset.from_columns(columns), [1])
     (entry,) = description.limits
-    assert (entry.episodes, entry.share, entry.best_return, entry.best_normalized_reward) == (0, 0, None, None)
+    assert (entry.episodes, entry.share, entry.best_return, entry.best_normalized_reward) == (
+        0,
+        0,
+        None,
+        None,
+    )
     assert "none" in shown(description)
 
 
