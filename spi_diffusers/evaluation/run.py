@@ -2,12 +2,12 @@
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.data.loading import HUB_ID
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import evaluate
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 INFO_FILE = "train_info.json"
 CONFIG_FILE = "train_config.json"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class PolicyError(ValueError):
@@ -87,7 +86,7 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
         folder = _policy_folder(path)
         pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
         paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
-    elif _HUB_ID.fullmatch(str(policy)):
+    elif HUB_ID.fullmatch(str(policy)):
         from huggingface_hub import hf_hub_download
 
         folder = None

@@ -24,8 +24,11 @@ def check_policy_folder(folder: str) -> None:
         ValueError: A file is truncated or foreign, or weights and config do not fit.
     """
     for name, entry in _read_json(folder, "model_index.json").items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            path = os.path.join(folder, "model_index.json")
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
         library, class_name = entry
         if library == "diffusers":
             _read_json(folder, name, "scheduler_config.json")

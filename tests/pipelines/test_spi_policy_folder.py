@@ -330,3 +330,10 @@ def test_errors_leave_the_folder_as_it_was(folder):
     with pytest.raises(CLEAR):
         load(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("entry", [[], ["library"], ["a", "b", "c"], [1, 2]])
+def test_a_component_that_names_no_library_and_class_is_refused(folder, entry):
+    edit_json(folder / "model_index.json", noise_model=entry)
+    with pytest.raises(ValueError, match=r"model_index\.json: 'noise_model' must name a library and a class"):
+        load(folder)
