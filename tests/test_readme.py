@@ -25,7 +25,7 @@ COMMANDS = {
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
     "accelerate launch scripts/train.py --task OfflineBallCircle-v0": f"{SMALL_TRAINING} --output_dir a",
     "torchrun --nproc_per_node 2 scripts/train.py --task ballcircle": f"{SMALL_TRAINING} --output_dir t",
-    'pip install -e ".[bullet,video]" -c constraints.txt': "--dry-run --quiet --disable-pip-version-check",
+    'pip install -e ".[bullet,mujoco,video]" -c constraints.txt': "--dry-run --quiet --disable-pip-version-check",
 }
 PLACEHOLDERS = {
     "SOURCE": str(ROOT / "spi_diffusers" / "data" / "embedded"),

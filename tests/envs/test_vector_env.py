@@ -49,11 +49,14 @@ def play_by_hand(task, seed, actions):
     return total, cost, step, observation, terminated, truncated
 
 
-# With these seeds the first BallRun episode ends on a step that costs, and the drones crash at different
-# times: the cases in which automatic resets corrupt sums.
-@pytest.mark.parametrize(("task", "action_dim", "steps"), [("ballrun", 2, 100), ("dronecircle", 4, 300)])
+# With these seeds the first BallRun episode ends on a step that costs, the drones crash and the hoppers fall
+# at different times: the cases in which automatic resets corrupt sums.
+@pytest.mark.parametrize(
+    ("task", "action_dim", "steps"),
+    [("ballrun", 2, 100), ("dronecircle", 4, 300), ("hoppervelocity", 3, 300)],
+)
 def test_sums_equal_those_of_episodes_stepped_by_hand(task, action_dim, steps):
-    pytest.importorskip("bullet_safety_gym")
+    pytest.importorskip("mujoco" if task == "hoppervelocity" else "bullet_safety_gym")
     actions = actions_of(3, action_dim, steps)
     together = play_together(make_vector_env(task, 3, seed=3), actions)
     assert together["cost"].dtype == together["reward"].dtype == np.float64
@@ -80,15 +83,19 @@ def test_sums_equal_those_of_episodes_stepped_by_hand(task, action_dim, steps):
         assert together["terminated"].any()
 
 
-def test_async_equals_sync():
-    pytest.importorskip("bullet_safety_gym")
-    actions = actions_of(3, 2, 100)
-    sync = play_together(make_vector_env("ballrun", 3, seed=3), actions)
-    parallel = play_together(make_vector_env("ballrun", 3, seed=3, backend="async"), actions)
+@pytest.mark.parametrize(("task", "action_dim"), [("ballrun", 2), ("hoppervelocity", 3)])
+def test_async_equals_sync(task, action_dim):
+    pytest.importorskip("mujoco" if task == "hoppervelocity" else "bullet_safety_gym")
+    actions = actions_of(3, action_dim, 300)
+    sync = play_together(make_vector_env(task, 3, seed=3), actions)
+    parallel = play_together(make_vector_env(task, 3, seed=3, backend="async"), actions)
     for key, values in sync.items():
         np.testing.assert_array_equal(parallel[key], values, err_msg=key)
     starts = sync["observation"][0]
     assert len(np.unique(starts, axis=0)) == 3  # the workers differ
+    if task == "hoppervelocity":
+        assert sync["terminated"].all()
+        assert len(set(sync["ended"].sum(0))) > 1  # they fell at different times
 
 
 def test_resets_start_new_episodes_with_the_given_seeds():

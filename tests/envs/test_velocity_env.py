@@ -1,5 +1,9 @@
 """The Velocity tasks in the real simulator (skipped where MuJoCo is not installed)."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -103,14 +107,46 @@ def test_velocity_episodes_together_equal_those_by_hand():
     assert (length < get_task("hoppervelocity").max_episode_steps).all()
 
 
-def test_velocity_rendering():
+# In processes of their own, because MuJoCo chooses its renderer when it is first imported. Whether OpenGL can
+# be had here is decided without our code, so that a failure of ours is not taken for a lack of it.
+PROBE = """
+import mujoco
+context = mujoco.GLContext(8, 8)
+context.make_current()
+from OpenGL import GL
+print(GL.glGetString(GL.GL_VERSION).decode())
+"""
+RENDER = """
+import numpy as np
+from spi_diffusers.envs import make_env
+env = make_env("hoppervelocity", seed=0, render_mode="rgb_array", render_size=(48, 64))
+env.reset()
+frames = [env.render()]
+for _ in range(20):
+    env.step(np.ones(3))
+frames.append(env.render())
+env.close()
+assert [frame.shape for frame in frames] == [(48, 64, 3)] * 2
+assert [frame.dtype for frame in frames] == [np.uint8] * 2
+assert all(len(np.unique(frame.reshape(-1, 3), axis=0)) > 50 for frame in frames), "an empty picture"
+assert (frames[0] != frames[1]).any(), "the hopper does not move"
+"""
+
+
+def run_without_a_display(code, **variables):
+    hidden = ("DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden} | variables
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("renderer", ["egl", "osmesa", None], ids=str)
+def test_rendering_without_a_display(renderer):
     pytest.importorskip("mujoco")
-    env = make_env("hoppervelocity", seed=0, render_mode="rgb_array", render_size=(48, 64))
-    env.reset()
-    try:
-        frame = env.render()
-    except Exception as error:
-        pytest.skip(f"no OpenGL here: {error}")
-    assert frame.shape == (48, 64, 3)
-    assert frame.dtype == np.uint8
-    env.close()
+    # Where nobody chooses, EGL is what make_env takes.
+    probe = run_without_a_display(PROBE, MUJOCO_GL=renderer or "egl")
+    if probe.returncode != 0 or not probe.stdout:
+        reason = (probe.stderr.strip() or "it gives no context").splitlines()[-1]
+        pytest.skip(f"no OpenGL through {renderer or 'egl'} here: {reason}")
+    process = run_without_a_display(RENDER, **({"MUJOCO_GL": renderer} if renderer else {}))
+    assert process.returncode == 0, process.stderr[-3000:]
