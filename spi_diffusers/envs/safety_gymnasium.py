@@ -60,6 +60,7 @@ class SafetyGymnasiumEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance one step; the info gains `cost`."""
+        action = np.asarray(action, dtype=np.float64)  # as in velocity.py: the reward's digits depend on it
         observation, reward, cost, terminated, truncated, info = self._simulator.step(action)
         return observation, reward, terminated, truncated, {**info, "cost": cost}
 

@@ -46,6 +46,9 @@ class VelocityCost(gymnasium.Wrapper):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Step; the info gains `cost`, 0.0 or 1.0."""
+        # The reward holds the action's norm. In float32 its digits would depend on the version of NumPy,
+        # because 1.x and 2.x differ in the type of a float32 times a Python float.
+        action = np.asarray(action, dtype=np.float64)
         observation, reward, terminated, truncated, info = self.env.step(action)
         velocity = info["x_velocity"]
         if self._planar:
