@@ -21,11 +21,12 @@ COMMANDS = {
     "spi train --help": "",
     "spi data convert SOURCE FOLDER": "",
     "spi data describe DATASET": "",
+    "spi data push FOLDER ORG/NAME": "--help",  # needs a Hub: tests/hub runs it
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
     "accelerate launch scripts/train.py --task OfflineBallCircle-v0": f"{SMALL_TRAINING} --output_dir a",
     "torchrun --nproc_per_node 2 scripts/train.py --task ballcircle": f"{SMALL_TRAINING} --output_dir t",
-    'pip install -e ".[bullet,mujoco,video]" -c constraints.txt': "--dry-run --quiet --disable-pip-version-check",
+    'pip install -e ".[bullet,mujoco,video]" -c constraints.txt': "--dry-run -q --disable-pip-version-check",
 }
 PLACEHOLDERS = {
     "SOURCE": str(ROOT / "spi_diffusers" / "data" / "embedded"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def fetch(
         raise
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
-            f"{file.repo_id}: {file.path} cannot be downloaded to {target.parent}: {_say(error)}. What has "
+            f"{file.repo_id}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What has "
             "arrived is kept; the same command goes on there"
         ) from error
     raise DatasetError(
@@ -234,12 +235,12 @@ def _download(
             arrived = part.stat().st_size if part.exists() else 0
             failures = 1 if arrived > have else failures + 1
             # What has brought something new is worth going on with, whatever ended it.
-            if failures > ATTEMPTS or not (arrived > have or _is_transient(error)):
+            if failures > ATTEMPTS or not (arrived > have or is_transient(error)):
                 raise
             pause = min(wait * 2 ** (failures - 1), 30.0)
             logger.warning(
                 "%s: stopped at %.1f of %.1f MB (%s); going on in %.0f s.",
-                *(file.path, arrived / 1e6, file.size / 1e6, _say(error), pause),
+                *(file.path, arrived / 1e6, file.size / 1e6, say(error), pause),
             )
             time.sleep(pause)
 
@@ -255,21 +256,10 @@ def _is_intact(path: Path, size: int, digest: str) -> bool:
     return hasher.hexdigest() == digest
 
 
-def _is_transient(error: BaseException) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else 0
-        return status >= 500 or status in (408, 429)
-    # The client's HTTP library is httpx or httpx2, depending on its version; it is not a dependency of ours.
-    library = type(error).__module__.partition(".")[0]
-    return library.startswith("httpx") or isinstance(error, ConnectionError | TimeoutError)
-
-
 def _is_offline(error: BaseException | None) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
-    return error is not None and not isinstance(error, HfHubHTTPError) and _is_transient(error)
+    return error is not None and not isinstance(error, HfHubHTTPError) and is_transient(error)
 
 
 def _hub_file(item: Any, repo_id: str, commit: str) -> HubFile:
@@ -286,9 +276,5 @@ def _hub_file(item: Any, repo_id: str, commit: str) -> HubFile:
 def _cannot_download(tasks: Sequence[Task], reason: "str | Exception") -> str:
     what = ", ".join(f"{task.dataset_file} of {task.name}" for task in tasks[:3])
     more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
-    text = reason if isinstance(reason, str) else _say(reason)
+    text = reason if isinstance(reason, str) else say(reason)
     return f"{DSRL_DATASET_REPO}: {what}{more} cannot be downloaded: {text}"
-
-
-def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")

@@ -27,7 +27,12 @@ _ONE_BATCH = 1 << 30  # more rows than files have, so each arrives as few large 
 
 
 def load_folder(
-    folder: Path, task: Task | None = None, *, source: str | None = None, clip_actions: bool = False
+    folder: Path,
+    task: Task | None = None,
+    *,
+    config: str | None = None,
+    source: str | None = None,
+    clip_actions: bool = False,
 ) -> TransitionDataset:
     """Load a task from a local folder in the parquet layout.
 
@@ -36,6 +41,7 @@ def load_folder(
     Args:
         folder: holds `README.md` and `<task>/train-*.parquet`.
         task: the config to load; may be left out where there is only one.
+        config: name of the config, where it is not the task's.
         source: what to call the data in messages, the folder by default.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
 
@@ -50,7 +56,7 @@ def load_folder(
     import datasets
     import pyarrow as pa
 
-    config = _pick(str(folder), folder_configs(folder), task)
+    config = _pick(str(folder), folder_configs(folder), config or (task.name if task else None))
     try:
         # A builder makes a cache folder even when it only streams; give it one that goes away again.
         with tempfile.TemporaryDirectory() as cache:
@@ -146,15 +152,15 @@ def folder_configs(folder: Path) -> list[str]:
     return names
 
 
-def _pick(where: str, names: list[str], task: Task | None = None) -> str:
+def _pick(where: str, names: list[str], wanted: str | None = None) -> str:
     listing = ", ".join(names)
-    if task is None:
+    if wanted is None:
         if len(names) == 1:
             return names[0]
         raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
-    if task.name not in names:
-        raise DatasetError(f"{where}: has no config for task {task.name}. Available: {listing}")
-    return task.name
+    if wanted not in names:
+        raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
+    return wanted
 
 
 def _check_files(folder: Path, config: str, files: list[str]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAIN_FILE = "train-00000-of-00001.parquet"
+STATS_FILE = "stats.json"
 _DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 
 
@@ -82,7 +83,7 @@ def write_parquet_dataset(
             "license": license,
             "description": description,
         }
-        (staged / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+        (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         readme = folder / "README.md"
         tasks = [*_other_stats(folder, config), stats]
         card = make_card(
@@ -205,7 +206,7 @@ def _column_stats(values: torch.Tensor) -> dict[str, Any]:
 
 def _other_stats(folder: Path, config: str) -> list[dict[str, Any]]:
     stats = []
-    for path in sorted(folder.glob("*/stats.json")):
+    for path in sorted(folder.glob(f"*/{STATS_FILE}")):
         if path.parent.name == config:
             continue
         try:

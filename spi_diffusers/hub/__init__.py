@@ -1,1 +1,1 @@
-"""Assembling and publishing a policy folder."""
+"""Publishing to the Hub: one verified commit for whatever is published, and what a dataset's holds."""

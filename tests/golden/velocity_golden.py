@@ -1,10 +1,10 @@
 """Short trajectories of the Velocity tasks, recorded from the real safety-gymnasium 1.0.0.
 
 `velocity.safetensors` holds, per task, 60 steps: `observations` (the one after each reset comes before those
-of the episode's steps), `actions`, `rewards`, `costs`, `terminated`, `truncated`, and `resets`, the steps before
-which the environment was reset: at the start with a seed, after the end of an episode without one. Its
-metadata says with which versions and on what machine it was recorded. Actions are float32 numbers, executed as
-float64: of float32 arrays NumPy 1 and 2 compute rewards that differ in the eighth digit.
+of the episode's steps), `actions`, `rewards`, `costs`, `terminated`, `truncated`, and `resets`, the steps
+before which the environment was reset: at the start with a seed, after the end of an episode without one. Its
+metadata says with which versions and on what machine it was recorded. Actions are float32 numbers, executed
+as float64: of float32 arrays NumPy 1 and 2 compute rewards that differ in the eighth digit.
 
 The release runs on Python 3.10 and before, so recording needs an environment of its own:
 

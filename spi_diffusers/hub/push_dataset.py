@@ -1,0 +1,248 @@
+"""Publish a folder in the parquet layout as a dataset on the Hub: checked first, then one commit."""
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from spi_diffusers.data.card import read_card
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.parquet import folder_configs, load_folder
+from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.writing import STATS_FILE
+from spi_diffusers.hub.checksums import Checksums
+from spi_diffusers.hub.errors import HubError
+from spi_diffusers.hub.upload import UploadPlan, plan_upload
+
+CARD = "README.md"
+#: What a config's folder may hold; nothing else is published.
+_ROWS = "train-*.parquet"
+_BESIDE = ("episodes.parquet", STATS_FILE, "cost_return.png")
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The files of a dataset folder that are published, and those that are not.
+
+    Attributes:
+        folder: the folder.
+        configs: names of its configs (tasks), in the order of the card.
+        paths: of the published files, relative to the folder, the card first.
+        left_out: of all other files; hidden ones are not listed.
+    """
+
+    folder: Path
+    configs: tuple[str, ...]
+    paths: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def find_files(folder: Path) -> DatasetFiles:
+    """Find out which files of a folder make up the dataset.
+
+    Args:
+        folder: in the parquet layout.
+
+    Returns:
+        The files.
+
+    Raises:
+        DatasetError: the folder does not exist, has no card, or a config has no rows or no statistics; or
+            the card takes rows from files outside `<config>/train-*.parquet`.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: is no folder; name a dataset folder, as `spi data convert` makes one")
+    configs = folder_configs(folder)
+    wanted = [CARD]
+    for config in configs:
+        if Path(config).name != config or config.startswith("."):
+            raise DatasetError(f"{folder / CARD}: the config {config!r} is not a plain folder name")
+        rows = sorted(path.name for path in (folder / config).glob(_ROWS))
+        if not rows:
+            raise DatasetError(f"{folder / config}: has no {_ROWS}, but {CARD} declares config {config!r}")
+        if not (folder / config / STATS_FILE).is_file():
+            raise DatasetError(
+                f"{folder / config}: has no {STATS_FILE}, so nothing says whether its rows are right; `spi "
+                f"data convert {folder} NEW_FOLDER` makes a folder that has"
+            )
+        names = rows + [name for name in _BESIDE if (folder / config / name).is_file()]
+        wanted += [f"{config}/{name}" for name in names]
+    _check_declared_files(folder, configs)
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    return DatasetFiles(folder, tuple(configs), tuple(wanted), tuple(sorted(present - set(wanted))))
+
+
+def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
+    """Check that every config loads and is what its `stats.json` and the card say.
+
+    Args:
+        files: of the folder.
+        progress: show a progress bar.
+
+    Raises:
+        DatasetError: naming the config, the file and what does not agree.
+    """
+    for config in tqdm(files.configs, desc="checking", unit=" config", disable=not progress):
+        stats = _read_stats(files.folder / config / STATS_FILE, config)
+        _check_file_entries(files, config, stats)
+        dataset = load_folder(files.folder, TASKS.get(config), config=config)
+        for key, actual in (
+            ("sha256", dataset.sha256),
+            ("num_transitions", len(dataset)),
+            ("num_episodes", dataset.num_episodes),
+        ):
+            if stats.get(key) != actual:
+                raise DatasetError(
+                    f"{files.folder / config / STATS_FILE}: {key} is {stats.get(key)!r}, but the rows give "
+                    f"{actual!r}; `spi data convert` writes both anew"
+                )
+        card = (files.folder / CARD).read_text(encoding="utf-8")
+        if dataset.sha256 not in card:
+            raise DatasetError(
+                f"{files.folder / CARD}: does not name the checksum of config {config!r} ({dataset.sha256}), "
+                "so it describes other data; `spi data convert` writes it anew"
+            )
+
+
+def plan_push(
+    files: DatasetFiles,
+    repo_id: str,
+    *,
+    branch: str = "main",
+    prune: bool = False,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
+) -> UploadPlan:
+    """Compare a dataset folder with a repository on the Hub.
+
+    Rows and tables of a config that the folder has replace those on the Hub; files of the repository that are
+    none of ours (such as .gitattributes) stay.
+
+    Args:
+        files: of the folder, checked by `check_folder`.
+        repo_id: `organisation/name`; need not exist.
+        branch: where the commit is to go.
+        prune: remove configs from the Hub that the folder does not have.
+        token: access token; None or True takes the stored one.
+        endpoint: address of the Hub, where it is not the usual one.
+
+    Returns:
+        The plan.
+
+    Raises:
+        HubError: the Hub cannot be reached, or the repository has configs that the folder does not have and
+            `prune` is off: the new card would not list them any more.
+        DatasetError: the card cannot be read.
+    """
+    content: dict[str, Path | bytes] = {path: files.folder / path for path in files.paths}
+    content[CARD] = published_card(files, repo_id).encode("utf-8")
+
+    def stale(path: str) -> bool:
+        config, _, name = path.partition("/")
+        if not name or not (name in _BESIDE or fnmatch.fnmatchcase(name, _ROWS)):
+            return False
+        return prune or config in files.configs
+
+    plan = plan_upload(
+        repo_id, content, repo_type="dataset", branch=branch, stale=stale, token=token, endpoint=endpoint
+    )
+    missing = sorted(
+        {path.partition("/")[0] for path in plan.others if fnmatch.fnmatchcase(path, f"*/{_ROWS}")}
+    )
+    if missing:
+        raise HubError(
+            f"{repo_id}: holds {', '.join(missing)} on the Hub, which {files.folder} does not, and its card "
+            f"would not list any more. Add {'it' if len(missing) == 1 else 'them'} to the folder first (`spi "
+            f"data convert {repo_id} {files.folder} --task {' '.join(missing)}`), or give --prune to delete "
+            f"{'it' if len(missing) == 1 else 'them'} from the Hub"
+        )
+    return plan
+
+
+def published_card(files: DatasetFiles, repo_id: str) -> str:
+    """The folder's card with its load commands naming the repository instead of the folder.
+
+    Args:
+        files: of the folder.
+        repo_id: where it goes.
+
+    Returns:
+        Text of `README.md`.
+
+    Raises:
+        DatasetError: the YAML header cannot be read.
+    """
+    card = read_card(files.folder / CARD)
+    calls = r'(load_transitions|load_dataset)\("[^"]*"'
+    card.text = re.sub(calls, lambda match: f'{match[1]}("{repo_id}"', card.text)
+    return str(card).rstrip() + "\n"
+
+
+def commit_message(files: DatasetFiles) -> str:
+    """What the commit is called if the user does not say."""
+    shown = ", ".join(files.configs[:3]) + (
+        f" and {len(files.configs) - 3} more" if files.configs[3:] else ""
+    )
+    return f"Transitions of {shown}"
+
+
+def _check_declared_files(folder: Path, configs: Sequence[str]) -> None:
+    """Every file pattern of the card must lie within what is published."""
+    for entry in read_card(folder / CARD).data.get("configs") or []:
+        for pattern in _patterns(entry.get("data_files")):
+            config, _, name = pattern.partition("/")
+            if config not in configs or not fnmatch.fnmatchcase(name, _ROWS):
+                raise DatasetError(
+                    f"{folder / CARD}: config {entry['config_name']!r} takes rows from {pattern!r}; only "
+                    f"`<config>/{_ROWS}` is published"
+                )
+
+
+def _patterns(data_files: Any) -> Iterator[str]:
+    """The patterns in a `data_files` entry, which may be a text, a list, or a mapping by split."""
+    if isinstance(data_files, str):
+        yield data_files
+    elif isinstance(data_files, dict):
+        yield from _patterns(data_files["path"] if "path" in data_files else list(data_files.values()))
+    elif isinstance(data_files, list):
+        for item in data_files:
+            yield from _patterns(item)
+
+
+def _read_stats(path: Path, config: str) -> dict[str, Any]:
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(stats, dict) or stats.get("config") != config:
+        raise DatasetError(f"{path}: does not belong to config {config!r}")
+    return stats
+
+
+def _check_file_entries(files: DatasetFiles, config: str, stats: dict[str, Any]) -> None:
+    """Compare the parquet files with the checksums in the statistics, both ways."""
+    where = files.folder / config / STATS_FILE
+    listed = [entry for entry in stats.get("files") or [] if isinstance(entry, dict)]
+    entries = {str(entry.get("path")): entry for entry in listed}
+    present = {path for path in files.paths if path.startswith(f"{config}/") and path.endswith(".parquet")}
+    for path in sorted(present | entries.keys()):
+        if path not in entries:
+            raise DatasetError(f"{files.folder / path}: is not listed in {where}; where does it come from?")
+        if path not in present:
+            raise DatasetError(f"{files.folder / path}: is missing, but {where} lists it")
+        sums, entry = Checksums.of(files.folder / path), entries[path]
+        if (sums.size, sums.sha256) != (entry.get("bytes"), entry.get("sha256")):
+            raise DatasetError(
+                f"{files.folder / path}: has changed since it was written: its SHA-256 is "
+                f"{sums.sha256[:16]}... ({sums.size} bytes), but {where} says "
+                f"{str(entry.get('sha256'))[:16]}... ({entry.get('bytes')} bytes)"
+            )

@@ -1,0 +1,55 @@
+import httpx2
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from spi_diffusers.data.network import is_transient, say, with_retries
+
+
+def http_error(status):
+    return HfHubHTTPError("no", response=httpx2.Response(status, request=httpx2.Request("GET", "http://x")))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        *((http_error(status), True) for status in (408, 429, 500, 503)),
+        *((http_error(status), False) for status in (400, 401, 404, 412)),
+        (httpx2.ReadTimeout("slow"), True),
+        (ConnectionResetError("reset"), True),
+        (TimeoutError(), True),
+        (FileNotFoundError("gone"), False),
+        (ValueError("wrong"), False),
+    ],
+)
+def test_what_may_pass(error, expected):
+    assert is_transient(error) is expected
+
+
+def test_calls_are_repeated_while_that_may_help():
+    def calling(*outcomes):
+        left = list(outcomes)
+
+        def call():
+            outcome = left.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        return call, left
+
+    call, left = calling(TimeoutError(), http_error(503), 7, 8)
+    assert with_retries(call, what="it", wait=0.001) == 7
+    assert left == [8]
+    call, left = calling(TimeoutError(), ValueError("wrong"), 7)
+    with pytest.raises(ValueError, match="wrong"):
+        with_retries(call, what="it", wait=0.001)
+    assert left == [7]
+    call, left = calling(*[TimeoutError()] * 5)
+    with pytest.raises(TimeoutError):
+        with_retries(call, what="it", attempts=3, wait=0.001)
+    assert len(left) == 2
+
+
+def test_an_error_is_part_of_one_line():
+    assert say(ValueError("two\n  lines.")) == "ValueError: two lines"
+    assert say(TimeoutError()) == "TimeoutError"

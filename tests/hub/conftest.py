@@ -1,0 +1,19 @@
+import time
+
+import pytest
+from hub_server import HubServer
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A fresh Hub for clients in this process, which are given its address; their pauses are short."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    disable_progress_bars()
+    sleep = time.sleep
+    monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    with HubServer() as server:
+        yield server
+    enable_progress_bars()
