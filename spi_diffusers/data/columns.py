@@ -32,11 +32,13 @@ class ColumnChecker:
     Args:
         source: what to call the source in messages (a path or a Hub id).
         names: how the source calls a column, where that differs from our name.
+        first_row: number of the first row that is checked, for messages, where rows come in parts.
     """
 
-    def __init__(self, source: str, names: Mapping[str, str] | None = None):
+    def __init__(self, source: str, names: Mapping[str, str] | None = None, first_row: int = 0):
         self.source = source
         self.names = dict(names or {})
+        self.first_row = first_row
 
     def error(self, column: str, problem: str) -> DatasetError:
         """Make the error for a problem with a column."""
@@ -60,6 +62,26 @@ class ColumnChecker:
         Raises:
             DatasetError: see the class.
         """
+        clean = self.clean_rows(raw, task, clip_actions=clip_actions)
+        clean["episode_index"], clean["frame_index"] = self._episodes(clean, raw)
+        return clean
+
+    def clean_rows(
+        self, raw: Mapping[str, np.ndarray], task: Task | None, *, clip_actions: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Check and convert the columns of rows that need not be whole episodes.
+
+        Args:
+            raw: as for `clean`; index columns are not looked at.
+            task: as for `clean`.
+            clip_actions: as for `clean`.
+
+        Returns:
+            As `clean`, without the index columns.
+
+        Raises:
+            DatasetError: see the class.
+        """
         for column in COLUMNS:
             if column not in raw:
                 has = ", ".join(repr(self.names.get(name, name)) for name in raw) or "none"
@@ -79,14 +101,114 @@ class ColumnChecker:
                 )
         if rows == 0:
             raise DatasetError(f"{self.source}: zero rows; a dataset needs at least one transition")
-        self._check_dimensions(clean, task)
-        if (clean["cost"] < 0).any():
-            row = int(np.argmax(clean["cost"] < 0))
-            raise self.error("cost", f"has the negative value {clean['cost'][row]:g} in row {row}")
+        self.check_widths({column: clean[column].shape[1] for column in VECTOR_COLUMNS}, task)
+        self._check_costs(clean["cost"])
         if task is not None:
             clean["action"] = self._actions_in_range(clean["action"], task, clip_actions)
-        clean["episode_index"], clean["frame_index"] = self._episodes(clean, raw)
         return clean
+
+    def clean_column(
+        self, column: str, values: np.ndarray, task: Task | None, *, clip_actions: bool = False
+    ) -> np.ndarray:
+        """Check and convert a part of one column, where the others are not at hand.
+
+        Args:
+            column: one of `COLUMNS`.
+            values: as in `clean`.
+            task: as for `clean`.
+            clip_actions: as for `clean`.
+
+        Returns:
+            As in `clean`.
+
+        Raises:
+            DatasetError: see the class.
+        """
+        if column in FLAG_COLUMNS:
+            return self._flags(column, self._one_per_row(column, values))
+        if column in VALUE_COLUMNS:
+            clean = self._finite(column, self._one_per_row(column, values))
+            if column == "cost":
+                self._check_costs(clean)
+            return clean
+        clean = self._vectors(column, values)
+        self._check_size(column, clean.shape[1], task)
+        if column == "action" and task is not None:
+            return self._actions_in_range(clean, task, clip_actions)
+        return clean
+
+    def check_widths(self, widths: Mapping[str, int], task: Task | None) -> None:
+        """Check the lengths of the vectors.
+
+        Args:
+            widths: length by column, of all of `VECTOR_COLUMNS`.
+            task: fixes them, where given.
+
+        Raises:
+            DatasetError: a length is 0 or not the task's, or observations differ in length.
+        """
+        for column, size in widths.items():
+            self._check_size(column, size, task)
+        if widths["next_observation"] != widths["observation"]:
+            raise self.error(
+                "next_observation",
+                f"has {widths['next_observation']} dimensions, but {self._name('observation')} "
+                f"has {widths['observation']}",
+            )
+
+    def check_ends(self, ends: np.ndarray, rows: int) -> None:
+        """Check that there are episode ends, and that the last row is one.
+
+        Args:
+            ends: numbers of the rows in which an episode ends, increasing.
+            rows: number of rows.
+
+        Raises:
+            DatasetError: there is none, or rows come after the last.
+        """
+        names = f"{self._name('terminated')} nor {self._name('truncated')}"
+        if len(ends) == 0:
+            raise DatasetError(
+                f"{self.source}: no episode ends: neither {names} is set in any of {rows} rows. "
+                f"Set {self._name('truncated')} in the last row of every episode that was cut off"
+            )
+        if ends[-1] != rows - 1:
+            raise DatasetError(
+                f"{self.source}: the last episode (rows {int(ends[-1]) + 1} to {rows - 1}) has no end: "
+                f"neither {names} is set in its last row. The file may be cut off; if the episode was "
+                f"stopped there, set {self._name('truncated')} in that row"
+            )
+
+    def check_indices(
+        self,
+        episode_index: np.ndarray,
+        frame_index: np.ndarray,
+        ends: np.ndarray,
+        *,
+        frame: int,
+        previous: int | None,
+    ) -> None:
+        """Check that a part of the index columns agrees with the episode ends.
+
+        Args:
+            episode_index: (N,) a part of the column.
+            frame_index: (N,) a part of the column.
+            ends: (N,) bool, whether an episode ends in the row.
+            frame: which step of its episode the part's first row is.
+            previous: the episode index of the row before the part; None at the start.
+
+        Raises:
+            DatasetError: they do not agree.
+        """
+        given = self._one_per_row("episode_index", episode_index)
+        rows = np.arange(len(ends))
+        is_start = np.concatenate([[frame == 0], ends[:-1]])
+        before = np.concatenate([[given[0] - 1 if previous is None else previous], given[:-1]])
+        rule = "changes exactly where the row before has an episode end"
+        self._must_equal("episode_index", given != before, is_start, rule, given)
+        last_start = np.maximum.accumulate(np.where(is_start, rows, -frame))
+        frames = self._one_per_row("frame_index", frame_index)
+        self._must_equal("frame_index", frames, rows - last_start, "counts the steps of each episode from 0")
 
     def _name(self, column: str) -> str:
         return repr(self.names.get(column, column))
@@ -126,7 +248,7 @@ class ColumnChecker:
             raise self.error(
                 column,
                 f"has {int(bad.sum())} values that are not finite (NaN, infinite or too large for float32), "
-                f"first in row {row}: {values[row].tolist()}",
+                f"first in row {self.first_row + row}: {values[row].tolist()}",
             )
         return values
 
@@ -136,30 +258,23 @@ class ColumnChecker:
         bad = (values != 0) & (values != 1)  # NaN is neither, so it is caught here
         if bad.any():
             row = int(np.argmax(bad))
-            raise self.error(column, f"must hold only 0 and 1, but row {row} holds {values[row]}")
+            number = self.first_row + row
+            raise self.error(column, f"must hold only 0 and 1, but row {number} holds {values[row]}")
         return values == 1
 
-    def _check_dimensions(self, clean: Mapping[str, np.ndarray], task: Task | None) -> None:
-        have = {column: clean[column].shape[1] for column in VECTOR_COLUMNS}
-        expected: dict[str, int | None] = dict.fromkeys(VECTOR_COLUMNS)
+    def _check_costs(self, cost: np.ndarray) -> None:
+        if (cost < 0).any():
+            row = int(np.argmax(cost < 0))
+            number = self.first_row + row
+            raise self.error("cost", f"has the negative value {cost[row]:g} in row {number}")
+
+    def _check_size(self, column: str, size: int, task: Task | None) -> None:
         if task is not None:
-            expected = {
-                "observation": task.observation_dim,
-                "next_observation": task.observation_dim,
-                "action": task.action_dim,
-            }
-        for column, size in have.items():
-            if expected[column] is not None and size != expected[column]:
-                assert task is not None
-                raise self.error(column, f"has {size} dimensions, but {task.name} has {expected[column]}")
-            if size == 0:
-                raise self.error(column, "has 0 dimensions")
-        if have["next_observation"] != have["observation"]:
-            raise self.error(
-                "next_observation",
-                f"has {have['next_observation']} dimensions, but {self._name('observation')} "
-                f"has {have['observation']}",
-            )
+            expected = task.action_dim if column == "action" else task.observation_dim
+            if size != expected:
+                raise self.error(column, f"has {size} dimensions, but {task.name} has {expected}")
+        if size == 0:
+            raise self.error(column, "has 0 dimensions")
 
     def _actions_in_range(self, action: np.ndarray, task: Task, clip_actions: bool) -> np.ndarray:
         excess = np.abs(action).max(axis=1) - 1.0
@@ -169,8 +284,8 @@ class ColumnChecker:
             raise self.error(
                 "action",
                 f"has {int(outside.sum())} rows outside [-1, 1], the action range of {task.name}, first in "
-                f"row {row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the simulator "
-                "clipped them itself when it ran, load with clip_actions=True",
+                f"row {self.first_row + row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the "
+                "simulator clipped them itself when it ran, load with clip_actions=True",
             )
         return np.clip(action, -1.0, 1.0) if (excess > 0).any() else action
 
@@ -178,19 +293,7 @@ class ColumnChecker:
         self, clean: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         ends = clean["terminated"] | clean["truncated"]
-        names = f"{self._name('terminated')} nor {self._name('truncated')}"
-        if not ends.any():
-            raise DatasetError(
-                f"{self.source}: no episode ends: neither {names} is set in any of {len(ends)} rows. "
-                f"Set {self._name('truncated')} in the last row of every episode that was cut off"
-            )
-        if not ends[-1]:
-            first = int(np.flatnonzero(ends)[-1]) + 1
-            raise DatasetError(
-                f"{self.source}: the last episode (rows {first} to {len(ends) - 1}) has no end: neither "
-                f"{names} is set in its last row. The file may be cut off; if the episode was stopped "
-                f"there, set {self._name('truncated')} in that row"
-            )
+        self.check_ends(np.flatnonzero(ends), len(ends))
         starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
         lengths = np.diff(np.append(starts, len(ends)))
         episode_index = np.repeat(np.arange(len(starts), dtype=np.int64), lengths)
@@ -228,4 +331,5 @@ class ColumnChecker:
         if wrong.any():
             row = int(np.argmax(wrong))
             value = (given if shown is None else shown)[row]
-            raise self.error(column, f"holds {value} in row {row}, but it {rule}; are the rows in order?")
+            number = self.first_row + row
+            raise self.error(column, f"holds {value} in row {number}, but it {rule}; are the rows in order?")

@@ -9,6 +9,9 @@ viewed as NumPy arrays without a copy and copied once, whole, into contiguous te
 """
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +29,23 @@ SPLIT = "train"
 _ONE_BATCH = 1 << 30  # more rows than files have, so each arrives as few large Arrow batches
 
 
+@dataclass(frozen=True)
+class ConfigFiles:
+    """The files that hold a config's rows.
+
+    Attributes:
+        config: name of the config.
+        files: local paths or `hf://` addresses, in the order of their rows.
+        source: what to call the data in messages.
+    """
+
+    config: str
+    files: tuple[str, ...]
+    source: str
+
+
 def load_folder(
-    folder: Path,
-    task: Task | None = None,
-    *,
-    config: str | None = None,
-    source: str | None = None,
-    clip_actions: bool = False,
+    folder: Path, task: Task | None = None, *, source: str | None = None, clip_actions: bool = False
 ) -> TransitionDataset:
     """Load a task from a local folder in the parquet layout.
 
@@ -41,7 +54,6 @@ def load_folder(
     Args:
         folder: holds `README.md` and `<task>/train-*.parquet`.
         task: the config to load; may be left out where there is only one.
-        config: name of the config, where it is not the task's.
         source: what to call the data in messages, the folder by default.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
 
@@ -53,27 +65,60 @@ def load_folder(
             cut off or not parquet, or its columns do not pass the checks of
             `TransitionDataset.from_columns`.
     """
-    import datasets
     import pyarrow as pa
 
-    config = _pick(str(folder), folder_configs(folder), config or (task.name if task else None))
-    try:
-        # A builder makes a cache folder even when it only streams; give it one that goes away again.
-        with tempfile.TemporaryDirectory() as cache:
-            builder = datasets.load_dataset_builder(
-                str(folder), config, cache_dir=cache, batch_size=_ONE_BATCH, **_verify_checksums()
-            )
-            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
-            _check_files(folder, config, files)
-            stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
-            table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
-    except DatasetError:
-        raise
-    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
-        raise DatasetError(
-            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+    config = _pick(str(folder), folder_configs(folder), task.name if task else None)
+    with _folder_builder(folder, config) as (builder, files):
+        stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
+        table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
     return _from_table(table, source or str(folder), config, task, clip_actions)
+
+
+def find_folder_files(folder: Path, task: Task | None = None, *, config: str | None = None) -> ConfigFiles:
+    """Find the files that hold the rows of a config of a local folder.
+
+    Args:
+        folder: as for `load_folder`.
+        task: as for `load_folder`.
+        config: name of the config, where it is not the task's.
+
+    Returns:
+        The files.
+
+    Raises:
+        DatasetError: as `load_folder`.
+    """
+    config = _pick(str(folder), folder_configs(folder), config or (task.name if task else None))
+    with _folder_builder(folder, config) as (_, files):
+        return ConfigFiles(config, tuple(files), f"{folder} ({config})")
+
+
+def find_hub_files(
+    repo_id: str,
+    task: Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> ConfigFiles:
+    """Find the files that hold the rows of a config of a dataset on the Hub; none is downloaded.
+
+    Args:
+        repo_id: as for `load_hub`.
+        task: as for `load_hub`.
+        revision: as for `load_hub`.
+        token: as for `load_hub`.
+
+    Returns:
+        The files, as `hf://` addresses of one commit.
+
+    Raises:
+        DatasetError: as `load_hub`; also if the files are only in the cache, offline.
+    """
+    with _hub_builder(repo_id, task, revision, token) as (builder, config):
+        files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
+        if not files or not all(file.startswith("hf://") for file in files):
+            raise DatasetError(f"{repo_id}: config {config!r} has no files on the Hub that can be streamed")
+        return ConfigFiles(config, tuple(files), f"{repo_id}@{builder.hash or revision} ({config})")
 
 
 def load_hub(
@@ -101,27 +146,9 @@ def load_hub(
             reached and nothing is cached, or the columns do not pass the checks of
             `TransitionDataset.from_columns`.
     """
-    import datasets
-
-    config = task.name if task is not None else None
-    try:
-        if config is None:
-            config = _pick(
-                repo_id, datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
-            )
-        builder = datasets.load_dataset_builder(
-            repo_id, config, revision=revision, token=token, **_verify_checksums()
-        )
+    with _hub_builder(repo_id, task, revision, token) as (builder, config):
         builder.download_and_prepare()
         table = builder.as_dataset(split=SPLIT).data.table
-    except DatasetError:
-        raise
-    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
-        what = f"config {config!r}" if config else "the list of configs"
-        raise DatasetError(
-            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
-        ) from error
     # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
     source = f"{repo_id}@{builder.hash or revision or 'main'}"
     return _from_table(table, source, config, task, clip_actions)
@@ -161,6 +188,55 @@ def _pick(where: str, names: list[str], wanted: str | None = None) -> str:
     if wanted not in names:
         raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
     return wanted
+
+
+@contextmanager
+def _folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]]:
+    """The builder of a local config, and its files; what is done with them fails as a `DatasetError`."""
+    import datasets
+
+    try:
+        # A builder makes a cache folder even when it only streams; give it one that goes away again.
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(
+                str(folder), config, cache_dir=cache, batch_size=_ONE_BATCH, **_verify_checksums()
+            )
+            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
+            _check_files(folder, config, files)
+            yield builder, files
+    except DatasetError:
+        raise
+    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
+        raise DatasetError(
+            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def _hub_builder(
+    repo_id: str, task: Task | None, revision: str | None, token: str | bool | None
+) -> Iterator[tuple[Any, str]]:
+    """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
+    import datasets
+
+    config = task.name if task is not None else None
+    try:
+        if config is None:
+            config = _pick(
+                repo_id, datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
+            )
+        builder = datasets.load_dataset_builder(
+            repo_id, config, revision=revision, token=token, **_verify_checksums()
+        )
+        yield builder, config
+    except DatasetError:
+        raise
+    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        what = f"config {config!r}" if config else "the list of configs"
+        raise DatasetError(
+            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
+        ) from error
 
 
 def _check_files(folder: Path, config: str, files: list[str]) -> None:
@@ -211,7 +287,7 @@ def _from_table(
 
 
 def column_to_numpy(
-    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None
+    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None, first_row: int = 0
 ) -> np.ndarray:
     """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
 
@@ -223,6 +299,7 @@ def column_to_numpy(
         name: its name, for messages.
         source: where it comes from, for messages.
         vector: whether it holds a list per row; by default what its name means in our layout.
+        first_row: number of its first row, for messages.
 
     Returns:
         (N,) for numbers and bools, (N, D) for lists.
@@ -238,7 +315,7 @@ def column_to_numpy(
 
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if array.null_count:
-        row = pc.index(pc.is_null(array), True).as_py()
+        row = first_row + pc.index(pc.is_null(array), True).as_py()
         raise error(f"has {array.null_count} missing values (null), first in row {row}")
     lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
     is_list = any(check(array.type) for check in lists)
@@ -255,7 +332,7 @@ def column_to_numpy(
         width = lengths[0] if lengths else getattr(array.type, "list_size", 0)
         rows, array = len(array), array.flatten()
         if array.null_count:
-            row = pc.index(pc.is_null(array), True).as_py() // width
+            row = first_row + pc.index(pc.is_null(array), True).as_py() // width
             raise error(f"has {array.null_count} missing values (null), first in row {row}")
     numeric = pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
     if not (numeric or pa.types.is_boolean(array.type)):

@@ -12,13 +12,15 @@ import torch
 
 from spi_diffusers.data.card import make_card, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 TRAIN_FILE = "train-00000-of-00001.parquet"
-STATS_FILE = "stats.json"
+#: Rows of a row group, at most.
+ROW_GROUP_SIZE = 1 << 18
 _DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 
 
@@ -139,11 +141,12 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         compression="zstd",
         compression_level=19,
         # Measured on BallCircle: splitting floats into byte planes saves 11% over plain zstd, and a
-        # dictionary only costs. One row group, because training reads all of it at once anyway.
+        # dictionary only costs. Large row groups: who has the memory reads all at once anyway, and who
+        # streams reads a row group at a time.
         use_dictionary=False,
         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
         | {"episode_index": "DELTA_BINARY_PACKED", "frame_index": "DELTA_BINARY_PACKED"},
-        row_group_size=len(table),
+        row_group_size=ROW_GROUP_SIZE,
         write_page_checksum=True,
     )
     episodes = dataset.episodes
@@ -155,7 +158,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         "terminated": episodes.terminated,
     }
     episode_table = pa.table({name: pa.array(values.cpu().numpy()) for name, values in fields.items()})
-    pq.write_table(episode_table, folder / "episodes.parquet", compression="zstd")
+    pq.write_table(episode_table, folder / EPISODES_FILE, compression="zstd")
     limits = dataset.task.cost_limits if dataset.task else _DEFAULT_LIMITS
     save_scatter(episodes, folder / "cost_return.png", title=config, cost_limits=limits)
     return {
@@ -165,7 +168,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
         "sha256": dataset.sha256,
-        "files": [_file_entry(folder / name, config) for name in (TRAIN_FILE, "episodes.parquet")],
+        "files": [_file_entry(folder / name, config) for name in (TRAIN_FILE, EPISODES_FILE)],
         "episodes": {name: _summary(fields[name]) for name in ("length", "return", "cost_return")},
         "best_return_within": [
             {"cost_limit": limit, "return": episodes.best_return_within(limit)} for limit in limits

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 
 from spi_diffusers.data.card import read_card
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.parquet import folder_configs, load_folder
+from spi_diffusers.data.parquet import find_folder_files, folder_configs
+from spi_diffusers.data.parquet_rows import ParquetRows
+from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, scanned_summary
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.data.writing import STATS_FILE
 from spi_diffusers.hub.checksums import Checksums
 from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.upload import UploadPlan, plan_upload
@@ -22,7 +23,7 @@ from spi_diffusers.hub.upload import UploadPlan, plan_upload
 CARD = "README.md"
 #: What a config's folder may hold; nothing else is published.
 _ROWS = "train-*.parquet"
-_BESIDE = ("episodes.parquet", STATS_FILE, "cost_return.png")
+_BESIDE = (EPISODES_FILE, STATS_FILE, "cost_return.png")
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,13 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
     for config in tqdm(files.configs, desc="checking", unit=" config", disable=not progress):
         stats = _read_stats(files.folder / config / STATS_FILE, config)
         _check_file_entries(files, config, stats)
-        dataset = load_folder(files.folder, TASKS.get(config), config=config)
+        found = find_folder_files(files.folder, config=config)
+        rows = ParquetRows(found.files, source=found.source)
+        summary = scanned_summary(rows, TASKS.get(config), progress=False)  # whatever fits memory or not
         for key, actual in (
-            ("sha256", dataset.sha256),
-            ("num_transitions", len(dataset)),
-            ("num_episodes", dataset.num_episodes),
+            ("sha256", summary.sha256),
+            ("num_transitions", rows.num_rows),
+            ("num_episodes", len(summary.episodes)),
         ):
             if stats.get(key) != actual:
                 raise DatasetError(
@@ -106,9 +109,9 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
                     f"{actual!r}; `spi data convert` writes both anew"
                 )
         card = (files.folder / CARD).read_text(encoding="utf-8")
-        if dataset.sha256 not in card:
+        if summary.sha256 not in card:
             raise DatasetError(
-                f"{files.folder / CARD}: does not name the checksum of config {config!r} ({dataset.sha256}), "
+                f"{files.folder / CARD}: does not name the checksum of config {config!r} ({summary.sha256}), "
                 "so it describes other data; `spi data convert` writes it anew"
             )
 

@@ -52,6 +52,9 @@ class TrainConfig:
         task: DSRL task, as `OfflineBallCircle-v0` or `ballcircle`. May be left out where `dataset` says it.
         dataset: Hub dataset id, local parquet folder, DSRL `.hdf5` or `.npz`; empty: the data in the package.
         revision: Branch, tag or commit of a Hub dataset.
+        streaming: Read the data in parts while training, from parquet files or the Hub; "auto": if it would
+            take more than half of the available memory.
+        shuffle_buffer: Transitions in memory at a time when streaming; batches are mixed within them.
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
@@ -83,6 +86,8 @@ class TrainConfig:
     task: str | None = None
     dataset: str | None = None
     revision: str | None = None
+    streaming: Literal["auto"] | bool = "auto"
+    shuffle_buffer: int = 500_000
     clip_actions: bool = False
     action_low: float = -1.0
     action_high: float = 1.0
@@ -140,8 +145,15 @@ class TrainConfig:
         for name in ("clip_actions", "resume", "calibrate"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")
-        if self.overlap != "auto" and not isinstance(self.overlap, bool):
-            raise ConfigError(f"overlap must be auto, true or false, got {self.overlap!r}.")
+        for name in ("overlap", "streaming"):
+            value = getattr(self, name)
+            if value != "auto" and not isinstance(value, bool):
+                raise ConfigError(f"{name} must be auto, true or false, got {value!r}.")
+        if not _is_count(self.shuffle_buffer) or self.shuffle_buffer < self.batch_size:
+            raise ConfigError(
+                f"shuffle_buffer must be a whole number of at least batch_size ({self.batch_size}), got "
+                f"{self.shuffle_buffer!r}."
+            )
         _check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         _check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
         if self.mixed_precision == "fp16":

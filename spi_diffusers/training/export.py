@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.calibration import calibrate
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
@@ -14,6 +15,9 @@ from spi_diffusers.training.run_folder import CONFIG_FILE, saved_config
 from spi_diffusers.training.runtime import package_versions
 from spi_diffusers.training.trainer import Trainer
 
+#: Of a streamed dataset, the calibration sees whole episodes of at most this many transitions: it uses 10,000
+#: transitions and the first observations of 300 episodes, all drawn from them.
+CALIBRATION_TRANSITIONS = 200_000
 #: Beside the weights: what an evaluation must know about the training run.
 INFO_FILE = "train_info.json"
 
@@ -56,7 +60,10 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline:
 
 def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progress: bool) -> dict[str, Any]:
     """Add a calibration to the pipeline, and return the measured curve for `train_info.json`."""
-    calibration, report = calibrate(pipeline, trainer.dataset, seed=trainer.config.seed, progress=progress)
+    dataset = trainer.dataset
+    if isinstance(dataset, StreamedDataset):
+        dataset = dataset.sample_episodes(CALIBRATION_TRANSITIONS, trainer.config.seed)
+    calibration, report = calibrate(pipeline, dataset, seed=trainer.config.seed, progress=progress)
     pipeline.register_modules(calibration=calibration)
     return asdict(report)
 

@@ -4,12 +4,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import save_policy
 from spi_diffusers.training.run_folder import check_new_run
 from spi_diffusers.training.runtime import make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
+from spi_diffusers.training.training_data import open_training_data
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,7 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     if not config.resume:
         check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # one download, which the other processes find in the cache
-        dataset = load_transitions(
-            config.dataset, config.task, revision=config.revision, clip_actions=config.clip_actions
-        )
+    dataset, config = open_training_data(config, accelerator, progress=progress)
     trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress)
     if accelerator.is_main_process:
         logger.info("Data: %r", dataset)

@@ -70,6 +70,9 @@ def check_same_run(
         RunFolderError: Naming each setting that differs, or the data.
     """
     before, now = dict(_flat(saved["config"])), dict(_flat(saved_config(config)))
+    before.setdefault("streaming", False)  # checkpoints from before it could be chosen
+    if not before["streaming"] and not now["streaming"]:
+        now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
     free = set(_FREE_TO_CHANGE)
     if before.get("lr_schedule") == now["lr_schedule"] == "constant":
         free.add("updates")  # with the cosine schedule, the rate of every update depends on their number

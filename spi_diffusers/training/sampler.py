@@ -1,6 +1,8 @@
 """Batches and all randomness of training, drawn so that they do not depend on the number of processes."""
 
+from abc import ABC, abstractmethod
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import StepInputs
 from spi_diffusers.data.columns import ACTION_TOLERANCE
-from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 
 #: Fields of `StepInputs` whose batch dimension is not the first one, and the one that has none.
@@ -34,14 +36,18 @@ def take_slice(name: str, value: Tensor, rank: int, world_size: int) -> Tensor:
     return value if dim is None else value.chunk(world_size, dim)[rank].contiguous()
 
 
-def scale_actions(dataset: TransitionDataset, low: float, high: float, clip: bool = False) -> Tensor:
-    """Map a dataset's actions from [low, high] to [-1, 1].
+def scale_actions(
+    action: Tensor, low: float, high: float, clip: bool = False, *, source: str = "memory", first_row: int = 0
+) -> Tensor:
+    """Map actions from [low, high] to [-1, 1].
 
     Args:
-        dataset: The data.
+        action: Recorded actions of shape (N, A).
         low: Smallest action of the environment.
         high: Largest action of the environment.
         clip: Clip actions outside the range instead of refusing them.
+        source: What to call the data in messages.
+        first_row: Number of the first row, for messages.
 
     Returns:
         Actions of shape (N, A) in [-1, 1].
@@ -49,32 +55,32 @@ def scale_actions(dataset: TransitionDataset, low: float, high: float, clip: boo
     Raises:
         DatasetError: An action lies outside the range by more than rounding.
     """
-    action = dataset.transitions.action
     scaled = action if (low, high) == (-1.0, 1.0) else (action - low) * (2.0 / (high - low)) - 1.0
     outside = (scaled.abs() > 1.0 + ACTION_TOLERANCE).any(dim=1)
     if bool(outside.any()) and not clip:
         row = int(outside.nonzero()[0])
         raise DatasetError(
-            f"{dataset.source}: column 'action' has {int(outside.sum())} rows outside [{low:g}, {high:g}], "
-            f"first in row {row}: {action[row].tolist()}. Give the environment's range as action_low and "
+            f"{source}: column 'action' has {int(outside.sum())} rows outside [{low:g}, {high:g}], first in "
+            f"row {first_row + row}: {action[row].tolist()}. Give the environment's range as action_low and "
             "action_high, or set clip_actions=true if the environment clipped them itself."
         )
     return scaled.clamp(-1.0, 1.0)
 
 
-class TransitionSampler:
+class UpdateSampler(ABC):
     """Draws the inputs of one update after the other.
 
-    One CPU generator draws everything that is random in an update for the whole (global) batch: rows,
-    safety weights, diffusion timesteps, noises and the guiding twin. Each process then takes its slice, so
-    the same seed gives the same training on any number of processes.
+    One CPU generator draws everything that is random in an update for the whole (global) batch: safety
+    weights, diffusion timesteps, noises and the guiding twin. Each process then takes its slice, so the same
+    seed gives the same training on any number of processes. Which transitions they go with is for the
+    subclasses to say.
 
     Args:
-        dataset: The data; normalised once and kept as contiguous tensors on `device`.
         normalizer: Fitted observation normalizer.
         config: The algorithm's configuration.
         batch_size: Size G of the global batch; a multiple of `world_size`.
         seed: Seed of the generator.
+        action_dim: Size A of an action.
         action_low: Smallest action of the environment.
         action_high: Largest action of the environment.
         clip_actions: Clip recorded actions outside the range instead of refusing them.
@@ -83,18 +89,17 @@ class TransitionSampler:
         world_size: Number of slices.
 
     Raises:
-        DatasetError: Actions outside the range, or no row that `next_action="dataset"` can use.
         ValueError: `batch_size` cannot be shared out equally.
     """
 
     def __init__(
         self,
-        dataset: TransitionDataset,
         normalizer: ObservationNormalizer,
         config: SPIConfig,
         *,
         batch_size: int,
         seed: int,
+        action_dim: int,
         action_low: float = -1.0,
         action_high: float = 1.0,
         clip_actions: bool = False,
@@ -110,23 +115,81 @@ class TransitionSampler:
         self.batch_size = batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self.device = torch.device(device)
+        self._normalizer = normalizer
+        self._action_dim = action_dim
+        self._action_range = (action_low, action_high, clip_actions)
         self._slice = (rank, world_size)
 
-        batch = dataset.transitions
-        action = scale_actions(dataset, action_low, action_high, clip_actions)
-        columns = {
-            "observation": normalizer(batch.observation),
-            "next_observation": normalizer(batch.next_observation),
-            "action": action,
+    @abstractmethod
+    def _transitions(self) -> dict[str, Tensor]:
+        """This process's slice of the next batch of transitions, on the device, by field of `StepInputs`."""
+
+    def draw(self) -> StepInputs:
+        """Draw the next update's inputs: this process's slice; `next_action` only where it is recorded."""
+        transitions = self._transitions()
+        size, generator = self.batch_size, self.generator
+        steps = self.config.num_train_timesteps
+        chain_steps = 0 if self.config.next_action == "dataset" else steps
+        guidance_steps = steps if self.config.guidance == "chain" else 0
+        random = {
+            "safety_weight": torch.rand(size, generator=generator),
+            "timestep": torch.randint(steps, (size,), generator=generator),
+            "noise": torch.randn(size, self._action_dim, generator=generator),
+            "chain_noise": torch.randn(chain_steps, size, self._action_dim, generator=generator),
+            "guidance_noise": torch.randn(guidance_steps, size, self._action_dim, generator=generator),
+            "twin": torch.randint(2, (), generator=generator),
+        }
+        rank, world_size = self._slice
+        for name, value in random.items():
+            part = take_slice(name, value, rank, world_size)
+            random[name] = part if name in _SHARED else part.to(self.device)
+        return StepInputs(**transitions, **random)
+
+    def get_state(self) -> Tensor:
+        """What the next draws depend on besides data and settings, uint8."""
+        return self.generator.get_state()
+
+    def set_state(self, state: Tensor) -> None:
+        """Continue from a state that `get_state` returned."""
+        self.generator.set_state(state)
+
+    def _training_columns(self, batch: TransitionBatch, source: str, first_row: int = 0) -> dict[str, Tensor]:
+        """Fields of `StepInputs` from raw transitions: observations normalised, actions scaled."""
+        low, high, clip = self._action_range
+        return {
+            "observation": self._normalizer(batch.observation),
+            "next_observation": self._normalizer(batch.next_observation),
+            "action": scale_actions(batch.action, low, high, clip, source=source, first_row=first_row),
             "reward": batch.reward,
             "cost": batch.cost,
             "terminated": batch.terminated,
         }
+
+
+class TransitionSampler(UpdateSampler):
+    """Draws transitions of a dataset in memory, at random and with replacement.
+
+    Args:
+        dataset: The data; normalised once and kept as contiguous tensors on the device.
+        normalizer: As for `UpdateSampler`.
+        config: As for `UpdateSampler`.
+        **options: Of `UpdateSampler`.
+
+    Raises:
+        DatasetError: Actions outside the range, or no row that `next_action="dataset"` can use.
+        ValueError: As `UpdateSampler`.
+    """
+
+    def __init__(
+        self, dataset: TransitionDataset, normalizer: ObservationNormalizer, config: SPIConfig, **options: Any
+    ):
+        super().__init__(normalizer, config, action_dim=dataset.action_dim, **options)
+        columns = self._training_columns(dataset.transitions, dataset.source)
         self._rows: Tensor | None = None
         if config.next_action == "dataset":
-            columns["next_action"], self._rows = self._recorded_next_actions(dataset, action)
+            columns["next_action"], self._rows = self._recorded_next_actions(dataset, columns["action"])
         self._columns = {name: value.contiguous().to(self.device) for name, value in columns.items()}
-        self._num_rows = len(batch) if self._rows is None else len(self._rows)
+        self._num_rows = len(dataset) if self._rows is None else len(self._rows)
 
     @staticmethod
     def _recorded_next_actions(dataset: TransitionDataset, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,40 +206,14 @@ class TransitionSampler:
             )
         return next_action, rows
 
-    def draw(self) -> StepInputs:
-        """Draw the next update's inputs: this process's slice; `next_action` only where it is recorded."""
-        size, generator = self.batch_size, self.generator
-        action_dim = self._columns["action"].shape[1]
-        steps = self.config.num_train_timesteps
-        chain_steps = 0 if self.config.next_action == "dataset" else steps
-        guidance_steps = steps if self.config.guidance == "chain" else 0
-        index = torch.randint(self._num_rows, (size,), generator=generator)
-        random = {
-            "safety_weight": torch.rand(size, generator=generator),
-            "timestep": torch.randint(steps, (size,), generator=generator),
-            "noise": torch.randn(size, action_dim, generator=generator),
-            "chain_noise": torch.randn(chain_steps, size, action_dim, generator=generator),
-            "guidance_noise": torch.randn(guidance_steps, size, action_dim, generator=generator),
-            "twin": torch.randint(2, (), generator=generator),
-        }
+    def _transitions(self) -> dict[str, Tensor]:
+        index = torch.randint(self._num_rows, (self.batch_size,), generator=self.generator)
         rank, world_size = self._slice
         index = index.chunk(world_size)[rank]
         if self._rows is not None:
             index = self._rows[index]
         index = index.to(self.device)
-        gathered = {name: column.index_select(0, index) for name, column in self._columns.items()}
-        for name, value in random.items():
-            part = take_slice(name, value, rank, world_size)
-            random[name] = part if name in _SHARED else part.to(self.device)
-        return StepInputs(**gathered, **random)
-
-    def get_state(self) -> Tensor:
-        """State of the generator, uint8."""
-        return self.generator.get_state()
-
-    def set_state(self, state: Tensor) -> None:
-        """Continue from a state that `get_state` returned."""
-        self.generator.set_state(state)
+        return {name: column.index_select(0, index) for name, column in self._columns.items()}
 
 
 assert {field.name for field in fields(StepInputs)} >= {*_BATCH_DIM, *_SHARED}

@@ -20,9 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.spi import StepInputs, make_scheduler
+from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.training.build import build_algorithm, build_normalizer
+from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.config import ConfigError, TrainConfig
 from spi_diffusers.training.run_folder import (
@@ -42,7 +43,7 @@ from spi_diffusers.training.runtime import (
     package_versions,
     resolve_overlap,
 )
-from spi_diffusers.training.sampler import TransitionSampler, batch_dim, take_slice
+from spi_diffusers.training.sampler import batch_dim, take_slice
 from spi_diffusers.training.state import load_training_tensors, training_tensors
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains SPI on a dataset in memory.
+    """Trains SPI on a dataset, in memory or streamed.
 
     Args:
         config: The run's configuration.
@@ -86,7 +87,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: TransitionDataset,
+        dataset: TransitionDataset | StreamedDataset,
         *,
         accelerator: Accelerator | None = None,
         progress: bool = True,
@@ -98,15 +99,10 @@ class Trainer:
         self._check_fit()
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
         self.normalizer = build_normalizer(dataset)
-        self.sampler = TransitionSampler(
+        self.sampler = build_sampler(
+            config,
             dataset,
             self.normalizer,
-            config.algorithm,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            action_low=config.action_low,
-            action_high=config.action_high,
-            clip_actions=config.clip_actions,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,

@@ -127,7 +127,7 @@ def test_a_batch_that_cannot_be_shared_out_equally_is_an_error():
 @given(low=st.floats(-5, 1), width=st.floats(0.5, 10))
 def test_actions_are_scaled_to_the_unit_range(low, width):
     dataset = make_dataset(low=low, high=low + width)
-    scaled = scale_actions(dataset, low, low + width)
+    scaled = scale_actions(dataset.transitions.action, low, low + width)
     assert scaled.abs().max() <= 1
     back = low + (scaled + 1) * 0.5 * width
     torch.testing.assert_close(back, dataset.transitions.action, atol=1e-5 * (width + abs(low)), rtol=1e-5)

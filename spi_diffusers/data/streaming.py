@@ -1,0 +1,263 @@
+"""Datasets that are read in parts, while training, because they may be larger than memory."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, HUB_ID, load_transitions
+from spi_diffusers.data.memory import available_memory
+from spi_diffusers.data.parquet import ConfigFiles, find_folder_files, find_hub_files
+from spi_diffusers.data.parquet_rows import ParquetRows, Range
+from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task
+from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
+
+#: Data takes at most this share of the memory that is available; else it is streamed.
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedDataset:
+    """Transitions that stay in their files; what must be known of all of them is in memory.
+
+    Make one by `open_stream`.
+
+    Attributes:
+        rows: the rows in their files.
+        summary: episodes, statistics and fingerprint.
+        task: the task that the data belongs to, where it is known.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+    """
+
+    rows: ParquetRows
+    summary: DatasetSummary
+    task: Task | None
+    clip_actions: bool = False
+
+    def __len__(self) -> int:
+        return self.rows.num_rows
+
+    def __repr__(self) -> str:
+        return (
+            f"StreamedDataset({self.source!r}, task={self.task.name if self.task else None}, "
+            f"{len(self)} transitions, {self.num_episodes} episodes, "
+            f"observation_dim={self.observation_dim}, action_dim={self.action_dim})"
+        )
+
+    @property
+    def source(self) -> str:
+        """Where the data comes from (path or Hub id), for messages and cards."""
+        return self.rows.source
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of the content, as of the same data in memory."""
+        return self.summary.sha256
+
+    @property
+    def observation_dim(self) -> int:
+        """Length of an observation."""
+        return self.rows.widths["observation"]
+
+    @property
+    def action_dim(self) -> int:
+        """Length of an action."""
+        return self.rows.widths["action"]
+
+    @property
+    def episodes(self) -> EpisodeTable:
+        """The episode table."""
+        return self.summary.episodes
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    def read(self, ranges: Sequence[Range]) -> Iterator[tuple[int, TransitionBatch]]:
+        """Read and check rows.
+
+        Args:
+            ranges: (first row, row after the last), in increasing order, without overlap.
+
+        Yields:
+            (number of the first row, neighbouring rows of one range).
+
+        Raises:
+            DatasetError: a value is not one that in-memory loading would accept, or a file is damaged.
+        """
+        for first, arrays in self.rows.read(ranges):
+            checker = ColumnChecker(self.source, first_row=first)
+            clean = checker.clean_rows(arrays, self.task, clip_actions=self.clip_actions)
+            yield first, TransitionBatch(*(torch.from_numpy(_writable(clean[name])) for name in COLUMNS))
+
+    def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
+        """Load some episodes into memory, drawn at random.
+
+        Args:
+            max_transitions: how many transitions at most; one episode is always loaded.
+            seed: of the draw.
+
+        Returns:
+            The episodes in the order of the dataset.
+        """
+        order = np.random.default_rng(seed).permutation(self.num_episodes)
+        total = np.cumsum(self.episodes.length.numpy()[order])
+        count = max(int(np.searchsorted(total, max_transitions, side="right")), 1)
+        chosen = np.sort(order[:count])
+        start = self.episodes.start.numpy()[chosen]
+        stop = start + self.episodes.length.numpy()[chosen]
+        batches = [batch for _, batch in self.read([*zip(start.tolist(), stop.tolist(), strict=True)])]
+        columns = {name: torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in COLUMNS}
+        return TransitionDataset.from_columns(
+            columns, task=self.task, source=self.source, clip_actions=self.clip_actions
+        )
+
+
+def open_stream(
+    dataset: str | os.PathLike[str] | None,
+    task: str | Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    clip_actions: bool = False,
+    progress: bool = True,
+) -> StreamedDataset:
+    """Open a dataset for reading in parts.
+
+    Args:
+        dataset: a local folder in the parquet layout, a Hub dataset id, or None or `embedded`.
+        task: as for `load_transitions`.
+        revision: as for `load_transitions`.
+        token: as for `load_transitions`.
+        clip_actions: as for `load_transitions`.
+        progress: show a progress bar of the one pass that data without (valid) statistics takes.
+
+    Returns:
+        The dataset. Where there are no statistics beside it, all values are checked here; else the
+        statistics' extremes now, and the values of every part when it is read.
+
+    Raises:
+        DatasetError: as `load_transitions`; also for data that is not in the parquet layout.
+    """
+    return _Opened(dataset, task, revision, token, clip_actions).stream(progress)
+
+
+def open_transitions(
+    dataset: str | os.PathLike[str] | None = None,
+    task: str | Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    clip_actions: bool = False,
+    copies: int = 1,
+    progress: bool = True,
+) -> TransitionDataset | StreamedDataset:
+    """Load a dataset into memory, or open it for reading in parts if it is too large.
+
+    Args:
+        dataset: as for `load_transitions`.
+        task: as for `load_transitions`.
+        revision: as for `load_transitions`.
+        token: as for `load_transitions`.
+        clip_actions: as for `load_transitions`.
+        copies: processes on this machine that load it.
+        progress: as for `open_stream`.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: as `load_transitions`.
+    """
+    options = {"revision": revision, "token": token, "clip_actions": clip_actions}
+    if exceeds_memory(dataset, task, revision=revision, token=token, copies=copies):
+        return open_stream(dataset, task, **options, progress=progress)  # type: ignore[arg-type]
+    return load_transitions(dataset, task, **options)  # type: ignore[arg-type]
+
+
+def exceeds_memory(
+    dataset: str | os.PathLike[str] | None,
+    task: str | Task | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    copies: int = 1,
+) -> bool:
+    """Whether a dataset can be streamed, and would take more than half of the available memory.
+
+    Args:
+        dataset: as for `load_transitions`.
+        task: as for `load_transitions`.
+        revision: as for `load_transitions`.
+        token: as for `load_transitions`.
+        copies: processes on this machine that would load it.
+
+    Returns:
+        The answer; False where it cannot be found out, so that loading says what is wrong.
+    """
+    allowed = MEMORY_SHARE * available_memory() / copies
+    try:
+        opened = _Opened(dataset, task, revision, token, False)
+        return opened.rows.tensor_bytes > allowed
+    except (DatasetError, OSError, ValueError):
+        return False
+
+
+class _Opened:
+    """A dataset's files, found but not read."""
+
+    def __init__(
+        self,
+        dataset: str | os.PathLike[str] | None,
+        task: str | Task | None,
+        revision: str | None,
+        token: str | bool | None,
+        clip_actions: bool,
+    ):
+        self.known = None if task is None else get_task(task)
+        self._token, self._clip_actions = token, clip_actions
+        self.files = _find_files(dataset, self.known, revision, token)
+
+    @cached_property
+    def rows(self) -> ParquetRows:
+        return ParquetRows(self.files.files, source=self.files.source, token=self._token)
+
+    def stream(self, progress: bool) -> StreamedDataset:
+        task = self.known or TASKS.get(self.files.config)
+        rows = self.rows
+        ColumnChecker(rows.source).check_widths(rows.widths, task)
+        summary = stored_summary(self.files, rows, task, clip_actions=self._clip_actions, token=self._token)
+        if summary is None:
+            summary = scanned_summary(rows, task, clip_actions=self._clip_actions, progress=progress)
+        return StreamedDataset(rows, summary, task, self._clip_actions)
+
+
+def _find_files(
+    dataset: str | os.PathLike[str] | None, task: Task | None, revision: str | None, token: str | bool | None
+) -> ConfigFiles:
+    if dataset is None or str(dataset) == "embedded":
+        found = find_folder_files(EMBEDDED_FOLDER, task)
+        return replace(found, source=f"embedded:{found.config}")
+    path, text = Path(dataset).expanduser(), str(dataset)
+    if path.is_dir():
+        if revision is not None:
+            raise DatasetError(f"{path}: is local, so revision={revision!r} means nothing")
+        return find_folder_files(path, task)
+    if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
+        raise DatasetError(
+            f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "
+            f"data convert {text} FOLDER` makes a folder of it"
+        )
+    return find_hub_files(text, task, revision=revision, token=token)
+
+
+def _writable(values: np.ndarray) -> np.ndarray:
+    # Arrays from Arrow are views of read-only buffers, which torch warns of.
+    return values if values.flags.writeable else values.copy()

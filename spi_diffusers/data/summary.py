@@ -1,0 +1,328 @@
+"""What must be known of a dataset before its rows are streamed: episodes, statistics, fingerprint.
+
+The writer of the parquet layout puts all of it beside the rows (`stats.json`, `episodes.parquet`), with the
+checksums of the files that it belongs to. Where these checksums are right, it is taken from there, which
+costs no reading of rows; on the Hub, not even a download, as the Hub knows the checksums of its files.
+Otherwise one pass over the rows, a column at a time, finds it and checks every value.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from spi_diffusers.data.columns import (
+    ACTION_TOLERANCE,
+    COLUMNS,
+    FLAG_COLUMNS,
+    INDEX_COLUMNS,
+    VALUE_COLUMNS,
+    VECTOR_COLUMNS,
+    ColumnChecker,
+    DatasetError,
+)
+from spi_diffusers.data.network import with_retries
+from spi_diffusers.data.parquet import ConfigFiles
+from spi_diffusers.data.parquet_rows import ParquetRows
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.transitions import EpisodeTable
+
+logger = logging.getLogger(__name__)
+
+STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSummary:
+    """What is known of a dataset without its rows.
+
+    Attributes:
+        sha256: fingerprint of the content, as `TransitionDataset.sha256`.
+        observation_mean: (O,) float64.
+        observation_std: (O,) float64, of the population.
+        episodes: the episode table.
+        is_verified: whether it comes from the files beside the rows, by verified checksums.
+    """
+
+    sha256: str
+    observation_mean: torch.Tensor
+    observation_std: torch.Tensor
+    episodes: EpisodeTable
+    is_verified: bool
+
+
+def stored_summary(
+    files: ConfigFiles,
+    rows: ParquetRows,
+    task: Task | None = None,
+    *,
+    clip_actions: bool = False,
+    token: str | bool | None = None,
+) -> DatasetSummary | None:
+    """Take the summary from the files beside the rows, if they belong to exactly these rows.
+
+    Args:
+        files: of the config.
+        rows: the same files, opened.
+        task: fixes the action range, where given.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+        token: access token for files on the Hub.
+
+    Returns:
+        The summary, or None if there are no such files or a checksum is not right (a warning says which).
+
+    Raises:
+        DatasetError: files that are there cannot be read; or the extremes in the statistics show values that
+            in-memory loading would refuse.
+    """
+    beside = _Beside(files, token)
+    content = beside.read(STATS_FILE)
+    if content is None:
+        return None
+    try:
+        stats = json.loads(content)
+        listed = {PurePosixPath(entry["path"]).name: str(entry["sha256"]) for entry in stats["files"]}
+        wanted = {PurePosixPath(file).name: file for file in files.files}
+        if listed.keys() != {*wanted, EPISODES_FILE}:
+            raise ValueError(f"it belongs to other files: {', '.join(listed)}")
+        for name, file in wanted.items():
+            if beside.sha256(file) != listed[name]:
+                raise ValueError(f"{name} has changed since (its SHA-256 is another)")
+        table = beside.read(EPISODES_FILE)
+        if table is None or hashlib.sha256(table).hexdigest() != listed[EPISODES_FILE]:
+            raise ValueError(f"{EPISODES_FILE} is missing or has changed since (its SHA-256 is another)")
+        observation = stats["columns"]["observation"]
+        mean, std = (torch.tensor(observation[key], dtype=torch.float64) for key in ("mean", "std"))
+        episodes = _read_episodes(table)
+        if stats["num_transitions"] != rows.num_rows or int(episodes.length.sum()) != rows.num_rows:
+            raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
+        if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
+            raise ValueError("its observation has other dimensions")
+        problem = _bad_extremes(stats["columns"], task if not clip_actions else None)
+        summary = DatasetSummary(str(stats["sha256"]), mean, std, episodes, is_verified=True)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning(
+            "%s: %s is not used: %s. All rows are read once instead.", files.source, STATS_FILE, error
+        )
+        return None
+    if problem:
+        raise DatasetError(f"{files.source}: {problem}")
+    return summary
+
+
+def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
+    """What the smallest and largest values tell of bad ones, before hours of training find them."""
+    for name in (*VECTOR_COLUMNS, *VALUE_COLUMNS):
+        low, high = np.array(columns[name]["min"]), np.array(columns[name]["max"])
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return f"column {name!r} has values that are not finite (NaN or infinite)"
+        if name == "cost" and low < 0:
+            return f"column 'cost' has the negative value {low:g}"
+        if name == "action" and task is not None and max(-low.min(), high.max()) > 1 + ACTION_TOLERANCE:
+            return (
+                f"column 'action' reaches from {low.min():g} to {high.max():g}, outside [-1, 1], the "
+                f"action range of {task.name}. Rescale the actions to [-1, 1]; if the simulator clipped them "
+                "itself when it ran, load with clip_actions=True"
+            )
+    return ""
+
+
+def scanned_summary(
+    rows: ParquetRows, task: Task | None = None, *, clip_actions: bool = False, progress: bool = True
+) -> DatasetSummary:
+    """Read all rows once, a column at a time: check every value, and find the summary.
+
+    Args:
+        rows: the rows.
+        task: fixes the dimensions and the action range, where given.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+        progress: show a progress bar.
+
+    Returns:
+        The summary.
+
+    Raises:
+        DatasetError: what in-memory loading would refuse as well.
+    """
+    ColumnChecker(rows.source).check_widths(rows.widths, task)
+    columns = ("episodes", *COLUMNS)
+    with tqdm(total=len(columns), desc="reading once", unit=" column", disable=not progress) as bar:
+        episodes = _EpisodeScan(rows).run()
+        bar.update()
+        digest = hashlib.sha256()
+        moments = _Moments(rows.widths["observation"])
+        sums: dict[str, np.ndarray] = {}
+        for name in COLUMNS:
+            _start_column(digest, name, rows)
+            total = np.zeros(len(episodes.length))
+            for first, values in _checked(rows, name, task, clip_actions):
+                digest.update(
+                    values.astype(values.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
+                )
+                if name == "observation":
+                    moments.add(values)
+                elif name in VALUE_COLUMNS:
+                    index = (
+                        np.searchsorted(episodes.start, np.arange(first, first + len(values)), side="right")
+                        - 1
+                    )
+                    np.add.at(total, index, values.astype(np.float64))
+            sums[name] = total
+            bar.update()
+    table = EpisodeTable(
+        episode_index=torch.arange(len(episodes.length)),
+        start=torch.from_numpy(episodes.start),
+        length=torch.from_numpy(episodes.length),
+        return_=torch.from_numpy(sums["reward"]),
+        cost_return=torch.from_numpy(sums["cost"]),
+        terminated=torch.from_numpy(episodes.terminated),
+    )
+    mean, std = moments.result()
+    return DatasetSummary(digest.hexdigest(), mean, std, table, is_verified=False)
+
+
+def _start_column(digest: Any, name: str, rows: ParquetRows) -> None:
+    """The same heads as in `TransitionDataset.sha256`."""
+    dtype = "bool" if name in FLAG_COLUMNS else "float32"
+    shape = (rows.num_rows, rows.widths[name]) if name in rows.widths else (rows.num_rows,)
+    digest.update(f"{name}:{dtype}:{shape};".encode())
+
+
+def _checked(
+    rows: ParquetRows, name: str, task: Task | None, clip_actions: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """One column, checked and converted as in memory."""
+    for first, arrays in rows.read_all([name]):
+        checker = ColumnChecker(rows.source, first_row=first)
+        yield first, checker.clean_column(name, arrays[name], task, clip_actions=clip_actions)
+
+
+class _EpisodeScan:
+    """Finds the episodes from the columns that mark them, with the checks of `ColumnChecker.clean`."""
+
+    def __init__(self, rows: ParquetRows):
+        self._rows = rows
+        self._columns = [*FLAG_COLUMNS, *(INDEX_COLUMNS if rows.has_index_columns else ())]
+
+    def run(self) -> "_Episodes":
+        ends: list[np.ndarray] = []
+        terminated: list[np.ndarray] = []
+        given: list[np.ndarray] = []
+        frame = 0
+        previous: int | None = None
+        for first, arrays in self._rows.read_all(self._columns):
+            checker = ColumnChecker(self._rows.source, first_row=first)
+            flags = [checker.clean_column(name, arrays[name], None) for name in FLAG_COLUMNS]
+            end = flags[0] | flags[1]
+            starts = np.flatnonzero(np.concatenate([[frame == 0], end[:-1]]))
+            if self._rows.has_index_columns:
+                checker.check_indices(
+                    arrays["episode_index"], arrays["frame_index"], end, frame=frame, previous=previous
+                )
+                given.append(arrays["episode_index"][starts])
+                previous = int(arrays["episode_index"][-1])
+            last = np.flatnonzero(end)
+            ends.append(first + last)
+            terminated.append(flags[0][last])
+            frame = frame + len(end) if len(last) == 0 else len(end) - 1 - int(last[-1])
+        all_ends = np.concatenate(ends)
+        ColumnChecker(self._rows.source).check_ends(all_ends, self._rows.num_rows)
+        if given:
+            indices = np.concatenate(given)
+            if len(np.unique(indices)) != len(indices):
+                raise DatasetError(
+                    f"{self._rows.source}: column 'episode_index' uses one index for two episodes; rows "
+                    "of an episode go together"
+                )
+        start = np.concatenate([[0], all_ends[:-1] + 1])
+        return _Episodes(start, all_ends - start + 1, np.concatenate(terminated))
+
+
+@dataclass(frozen=True)
+class _Episodes:
+    start: np.ndarray
+    length: np.ndarray
+    terminated: np.ndarray
+
+
+class _Moments:
+    """Mean and deviation of vectors that come in parts, merged after Chan, Golub and LeVeque (1979)."""
+
+    def __init__(self, size: int):
+        self._count = 0
+        self._mean, self._squares = np.zeros(size), np.zeros(size)
+
+    def add(self, values: np.ndarray) -> None:
+        part = values.astype(np.float64)
+        mean, count = part.mean(axis=0), self._count + len(part)
+        shift = mean - self._mean
+        self._squares += ((part - mean) ** 2).sum(axis=0) + shift**2 * self._count * len(part) / count
+        self._mean += shift * len(part) / count
+        self._count = count
+
+    def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self._mean), torch.from_numpy(np.sqrt(self._squares / self._count))
+
+
+class _Beside:
+    """Files in the folder of a config's rows, local or on the Hub, and the checksums of the rows' files."""
+
+    def __init__(self, files: ConfigFiles, token: str | bool | None):
+        self._folder = files.files[0].rpartition("/")[0]
+        self._is_remote = files.files[0].startswith("hf://")
+        self._token = token
+
+    def read(self, name: str) -> bytes | None:
+        path = f"{self._folder}/{name}"
+        try:
+            if not self._is_remote:
+                return Path(path).read_bytes()
+            return self._retry(lambda: self._hub().cat_file(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read: {error}") from error
+
+    def sha256(self, file: str) -> str:
+        if not self._is_remote:
+            with Path(file).open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        lfs = self._retry(lambda: self._hub().info(file)).get("lfs")
+        if lfs is not None:
+            return lfs.sha256
+        return hashlib.sha256(self._retry(lambda: self._hub().cat_file(file))).hexdigest()  # small, or in LFS
+
+    def _hub(self) -> Any:
+        from huggingface_hub import HfFileSystem
+
+        return HfFileSystem(token=self._token)
+
+    def _retry(self, call: Callable[[], Any]) -> Any:
+        return with_retries(call, what=self._folder)
+
+
+def _read_episodes(content: bytes) -> EpisodeTable:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content))
+
+    def column(name: str) -> torch.Tensor:
+        return torch.from_numpy(table.column(name).to_numpy().copy())
+
+    length = column("length")
+    return EpisodeTable(
+        episode_index=column("episode_index"),
+        start=length.cumsum(0) - length,
+        length=length,
+        return_=column("return"),
+        cost_return=column("cost_return"),
+        terminated=column("terminated"),
+    )

@@ -1,0 +1,219 @@
+"""Batches from data that stays in its files: shuffled within a buffer, reproducible, resumable exactly.
+
+An epoch visits every row once. The rows are cut into pieces of at most a sixteenth of the buffer; the pieces
+are put into a random order, and the buffer is filled with one after the other. When it is full, its rows are
+shuffled and handed out; then it is filled with the next pieces. All orders follow from the seed and the
+number of the epoch, so a position is three numbers, and to resume means to fill one buffer again.
+
+Compared with drawing from memory: rows are drawn without replacement, and rows that lie far from each other
+in the files share a batch only if their pieces are in the buffer at the same time.
+"""
+
+import logging
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.data.parquet_rows import ParquetRows, Range
+from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.transitions import DatasetError
+from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.checkpoint import CheckpointError
+from spi_diffusers.training.sampler import UpdateSampler
+
+logger = logging.getLogger(__name__)
+
+#: Pieces that the buffer holds at least: fewer would mix too little, more would cost more reading.
+PIECES_PER_BUFFER = 16
+#: Parts the random orders of this file from each other and from all other uses of the seed.
+_EPOCH, _BUFFER = 0x5350_0001, 0x5350_0002
+
+
+def cut_into_pieces(rows: ParquetRows, buffer_size: int) -> list[Range]:
+    """Cut rows into pieces that can be read on their own without much waste.
+
+    Args:
+        rows: the rows; a row group that is small enough is a piece, as it is read as a whole anyway.
+        buffer_size: rows of the buffer.
+
+    Returns:
+        (first row, row after the last) of each piece, in order, none longer than a sixteenth of the buffer.
+    """
+    longest = max(buffer_size // PIECES_PER_BUFFER, 1)
+    pieces = []
+    for group in rows.row_groups:
+        size = group.stop - group.start
+        edges = np.linspace(group.start, group.stop, -(-size // longest) + 1).astype(int)
+        pieces += [(int(start), int(stop)) for start, stop in pairwise(edges)]
+    return pieces
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Rows in memory.
+
+    Attributes:
+        columns: by field of `StepInputs`, in the order of the dataset.
+        order: the order in which rows are handed out; rows that may not be drawn are missing.
+        next_piece: position, in the epoch's order of pieces, of the first piece after the buffer.
+    """
+
+    columns: dict[str, Tensor]
+    order: Tensor
+    next_piece: int
+
+
+class StreamingSampler(UpdateSampler):
+    """Draws transitions of a dataset that is read in parts.
+
+    Every process reads the same rows and takes its slice of each batch.
+
+    Args:
+        dataset: The data.
+        normalizer: As for `UpdateSampler`.
+        config: As for `UpdateSampler`.
+        seed: Of the generator, and of all orders.
+        buffer_size: Transitions in memory at a time, at most.
+        **options: Of `UpdateSampler`.
+
+    Raises:
+        ValueError: As `UpdateSampler`.
+    """
+
+    def __init__(
+        self,
+        dataset: StreamedDataset,
+        normalizer: ObservationNormalizer,
+        config: SPIConfig,
+        *,
+        seed: int,
+        buffer_size: int,
+        **options: Any,
+    ):
+        super().__init__(normalizer, config, seed=seed, action_dim=dataset.action_dim, **options)
+        self._dataset = dataset
+        self._seed = seed
+        self._buffer_size = buffer_size
+        self._pieces = cut_into_pieces(dataset.rows, buffer_size)
+        self._epoch, self._first_piece, self._handed_out = 0, 0, 0
+        self._buffer: _Buffer | None = None
+        self._empty_buffers = 0
+
+    def get_state(self) -> Tensor:
+        """State of the generator, then epoch, first piece of the buffer and rows handed out of it."""
+        position = torch.tensor([self._epoch, self._first_piece, self._handed_out], dtype=torch.int64)
+        return torch.cat([super().get_state(), position.view(torch.uint8)])
+
+    def set_state(self, state: Tensor) -> None:
+        """Continue from a state that `get_state` returned, of a sampler of the same data and settings.
+
+        Raises:
+            CheckpointError: It is the state of another kind of sampler.
+        """
+        size = len(self.generator.get_state())
+        if len(state) != size + 24:
+            raise CheckpointError("the checkpoint is of a run that did not stream its data")
+        super().set_state(state[:size])
+        self._epoch, self._first_piece, self._handed_out = state[size:].clone().view(torch.int64).tolist()
+        self._buffer = None
+
+    def _transitions(self) -> dict[str, Tensor]:
+        parts: list[dict[str, Tensor]] = []
+        missing = self.batch_size
+        while missing:
+            buffer = self._filled_buffer()
+            index = buffer.order[self._handed_out : self._handed_out + missing]
+            parts.append({name: column.index_select(0, index) for name, column in buffer.columns.items()})
+            self._handed_out += len(index)
+            missing -= len(index)
+        rank, world_size = self._slice
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {name: value.chunk(world_size)[rank].to(self.device) for name, value in whole.items()}
+
+    def _filled_buffer(self) -> _Buffer:
+        """The buffer, filled anew if it is handed out."""
+        while self._buffer is None or self._handed_out >= len(self._buffer.order):
+            if self._buffer is not None:
+                self._first_piece, self._handed_out = self._buffer.next_piece, 0
+                if self._first_piece == len(self._pieces):
+                    self._epoch, self._first_piece = self._epoch + 1, 0
+            columns = None if self._buffer is None else self._buffer.columns
+            self._buffer = None
+            self._buffer = self._fill(columns)
+            self._empty_buffers = 0 if len(self._buffer.order) else self._empty_buffers + 1
+            if self._empty_buffers > len(self._pieces):
+                raise DatasetError(
+                    f"{self._dataset.source}: no transition has a recorded next action (all episodes are one "
+                    "step long and truncated), so algorithm.next_action=dataset cannot be used."
+                )
+        return self._buffer
+
+    def _fill(self, old: dict[str, Tensor] | None) -> _Buffer:
+        """Read the pieces from `_first_piece` on that fit into the buffer.
+
+        Args:
+            old: columns of the buffer before, whose memory is used again.
+        """
+        order = np.random.default_rng([self._seed, _EPOCH, self._epoch]).permutation(len(self._pieces))
+        chosen: list[Range] = []
+        size, stop = 0, self._first_piece
+        while stop < len(order):
+            start, end = self._pieces[order[stop]]
+            if chosen and size + end - start > self._buffer_size:
+                break
+            chosen.append((start, end))
+            size, stop = size + end - start, stop + 1
+        chosen.sort()
+        columns = self._read(chosen, size, old)
+        drawable = torch.arange(size)
+        if self.config.next_action == "dataset":
+            drawable = columns.pop("has_next").nonzero().flatten()
+        rng = np.random.default_rng([self._seed, _BUFFER, self._epoch, self._first_piece])
+        shuffled = torch.from_numpy(rng.permutation(len(drawable)))
+        return _Buffer(columns, drawable[shuffled], stop)
+
+    def _read(self, pieces: list[Range], size: int, old: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Read pieces into one tensor per column, in the order of the dataset."""
+        starts = np.array([start for start, _ in pieces])
+        offsets = np.cumsum([0, *(stop - start for start, stop in pieces)])
+        columns: dict[str, Tensor] = {}
+        truncated = torch.empty(size, dtype=torch.bool)
+        for first, batch in self._dataset.read(pieces):
+            piece = int(np.searchsorted(starts, first, side="right")) - 1
+            begin = int(offsets[piece]) + first - pieces[piece][0]
+            place = slice(begin, begin + len(batch))
+            for name, values in self._training_columns(batch, self._dataset.source, first).items():
+                if name not in columns:
+                    columns[name] = _room(size, values, None if old is None else old.get(name))
+                columns[name][place] = values
+            truncated[place] = batch.truncated
+        if self.config.next_action == "dataset":
+            columns |= self._next_actions(pieces, columns["action"], columns["terminated"], truncated)
+        return columns
+
+    def _next_actions(
+        self, pieces: list[Range], action: Tensor, terminated: Tensor, truncated: Tensor
+    ) -> dict[str, Tensor]:
+        """a_{i+1} of each row, also across the edges of pieces, and whether a row has one or needs none."""
+        following = torch.cat([action[1:], action[-1:]])
+        ends = terminated | truncated
+        last = np.cumsum([stop - start for start, stop in pieces]) - 1
+        starts = {start for start, _ in pieces}
+        for row, (_, stop) in zip(last.tolist(), pieces, strict=True):
+            if not ends[row] and stop not in starts:
+                _, batch = next(iter(self._dataset.read([(stop, stop + 1)])))
+                following[row] = self._training_columns(batch, self._dataset.source, stop)["action"][0]
+        next_action = torch.where(ends.unsqueeze(-1), torch.zeros_like(action), following)
+        return {"next_action": next_action, "has_next": ~ends | terminated}
+
+
+def _room(size: int, like: Tensor, old: Tensor | None) -> Tensor:
+    """An uninitialised tensor for `size` rows; memory that the buffer before has left is used again."""
+    if old is not None and len(old) >= size:
+        return old[:size]
+    return torch.empty((size, *like.shape[1:]), dtype=like.dtype)

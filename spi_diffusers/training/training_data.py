@@ -1,0 +1,65 @@
+"""The data of a run: loaded into memory, or streamed, as the configuration says or as memory allows."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.training.config import TrainConfig
+from spi_diffusers.training.run_folder import CONFIG_FILE
+
+
+def open_training_data(
+    config: TrainConfig, accelerator: Accelerator, *, progress: bool = True
+) -> tuple[TransitionDataset | StreamedDataset, TrainConfig]:
+    """Load or open the data that a configuration names.
+
+    Args:
+        config: The run's configuration.
+        accelerator: The processes; all of them must call this.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The data, and the configuration with `streaming` decided: the order of the batches depends on it, so a
+        resumed run keeps to it.
+
+    Raises:
+        DatasetError: The data cannot be used, or not be streamed.
+        OSError: A file cannot be read.
+    """
+    with accelerator.main_process_first():
+        # One decision for all processes: each sees another amount of free memory.
+        decision = [_should_stream(config, accelerator) if accelerator.is_main_process else False]
+    broadcast_object_list(decision)
+    config = replace(config, streaming=decision[0])
+    options = {"revision": config.revision, "clip_actions": config.clip_actions}
+    with accelerator.main_process_first():  # one download, which the other processes find in the cache
+        if config.streaming:
+            show = progress and accelerator.is_main_process
+            return open_stream(config.dataset, config.task, **options, progress=show), config  # type: ignore[arg-type]
+        return load_transitions(config.dataset, config.task, **options), config  # type: ignore[arg-type]
+
+
+def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
+    if config.streaming != "auto":
+        return config.streaming
+    if config.resume:
+        decided = _decided_before(Path(str(config.output_dir)))
+        if decided is not None:
+            return decided
+    copies = accelerator.num_processes
+    return exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies)
+
+
+def _decided_before(output_dir: Path) -> bool | None:
+    """What the run that is resumed does; None if that cannot be found out (or is nobody's decision yet)."""
+    try:
+        value = json.loads((output_dir / CONFIG_FILE).read_text(encoding="utf-8"))["streaming"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, bool) else None

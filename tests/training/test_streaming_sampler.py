@@ -1,0 +1,228 @@
+"""Batches from files: every row once an epoch, well mixed, the same from the same seed, and resumable."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.data.parquet_rows import ParquetRows
+from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.summary import scanned_summary
+from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.writing import to_arrow
+from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.checkpoint import CheckpointError
+from spi_diffusers.training.sampler import TransitionSampler, batch_dim, take_slice
+from spi_diffusers.training.streaming_sampler import PIECES_PER_BUFFER, StreamingSampler, cut_into_pieces
+
+SARSA = SPIConfig(next_action="dataset")
+
+
+def make_data(rows=400, low=-1.0, high=1.0, lengths=(7, 1, 12)):
+    """Episodes whose rewards number the rows; every third one terminates."""
+    rng = np.random.default_rng(0)
+    ends = []
+    while not ends or ends[-1] < rows - 1:
+        ends.append(min((ends[-1] if ends else -1) + lengths[len(ends) % len(lengths)], rows - 1))
+    is_end = np.isin(np.arange(rows), ends)
+    terminated = np.isin(np.arange(rows), ends[::3])
+    return TransitionDataset.from_columns(
+        {
+            "observation": rng.normal(size=(rows, 3)).astype(np.float32),
+            "next_observation": rng.normal(size=(rows, 3)).astype(np.float32),
+            "action": rng.uniform(low, high, size=(rows, 2)).astype(np.float32),
+            "reward": np.arange(rows, dtype=np.float32),
+            "cost": rng.integers(0, 2, size=rows).astype(np.float32),
+            "terminated": terminated,
+            "truncated": is_end & ~terminated,
+        }
+    )
+
+
+def stream_of(data, folder, files=2, row_group_size=90):
+    table, paths = to_arrow(data), []
+    edges = np.linspace(0, len(table), files + 1).astype(int)
+    for number in range(files):
+        paths.append(str(folder / f"train-{number}.parquet"))
+        part = table.slice(edges[number], edges[number + 1] - edges[number])
+        pq.write_table(part, paths[-1], row_group_size=row_group_size)
+    rows = ParquetRows(paths, source="files")
+    return StreamedDataset(rows, scanned_summary(rows, progress=False), None)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_data()
+
+
+@pytest.fixture(scope="module")
+def stream(data, tmp_path_factory):
+    return stream_of(data, tmp_path_factory.mktemp("stream"))
+
+
+def make_sampler(stream, config=None, **options):
+    normalizer = ObservationNormalizer(observation_dim=3)
+    normalizer.set_statistics(stream.summary.observation_mean, stream.summary.observation_std)
+    defaults = {"batch_size": 10, "seed": 0, "buffer_size": 100}
+    return StreamingSampler(stream, normalizer, config or SPIConfig(), **(defaults | options))
+
+
+def draw_rows(sampler, count):
+    """Numbers of the rows of the next batches, (count, batch)."""
+    return torch.stack([sampler.draw().reward.long() for _ in range(count)])
+
+
+def test_an_epoch_visits_every_row_once_in_another_order_than_the_next(stream):
+    sampler = make_sampler(stream)
+    epochs = [draw_rows(sampler, 40).flatten() for _ in range(3)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, torch.arange(400))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(draw_rows(make_sampler(stream), 40).flatten(), epochs[0])
+    assert not torch.equal(draw_rows(make_sampler(stream, seed=1), 40).flatten(), epochs[0])
+
+
+@pytest.mark.parametrize(("batch_size", "buffer_size"), [(7, 64), (64, 64), (33, 1000), (10, 16)])
+def test_batches_go_on_over_the_edges_of_buffers_and_epochs(stream, batch_size, buffer_size):
+    sampler = make_sampler(stream, batch_size=batch_size, buffer_size=buffer_size)
+    rows = draw_rows(sampler, -(-1200 // batch_size)).flatten()
+    for epoch in range(3):
+        assert torch.equal(rows[400 * epoch : 400 * (epoch + 1)].sort().values, torch.arange(400))
+
+
+def test_the_buffer_is_never_larger_than_asked_for(stream):
+    sampler = make_sampler(stream, buffer_size=64)
+    for _ in range(80):
+        sampler.draw()
+        assert all(len(column) <= 64 for column in sampler._buffer.columns.values())
+
+
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=6), buffer_size=st.integers(1, 500))
+def test_pieces_cover_everything_and_are_short(sizes, buffer_size):
+    class Rows:
+        row_groups = ()
+
+    class Group:
+        pass
+
+    rows, stop = Rows(), 0
+    rows.row_groups = []
+    for size in sizes:
+        group = Group()
+        group.start, group.stop = stop, stop + size
+        rows.row_groups.append(group)
+        stop += size
+    pieces = cut_into_pieces(rows, buffer_size)
+    assert [row for start, end in pieces for row in range(start, end)] == list(range(stop))
+    assert max(end - start for start, end in pieces) <= max(buffer_size // PIECES_PER_BUFFER, 1)
+
+
+def test_values_are_those_of_sampling_from_memory(stream, data):
+    normalizer = ObservationNormalizer(observation_dim=3).fit(data.transitions.observation)
+    sampler = make_sampler(stream, batch_size=256, buffer_size=300)
+    inputs, batch = sampler.draw(), data.transitions
+    rows = inputs.reward.long()
+    torch.testing.assert_close(inputs.observation, normalizer(batch.observation)[rows])
+    torch.testing.assert_close(inputs.next_observation, normalizer(batch.next_observation)[rows])
+    for name in ("action", "cost", "terminated"):
+        assert torch.equal(getattr(inputs, name), getattr(batch, name)[rows])
+    memory = TransitionSampler(data, normalizer, SPIConfig(), batch_size=256, seed=0).draw()
+    shapes = {name: value.shape for name, value in memory.tensors().items()}
+    assert {name: value.shape for name, value in inputs.tensors().items()} == shapes
+
+
+@pytest.mark.parametrize("buffer_size", [16, 60, 1000])
+def test_recorded_next_actions_are_those_of_sampling_from_memory(stream, data, buffer_size):
+    """Also across the edges of pieces, row groups, files and buffers."""
+    memory = TransitionSampler(
+        data,
+        ObservationNormalizer(observation_dim=3).fit(data.transitions.observation),
+        SARSA,
+        batch_size=4,
+        seed=0,
+    )
+    sampler = make_sampler(stream, SARSA, batch_size=len(memory._rows), buffer_size=buffer_size)
+    inputs = sampler.draw()
+    rows = inputs.reward.long()
+    assert torch.equal(rows.sort().values, memory._rows)  # an epoch is exactly the rows that may be drawn
+    assert torch.equal(inputs.next_action, memory._columns["next_action"][rows])
+
+
+def test_no_recorded_next_action_at_all_is_an_error(tmp_path):
+    data = make_data(40, lengths=(1,))
+    batch = data.transitions
+    columns = {name: getattr(batch, name).numpy() for name in batch.__dataclass_fields__}
+    columns |= {"terminated": np.zeros(40, bool), "truncated": np.ones(40, bool)}
+    stream = stream_of(TransitionDataset.from_columns(columns), tmp_path)
+    with pytest.raises(DatasetError, match=r"algorithm\.next_action=dataset"):
+        make_sampler(stream, SARSA).draw()
+
+
+@given(draws=st.integers(0, 90), buffer_size=st.sampled_from([16, 100, 1000]))
+def test_a_state_continues_the_same_draws(stream, draws, buffer_size):
+    sampler = make_sampler(stream, buffer_size=buffer_size)
+    for _ in range(draws):
+        sampler.draw()
+    other = make_sampler(stream, buffer_size=buffer_size)
+    other.set_state(sampler.get_state())
+    for _ in range(3):
+        first, second = sampler.draw().tensors(), other.draw().tensors()
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_state_of_a_sampler_in_memory_is_refused(stream, data):
+    normalizer = ObservationNormalizer(observation_dim=3).fit(data.transitions.observation)
+    memory = TransitionSampler(data, normalizer, SPIConfig(), batch_size=10, seed=0)
+    with pytest.raises(CheckpointError, match="did not stream"):
+        make_sampler(stream).set_state(memory.get_state())
+
+
+def test_processes_take_slices_of_the_same_batches(stream):
+    whole = make_sampler(stream)
+    ranks = [make_sampler(stream, rank=rank, world_size=2) for rank in range(2)]
+    for _ in range(50):
+        expected, parts = whole.draw().tensors(), [sampler.draw().tensors() for sampler in ranks]
+        for name, value in expected.items():
+            for rank, part in enumerate(parts):
+                assert torch.equal(take_slice(name, value, rank, 2), part[name]), name
+    assert batch_dim("reward") == 0
+    with pytest.raises(ValueError, match="batch_size must be a multiple"):
+        make_sampler(stream, world_size=3)
+
+
+def test_batches_are_distributed_as_from_memory(tmp_path):
+    """Rewards grow with the row's number, the worst case for a buffer: batch means tell how well it mixes."""
+    data = make_data(6400, lengths=(50,))
+    stream = stream_of(data, tmp_path, row_group_size=1000)
+    normalizer = ObservationNormalizer(observation_dim=3).fit(data.transitions.observation)
+
+    def batch_means(sampler):
+        return torch.stack([sampler.draw().reward.mean() for _ in range(1000)])
+
+    memory = batch_means(TransitionSampler(data, normalizer, SPIConfig(), batch_size=64, seed=0))
+    spread = 6400 / 12**0.5 / 64**0.5  # of the mean of 64 uniform numbers: 231
+    assert memory.std() == pytest.approx(spread, rel=0.1)
+    for buffer_size, widening in ((6400, 1.1), (3200, 2.5)):
+        streamed = batch_means(make_sampler(stream, batch_size=64, buffer_size=buffer_size))
+        # Ten epochs: every row ten times, so the mean is exact where memory's only comes close.
+        assert streamed.mean() == pytest.approx(3199.5, abs=0.01)
+        assert memory.mean() == pytest.approx(3199.5, abs=4 * spread / 1000**0.5)
+        assert 0.9 * spread < streamed.std() < widening * spread
+
+
+def test_actions_outside_the_range_are_named_by_their_row_or_clipped(tmp_path):
+    data = make_data(low=-2.0, high=2.0)
+    stream = stream_of(data, tmp_path)
+    worst = set((data.transitions.action.abs() > 1.001).any(1).nonzero().flatten().tolist())
+    with pytest.raises(
+        DatasetError, match=r"'action' has .* outside \[-1, 1\], first in row (\d+): "
+    ) as caught:
+        draw_rows(make_sampler(stream), 40)
+    assert int(str(caught.value).partition("first in row ")[2].partition(":")[0]) in worst
+    inputs = make_sampler(stream, clip_actions=True).draw()
+    assert torch.equal(inputs.action, data.transitions.action.clamp(-1, 1)[inputs.reward.long()])
+    inside = make_sampler(stream, action_low=-2.0, action_high=2.0).draw()
+    torch.testing.assert_close(inside.action * 2, data.transitions.action[inside.reward.long()])
