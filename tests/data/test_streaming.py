@@ -273,6 +273,30 @@ def test_damage_is_noticed_when_rows_are_read(folder):
         open_stream(folder, BALL, progress=False)
 
 
+def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypatch, caplog):
+    stream = open_stream(split, BALL, progress=False)
+    read, troubles = parquet_rows.ParquetRows._batches, [TimeoutError("slow"), ConnectionError("gone")] * 2
+
+    def batches(self, group, stop, columns):
+        for number, batch in enumerate(read(self, group, stop, columns)):
+            if number == 1 and troubles and group.index == 1:
+                raise troubles.pop()
+            yield batch
+
+    monkeypatch.setattr(parquet_rows.ParquetRows, "_batches", batches)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    parts = [batch for _, batch in stream.read([(2, 30), (33, 53)])]
+    rows = torch.cat([torch.arange(2, 30), torch.arange(33, 53)])
+    assert torch.equal(torch.cat([batch.reward for batch in parts]), data.transitions.reward[rows])
+    assert not troubles
+    assert "stopped at row 11 (ConnectionError: gone); going on" in caplog.text
+    troubles[:] = [TimeoutError("slow")] * 99
+    with pytest.raises(
+        DatasetError, match=r"train-00000-of-00003\.parquet: rows 7 to 13 cannot be read.*slow"
+    ):
+        list(stream.read([(0, 53)]))
+
+
 def test_bad_values_that_the_statistics_hide_are_found_when_they_are_read(tmp_path):
     split_files(tmp_path, columns_to_arrow(spoiled("")))
     stream = open_stream(tmp_path, BALL, progress=False)
