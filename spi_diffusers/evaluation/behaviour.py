@@ -10,6 +10,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.metrics import EpisodeStatistics, check_cost_limit
 
 if TYPE_CHECKING:
+    from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
 
 
@@ -49,12 +50,14 @@ class BehaviourRow:
 
 
 def behaviour_rows(
-    dataset: "TransitionDataset", cost_limits: Iterable[float], task: str | Task | None = None
+    dataset: "TransitionDataset | StreamedDataset",
+    cost_limits: Iterable[float],
+    task: str | Task | None = None,
 ) -> list[BehaviourRow]:
     """Compute the behaviour data's own figures at each cost limit.
 
     Args:
-        dataset: the data; its task gives the normalised figures.
+        dataset: the data, of which only the episode table is used; its task gives the normalised figures.
         cost_limits: limits on the cost return of an episode.
         task: stands in where the dataset does not know its task.
 

@@ -16,6 +16,7 @@ from spi_diffusers.evaluation.results import merge_results, read_train_info
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout
 
 if TYPE_CHECKING:
+    from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
     from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
@@ -202,15 +203,20 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _behaviour_data(
     dataset: str | None, loaded: LoadedPolicy, task: Task | None
-) -> "TransitionDataset | None":
+) -> "TransitionDataset | StreamedDataset | None":
     """The data to compare with. One that was asked for must load; the training data may be elsewhere."""
-    from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.data.streaming import open_transitions
 
     config = loaded.train_config
     if dataset is not None:
-        return load_transitions(dataset, task)
+        return open_transitions(dataset, task)
     try:
-        return load_transitions(config.get("dataset"), task, revision=config.get("revision"))
+        return open_transitions(
+            config.get("dataset"),
+            task,
+            revision=config.get("revision"),
+            clip_actions=bool(config.get("clip_actions")),
+        )
     except (ValueError, OSError, ImportError) as error:
         logger.warning("Without the behaviour data's own figures (name it with --dataset): %s", error)
         return None
@@ -221,7 +227,7 @@ def _draw(
     loaded: LoadedPolicy,
     entries: list[EvaluationEntry],
     behaviour: list[BehaviourRow],
-    data: "TransitionDataset | None",
+    data: "TransitionDataset | StreamedDataset | None",
     rollouts: list[tuple[str, Rollout]],
 ) -> list[Path]:
     from spi_diffusers.evaluation.plots import plot_cost_return, plot_limits, plot_training

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
 
 from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.training.run import run_training
 from spi_diffusers.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,6 +72,27 @@ def test_the_processes_stay_identical_bit_for_bit(runs):
 def test_two_processes_resume_bit_for_bit(runs):
     assert_same_training(newest_checkpoint(runs / "none"), newest_checkpoint(runs / "parts"))
     assert read_metrics(runs / "none") == read_metrics(runs / "parts")
+
+
+@pytest.mark.slow
+def test_two_processes_stream_the_batches_of_one(small_dataset, tmp_path):
+    folder = write_parquet_dataset(small_dataset, tmp_path / "set")
+    options = {"streaming": True, "shuffle_buffer": 300, "updates": 30, "mixed_precision": "no"}
+    options |= {"lr_schedule": "constant", "algorithm.guidance_scale": "none", "calibrate": False}
+    config = tiny_config(tmp_path / "one", folder, **options)
+    run_training(config, progress=False)
+    settings = tmp_path / "one" / "train_config.json"
+    script = REPOSITORY / "scripts" / "train.py"
+    result = torchrun(script, "--config", settings, "--output_dir", tmp_path / "two", "--quiet")
+    assert result.returncode == 0, result.stderr
+    one, two = newest_checkpoint(tmp_path / "one"), newest_checkpoint(tmp_path / "two")
+    assert two.state["num_processes"] == 2
+    for name in ("pending/reward", "pending/observation", "pending/noise", "generator"):
+        assert torch.equal(one.tensors[name], two.tensors[name]), name
+    for name, value in one.tensors.items():
+        torch.testing.assert_close(
+            two.tensors[name], value, atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.slow
