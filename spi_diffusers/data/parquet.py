@@ -117,7 +117,10 @@ def find_hub_files(
     with _hub_builder(repo_id, task, revision, token) as (builder, config):
         files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
         if not files or not all(file.startswith("hf://") for file in files):
-            raise DatasetError(f"{repo_id}: config {config!r} has no files on the Hub that can be streamed")
+            raise DatasetError(
+                f"{repo_id}: config {config!r} has no files on the Hub that can be streamed; "
+                "without a connection, what is cached can only be loaded as a whole"
+            )
         return ConfigFiles(config, tuple(files), f"{repo_id}@{builder.hash or revision} ({config})")
 
 

@@ -69,8 +69,8 @@ class ParquetRows:
         start = 0
         for number, file in enumerate(self.files):
             with self._open(number) as parquet:
-                names &= set(self._column_names(file, parquet.schema_arrow))
-                metadata = parquet.metadata
+                schema, metadata = parquet.schema_arrow, parquet.metadata
+            names &= set(self._column_names(file, schema))
             self._metadata.append(metadata)
             for index in range(metadata.num_row_groups):
                 stop = start + metadata.row_group(index).num_rows
@@ -81,7 +81,7 @@ class ParquetRows:
         if start == 0:
             raise DatasetError(f"{source}: zero rows; a dataset needs at least one transition")
         self.has_index_columns = names == set(INDEX_COLUMNS)
-        self.widths = self._find_widths()
+        self.widths = self._find_widths(schema)
 
     @property
     def tensor_bytes(self) -> int:
@@ -202,8 +202,13 @@ class ParquetRows:
                 )
         return schema.names
 
-    def _find_widths(self) -> dict[str, int]:
-        """Length of the vectors, from the first row: not every list type tells its length."""
+    def _find_widths(self, schema: Any) -> dict[str, int]:
+        """Length of the vectors: as the type says, or that of the first row where the type does not."""
+        import pyarrow as pa
+
+        types = {name: schema.field(name).type for name in VECTOR_COLUMNS}
+        if all(pa.types.is_fixed_size_list(type_) for type_ in types.values()):
+            return {name: type_.list_size for name, type_ in types.items()}
         for _, arrays in self.read([(0, 1)], VECTOR_COLUMNS):
             return {name: values.shape[1] for name, values in arrays.items()}
         raise AssertionError("there is a first row")

@@ -253,6 +253,15 @@ def test_nulls_and_missing_columns_are_refused(tmp_path):
         open_stream(tmp_path / "missing", BALL, progress=False)
 
 
+def test_lists_of_no_fixed_length_are_read_as_well(tmp_path, data):
+    table = to_arrow(data)
+    for name in ("observation", "next_observation", "action"):
+        column = table.column(name).cast(pa.list_(pa.float32()))
+        table = table.set_column(table.column_names.index(name), name, column)
+    split_files(tmp_path, table)
+    assert_same_summary(open_stream(tmp_path, BALL, progress=False), data)
+
+
 def test_without_index_columns_the_ends_alone_count(tmp_path, data):
     split_files(tmp_path, to_arrow(data).drop_columns(["episode_index", "frame_index"]))
     assert_same_summary(open_stream(tmp_path, BALL, progress=False), data)
