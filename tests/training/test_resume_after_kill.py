@@ -19,7 +19,7 @@ from training_factory import (
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.checkpoint import CheckpointStore
 
-UPDATES = 40
+UPDATES = 80
 
 
 @pytest.fixture(scope="module")
