@@ -1,4 +1,4 @@
-"""`spi data`: convert and describe datasets."""
+"""`spi data`: convert, collect and describe datasets."""
 
 import argparse
 import logging
@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from spi_diffusers.commands import data_collect
+
 EXAMPLES = """\
 examples:
   spi data convert YYY-45/DSRL datasets/dsrl --task ballcircle carcircle
+  spi data collect --task ballcircle --output datasets/mine
   spi data describe datasets/dsrl --task ballcircle
   spi train --task ballcircle --dataset datasets/dsrl
 
@@ -62,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _describe,
             "Show what a dataset holds: episodes, returns, costs, and what keeps each cost limit.",
             _DESCRIBE_EXAMPLES,
+        ),
+        (
+            "collect",
+            data_collect.add_arguments,
+            data_collect.run,
+            "Make a dataset in the simulator, by behaviour policies of many trade-offs.",
+            data_collect.EXAMPLES,
         ),
     )
     for name, add, run, text, examples in rows:
