@@ -218,22 +218,25 @@ def _collect_part(part: _Part) -> Iterator[Progress]:
         kept += 1
     waiting: list[Episode] = []
     saved_at = run.steps_done
-    while not run.finished:
-        for episode in run.play_round():
-            if choice.keep(episode.return_, episode.cost_return):
-                waiting.append(episode if part.full_precision else episode.rounded())
-                count(episode)
-                kept += 1
-        if waiting and (run.finished or run.steps_done - saved_at >= _STEPS_PER_SHARD):
-            number = len(_shards(part.folder))
-            write_shard(waiting, part.folder / f"episodes-{number:04d}.safetensors")
-            aside = part.folder / "state.partial"
-            run.save(aside)
-            os.replace(aside, part.folder / f"state-{number + 1:04d}.safetensors")
-            state.unlink(missing_ok=True)
-            state = part.folder / f"state-{number + 1:04d}.safetensors"
-            waiting, saved_at = [], run.steps_done
-        yield Progress(part.name, min(run.steps_done, run.total_steps), run.total_steps, kept, dict(best))
+    try:
+        while not run.finished:
+            for episode in run.play_round():
+                if choice.keep(episode.return_, episode.cost_return):
+                    waiting.append(episode if part.full_precision else episode.rounded())
+                    count(episode)
+                    kept += 1
+            if waiting and (run.finished or run.steps_done - saved_at >= _STEPS_PER_SHARD):
+                number = len(_shards(part.folder))
+                write_shard(waiting, part.folder / f"episodes-{number:04d}.safetensors")
+                aside = part.folder / "state.partial"
+                run.save(aside)
+                os.replace(aside, part.folder / f"state-{number + 1:04d}.safetensors")
+                state.unlink(missing_ok=True)
+                state = part.folder / f"state-{number + 1:04d}.safetensors"
+                waiting, saved_at = [], run.steps_done
+            yield Progress(part.name, min(run.steps_done, run.total_steps), run.total_steps, kept, dict(best))
+    finally:
+        run.close()
 
 
 def _write(
@@ -269,8 +272,8 @@ def _write(
     best = float(table.return_.max())
     note = (
         f"{description}{len(chosen)} of {len(episodes)} episodes kept while collecting were chosen by "
-        "`spi_diffusers.data.thinning`: the best within each limit, and the rest spread over the plane "
-        f"of cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of DSRL's "
+        "`spi_diffusers.data.thinning`: the best within each limit, and the rest spread over the plane of "
+        f"cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of DSRL's "
         f"reference maximum of {task.reward_max:.0f}, and the highest cost return "
         f"{table.cost_return.max():.0f}. Episodes have at most {task.max_episode_steps} steps."
     )
