@@ -25,10 +25,14 @@ class ComputeReplica:
         master: Network whose float32 parameters are optimised and saved.
         dtype: Dtype of the computation, float32 or bfloat16.
         trainable: Whether gradients flow into the replica's parameters.
+
+    Attributes:
+        module: The replica, to call.
+        masters: The master's parameters, in the order of `parameters()`.
     """
 
     def __init__(self, master: nn.Module, dtype: torch.dtype, trainable: bool):
-        self._master_parameters: list[Tensor] = list(master.parameters())
+        self.masters: list[Tensor] = list(master.parameters())
         self._is_master = dtype == torch.float32 and trainable
         # nn.Module.to, because ModelMixin.to warns about casts, even where no module asks for float32.
         self.module = master if self._is_master else nn.Module.to(copy.deepcopy(master), dtype)
@@ -40,16 +44,31 @@ class ComputeReplica:
     def refresh(self) -> None:
         """Copy the master's weights into the replica."""
         if not self._is_master:
-            torch._foreach_copy_(self._parameters, self._master_parameters)
+            torch._foreach_copy_(self._parameters, self.masters)
 
     @torch.no_grad()
     def hand_over_gradients(self) -> None:
-        """Move the replica's gradients to the master."""
+        """Move the replica's gradients to the master; a parameter without one gets none."""
         if self._is_master:
             return
-        for parameter, master in zip(self._parameters, self._master_parameters, strict=True):
-            master.grad = None if parameter.grad is None else parameter.grad.to(master.dtype)
+        received, given = [], []
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            if parameter.grad is None:
+                master.grad = None
+                continue
+            if master.grad is None:
+                master.grad = torch.empty_like(master)
+            received.append(master.grad)
+            given.append(parameter.grad)
             parameter.grad = None
+        # Into the same memory at every update: fresh large tensors would cost page faults.
+        torch._foreach_copy_(received, given)
+
+    def clear_gradients(self) -> None:
+        """Drop gradients that the next backward pass would add to."""
+        if self._is_master:
+            for parameter in self.masters:
+                parameter.grad = None
 
 
 @torch.no_grad()

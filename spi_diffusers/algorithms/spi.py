@@ -61,22 +61,25 @@ def td_target(signal: Tensor, next_value: Tensor, terminated: Tensor, gamma: flo
     A time limit (`truncated`) does not cut the bootstrap: the state that follows has a value.
 
     Args:
-        signal: r_i, c'_i or c_i, shape (B,).
-        next_value: Value of the next state and action, shape (B,).
+        signal: r_i, c'_i or c_i, shape (..., B).
+        next_value: Value of the next state and action, shape (..., B).
         terminated: Whether the episode truly ended, shape (B,), bool.
         gamma: Discount factor.
     """
-    return signal + gamma * torch.where(terminated, torch.zeros_like(next_value), next_value)
+    return signal + gamma * next_value.masked_fill(terminated, 0.0)
 
 
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:
     """Eq. 10 and 11: mean squared error of both twins, summed over the twins.
 
     Args:
-        values: Both twins' values, shape (2, B).
-        target: Shape (B,).
+        values: Both twins' values, shape (..., 2, B).
+        target: Shape (..., B).
+
+    Returns:
+        One loss per value function, shape (...).
     """
-    return (values - target).square().mean(dim=-1).sum()
+    return (values - target.unsqueeze(-2)).square().mean(dim=-1).sum(dim=-1)
 
 
 def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -218,11 +221,16 @@ class SPI:
         device = noise_model.device
         self._alpha_bars = scheduler.alphas_cumprod.to(device)
         self._coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
+        num_heads = max(self.critics.heads)
+        heads = [REWARD * num_heads, SAFETY * num_heads + SAFETY_HEAD, SAFETY * num_heads + COST_HEAD]
+        self._heads = torch.tensor(heads if config.predict_cost else heads[:2], device=device)
 
         self._critics = ComputeReplica(self.critics, dtype, trainable=True)
         self._policy = ComputeReplica(noise_model, dtype, trainable=True)
-        # Read by the policy's half while the critics' half writes, so these are always copies.
+        # Read by the policy's half while the critics' half writes, so these are always copies. Two, in turn:
+        # the critics' half fills the one that the next update's policy half reads.
         self._frozen_critics = ComputeReplica(self.critics, dtype, trainable=False)
+        self._spare_critics = ComputeReplica(self.critics, dtype, trainable=False)
         self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
         self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
 
@@ -248,7 +256,7 @@ class SPI:
             policy_metrics, upcoming = self._update_policy(inputs, upcoming)
             metrics = self._update_critics(inputs)
         self.updates += 1
-        self._frozen_critics.refresh()  # each half refreshed what only it reads
+        self._frozen_critics, self._spare_critics = self._spare_critics, self._frozen_critics
         return metrics | policy_metrics, upcoming
 
     @torch.no_grad()
@@ -271,55 +279,41 @@ class SPI:
 
     def _update_critics(self, inputs: StepInputs) -> dict[str, Tensor]:
         config = self.config
-        next_action = inputs.next_action
-        assert next_action is not None, "call with_next_action on the first batch"
+        assert inputs.next_action is not None, "call with_next_action on the first batch"
         with torch.no_grad():
-            next_values = self._target_critics.module(
-                self._critic_inputs(inputs.next_observation, next_action, inputs.safety_weight)
+            next_values = self._by_head(
+                self._target_critics.module(
+                    self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)
+                )
             )
             # The minimum of the twins is the cautious side for reward and for safety alike.
-            reward_target = td_target(
-                inputs.reward, next_values[REWARD, :, :, 0].amin(dim=0), inputs.terminated, config.gamma
-            )
-            safety_target = td_target(
-                remap_cost(inputs.cost, config.cost_remap),
-                next_values[SAFETY, :, :, SAFETY_HEAD].amin(dim=0),
-                inputs.terminated,
-                config.gamma,
-            )
-        values = self._critics.module(
-            self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight)
-        )
-        reward_loss = critic_loss(values[REWARD, :, :, 0], reward_target)
-        safety_loss = critic_loss(values[SAFETY, :, :, SAFETY_HEAD], safety_target)
-        loss = reward_loss + safety_loss
-        metrics = {"critic/reward_loss": reward_loss.detach(), "critic/safety_loss": safety_loss.detach()}
-        if config.predict_cost:
-            with torch.no_grad():
+            next_value = next_values[: SAFETY + 1].amin(dim=1)
+            signals = [inputs.reward, remap_cost(inputs.cost, config.cost_remap)]
+            if config.predict_cost:
                 # A prediction, so neither side is favoured: the twins' mean. An end costs nothing more.
-                cost_target = td_target(
-                    inputs.cost,
-                    next_values[SAFETY, :, :, COST_HEAD].mean(dim=0),
-                    inputs.terminated,
-                    config.gamma,
-                )
-            cost_loss = critic_loss(values[SAFETY, :, :, COST_HEAD], cost_target)
-            loss = loss + cost_loss
-            metrics["critic/cost_loss"] = cost_loss.detach()
-        loss.backward()
-        self._step(self._critics, self.critic_optimizer, self.critics)
-        polyak_update(self.target_critics.parameters(), self.critics.parameters(), config.target_update_rate)
-        self._critics.refresh()
-        self._target_critics.refresh()
-        metrics["critic/reward_value"] = values[REWARD, :, :, 0].detach().mean()
-        metrics["critic/safety_value"] = values[SAFETY, :, :, SAFETY_HEAD].detach().mean()
+                next_value = torch.cat([next_value, next_values[SAFETY + 1 :].mean(dim=1)])
+                signals.append(inputs.cost)
+            target = td_target(torch.stack(signals), next_value, inputs.terminated, config.gamma)
+        values = self._by_head(
+            self._critics.module(self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight))
+        )
+        losses = critic_loss(values, target)
+        losses.sum().backward()
+        self._step(self._critics, self.critic_optimizer)
+        polyak_update(self._target_critics.masters, self._critics.masters, config.target_update_rate)
+        for replica in (self._critics, self._target_critics, self._spare_critics):
+            replica.refresh()
+        names = ("critic/reward_loss", "critic/safety_loss", "critic/cost_loss")
+        metrics = dict(zip(names, losses.detach().unbind(), strict=False))
+        mean_values = values.detach().mean(dim=(1, 2))
+        metrics["critic/reward_value"] = mean_values[REWARD]
+        metrics["critic/safety_value"] = mean_values[SAFETY]
         return metrics
 
     def _update_policy(
         self, inputs: StepInputs, upcoming: StepInputs
     ) -> tuple[dict[str, Tensor], StepInputs]:
         config = self.config
-        upcoming = self.with_next_action(upcoming)
         weight = inputs.safety_weight if config.conditioned else None
         alpha_bar = self._alpha_bars[inputs.timestep].unsqueeze(-1)
         noisy_action = add_noise(inputs.action, inputs.noise, alpha_bar)
@@ -333,7 +327,8 @@ class SPI:
         else:
             action = one_step_action(noisy_action, predicted, alpha_bar)
         values = self._frozen_critics.module(
-            self._critic_inputs(inputs.observation, action, inputs.safety_weight)
+            self._critic_inputs(inputs.observation, action, inputs.safety_weight),
+            gradient_twin=int(inputs.twin),  # the other one only gives the scale
         )
         reward_weight, safety_weight = self._value_weights(inputs)
         guidance = guidance_loss(
@@ -346,10 +341,11 @@ class SPI:
         )
         loss = config.eta * denoising + guidance
         loss.backward()
-        self._step(self._policy, self.policy_optimizer, self.noise_model)
+        upcoming = self.with_next_action(upcoming)
+        self._step(self._policy, self.policy_optimizer)
         # The average warms up: early weights are noise and should be forgotten quickly.
         decay = min(config.ema_decay, (1 + self.updates) / (10 + self.updates))
-        polyak_update(self.ema_noise_model.parameters(), self.noise_model.parameters(), 1.0 - decay)
+        polyak_update(self._ema_policy.masters, self._policy.masters, 1.0 - decay)
         self._policy.refresh()
         self._ema_policy.refresh()
         metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}
@@ -365,20 +361,21 @@ class SPI:
         share = 1.0 - config.eta
         return share * (1.0 - inputs.safety_weight), share * inputs.safety_weight
 
+    def _by_head(self, values: Tensor) -> Tensor:
+        """Sort values (C, 2, B, H) of the stack into (K, 2, B): Q^r, Q^c' and, where it is learned, Q^c."""
+        return values.permute(0, 3, 1, 2).flatten(0, 1).index_select(0, self._heads)
+
     def _critic_inputs(self, observation: Tensor, action: Tensor, weight: Tensor) -> Tensor:
         parts = [observation, action]
         if self.config.conditioned:
             parts.append(weight.unsqueeze(-1))
         return torch.cat(parts, dim=-1)
 
-    def _step(
-        self, replica: ComputeReplica, optimizer: torch.optim.Optimizer, master: torch.nn.Module
-    ) -> None:
+    def _step(self, replica: ComputeReplica, optimizer: torch.optim.Optimizer) -> None:
         replica.hand_over_gradients()
-        parameters = list(master.parameters())
         if self._reduce_gradients is not None:
-            self._reduce_gradients([p.grad for p in parameters if p.grad is not None])
+            self._reduce_gradients([p.grad for p in replica.masters if p.grad is not None])
         if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+            torch.nn.utils.clip_grad_norm_(replica.masters, self.max_grad_norm, foreach=True)
         optimizer.step()
-        optimizer.zero_grad()
+        replica.clear_gradients()

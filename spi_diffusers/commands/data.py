@@ -1,15 +1,18 @@
-"""`spi data`: convert, describe and publish datasets."""
+"""`spi data`: convert, collect, describe and publish datasets."""
 
 import argparse
-import logging
 import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from spi_diffusers.commands import data_collect, data_push
+from spi_diffusers.commands.messages import show_messages
+
 EXAMPLES = """\
 examples:
   spi data convert YYY-45/DSRL datasets/dsrl --task ballcircle carcircle
+  spi data collect --task ballcircle --output datasets/mine
   spi data describe datasets/dsrl --task ballcircle
   spi train --task ballcircle --dataset datasets/dsrl
   spi data push datasets/dsrl org/dsrl --dry-run
@@ -39,18 +42,6 @@ examples:
   spi data describe org/name --task ballcircle --output reports/ballcircle
 """
 
-_PUSH_EXAMPLES = """\
-examples:
-  spi data push datasets/mine org/mine --dry-run      what would be published, and the card
-  spi data push datasets/mine org/mine --private
-  spi data push datasets/mine org/mine --create-pr    as a pull request, for others to look at
-  spi train --task ballcircle --dataset org/mine      trains from what was published
-
-First every config is loaded and compared with its checksums. Then everything becomes visible at once, by one
-commit, whose content is verified by checksum. If anything fails, the repository is as it was, and the same
-command goes on. Where nothing has changed, no commit is made. Log in with `hf auth login`, or set HF_TOKEN.
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of `spi data`.
@@ -77,11 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _DESCRIBE_EXAMPLES,
         ),
         (
+            "collect",
+            data_collect.add_arguments,
+            data_collect.run,
+            "Make a dataset in the simulator, by behaviour policies of many trade-offs.",
+            data_collect.EXAMPLES,
+        ),
+        (
             "push",
-            _add_push,
-            _push,
+            data_push.add_arguments,
+            data_push.run,
             "Publish a dataset folder to the Hub, as one verified commit.",
-            _PUSH_EXAMPLES,
+            data_push.EXAMPLES,
         ),
     )
     for name, add, run, text, examples in rows:
@@ -137,7 +135,7 @@ def _convert(args: argparse.Namespace) -> int:
 
     for task in args.task:
         get_task(task)  # before the heavy imports: a typing error shows at once
-    _set_up(args.quiet)
+    show_messages(args.quiet)
     from spi_diffusers.data.convert import convert_dataset
     from spi_diffusers.data.tables import TableColumns
 
@@ -204,7 +202,7 @@ def _describe(args: argparse.Namespace) -> int:
 
     if args.task is not None:
         get_task(args.task)
-    _set_up(quiet=False)
+    show_messages()
     from pathlib import Path
 
     from rich.console import Console
@@ -223,80 +221,3 @@ def _describe(args: argparse.Namespace) -> int:
     files = save_description(dataset, description, args.output or Path("outputs", "data", name))
     print("Written: " + ", ".join(str(path) for path in files))
     return 0
-
-
-def _add_push(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="dataset folder, as `spi data convert` makes one")
-    parser.add_argument("repo_id", metavar="ORG/NAME", help="dataset repository; made if it does not exist")
-    parser.add_argument("--private", action="store_true", help="make the repository private, if it is new")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--create-pr", action="store_true", help="open a pull request, leave the branch alone")
-    where.add_argument(
-        "--revision", default="main", metavar="BRANCH", help="branch (default: main); may be new"
-    )
-    parser.add_argument("--message", help="what the commit is called")
-    parser.add_argument(
-        "--prune", action="store_true", help="delete tasks from the Hub that FOLDER does not have"
-    )
-    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check and show everything, but change nothing on the Hub"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def _push(args: argparse.Namespace) -> int:
-    _set_up(args.quiet)
-    from pathlib import Path
-
-    from rich.console import Console
-
-    from spi_diffusers.hub.push_dataset import (
-        check_folder,
-        commit_message,
-        find_files,
-        plan_push,
-        published_card,
-    )
-    from spi_diffusers.hub.report import plan_table, result_text
-    from spi_diffusers.hub.upload import upload
-
-    files = find_files(Path(args.folder))
-    check_folder(files, progress=not args.quiet)
-    plan = plan_push(files, args.repo_id, branch=args.revision, prune=args.prune, token=args.token)
-    # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan))
-    if files.left_out:
-        print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
-    if args.dry_run:
-        print(f"\n{published_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
-        return 0
-    result = upload(
-        plan,
-        message=args.message or commit_message(files),
-        private=args.private,
-        create_pr=args.create_pr,
-        token=args.token,
-    )
-    print(result_text(result))
-    revision = result.pull_request or (None if args.revision == "main" else args.revision)
-    at = f" --revision {revision}" if revision else ""
-    print(f"Next: spi train --task {files.configs[0]} --dataset {args.repo_id}{at}")
-    return 0
-
-
-def _set_up(quiet: bool) -> None:
-    """Show warnings and log messages as plain lines, and progress bars unless they are not wanted."""
-    import warnings
-
-    package = logging.getLogger("spi_diffusers")
-    if not package.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    from huggingface_hub.utils import disable_progress_bars
-
-    if quiet:
-        disable_progress_bars()

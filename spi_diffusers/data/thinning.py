@@ -1,7 +1,7 @@
 """Thin a dataset by episode and keep what matters for safe learning: the spread and the best."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -59,21 +59,84 @@ def thin_episodes(
             "lower keep_within or keep_per_level"
         )
 
+    for episode in _evenly_over_the_plane(returns, costs, chosen, bins, seed):
+        if len(chosen) == num_episodes:
+            break
+        chosen.add(episode)
+    return torch.tensor(sorted(chosen))
+
+
+def thin_transitions(
+    episodes: EpisodeTable,
+    num_transitions: int,
+    *,
+    cost_limits: Sequence[float] = (10.0, 20.0, 40.0),
+    best_share: float = 0.4,
+    bins: int = 20,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Choose whole episodes of together at most so many transitions: the best safe ones, and the spread.
+
+    `best_share` of the transitions goes in turn to the best episode within each cost limit that is not
+    chosen yet. The rest is spread over a `bins` x `bins` grid over (cost return, return), whose cells are
+    filled evenly.
+
+    Args:
+        episodes: the episode table of the whole dataset.
+        num_transitions: how many transitions to choose at most.
+        cost_limits: limits whose best episodes are chosen first.
+        best_share: share of the transitions for these, in [0, 1].
+        bins: number of cells along each axis.
+        seed: decides the choice within cells; the same seed gives the same choice.
+
+    Returns:
+        (E,) int64 positions in the table, ascending; all of them where everything fits.
+
+    Raises:
+        ValueError: not even the best episode fits.
+    """
+    lengths = episodes.length.cpu().numpy()
+    if int(lengths.sum()) <= num_transitions:
+        return torch.arange(len(episodes))
+    returns, costs = episodes.return_.cpu().numpy(), episodes.cost_return.cpu().numpy()
+    best_first = np.argsort(-returns, kind="stable")
+    queues = [iter(best_first[costs[best_first] <= limit].tolist()) for limit in cost_limits]
+    chosen: set[int] = set()
+    used = 0
+    while queues:
+        for queue in list(queues):
+            episode = next((e for e in queue if e not in chosen), None)
+            if episode is None or used + lengths[episode] > best_share * num_transitions:
+                queues.remove(queue)
+                continue
+            chosen.add(episode)
+            used += lengths[episode]
+    for episode in _evenly_over_the_plane(returns, costs, chosen, bins, seed):
+        if used + lengths[episode] <= num_transitions:
+            chosen.add(episode)
+            used += lengths[episode]
+    if not chosen:
+        raise ValueError(f"no episode fits into {num_transitions} transitions")
+    return torch.tensor(sorted(chosen))
+
+
+def _evenly_over_the_plane(
+    returns: np.ndarray, costs: np.ndarray, chosen: Collection[int], bins: int, seed: int
+) -> Iterator[int]:
+    """Episodes that are not chosen yet, such that the cells of a grid fill evenly from the emptiest up."""
     cells: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     column, row = _bin(costs, bins), _bin(returns, bins)
-    order = np.random.default_rng(seed).permutation(total)
-    for episode in order.tolist():
+    for episode in np.random.default_rng(seed).permutation(len(returns)).tolist():
         cells[int(column[episode]), int(row[episode])].append(episode)
     filled = {cell: sum(episode in chosen for episode in members) for cell, members in cells.items()}
     waiting = {cell: [e for e in members if e not in chosen] for cell, members in cells.items()}
     level = 0
-    while len(chosen) < num_episodes:
+    while any(waiting.values()):
         level += 1
         for cell, members in waiting.items():
-            if filled[cell] < level and members and len(chosen) < num_episodes:
-                chosen.add(members.pop())
+            if filled[cell] < level and members:
+                yield members.pop()
                 filled[cell] += 1
-    return torch.tensor(sorted(chosen))
 
 
 def _bin(values: np.ndarray, bins: int) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_killed_at_random_moments(settings, uninterrupted, tmp_path):
         size = metrics.stat().st_size if metrics.exists() else 0
         # Once it trains (its first new line), let it go on for a moment.
         wait_for(lambda size=size, file=metrics: file.exists() and file.stat().st_size != size, process)
-        time.sleep(chance.uniform(0.0, 0.15))
+        time.sleep(chance.uniform(0.0, 0.05))
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL

@@ -1,0 +1,1 @@
+"""Collecting datasets in the simulators: behaviour policies of many trade-offs, thinned into one dataset."""

@@ -1,0 +1,97 @@
+"""Settings of a collection: defaults here, what a task needs differently in presets/<task>.yaml."""
+
+from dataclasses import dataclass, fields
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from spi_diffusers.data.tasks import Task, get_task
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Settings of a collection.
+
+    Attributes:
+        steps: Environment steps of each behaviour-policy run.
+        runs: Number of behaviour-policy runs with different seeds.
+        cost_targets: Cost returns that the Lagrangian budgets aim at.
+        penalties: Fixed multipliers, a budget each; 0 is the unconstrained one.
+        initial_multiplier: Multiplier of the Lagrangian budgets at the start.
+        multiplier_rate: Step size of the multipliers, which move once a round.
+        max_multiplier: Largest multiplier.
+        num_envs: Environments stepped together.
+        num_probes: How many of them play with little noise, for the dataset only.
+        segment_steps: Steps of every environment between two PPO updates.
+        epochs: Passes over a segment in an update.
+        minibatch_size: Steps per gradient step.
+        learning_rate: Adam's, falling to a tenth of it over the run.
+        gamma: Discount factor.
+        entropy_weight: Weight of the entropy bonus.
+        hidden_dims: Width of each hidden layer of policy and values.
+        scripted_episodes: Episodes of the scripted driver (CarCircle only).
+        max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
+    """
+
+    steps: int = 1_000_000
+    runs: int = 1
+    cost_targets: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+    penalties: tuple[float, ...] = (0.0, 0.3, 1.0)
+    initial_multiplier: float = 0.5
+    multiplier_rate: float = 0.1
+    max_multiplier: float = 5.0
+    num_envs: int = 16
+    num_probes: int = 2
+    segment_steps: int = 100
+    epochs: int = 8
+    minibatch_size: int = 400
+    learning_rate: float = 5.0e-4
+    gamma: float = 0.99
+    entropy_weight: float = 0.001
+    hidden_dims: tuple[int, ...] = (64, 64)
+    scripted_episodes: int = 0
+    max_cost_return: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.num_probes < self.num_envs:
+            raise ValueError(f"num_probes must be below num_envs={self.num_envs}, got {self.num_probes}")
+        if not self.cost_targets and not self.penalties:
+            raise ValueError("cost_targets and penalties are both empty: name at least one budget")
+        if min((*self.cost_targets, *self.penalties, self.initial_multiplier, self.multiplier_rate)) < 0:
+            raise ValueError("cost_targets, penalties and multipliers must not be negative")
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
+
+    @property
+    def num_budgets(self) -> int:
+        """Number of budgets that the behaviour policy is conditioned on."""
+        return len(self.cost_targets) + len(self.penalties)
+
+
+def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
+    """The preset of a task.
+
+    Args:
+        task: a task or its name.
+        overrides: values that replace the preset's; None leaves a value as it is.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UnknownTaskError: no such task.
+        ValueError: a setting does not exist or is out of range.
+    """
+    folder = resources.files("spi_diffusers.collection") / "presets"
+    preset = folder / f"{get_task(task).short_name}.yaml"
+    values = yaml.safe_load(preset.read_text(encoding="utf-8")) if preset.is_file() else {}
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    known = {field.name for field in fields(CollectConfig)}
+    if unknown := values.keys() - known:
+        raise ValueError(f"unknown setting {sorted(unknown)}; there are {sorted(known)}")
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return CollectConfig(**settings)

@@ -1,0 +1,123 @@
+"""`spi data collect`: make a dataset in the simulator."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spi_diffusers.collection.collector import Progress
+    from spi_diffusers.data.tasks import Task
+
+EXAMPLES = """\
+examples:
+  spi data collect --task ballcircle --output datasets
+  spi data collect --task carcircle dronecircle --output datasets --workers 2 --runs 2
+  spi data collect --task hoppervelocity --output datasets --steps 5_000_000 --seed 1
+
+Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
+several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
+return, and written in the parquet layout. A collection that was stopped goes on when the same command is
+given again. Then: spi data describe datasets --task ballcircle
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi data collect`."""
+    parser.add_argument(
+        "--task", nargs="+", required=True, help="tasks with a simulator that is installed (see: spi tasks)"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="dataset folder; other configs in it are kept"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides everything (default: 0)")
+    parser.add_argument(
+        "--steps", type=int, help="environment steps of each run (default: the task's preset)"
+    )
+    parser.add_argument("--runs", type=int, help="behaviour-policy runs with different seeds")
+    parser.add_argument("--scripted-episodes", type=int, help="episodes of the scripted driver (CarCircle)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes side by side; the dataset does not depend on it"
+    )
+    parser.add_argument(
+        "--max-bytes", type=int, default=7_500_000, help="size to thin a task's folder to (default: 7500000)"
+    )
+    parser.add_argument(
+        "--full-precision",
+        action="store_true",
+        help="keep all bits of observations and actions (default: 12 significant bits; half the size)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace tasks that DIR has already")
+    parser.add_argument(
+        "--keep-work", action="store_true", help="leave all collected episodes in DIR/.collect"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect the tasks one after the other."""
+    from spi_diffusers.data.tasks import get_task
+
+    tasks = [get_task(task) for task in args.task]
+    for name in ("steps", "runs", "workers", "max_bytes"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    from spi_diffusers.collection.collector import collect
+    from spi_diffusers.collection.config import load_collect_config
+
+    overrides = {name: getattr(args, name) for name in ("steps", "runs", "scripted_episodes")}
+    configs = [load_collect_config(task, **overrides) for task in tasks]
+    for task, config in zip(tasks, configs, strict=True):
+        with _ProgressBars(task, quiet=args.quiet) as bars:
+            dataset = collect(
+                task,
+                args.output,
+                config,
+                seed=args.seed,
+                workers=args.workers,
+                max_bytes=args.max_bytes,
+                full_precision=args.full_precision,
+                overwrite=args.overwrite,
+                keep_work=args.keep_work,
+                on_progress=bars.show,
+            )
+        print(f"{task.name}: {dataset.num_episodes} episodes, {len(dataset)} transitions", flush=True)
+    print(f"Written: {args.output}\nNext: spi data describe {args.output} --task {tasks[0].name}")
+    return 0
+
+
+class _ProgressBars:
+    """One bar per part of a collection: steps, and the best return so far within each cost limit."""
+
+    def __init__(self, task: "Task", quiet: bool):
+        self._task = task
+        self._quiet = quiet
+        self._bars: dict[str, Any] = {}
+
+    def __enter__(self) -> "_ProgressBars":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for bar in self._bars.values():
+            bar.close()
+
+    def show(self, progress: "Progress") -> None:
+        """Bring the bar of a part up to date."""
+        from tqdm import tqdm
+
+        bar = self._bars.get(progress.part)
+        if bar is None:
+            bar = self._bars[progress.part] = tqdm(
+                desc=f"{self._task.short_name} {progress.part}",
+                total=progress.total,
+                initial=progress.steps,
+                unit=" steps",
+                unit_scale=True,
+                disable=self._quiet,
+                position=len(self._bars),
+            )
+        best = " ".join(
+            f"{limit:g}:{'-' if highest is None else round(highest)}"
+            for limit, highest in progress.best.items()
+        )
+        bar.set_postfix_str(f"{progress.episodes} kept, best within {best}", refresh=False)
+        bar.update(progress.steps - bar.n)

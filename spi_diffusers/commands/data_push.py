@@ -1,0 +1,80 @@
+"""`spi data push`: publish a dataset folder to the Hub."""
+
+import argparse
+import sys
+
+from spi_diffusers.commands.messages import show_messages
+
+EXAMPLES = """\
+examples:
+  spi data push datasets/mine org/mine --dry-run      what would be published, and the card
+  spi data push datasets/mine org/mine --private
+  spi data push datasets/mine org/mine --create-pr    as a pull request, for others to look at
+  spi train --task ballcircle --dataset org/mine      trains from what was published
+
+First every config is loaded and compared with its checksums. Then everything becomes visible at once, by one
+commit, whose content is verified by checksum. If anything fails, the repository is as it was, and the same
+command goes on. Where nothing has changed, no commit is made. Log in with `hf auth login`, or set HF_TOKEN.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi data push`."""
+    parser.add_argument("folder", metavar="FOLDER", help="dataset folder, as `spi data convert` makes one")
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="dataset repository; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the repository private, if it is new")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--create-pr", action="store_true", help="open a pull request, leave the branch alone")
+    where.add_argument(
+        "--revision", default="main", metavar="BRANCH", help="branch (default: main); may be new"
+    )
+    parser.add_argument("--message", help="what the commit is called")
+    parser.add_argument(
+        "--prune", action="store_true", help="delete tasks from the Hub that FOLDER does not have"
+    )
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and show everything, but change nothing on the Hub"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check a folder, compare it with the Hub, and publish it."""
+    show_messages(args.quiet)
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from spi_diffusers.hub.push_dataset import (
+        check_folder,
+        commit_message,
+        find_files,
+        plan_push,
+        published_card,
+    )
+    from spi_diffusers.hub.report import plan_table, result_text
+    from spi_diffusers.hub.upload import upload
+
+    files = find_files(Path(args.folder))
+    check_folder(files, progress=not args.quiet)
+    plan = plan_push(files, args.repo_id, branch=args.revision, prune=args.prune, token=args.token)
+    # Piped output has no width; do not fold names there.
+    Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan))
+    if files.left_out:
+        print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
+    if args.dry_run:
+        print(f"\n{published_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
+        return 0
+    result = upload(
+        plan,
+        message=args.message or commit_message(files),
+        private=args.private,
+        create_pr=args.create_pr,
+        token=args.token,
+    )
+    print(result_text(result))
+    revision = result.pull_request or (None if args.revision == "main" else args.revision)
+    at = f" --revision {revision}" if revision else ""
+    print(f"Next: spi train --task {files.configs[0]} --dataset {args.repo_id}{at}")
+    return 0
