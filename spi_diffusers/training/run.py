@@ -53,7 +53,7 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     if not config.resume:
         check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
     accelerator = make_accelerator(config)
-    dataset, config = open_training_data(config, accelerator, progress=progress)
+    dataset = open_training_data(config, accelerator, progress=progress)
     trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress)
     if accelerator.is_main_process:
         logger.info("Data: %r", dataset)

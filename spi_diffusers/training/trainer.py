@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,12 @@ class Trainer:
         accelerator: Accelerator | None = None,
         progress: bool = True,
     ):
-        self.config = config
+        streamed = isinstance(dataset, StreamedDataset)
+        if config.streaming not in ("auto", streamed):
+            raise ConfigError(
+                f"streaming={config.streaming}, but the data is {'streamed' if streamed else 'in memory'}."
+            )
+        self.config = config = replace(config, streaming=streamed)  # a resumed run must do the same
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
         self.accelerator = accelerator or make_accelerator(config)

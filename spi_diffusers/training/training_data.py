@@ -1,8 +1,9 @@
 """The data of a run: loaded into memory, or streamed, as the configuration says or as memory allows."""
 
 import json
-from dataclasses import replace
+import logging
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -13,10 +14,12 @@ from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.run_folder import CONFIG_FILE
 
+logger = logging.getLogger(__name__)
+
 
 def open_training_data(
     config: TrainConfig, accelerator: Accelerator, *, progress: bool = True
-) -> tuple[TransitionDataset | StreamedDataset, TrainConfig]:
+) -> TransitionDataset | StreamedDataset:
     """Load or open the data that a configuration names.
 
     Args:
@@ -25,8 +28,8 @@ def open_training_data(
         progress: Whether to show progress bars.
 
     Returns:
-        The data, and the configuration with `streaming` decided: the order of the batches depends on it, so a
-        resumed run keeps to it.
+        The data. With `streaming="auto"`, memory decides; a resumed run keeps to what was decided, because
+        the order of its batches depends on it.
 
     Raises:
         DatasetError: The data cannot be used, or not be streamed.
@@ -36,13 +39,15 @@ def open_training_data(
         # One decision for all processes: each sees another amount of free memory.
         decision = [_should_stream(config, accelerator) if accelerator.is_main_process else False]
     broadcast_object_list(decision)
-    config = replace(config, streaming=decision[0])
-    options = {"revision": config.revision, "clip_actions": config.clip_actions}
+    dataset, task, options = config.dataset, config.task, _options(config)
     with accelerator.main_process_first():  # one download, which the other processes find in the cache
-        if config.streaming:
-            show = progress and accelerator.is_main_process
-            return open_stream(config.dataset, config.task, **options, progress=show), config  # type: ignore[arg-type]
-        return load_transitions(config.dataset, config.task, **options), config  # type: ignore[arg-type]
+        if decision[0]:
+            return open_stream(dataset, task, **options, progress=progress and accelerator.is_main_process)
+        return load_transitions(dataset, task, **options)
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    return {"revision": config.revision, "clip_actions": config.clip_actions}
 
 
 def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
@@ -53,7 +58,14 @@ def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
         if decided is not None:
             return decided
     copies = accelerator.num_processes
-    return exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies)
+    too_large = exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies)
+    if too_large:
+        logger.info(
+            "The data would take more than half of the available memory: it is streamed, %d transitions at a "
+            "time (shuffle_buffer).",
+            config.shuffle_buffer,
+        )
+    return too_large
 
 
 def _decided_before(output_dir: Path) -> bool | None:

@@ -27,6 +27,7 @@ from training_factory import (
 )
 
 from spi_diffusers.data.streaming import StreamedDataset, open_stream
+from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training import training_data
@@ -111,20 +112,22 @@ def test_a_killed_run_resumes_to_the_same_weights(folder, uninterrupted, tmp_pat
     assert read_metrics(uninterrupted) == read_metrics(tmp_path)
 
 
-def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypatch):
+def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypatch, caplog):
     config = tiny_config(tmp_path, folder, **STREAMING | {"streaming": "auto", "updates": 5})
     accelerator = make_accelerator(config)
-    data, decided = training_data.open_training_data(config, accelerator, progress=False)
-    assert decided.streaming is False
+    data = training_data.open_training_data(config, accelerator, progress=False)
+    assert isinstance(data, TransitionDataset)
     monkeypatch.setattr("spi_diffusers.data.streaming.available_memory", lambda: 1000)
-    data, decided = training_data.open_training_data(config, accelerator, progress=False)
+    with caplog.at_level("INFO", "spi_diffusers"):
+        data = training_data.open_training_data(config, accelerator, progress=False)
     assert isinstance(data, StreamedDataset)
-    assert decided.streaming is True
+    assert "it is streamed, 400 transitions at a time" in caplog.text
     run(replace(config, calibrate=False))
+    assert json.loads((tmp_path / "train_config.json").read_text())["streaming"] is True
     monkeypatch.undo()
     # With more memory, a resumed run still streams: its batches depend on it.
     again = replace(config, resume=True)
-    assert training_data.open_training_data(again, accelerator, progress=False)[1].streaming is True
+    assert isinstance(training_data.open_training_data(again, accelerator, progress=False), StreamedDataset)
     with pytest.raises(RunFolderError, match="streaming: True in the checkpoint, False now"):
         run(replace(again, streaming=False))
     with pytest.raises(RunFolderError, match="shuffle_buffer: 400 in the checkpoint, 500 now"):
@@ -176,13 +179,15 @@ def test_streamed_training_learns_what_training_from_memory_learns(folder, small
         assert stream[-1][name] != memory[-1][name]
 
 
-def test_errors_name_what_is_wrong(folder, tmp_path):
+def test_errors_name_what_is_wrong(folder, small_dataset, tmp_path):
     with pytest.raises(ValueError, match="cannot be streamed; only the parquet layout can"):
         run(tiny_config(tmp_path, tmp_path / "x.npz", streaming=True))
     with pytest.raises(ValueError, match=r"shuffle_buffer must be .* at least batch_size \(32\), got 31"):
         tiny_config(tmp_path, folder, shuffle_buffer=31)
     with pytest.raises(ValueError, match="'streaming' must be"):
         tiny_config(tmp_path, folder, streaming="yes")
+    with pytest.raises(ValueError, match="streaming=True, but the data is in memory"):
+        Trainer(tiny_config(tmp_path, folder, streaming=True), small_dataset)
 
 
 # ---- memory
