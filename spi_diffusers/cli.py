@@ -115,7 +115,7 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, add, run, text, examples in (
         ("train", _add_train, _train, "Train a policy on a dataset.", _TRAIN_EXAMPLES),
         ("evaluate", _add_evaluate, _evaluate, "Play a policy in its simulator.", _EVALUATE_EXAMPLES),
-        ("data", add_data_arguments, None, "Convert and describe datasets.", DATA_EXAMPLES),
+        ("data", add_data_arguments, None, "Convert, collect and describe datasets.", DATA_EXAMPLES),
         ("tasks", _add_tasks, _tasks, "List the tasks and what each needs.", _TASKS_EXAMPLES),
     ):
         command = subparsers.add_parser(name, help=text, description=text, epilog=examples)
