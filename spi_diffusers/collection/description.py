@@ -57,9 +57,9 @@ def describe_collection(
         _precision(full_precision),
         f"{dataset.num_episodes} of {episodes_kept} episodes kept while collecting were chosen by "
         "`spi_diffusers.data.thinning`: the best within each cost limit, and the rest spread over the plane "
-        f"of cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of DSRL's "
-        f"reference maximum of {task.reward_max:.0f}; the highest cost return is {costliest:.0f}. Episodes "
-        f"have at most {task.max_episode_steps} steps.",
+        f"of cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of "
+        f"DSRL's reference maximum of {task.reward_max:.0f}; the highest cost return is {costliest:.0f}. "
+        f"Episodes have at most {task.max_episode_steps} steps.",
         f"Versions: {versions}. With other versions, or on another kind of processor, the same command may "
         "give other episodes.",
     ]
@@ -124,8 +124,8 @@ def _precision(full_precision: bool) -> str:
         return "Actions were clipped to [-1, 1] before they were executed and stored."
     return (
         f"Actions were clipped to [-1, 1] and rounded to {SIGNIFICANT_BITS} significant bits before they "
-        f"were executed and stored; observations were rounded to {SIGNIFICANT_BITS} significant bits when they "
-        "were stored. Rewards and costs are exact."
+        f"were executed and stored; observations were rounded to as many bits when they were stored. "
+        "Rewards and costs are exact."
     )
 
 
