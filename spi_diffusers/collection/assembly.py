@@ -1,5 +1,6 @@
 """From the episodes that were kept while collecting to a dataset that fits, in the parquet layout."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from spi_diffusers.data.transitions import EpisodeTable, TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 
 SOURCE = "collected by this package in the real simulator"
-_TRIALS = 8
+_TRIALS_IN_PROPORTION = 8
 
 
 def write_collection(
@@ -51,7 +52,7 @@ def write_collection(
     """
     table = episode_table(episodes)
     wanted = int(table.length.sum())
-    for _ in range(_TRIALS):
+    for trial in itertools.count(1):
         try:
             chosen = thin_transitions(table, wanted, cost_limits=task.cost_limits, seed=seed)
         except ValueError:  # not even one episode
@@ -59,7 +60,8 @@ def write_collection(
         dataset = to_dataset(task, [episodes[index] for index in chosen.tolist()])
         description = describe(dataset)
         size = _written_size(dataset, task, trial_folder)
-        if size + len(json.dumps([SOURCE, description])) <= max_bytes:
+        words = len(json.dumps([SOURCE, description]))
+        if size + words <= max_bytes:
             write_parquet_dataset(
                 dataset,
                 folder,
@@ -70,7 +72,9 @@ def write_collection(
             )
             return dataset
         # A little less than in proportion, so that few trials are enough.
-        wanted = int(wanted * max_bytes / size * 0.995)
+        wanted = int(wanted * max_bytes / (size if size > max_bytes else size + words) * 0.995)
+        if trial >= _TRIALS_IN_PROPORTION:  # where few long episodes fit, the same ones may be chosen again
+            wanted = min(wanted, len(dataset) - 1)
     raise CollectionError(
         f"{task.name}: no choice of episodes fits into {max_bytes} bytes. What was collected is kept: the "
         "same collection with a larger max_bytes (--max-bytes) goes on from it"

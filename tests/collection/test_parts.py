@@ -87,11 +87,11 @@ def test_files_that_cannot_be_read_are_named(finished, tmp_path):
     with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from .* remove"):
         next(collect_part(part))
     state.write_bytes(shard.read_bytes())
-    with pytest.raises(CollectionError, match="state-0003.safetensors: is no state to go on from"):
+    with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from"):
         next(collect_part(part))
     state.write_bytes(good)
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(
-        CollectionError, match="episodes-0001.safetensors: is not a file of collected episodes"
+        CollectionError, match=r"episodes-0001.safetensors: is not a file of collected episodes"
     ):
         next(collect_part(part))

@@ -161,7 +161,7 @@ def updated_mean(multiplier):
         generator=generator,
     )
     budget = torch.zeros(shape, dtype=torch.int64)
-    return float(networks.distribution(networks.inputs(observation, budget), budget).mean.mean())
+    return networks.distribution(networks.inputs(observation, budget), budget).mean.mean().item()
 
 
 def test_update_follows_the_reward_and_with_a_large_multiplier_flees_the_cost():

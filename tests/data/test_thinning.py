@@ -111,5 +111,5 @@ def test_transitions_budget_best_and_determinism(points, wanted, share, seed):
 
 
 def test_transitions_share_out_of_range():
-    with pytest.raises(ValueError, match="best_share must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"best_share must be between 0 and 1, got 1.5"):
         thin_transitions(table([0], [0], [1]), 1, best_share=1.5)
