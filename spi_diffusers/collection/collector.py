@@ -63,7 +63,7 @@ def collect(
         checkpoint_every: steps of a part after which its episodes and state are saved, at the end of a
             round; the result does not depend on it.
         description: more words for the card (Markdown); they come before ours.
-        on_progress: called from time to time, in this process.
+        on_progress: called from time to time, in this process; the last part is called `writing`.
 
     Returns:
         The dataset as written.
@@ -96,13 +96,16 @@ def collect(
         with FileLock(work / "lock", timeout=0):
             _claim(work, _record(task, config, seed, full_precision))
             parts = _parts(task, config, seed, full_precision, work, checkpoint_every)
-            collect_parts(parts, workers, on_progress or (lambda progress: None))
+            collect_parts(parts, workers, on_progress or _ignore)
             episodes = read_shards(path for part in parts for path in shard_files(part.folder))
             if not episodes:
                 raise CollectionError(
                     f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
                     f"max_cost_return, or play more steps. Remove {work} to start again"
                 )
+            tell = on_progress or _ignore
+            kept = sum(len(episode.reward) for episode in episodes)
+            tell(Progress("writing", 0, kept, len(episodes), {}))
             describe = partial(
                 describe_collection,
                 task=task,
@@ -124,6 +127,8 @@ def collect(
                 trial_folder=work / "trial",
                 overwrite=overwrite,
             )
+            best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
+            tell(Progress("writing", kept, kept, dataset.num_episodes, best))
             if not keep_work:
                 shutil.rmtree(work)
     except Timeout as error:
@@ -188,6 +193,10 @@ def check_collection(
     if (work / "collect.json").exists():
         _check_claim(work, _record(task, config, seed, full_precision))
     make_env(task).close()  # a simulator that is missing shows here
+
+
+def _ignore(progress: Progress) -> None:
+    """Tell nobody."""
 
 
 def _work_folder(folder: Path, task: Task) -> Path:

@@ -55,11 +55,9 @@ def describe_collection(
         f"Collected in the real simulator (`{task.env_id}` of {simulator}) by `{command}`{beyond}.",
         _behaviour(task, config),
         _precision(full_precision),
-        f"{dataset.num_episodes} of {episodes_kept} episodes kept while collecting were chosen by "
-        "`spi_diffusers.data.thinning`: the best within each cost limit, and the rest spread over the plane "
-        f"of cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of "
-        f"DSRL's reference maximum of {task.reward_max:.0f}; the highest cost return is {costliest:.0f}. "
-        f"Episodes have at most {task.max_episode_steps} steps.",
+        f"{_choice(dataset.num_episodes, episodes_kept)} The highest return is {best:.0f}, "
+        f"{best / task.reward_max:.0%} of DSRL's reference maximum of {task.reward_max:.0f}; the highest "
+        f"cost return is {costliest:.0f}. Episodes have at most {task.max_episode_steps} steps.",
         f"Versions: {versions}. With other versions, or on another kind of processor, the same command may "
         "give other episodes.",
     ]
@@ -104,10 +102,12 @@ def _behaviour(task: Task, config: CollectConfig) -> str:
         kinds.append(f"Lagrangian cost targets of {_list(config.cost_targets)}")
     if config.penalties:
         kinds.append(f"fixed penalties of {_list(config.penalties)}")
-    runs = f"{config.runs} runs with different seeds" if config.runs > 1 else "One run"
+    runs = "One run" if config.runs == 1 else f"{config.runs} runs with different seeds"
+    each = "" if config.runs == 1 else " each"
     text = (
-        f"{runs} of PPO-Lagrangian, {config.steps:,} steps each: one policy, conditioned on a budget that is "
-        f"drawn anew for every episode ({' and '.join(kinds)}). The episodes come from the whole of training"
+        f"{runs} of PPO-Lagrangian, {config.steps:,} steps{each}: one policy, conditioned on a budget that "
+        f"is drawn anew for every episode ({' and '.join(kinds)}). The episodes come from the whole of "
+        "training"
     )
     if config.num_probes:
         text += f"; {config.num_probes} of {config.num_envs} environments played with little or no noise"
@@ -119,13 +119,22 @@ def _behaviour(task: Task, config: CollectConfig) -> str:
     return f"{text}."
 
 
+def _choice(chosen: int, kept: int) -> str:
+    if chosen == kept:
+        return f"These are all {kept} episodes that were kept while collecting."
+    return (
+        f"{chosen} of {kept} episodes kept while collecting were chosen by `spi_diffusers.data.thinning`: "
+        "the best within each cost limit, and the rest spread over the plane of cost return and return."
+    )
+
+
 def _precision(full_precision: bool) -> str:
     if full_precision:
         return "Actions were clipped to [-1, 1] before they were executed and stored."
     return (
         f"Actions were clipped to [-1, 1] and rounded to {SIGNIFICANT_BITS} significant bits before they "
         f"were executed and stored; observations were rounded to as many bits when they were stored. "
-        "Rewards and costs are exact."
+        "Rewards and costs are as the simulator gave them."
     )
 
 

@@ -51,7 +51,7 @@ class Progress:
 
     Attributes:
         part: Name of the part.
-        steps: Steps done.
+        steps: Steps done, of the simulator; while writing, of the episodes kept.
         total: Steps in all.
         episodes: Episodes kept so far.
         best: Highest return so far within each of the task's cost limits; None where there is none.

@@ -36,11 +36,15 @@ def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference") / "ball"
     progress = []
     collect("ballcircle", folder, CONFIG, keep_work=True, on_progress=progress.append)
-    assert [(p.part, p.steps) for p in progress] == [
+    assert [(p.part, p.steps) for p in progress[:-2]] == [
         (name, steps) for name in ("run-0", "run-1") for steps in (0, 600, 1200, 1800, 2400)
     ]
-    assert progress[-1].total == 2400
-    assert progress[-1].episodes <= 12
+    assert progress[-3].total == 2400
+    assert progress[-3].episodes <= 12
+    kept = sum(p.episodes for p in progress if p.steps == 2400)
+    assert [(p.part, p.steps, p.episodes) for p in progress[-2:]] == [
+        *(("writing", 0, kept), ("writing", 200 * kept, kept)),
+    ]
     return folder
 
 
@@ -90,6 +94,7 @@ def test_card_says_how_it_was_made(reference):
     best = float(load_transitions(reference, "ballcircle").episodes.return_.max())
     share = re.search(r"The highest return is (\d+), (\d+)% of DSRL's reference maximum of 881;", card)
     assert int(share[1]) == round(best)
+    assert f"These are all {load_transitions(reference, 'ballcircle').num_episodes} episodes" in card
     assert int(share[2]) == pytest.approx(100 * best / 881.46, abs=0.51)
     assert 'load_transitions("ball"' in card
     assert str(reference.parent) not in card
@@ -104,10 +109,11 @@ def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_pa
         workers=2,
         checkpoint_every=1,
         description="Made for a test.",
-        on_progress=lambda progress: seen.add((progress.part, progress.steps)),
+        on_progress=lambda progress: seen.add((progress.part, progress.steps, progress.total)),
     )
     assert sha256(tmp_path / "ball") == sha256(reference)
-    assert seen == {(f"run-{run}", steps) for run in (0, 1) for steps in (0, 600, 1200, 1800, 2400)}
+    played = {(f"run-{run}", steps, 2400) for run in (0, 1) for steps in (0, 600, 1200, 1800, 2400)}
+    assert {progress for progress in seen if progress[0] != "writing"} == played
     assert sorted(path.name for path in (tmp_path / "ball").iterdir()) == [TASK, "README.md"]
     assert (
         "Made for a test.\n\nCollected in the real simulator" in (tmp_path / "ball" / "README.md").read_text()
