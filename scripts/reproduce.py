@@ -1,39 +1,54 @@
-"""Rewrite the committed results: train and evaluate SPI on the data in the package, five seeds.
+"""Rewrite the committed results: train and evaluate SPI on the eight tasks of the paper.
 
-    python scripts/reproduce.py                 # about half an hour on two cores
-    python scripts/reproduce.py --jobs 4        # four trainings side by side
+    python scripts/reproduce.py                           # all eight, about three hours on two cores
+    python scripts/reproduce.py --tasks ballcircle        # one of them
+    python scripts/reproduce.py --jobs 4                  # four trainings side by side
 
-Every seed is trained in a process of its own on one thread, then played for 20 episodes at each cost
-limit, with safe extraction (running cost fed back, and not) and with the paper's. Finished seeds are kept,
-so a stopped run goes on. Writes results/ballcircle.json and its plot; scripts/update_readme.py takes the
-table in README.md from there.
+Every seed is trained in a process of its own on one thread, then played for 20 episodes at each of the task's
+cost limits, with safe extraction (running cost fed back, and not) and with the paper's. BallCircle's data is
+in the package, the others' in datasets/. Finished seeds are kept, so a stopped run goes on. Writes
+results/<task>.json and its plot; scripts/update_readme.py takes the tables in README.md from there.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 
+from spi_diffusers.data.tasks import TASKS, get_task
+
 ROOT = Path(__file__).resolve().parent.parent
-TASK = "ballcircle"
-COST_LIMITS = (10, 20, 40)
+DATASETS = ROOT / "datasets"
+MAIN_TASK = "ballcircle"  # the one of `make demo`
 #: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
 EVALUATION_SEED_OFFSET = 1000
 
 
-def train_and_evaluate(seed: int, output: Path, updates: int | None, episodes: int) -> Path:
+def seeds_of(task: str) -> range:
+    """Training seeds of a task."""
+    return range(5 if task == MAIN_TASK else 3)
+
+
+def dataset_of(task: str) -> str | None:
+    """What `--dataset` is for a task; None stands for the data in the package."""
+    return None if task == MAIN_TASK else str(DATASETS)
+
+
+def train_and_evaluate(task: str, seed: int, output: Path, updates: int | None, episodes: int) -> Path:
     """One seed, through the same commands a user types; returns its results file."""
-    run = output / f"{TASK}-seed{seed}"
-    train = ["train", "--task", TASK, "--seed", seed, "--output_dir", run, "--threads", 1]
+    run = output / f"{task}-seed{seed}"
+    dataset = dataset_of(task)
+    train = ["train", "--task", task, "--seed", seed, "--output_dir", run, "--threads", 1, "--quiet"]
     train += ["--overlap", "false", *(["--updates", updates] if updates else [])]
+    train += ["--dataset", dataset] if dataset else []
     if (run / "checkpoints").exists():
         train.append("--resume")
-    limits = [str(limit) for limit in COST_LIMITS]
-    evaluate = ["evaluate", run, "--cost-limit", *limits, "--episodes", episodes]
+    limits = [f"{limit:g}" for limit in get_task(task).cost_limits]
+    evaluate = ["evaluate", run, "--cost-limit", *limits, "--episodes", episodes, "--quiet"]
     evaluate += ["--seeds", EVALUATION_SEED_OFFSET + seed, "--no-video", "--no-plots"]
     run.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # jobs run side by side
@@ -42,46 +57,60 @@ def train_and_evaluate(seed: int, output: Path, updates: int | None, episodes: i
             words = [sys.executable, "-m", "spi_diffusers.cli", *map(str, command)]
             code = subprocess.run(words, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
         if code:
-            raise SystemExit(f"seed {seed}: {' '.join(words[2:])} failed with code {code}; see {log.name}")
+            raise SystemExit(
+                f"{task}, seed {seed}: {' '.join(words[2:])} failed with code {code}; see {log.name}"
+            )
     return run / "evaluation" / "results.json"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="training seeds")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side (default: 2)")
-    parser.add_argument("--updates", type=int, help="training updates (default: the task's preset)")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes per seed and limit (default: 20)")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "outputs" / "reproduce", help="folder of the runs"
-    )
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results file")
-    args = parser.parse_args()
-
+def write_task(task: str, files: list[Path], folder: Path, console: Console) -> None:
+    """Gather the seeds of a task into its results file, plot and tables."""
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.evaluation.behaviour import behaviour_rows
     from spi_diffusers.evaluation.plots import plot_limits
     from spi_diffusers.evaluation.results import read_results, write_results
     from spi_diffusers.evaluation.tables import results_tables
 
-    console = Console()
-    console.print(f"Training seeds {args.seeds}, {args.jobs} side by side; logs in {args.output}.")
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [
-            pool.submit(train_and_evaluate, seed, args.output, args.updates, args.episodes)
-            for seed in args.seeds
-        ]
-        entries = []
-        for seed, job in zip(args.seeds, jobs, strict=True):
-            entries += read_results(job.result())
-            console.print(f"seed {seed} done")
-    write_results(args.results / f"{TASK}.json", entries)
-    behaviour = behaviour_rows(load_transitions(None, TASK), list(COST_LIMITS))
-    plot_limits(entries, args.results / f"{TASK}_limits.png", behaviour)
+    entries = [entry for file in files for entry in read_results(file)]
+    write_results(folder / f"{task}.json", entries)
+    limits = [float(limit) for limit in get_task(task).cost_limits]
+    behaviour = behaviour_rows(load_transitions(dataset_of(task), task), limits)
+    plot_limits(entries, folder / f"{task}_limits.png", behaviour)
     for table in results_tables(entries, behaviour):
         console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", help="tasks (default: the eight of the paper)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="training seeds (default: 0 to 4 on BallCircle, else 0 to 2)"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side (default: 2)")
+    parser.add_argument("--updates", type=int, help="training updates (default: the task's preset)")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per seed and limit (default: 20)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "outputs" / "reproduce", help="folder of the runs"
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results files")
+    args = parser.parse_args()
+
+    paper = [name for name, task in TASKS.items() if task.paper]
+    tasks = [get_task(task).short_name for task in args.tasks or paper]
+    console = Console()
+    console.print(f"Training {', '.join(tasks)}; {args.jobs} side by side; logs in {args.output}.")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs: dict[str, list[Future[Path]]] = {
+            task: [
+                pool.submit(train_and_evaluate, task, seed, args.output, args.updates, args.episodes)
+                for seed in args.seeds or seeds_of(task)
+            ]
+            for task in tasks
+        }
+        for task, submitted in jobs.items():
+            write_task(task, [job.result() for job in submitted], args.results, console)
 
 
 if __name__ == "__main__":

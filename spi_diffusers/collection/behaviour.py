@@ -1,9 +1,9 @@
 """One behaviour-policy run: train PPO-Lagrangian in the simulator, and keep the episodes it plays.
 
-A run goes in rounds. In a round every environment is made to start afresh and plays as many steps as the
-task's longest episode has; policy updates happen within. All randomness of a round follows from (seed, run,
-round), and no simulator outlives it. So the state between rounds is the weights and a few statistics, and a
-run that was stopped goes on as if it had not been.
+A run goes in rounds. In a round every environment is reset with a seed of its own and plays as many steps as
+the task's longest episode has; policy updates happen within. All randomness of a round follows from (seed,
+round), and a reset with a seed forgets whatever was played before. So the state between rounds is the weights
+and a few statistics, and a run that was stopped goes on as if it had not been.
 """
 
 from collections.abc import Iterator
@@ -48,6 +48,7 @@ class BehaviourRun:
         self.task, self.config, self.seed, self.round_actions = task, config, seed, round_actions
         self.rounds_done = 0
         self.steps_done = 0
+        self._envs: list[gymnasium.Env] = []
         if task.observation_dim is None or task.action_dim is None:
             raise CollectionError(f"{task.name}: cannot be collected, as its sizes are not known")
         with torch.random.fork_rng(devices=[]):  # the caller's own random stream is left alone
@@ -83,26 +84,27 @@ class BehaviourRun:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * max(0.1, 1.0 - progress)
 
-        # Made anew, so that no simulator's state outlives a round.
-        envs = [make_env(task, seed=seed) for seed in env_seeds]
-        try:
-            episodes = list(self._play(envs))
-        finally:
-            for env in envs:
-                env.close()
+        if not self._envs:
+            self._envs = [make_env(task) for _ in env_seeds]
+        first = [env.reset(seed=seed)[0] for env, seed in zip(self._envs, env_seeds, strict=True)]
+        episodes = list(self._play(self._envs, np.stack(first)))
         self._update_multipliers()
         self.rounds_done += 1
         self.steps_done += config.num_envs * task.max_episode_steps
         return episodes
 
-    def _play(self, envs: list[gymnasium.Env]) -> Iterator[Episode]:
+    def close(self) -> None:
+        """Close the simulators."""
+        while self._envs:
+            self._envs.pop().close()
+
+    def _play(self, envs: list[gymnasium.Env], observation: np.ndarray) -> Iterator[Episode]:
         """Play all environments side by side, update every `segment_steps`, and yield what is complete.
 
         What the time limit of the round cuts off before the episode ends serves training only.
         """
         config, task = self.config, self.task
         count, horizon = config.num_envs, task.max_episode_steps
-        observation = np.stack([env.reset()[0] for env in envs])
         budget = self._rng.integers(config.num_budgets, size=count)
         noise = self._draw_noise(count)
         recorders = [_Recorder(first) for first in observation]

@@ -100,17 +100,20 @@ def _collect(part: Part) -> Iterator[Progress]:
         kept.offer(episode)
     waiting: list[Episode] = []
     saved_at = run.steps_done
-    while True:
-        steps = min(run.steps_done, run.total_steps)
-        yield Progress(part.name, steps, run.total_steps, kept.count, dict(kept.best))
-        if run.finished:
-            return
-        for episode in run.play_round():
-            if kept.offer(episode):
-                waiting.append(episode if part.full_precision else episode.rounded())
-        if waiting and (run.finished or run.steps_done - saved_at >= part.checkpoint_every):
-            _checkpoint(run, waiting, part.folder)
-            waiting, saved_at = [], run.steps_done
+    try:
+        while True:
+            steps = min(run.steps_done, run.total_steps)
+            yield Progress(part.name, steps, run.total_steps, kept.count, dict(kept.best))
+            if run.finished:
+                return
+            for episode in run.play_round():
+                if kept.offer(episode):
+                    waiting.append(episode if part.full_precision else episode.rounded())
+            if waiting and (run.finished or run.steps_done - saved_at >= part.checkpoint_every):
+                _checkpoint(run, waiting, part.folder)
+                waiting, saved_at = [], run.steps_done
+    finally:
+        run.close()
 
 
 class _Kept:

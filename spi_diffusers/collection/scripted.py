@@ -35,6 +35,7 @@ class ScriptedRun:
         self.task, self.config, self.seed, self.round_actions = task, config, seed, round_actions
         self.rounds_done = 0
         self.steps_done = 0
+        self._env: gymnasium.Env | None = None
         self._best: dict[int, list[tuple[float, Driver]]] = {}  # by level of cost return, best first
 
     @property
@@ -50,16 +51,14 @@ class ScriptedRun:
     def play_round(self) -> list[Episode]:
         """Play some episodes, every one with a driver of its own."""
         rng = np.random.default_rng([self.seed, self.rounds_done])
-        env = make_env(self.task, seed=int(rng.integers(2**31)))
-        try:
-            episodes = []
-            for _ in range(_EPISODES_PER_ROUND):
-                driver = self._choose(rng)
-                episode = self._play(env, PurePursuit(driver, rng))
-                self._remember(driver, episode)
-                episodes.append(episode)
-        finally:
-            env.close()
+        if self._env is None:
+            self._env = make_env(self.task)
+        episodes = []
+        for _ in range(_EPISODES_PER_ROUND):
+            driver = self._choose(rng)
+            episode = self._play(self._env, int(rng.integers(2**31)), PurePursuit(driver, rng))
+            self._remember(driver, episode)
+            episodes.append(episode)
         self.rounds_done += 1
         self.steps_done += sum(len(episode.reward) for episode in episodes)
         return episodes
@@ -78,8 +77,14 @@ class ScriptedRun:
         level.sort(key=lambda row: -row[0])
         del level[_BEST_PER_LEVEL:]
 
-    def _play(self, env: gymnasium.Env, driver: PurePursuit) -> Episode:
-        observation, _ = env.reset()
+    def close(self) -> None:
+        """Close the simulator."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def _play(self, env: gymnasium.Env, seed: int, driver: PurePursuit) -> Episode:
+        observation, _ = env.reset(seed=seed)
         observations, actions, rewards, costs = [observation], [], [], []
         ended = False
         while not ended:

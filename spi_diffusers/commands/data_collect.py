@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        help="environment steps of each behaviour-policy run (default: the task's preset, 300,000 at least)",
+        help="environment steps of each behaviour-policy run (default: the task's preset, 200,000 at least)",
     )
     parser.add_argument("--runs", type=int, help="behaviour-policy runs with different seeds (default: 1)")
     parser.add_argument(

@@ -73,6 +73,8 @@ class TrainConfig:
         calibrate: After training, measure offline what cost the extracted policy has, and correct for it;
             only with algorithm.predict_cost.
         budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
+        selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
+            policies of the safety weights, which does not seek out the critics' errors.
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
@@ -102,6 +104,7 @@ class TrainConfig:
     overlap: Literal["auto"] | bool = "auto"
     calibrate: bool = True
     budget_reserve: float = 3.0
+    selection: Literal["candidate", "weight"] = "candidate"
     log_every: int = 100
     checkpoint_every: int = 2_000
     keep_checkpoints: int = 2
@@ -142,6 +145,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")
         if self.overlap != "auto" and not isinstance(self.overlap, bool):
             raise ConfigError(f"overlap must be auto, true or false, got {self.overlap!r}.")
+        _check_choice("selection", self.selection, ("candidate", "weight"))
         _check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         _check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
         if self.mixed_precision == "fp16":

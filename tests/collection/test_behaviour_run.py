@@ -8,6 +8,7 @@ from collection_factory import tiny_config
 from spi_diffusers.collection import scripted
 from spi_diffusers.collection.behaviour import BehaviourRun
 from spi_diffusers.collection.scripted import ScriptedRun
+from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.envs import make_env
 
@@ -23,29 +24,45 @@ def assert_same_episodes(one, other):
         assert a.terminated == b.terminated
 
 
-def test_a_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path):
-    config = tiny_config()
-    whole = BehaviourRun(BALL, config, seed=5)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ballcircle",
+        pytest.param("carcircle", marks=pytest.mark.slow),
+        pytest.param("dronecircle", marks=pytest.mark.slow),
+        pytest.param("hoppervelocity", marks=pytest.mark.slow),  # whose episodes end within a round
+    ],
+)
+def test_a_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path, name):
+    task = get_task(name)
+    if not simulator_status(task.simulator).installed:
+        pytest.skip(f"{name} has no simulator here")
+    config = tiny_config(name, steps=3 * 3 * task.max_episode_steps, scripted_episodes=0)
+    # Its simulators stay open from round to round; those of the one that goes on are new.
+    whole, again = (BehaviourRun(task, config, seed=5) for _ in range(2))
     whole.play_round()
     whole.save(tmp_path / "state.safetensors")
-    expected = [*whole.play_round(), *whole.play_round()]
-    again = BehaviourRun(BALL, config, seed=5)
+    expected = whole.play_round()
+    assert not whole.finished
+    expected += whole.play_round()
+    assert whole.finished
+    assert whole.steps_done == whole.total_steps
     again.load(tmp_path / "state.safetensors")
-    assert (again.rounds_done, again.steps_done) == (1, 600)
+    assert (again.rounds_done, again.steps_done) == (1, 3 * task.max_episode_steps)
     assert_same_episodes([*again.play_round(), *again.play_round()], expected)
     for one, other in zip(again.networks.parameters(), whole.networks.parameters(), strict=True):
         assert torch.equal(one, other)
     for name in ("multipliers", "average_cost"):
         assert torch.equal(getattr(again, name).nan_to_num(-1), getattr(whole, name).nan_to_num(-1))
-    assert not whole.finished
-    whole.play_round()
-    assert whole.finished
-    assert whole.steps_done == whole.total_steps == 2400
+    whole.close()
+    again.close()
 
 
 def test_the_stored_actions_are_those_that_were_executed():
     config = tiny_config()
-    episodes = BehaviourRun(BALL, config, seed=5).play_round()
+    run = BehaviourRun(BALL, config, seed=5)
+    episodes = run.play_round()
+    run.close()
     # Where the environments' seeds come from; the one seed more is that of the shuffling.
     seeds = np.random.SeedSequence([5, 0]).generate_state(config.num_envs + 1, np.uint32).tolist()[:-1]
     assert len(episodes) == len(seeds)
@@ -65,7 +82,9 @@ def test_the_stored_actions_are_those_that_were_executed():
 
 
 def test_full_precision_keeps_all_bits_of_actions():
-    (episode, *_) = BehaviourRun(BALL, tiny_config(), seed=5, round_actions=False).play_round()
+    run = BehaviourRun(BALL, tiny_config(), seed=5, round_actions=False)
+    (episode, *_) = run.play_round()
+    run.close()
     assert (episode.action.view(np.uint32) & 0xFFF != 0).any()
 
 
@@ -101,3 +120,5 @@ def test_a_scripted_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path
     assert again._best == whole._best
     assert again.steps_done == 4 * 300
     assert not again.finished
+    whole.close()
+    again.close()

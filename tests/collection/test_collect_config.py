@@ -28,7 +28,7 @@ def test_every_preset_loads(name):
 
 def test_overrides_win_and_none_leaves_the_preset():
     config = load_collect_config("OfflineCarCircle-v0", steps=7, runs=None, hidden_dims=[3, 4])
-    assert (config.steps, config.runs, config.scripted_episodes) == (7, 1, 1600)
+    assert (config.steps, config.runs, config.scripted_episodes) == (7, 1, 1200)
     assert config.hidden_dims == (3, 4)
     assert load_collect_config("dronerun") == CollectConfig()  # without a preset: the defaults
 
