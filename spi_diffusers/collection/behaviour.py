@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from spi_diffusers.collection.config import CollectConfig
 from spi_diffusers.collection.episodes import Episode
+from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.ppo_lagrangian import (
     BudgetNetworks,
     RunningMoments,
@@ -48,12 +49,13 @@ class BehaviourRun:
         self.rounds_done = 0
         self.steps_done = 0
         self._envs: list[gymnasium.Env] = []
-        assert task.observation_dim is not None
-        assert task.action_dim is not None
-        torch.manual_seed(seed)
-        self.networks = BudgetNetworks(
-            task.observation_dim, task.action_dim, config.num_budgets, config.hidden_dims
-        )
+        if task.observation_dim is None or task.action_dim is None:
+            raise CollectionError(f"{task.name}: cannot be collected, as its sizes are not known")
+        with torch.random.fork_rng(devices=[]):  # the caller's own random stream is left alone
+            torch.manual_seed(seed)
+            self.networks = BudgetNetworks(
+                task.observation_dim, task.action_dim, config.num_budgets, config.hidden_dims
+            )
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate, eps=1e-5)
         self.observations = RunningMoments(task.observation_dim)
         self.discounted = RunningMoments(2)  # discounted sums of reward and cost, whose spread scales them
@@ -63,7 +65,7 @@ class BehaviourRun:
 
     @property
     def total_steps(self) -> int:
-        """Environment steps of the whole run."""
+        """Environment steps of the whole run; the last round may exceed them."""
         return self.config.steps
 
     @property
@@ -97,6 +99,10 @@ class BehaviourRun:
             self._envs.pop().close()
 
     def _play(self, envs: list[gymnasium.Env], observation: np.ndarray) -> Iterator[Episode]:
+        """Play all environments side by side, update every `segment_steps`, and yield what is complete.
+
+        What the time limit of the round cuts off before the episode ends serves training only.
+        """
         config, task = self.config, self.task
         count, horizon = config.num_envs, task.max_episode_steps
         budget = self._rng.integers(config.num_budgets, size=count)

@@ -1,65 +1,32 @@
-"""From a task to a dataset: behaviour-policy runs in parallel, kept on disk as they go, thinned, written."""
+"""From a task to a dataset: runs are played, kept on disk as they go, thinned, and written."""
 
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from filelock import FileLock, Timeout
 
+from spi_diffusers.collection.assembly import write_collection
 from spi_diffusers.collection.config import CollectConfig
-from spi_diffusers.collection.episodes import Episode, EpisodeFilter, read_shards, write_shard
+from spi_diffusers.collection.description import describe_collection
+from spi_diffusers.collection.episodes import read_shards
+from spi_diffusers.collection.errors import CollectionError
+from spi_diffusers.collection.parallel import collect_parts
+from spi_diffusers.collection.parts import SCRIPTED, Part, Progress, shard_files
+from spi_diffusers.data.card import read_card
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.data.thinning import thin_transitions
-from spi_diffusers.data.transitions import EpisodeTable, TransitionDataset
-from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.envs import make_env
 
 WORK_FOLDER = ".collect"
-_SCRIPTED = "scripted"
+MAX_BYTES = 7_500_000
 _FORMAT_VERSION = 1
-_STEPS_PER_SHARD = 100_000
-
-
-class CollectionError(ValueError):
-    """A collection cannot go on or cannot be written."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far one part of a collection is.
-
-    Attributes:
-        part: Name of the part.
-        steps: Steps done.
-        total: Steps in all.
-        episodes: Episodes kept so far.
-        best: Highest return so far within each of the task's cost limits; None where there is none.
-    """
-
-    part: str
-    steps: int
-    total: int
-    episodes: int
-    best: dict[float, float | None]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One part of a collection, which one process works on."""
-
-    task: str
-    name: str
-    config: CollectConfig
-    seed: int
-    folder: Path
-    full_precision: bool
 
 
 def collect(
@@ -69,252 +36,223 @@ def collect(
     *,
     seed: int = 0,
     workers: int = 1,
-    max_bytes: int = 7_500_000,
+    max_bytes: int = MAX_BYTES,
     full_precision: bool = False,
     overwrite: bool = False,
     keep_work: bool = False,
+    checkpoint_every: int = 100_000,
     description: str = "",
     on_progress: Callable[[Progress], None] | None = None,
 ) -> TransitionDataset:
     """Collect a dataset of a task in its simulator and write it in the parquet layout.
 
     What is collected lies in `folder/.collect/<task>` until the dataset is written. The same call goes on
-    from there after an interruption, and ends with the same dataset as without one.
+    from there after an interruption, and ends with the same dataset as without one. With several workers,
+    processes are spawned, so a script must guard its own work by `if __name__ == "__main__":`.
 
     Args:
         task: a task or its name.
         folder: the dataset's folder; it gets one config, named after the task.
         config: how to collect.
-        seed: decides everything.
+        seed: decides everything, at least 0.
         workers: processes side by side; the result does not depend on it.
         max_bytes: the largest size of the config's folder; episodes are thinned to fit.
         full_precision: keep all bits of observations and actions, instead of 12 significant ones.
         overwrite: replace the config if the folder has it.
         keep_work: leave the collected episodes in the work folder, e.g. to thin them again.
-        description: more words for the card.
-        on_progress: called from time to time, in this process.
+        checkpoint_every: steps of a part after which its episodes and state are saved, at the end of a
+            round; the result does not depend on it.
+        description: more words for the card (Markdown); they come before ours.
+        on_progress: called from time to time, in this process; the last part is called `writing`.
 
     Returns:
         The dataset as written.
 
     Raises:
-        FileExistsError: the folder has the config already and `overwrite` is off.
-        CollectionError: the work folder belongs to another collection, or nothing fits into max_bytes.
+        ValueError: a number is out of range.
+        UnknownTaskError: no such task.
+        FileExistsError: the folder has the config already and `overwrite` is off, or it is a file.
+        CollectionError: the work folder belongs to another collection or is in use, no episode was kept, or
+            none fits into max_bytes.
         SimulatorNotInstalledError: the simulator is missing.
     """
     task = get_task(task)
     folder = Path(folder)
-    if (folder / task.name).exists() and not overwrite:
-        raise FileExistsError(f"{folder / task.name}: exists already; replace it with --overwrite")
-    if config.scripted_episodes and task.short_name != "carcircle":
-        raise CollectionError(f"scripted_episodes is for carcircle; there is no script for {task.short_name}")
-    make_env(task).close()  # a simulator that is missing shows here
-    work = folder / WORK_FOLDER / task.short_name
-    _claim(work, {"task": task.name, "seed": seed, "full_precision": full_precision, **asdict(config)})
-    seeds = np.random.SeedSequence(seed).generate_state(config.runs + 1, np.uint32).tolist()
-    parts = [
-        _Part(task.name, f"run-{index}", config, part_seed, work / f"run-{index}", full_precision)
-        for index, part_seed in enumerate(seeds[:-1])
-    ]
-    if config.scripted_episodes:
-        parts.append(_Part(task.name, _SCRIPTED, config, seeds[-1], work / _SCRIPTED, full_precision))
-    _work(parts, workers, on_progress)
-    episodes = read_shards(path for part in parts for path in _shards(part.folder))
-    dataset = _write(task, episodes, folder, max_bytes, seed, description, overwrite)
-    if not keep_work:
-        shutil.rmtree(work)
-        if not any(work.parent.iterdir()):
-            work.parent.rmdir()
+    check_collection(
+        task,
+        folder,
+        config,
+        seed=seed,
+        workers=workers,
+        max_bytes=max_bytes,
+        full_precision=full_precision,
+        overwrite=overwrite,
+    )
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+    work = _work_folder(folder, task)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            _claim(work, _record(task, config, seed, full_precision))
+            parts = _parts(task, config, seed, full_precision, work, checkpoint_every)
+            collect_parts(parts, workers, on_progress or _ignore)
+            episodes = read_shards(path for part in parts for path in shard_files(part.folder))
+            if not episodes:
+                raise CollectionError(
+                    f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
+                    f"max_cost_return, or play more steps. Remove {work} to start again"
+                )
+            tell = on_progress or _ignore
+            kept = sum(len(episode.reward) for episode in episodes)
+            tell(Progress("writing", 0, kept, len(episodes), {}))
+            describe = partial(
+                describe_collection,
+                task=task,
+                config=config,
+                folder=folder,
+                seed=seed,
+                max_bytes=max_bytes,
+                full_precision=full_precision,
+                episodes_kept=len(episodes),
+                more=description,
+            )
+            dataset = write_collection(
+                task,
+                episodes,
+                folder,
+                max_bytes=max_bytes,
+                seed=seed,
+                describe=describe,
+                trial_folder=work / "trial",
+                overwrite=overwrite,
+            )
+            best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
+            tell(Progress("writing", kept, kept, dataset.num_episodes, best))
+            if not keep_work:
+                shutil.rmtree(work)
+    except Timeout as error:
+        raise CollectionError(
+            f"{work}: another process is collecting {task.name} into this folder now; wait for it, or choose "
+            "another folder"
+        ) from error
+    if not any(work.parent.iterdir()):
+        work.parent.rmdir()
     return dataset
 
 
-def _claim(work: Path, settings: dict[str, Any]) -> None:
-    """Make the work folder, or make sure that it belongs to this very collection."""
-    record = json.loads(json.dumps({"format_version": _FORMAT_VERSION, **settings}))
+def check_collection(
+    task: str | Task,
+    folder: str | os.PathLike[str],
+    config: CollectConfig,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    max_bytes: int = MAX_BYTES,
+    full_precision: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Find out whether `collect` with these arguments could start; writes nothing.
+
+    Args:
+        task: as for `collect`, like all that follow.
+        folder: see there.
+        config: see there.
+        seed: see there.
+        workers: see there.
+        max_bytes: see there.
+        full_precision: see there.
+        overwrite: see there.
+
+    Raises:
+        ValueError: a number is out of range.
+        UnknownTaskError: no such task.
+        FileExistsError: the folder has the config already and `overwrite` is off, or it is a file.
+        CollectionError: the work folder belongs to another collection, or the task has no scripted driver.
+        DatasetError: the folder's card cannot be read.
+        SimulatorNotInstalledError: the simulator is missing.
+    """
+    for name, value, least in (("seed", seed, 0), ("workers", workers, 1), ("max_bytes", max_bytes, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    task, folder = get_task(task), Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; name a folder")
+    if (folder / task.name).exists() and not overwrite:
+        raise FileExistsError(
+            f"{folder / task.name}: exists already; choose another folder, or replace it with overwrite=True "
+            "(--overwrite)"
+        )
+    if (folder / "README.md").is_file():
+        read_card(folder / "README.md")
+    if config.scripted_episodes and task.short_name != "carcircle":
+        raise CollectionError(
+            f"scripted_episodes must be 0 for {task.short_name}: only carcircle has a scripted driver"
+        )
+    work = _work_folder(folder, task)
+    if (work / "collect.json").exists():
+        _check_claim(work, _record(task, config, seed, full_precision))
+    make_env(task).close()  # a simulator that is missing shows here
+
+
+def _ignore(progress: Progress) -> None:
+    """Tell nobody."""
+
+
+def _work_folder(folder: Path, task: Task) -> Path:
+    return folder / WORK_FOLDER / task.short_name
+
+
+def _record(task: Task, config: CollectConfig, seed: int, full_precision: bool) -> dict[str, Any]:
+    """What decides the episodes, as it is read back from JSON."""
+    record = {
+        "format_version": _FORMAT_VERSION,
+        "task": task.name,
+        "seed": seed,
+        "full_precision": full_precision,
+        **asdict(config),
+    }
+    return json.loads(json.dumps(record))
+
+
+def _claim(work: Path, record: dict[str, Any]) -> None:
+    """Mark the work folder as that of one collection, or make sure that it is marked so."""
     file = work / "collect.json"
-    if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(".partial")
-        aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, file)
+    if file.exists():
+        _check_claim(work, record)
         return
+    aside = file.with_suffix(".partial")
+    aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def _check_claim(work: Path, record: dict[str, Any]) -> None:
+    file = work / "collect.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CollectionError(f"{file}: is not JSON ({error}); remove {work} to start again") from error
+    if not isinstance(found, dict):
+        raise CollectionError(f"{file}: holds no settings; remove {work} to start again")
     differing = [name for name in record.keys() | found.keys() if record.get(name) != found.get(name)]
     if differing:
-        name = sorted(differing)[0]
+        name = min(differing)
         raise CollectionError(
             f"{work}: holds a collection with {name}={found.get(name)!r}, not {record.get(name)!r}; give the "
             f"same settings to go on with it, or remove {work} to start again"
         )
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("episodes-*.safetensors"))
-
-
-def _work(parts: list[_Part], workers: int, on_progress: Callable[[Progress], None] | None) -> None:
-    if workers == 1 or len(parts) == 1:
-        for part in parts:
-            for progress in _collect_part(part):
-                if on_progress is not None:
-                    on_progress(progress)
-        return
-    # Spawned, as forked processes would inherit the threads of torch and of the simulators in any state.
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(workers, mp_context=context) as pool:
-        queue = manager.Queue()
-        jobs = [pool.submit(_report_part, part, queue) for part in parts]
-        for _ in parts:
-            while (progress := queue.get()) is not None:
-                if on_progress is not None:
-                    on_progress(progress)
-        for job in jobs:
-            job.result()
-
-
-def _report_part(part: _Part, queue: Any) -> None:
-    try:
-        for progress in _collect_part(part):
-            queue.put(progress)
-    finally:
-        queue.put(None)
-
-
-def _collect_part(part: _Part) -> Iterator[Progress]:
-    """Work on one part from wherever it stands; episodes and state are saved together, every few rounds."""
-    torch.set_num_threads(1)  # processes share the cores, and these networks are small
-    from spi_diffusers.collection.behaviour import BehaviourRun
-    from spi_diffusers.collection.scripted import ScriptedRun
-
-    task, config = get_task(part.task), part.config
-    part.folder.mkdir(exist_ok=True)
-    run = (ScriptedRun if part.name == _SCRIPTED else BehaviourRun)(
-        task, config, part.seed, not part.full_precision
-    )
-    shards = _shards(part.folder)
-    state = part.folder / f"state-{len(shards):04d}.safetensors"
-    # A shard without its state was cut off between the two: what it holds will be played again.
-    if shards and not state.exists():
-        shards.pop().unlink()
-        state = part.folder / f"state-{len(shards):04d}.safetensors"
-    if shards:
-        run.load(state)
-    limit = task.cost_max if config.max_cost_return is None else config.max_cost_return
-    choice = EpisodeFilter(task, limit)
-    best: dict[float, float | None] = dict.fromkeys((*map(float, task.cost_limits), limit))
-    kept = 0
-
-    def count(episode: Episode) -> None:
-        for cost_limit, highest in best.items():
-            if episode.cost_return <= cost_limit and (highest is None or episode.return_ > highest):
-                best[cost_limit] = episode.return_
-
-    for episode in read_shards(shards):
-        choice.keep(episode.return_, episode.cost_return)
-        count(episode)
-        kept += 1
-    waiting: list[Episode] = []
-    saved_at = run.steps_done
-    try:
-        while not run.finished:
-            for episode in run.play_round():
-                if choice.keep(episode.return_, episode.cost_return):
-                    waiting.append(episode if part.full_precision else episode.rounded())
-                    count(episode)
-                    kept += 1
-            if waiting and (run.finished or run.steps_done - saved_at >= _STEPS_PER_SHARD):
-                number = len(_shards(part.folder))
-                write_shard(waiting, part.folder / f"episodes-{number:04d}.safetensors")
-                aside = part.folder / "state.partial"
-                run.save(aside)
-                os.replace(aside, part.folder / f"state-{number + 1:04d}.safetensors")
-                state.unlink(missing_ok=True)
-                state = part.folder / f"state-{number + 1:04d}.safetensors"
-                waiting, saved_at = [], run.steps_done
-            yield Progress(part.name, min(run.steps_done, run.total_steps), run.total_steps, kept, dict(best))
-    finally:
-        run.close()
-
-
-def _write(
-    task: Task,
-    episodes: list[Episode],
-    folder: Path,
-    max_bytes: int,
-    seed: int,
-    description: str,
-    overwrite: bool,
-) -> TransitionDataset:
-    """Thin what was collected until it fits, and write it."""
-    table = _table(episodes)
-    total = int(table.length.sum())
-    wanted = total
-    for _ in range(8):
-        chosen = thin_transitions(table, wanted, cost_limits=task.cost_limits, seed=seed)
-        dataset = _dataset(task, [episodes[index] for index in chosen.tolist()])
-        written = write_parquet_dataset(
-            dataset,
-            folder / WORK_FOLDER / "trial",
-            source="trial",
-            overwrite=True,
-        )
-        size = sum(file.stat().st_size for file in (written / task.name).iterdir())
-        shutil.rmtree(written)
-        if size <= max_bytes:
-            break
-        # A little less than in proportion, so that few rounds are enough.
-        wanted = int(wanted * max_bytes / size * 0.995)
-    else:
-        raise CollectionError(f"{task.name}: no choice of episodes fits into {max_bytes} bytes")
-    best = float(table.return_.max())
-    note = (
-        f"{description}{len(chosen)} of {len(episodes)} episodes kept while collecting were chosen by "
-        "`spi_diffusers.data.thinning`: the best within each limit, and the rest spread over the plane of "
-        f"cost return and return. The highest return is {best:.0f}, {best / task.reward_max:.0%} of DSRL's "
-        f"reference maximum of {task.reward_max:.0f}, and the highest cost return "
-        f"{table.cost_return.max():.0f}. Episodes have at most {task.max_episode_steps} steps."
-    )
-    write_parquet_dataset(
-        dataset,
-        folder,
-        source="collected by this package in the real simulator",
-        description=note,
-        location=folder.name,
-        overwrite=overwrite,
-    )
-    return dataset
-
-
-def _table(episodes: list[Episode]) -> EpisodeTable:
-    length = torch.tensor([len(episode.reward) for episode in episodes])
-    return EpisodeTable(
-        episode_index=torch.arange(len(episodes)),
-        start=length.cumsum(0) - length,
-        length=length,
-        return_=torch.tensor([episode.return_ for episode in episodes], dtype=torch.float64),
-        cost_return=torch.tensor([episode.cost_return for episode in episodes], dtype=torch.float64),
-        terminated=torch.tensor([episode.terminated for episode in episodes]),
-    )
-
-
-def _dataset(task: Task, episodes: list[Episode]) -> TransitionDataset:
-    def ends(terminated: bool) -> np.ndarray:
-        rows = [np.arange(len(e.reward)) == len(e.reward) - 1 for e in episodes]
-        return np.concatenate(
-            [row & (e.terminated == terminated) for row, e in zip(rows, episodes, strict=True)]
-        )
-
-    columns = {
-        "observation": np.concatenate([episode.observation[:-1] for episode in episodes]),
-        "next_observation": np.concatenate([episode.observation[1:] for episode in episodes]),
-        **{
-            name: np.concatenate([getattr(episode, name) for episode in episodes])
-            for name in ("action", "reward", "cost")
-        },
-        "terminated": ends(True),
-        "truncated": ends(False),
-    }
-    return TransitionDataset.from_columns(columns, task=task, source=f"collection of {task.name}")
+def _parts(
+    task: Task, config: CollectConfig, seed: int, full_precision: bool, work: Path, checkpoint_every: int
+) -> list[Part]:
+    """All behaviour-policy runs, and last the scripted driver if it is wanted."""
+    names = [f"run-{index}" for index in range(config.runs)]
+    # One seed more than there are runs, so that the scripted driver's is there whether it is wanted or not.
+    seeds = np.random.SeedSequence(seed).generate_state(config.runs + 1, np.uint32).tolist()
+    if config.scripted_episodes:
+        names.append(SCRIPTED)
+    return [
+        Part(task.name, name, config, part_seed, work / name, full_precision, checkpoint_every)
+        for name, part_seed in zip(names, seeds, strict=False)
+    ]

@@ -1,5 +1,6 @@
 """Settings of a collection: defaults here, what a task needs differently in presets/<task>.yaml."""
 
+import math
 from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
@@ -8,13 +9,19 @@ import yaml
 
 from spi_diffusers.data.tasks import Task, get_task
 
+_NOT_NEGATIVE = (
+    *("initial_multiplier", "multiplier_rate", "max_multiplier"),
+    *("learning_rate", "entropy_weight", "scripted_episodes"),
+)
+
 
 @dataclass(frozen=True)
 class CollectConfig:
     """Settings of a collection.
 
     Attributes:
-        steps: Environment steps of each behaviour-policy run.
+        steps: Environment steps of each behaviour-policy run, rounded up to full rounds: every environment
+            plays the task's longest episode in a round.
         runs: Number of behaviour-policy runs with different seeds.
         cost_targets: Cost returns that the Lagrangian budgets aim at.
         penalties: Fixed multipliers, a budget each; 0 is the unconstrained one.
@@ -30,7 +37,7 @@ class CollectConfig:
         gamma: Discount factor.
         entropy_weight: Weight of the entropy bonus.
         hidden_dims: Width of each hidden layer of policy and values.
-        scripted_episodes: Episodes of the scripted driver (CarCircle only).
+        scripted_episodes: Episodes of the scripted driver (CarCircle only), rounded up to full rounds of 20.
         max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
     """
 
@@ -55,14 +62,30 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.num_probes < self.num_envs:
-            raise ValueError(f"num_probes must be below num_envs={self.num_envs}, got {self.num_probes}")
+        # Advantages are standardised, for which one step alone does not do.
+        if not 0 <= self.num_probes <= self.num_envs - 2:
+            raise ValueError(
+                f"num_probes must leave at least two of num_envs={self.num_envs} to learn from, got "
+                f"{self.num_probes}"
+            )
         if not self.cost_targets and not self.penalties:
             raise ValueError("cost_targets and penalties are both empty: name at least one budget")
-        if min((*self.cost_targets, *self.penalties, self.initial_multiplier, self.multiplier_rate)) < 0:
-            raise ValueError("cost_targets, penalties and multipliers must not be negative")
+        if not self.hidden_dims or not min(self.hidden_dims) >= 1:
+            raise ValueError(f"hidden_dims must be at least one width of at least 1, got {self.hidden_dims}")
+        not_negative: dict[str, tuple[float, ...]] = {
+            "cost_targets": self.cost_targets,
+            "penalties": self.penalties,
+            **{name: (getattr(self, name),) for name in _NOT_NEGATIVE},
+            "max_cost_return": () if self.max_cost_return is None else (self.max_cost_return,),
+        }
+        for name, values in not_negative.items():
+            for value in values:
+                if not (math.isfinite(value) and value >= 0):
+                    raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.gamma < 1:
             raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
 
@@ -73,7 +96,7 @@ class CollectConfig:
 
 
 def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
-    """The preset of a task.
+    """The preset of a task: the defaults, changed by `presets/<task>.yaml` where there is one.
 
     Args:
         task: a task or its name.
@@ -92,6 +115,8 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
     values |= {name: value for name, value in overrides.items() if value is not None}
     known = {field.name for field in fields(CollectConfig)}
     if unknown := values.keys() - known:
-        raise ValueError(f"unknown setting {sorted(unknown)}; there are {sorted(known)}")
+        raise ValueError(
+            f"unknown setting {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return CollectConfig(**settings)

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.data.rounding import round_significant
 from spi_diffusers.data.tasks import Task
 
-_GRID = 40
+_GRID = 40  # cells along each axis of the plane of cost return and return
 _PER_CELL = 12
 _BEST_PER_COST = 12
+_COLUMNS = ("observation", "action", "reward", "cost")
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,7 @@ def write_shard(episodes: Sequence[Episode], path: Path) -> None:
     tensors: dict[str, np.ndarray] = {
         "length": np.array([len(episode.reward) for episode in episodes], dtype=np.int64),
         "terminated": np.array([episode.terminated for episode in episodes], dtype=np.uint8),
-        **{
-            name: np.concatenate([getattr(episode, name) for episode in episodes])
-            for name in ("observation", "action", "reward", "cost")
-        },
+        **{name: np.concatenate([getattr(episode, name) for episode in episodes]) for name in _COLUMNS},
     }
     aside = path.with_suffix(".partial")
     save_file(tensors, aside)
@@ -103,10 +103,19 @@ def write_shard(episodes: Sequence[Episode], path: Path) -> None:
 
 
 def read_shards(paths: Iterable[Path]) -> list[Episode]:
-    """Read all episodes of several shards, in order."""
+    """Read all episodes of several shards, in order.
+
+    Raises:
+        CollectionError: A file is no shard, or was cut off.
+    """
     episodes = []
     for path in paths:
-        tensors = load_file(path)
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(path, str(error)) from error
+        if missing := {"length", "terminated", *_COLUMNS} - tensors.keys():
+            raise _unreadable(path, f"it lacks {', '.join(sorted(missing))}")
         ends = np.cumsum(tensors["length"])
         for index, (end, length) in enumerate(zip(ends.tolist(), tensors["length"].tolist(), strict=True)):
             rows = slice(end - length, end)
@@ -121,3 +130,10 @@ def read_shards(paths: Iterable[Path]) -> list[Episode]:
                 )
             )
     return episodes
+
+
+def _unreadable(path: Path, reason: str) -> CollectionError:
+    return CollectionError(
+        f"{path}: is not a file of collected episodes ({reason}); remove {path.parent} to play this "
+        "part again"
+    )

@@ -16,8 +16,8 @@ from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs import make_env
 
 _EPISODES_PER_ROUND = 20
-_COSTS_PER_LEVEL = 5
-_BEST_PER_LEVEL = 4
+_COSTS_PER_LEVEL = 5  # cost returns 0 to 4 are one level, 5 to 9 the next
+_BEST_PER_LEVEL = 4  # drivers of each level that others are drawn around
 _SHARE_AROUND_THE_BEST = 0.6
 
 
@@ -26,7 +26,7 @@ class ScriptedRun:
 
     Args:
         task: CarCircle.
-        config: Says how many episodes.
+        config: Says how many episodes (rounded up to full rounds of 20).
         seed: Decides everything.
         round_actions: Round actions to 12 significant bits before they are executed.
     """
@@ -40,7 +40,7 @@ class ScriptedRun:
 
     @property
     def total_steps(self) -> int:
-        """Environment steps of the whole run."""
+        """Environment steps of the whole run; the last round may exceed them."""
         return self.config.scripted_episodes * self.task.max_episode_steps
 
     @property

@@ -16,7 +16,8 @@ examples:
 Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
-given again. Then: spi data describe datasets --task ballcircle
+given again. The card says how the dataset was made. Then look at it:
+  spi data describe datasets --task ballcircle
 """
 
 
@@ -30,12 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="decides everything (default: 0)")
     parser.add_argument(
-        "--steps", type=int, help="environment steps of each run (default: the task's preset)"
+        "--steps",
+        type=int,
+        help="environment steps of each behaviour-policy run (default: the task's preset, 200,000 at least)",
     )
-    parser.add_argument("--runs", type=int, help="behaviour-policy runs with different seeds")
-    parser.add_argument("--scripted-episodes", type=int, help="episodes of the scripted driver (CarCircle)")
+    parser.add_argument("--runs", type=int, help="behaviour-policy runs with different seeds (default: 1)")
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes side by side; the dataset does not depend on it"
+        "--scripted-episodes", type=int, help="episodes of the scripted driver (CarCircle only)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes side by side, at most one per run (default: 1); the dataset does not depend on it",
     )
     parser.add_argument(
         "--max-bytes", type=int, default=7_500_000, help="size to thin a task's folder to (default: 7500000)"
@@ -47,38 +55,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace tasks that DIR has already")
     parser.add_argument(
-        "--keep-work", action="store_true", help="leave all collected episodes in DIR/.collect"
+        "--keep-work",
+        action="store_true",
+        help="leave the collected episodes in DIR/.collect, e.g. to thin them to another size",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect the tasks one after the other."""
+    """Check all tasks, then collect them one after the other."""
     from spi_diffusers.data.tasks import get_task
 
-    tasks = [get_task(task) for task in args.task]
-    for name in ("steps", "runs", "workers", "max_bytes"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    from spi_diffusers.collection.collector import collect
+    tasks = [get_task(task) for task in args.task]  # before the heavy imports: a typing error shows at once
+    repeated = [task.short_name for index, task in enumerate(tasks) if task in tasks[:index]]
+    if repeated:
+        raise ValueError(f"--task names {repeated[0]} twice")
+    from spi_diffusers.collection.collector import check_collection, collect
     from spi_diffusers.collection.config import load_collect_config
 
     overrides = {name: getattr(args, name) for name in ("steps", "runs", "scripted_episodes")}
     configs = [load_collect_config(task, **overrides) for task in tasks]
+    options = {
+        name: getattr(args, name) for name in ("seed", "workers", "max_bytes", "full_precision", "overwrite")
+    }
+    for task, config in zip(tasks, configs, strict=True):
+        check_collection(task, args.output, config, **options)
     for task, config in zip(tasks, configs, strict=True):
         with _ProgressBars(task, quiet=args.quiet) as bars:
             dataset = collect(
-                task,
-                args.output,
-                config,
-                seed=args.seed,
-                workers=args.workers,
-                max_bytes=args.max_bytes,
-                full_precision=args.full_precision,
-                overwrite=args.overwrite,
-                keep_work=args.keep_work,
-                on_progress=bars.show,
+                task, args.output, config, **options, keep_work=args.keep_work, on_progress=bars.show
             )
         print(f"{task.name}: {dataset.num_episodes} episodes, {len(dataset)} transitions", flush=True)
     print(f"Written: {args.output}\nNext: spi data describe {args.output} --task {tasks[0].name}")

@@ -93,8 +93,10 @@ def thin_transitions(
         (E,) int64 positions in the table, ascending; all of them where everything fits.
 
     Raises:
-        ValueError: not even the best episode fits.
+        ValueError: no episode fits, or `best_share` is out of range.
     """
+    if not 0.0 <= best_share <= 1.0:
+        raise ValueError(f"best_share must be between 0 and 1, got {best_share}")
     lengths = episodes.length.cpu().numpy()
     if int(lengths.sum()) <= num_transitions:
         return torch.arange(len(episodes))

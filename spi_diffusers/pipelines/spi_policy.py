@@ -26,6 +26,7 @@ _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_dow
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 EXTRACTIONS = ("reward", "safe")
+SELECTIONS = ("candidate", "weight")
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
 #: careful policy has saved would be thrown away in the last steps, for little reward.
 PACE_HEADROOM = 1.5
@@ -64,19 +65,37 @@ def extract_reward(reward_values: Tensor) -> Tensor:
     return reward_values.argmax(dim=1)
 
 
-def extract_safe(reward_values: Tensor, feasible: Tensor, fallback_cost: Tensor) -> Tensor:
-    """The feasible candidate with the highest Q^r; where none is feasible, the one of lowest cost.
+def extract_safe(
+    reward_values: Tensor, safety_values: Tensor, feasible: Tensor, num_groups: int | None = None
+) -> Tensor:
+    """The feasible candidate with the highest Q^r; where none is feasible, the one with the highest Q^c'.
+
+    With groups, the group with the highest mean Q^r among those that are feasible, and its first candidate.
 
     Args:
         reward_values: Shape (B, N).
-        feasible: Shape (B, N), bool.
-        fallback_cost: What is minimised where no candidate is feasible, shape (B, N).
+        safety_values: Shape (B, N).
+        feasible: Shape (B, N), bool; with groups, the same for all candidates of a group.
+        num_groups: Number of groups of equally many candidates side by side.
 
     Returns:
         Index of the chosen candidate, shape (B,).
     """
-    best = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
-    return torch.where(feasible.any(dim=1), best, fallback_cost.argmin(dim=1))
+    if num_groups is None:
+        best = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
+    else:
+        size = reward_values.shape[1] // num_groups
+        means = reward_values.unflatten(1, (num_groups, size)).mean(dim=2)
+        best = torch.where(feasible[:, ::size], means, -torch.inf).argmax(dim=1) * size
+    return torch.where(feasible.any(dim=1), best, safety_values.argmax(dim=1))
+
+
+def group_means(values: Tensor, num_groups: int | None) -> Tensor:
+    """Every candidate's mean over its group, (B, N) -> (B, N); without groups, the values themselves."""
+    if num_groups is None:
+        return values
+    groups = values.unflatten(1, (num_groups, -1))
+    return groups.mean(dim=2, keepdim=True).expand_as(groups).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +120,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
     whenever a limit or budget is given, candidates come from a grid of safety weights, and a candidate is
     feasible if its predicted cost rate is at most the allowed one: limit / episode length, or, with the
     running cost fed back, what is left of the budget / steps left. A fed-back budget has a second
-    condition: the predicted cost of the safest way on (safety weight 1) must fit into what is left.
+    condition: the predicted cost of the safest way on (safety weight 1) must fit into what is left. Of the
+    feasible ones the highest Q^r is taken; where there is none, the highest Q^c'.
 
     Args:
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
@@ -115,6 +135,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
         gamma: Discount factor of the critics.
         budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back; under a limit
             at or below it the policy always does the safest thing it knows.
+        selection: What safe extraction compares: "candidate", single actions, of which it takes the one with
+            the highest Q^r; or "weight", the policies of the safety weights, valued by the mean over their
+            candidates, of which it plays one. The latter does not seek out the critics' errors: better
+            where data is narrow and a fall ends the episode.
         format_version: Version of this folder format.
     """
 
@@ -133,6 +157,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
         budget_reserve: float = 3.0,
+        selection: str = "candidate",
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -145,6 +170,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if not budget_reserve >= 0:
             raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
         self._check_components(noise_model, reward_critic, safety_critic, normalizer)
@@ -163,6 +190,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
             max_episode_steps=max_episode_steps,
             gamma=gamma,
             budget_reserve=budget_reserve,
+            selection=selection,
             format_version=format_version,
         )
         for component in (noise_model, reward_critic, safety_critic, normalizer):
@@ -295,10 +323,12 @@ class SPIPolicyPipeline(DiffusionPipeline):
             chosen = extract_reward(reward_values)
             feasible = torch.ones_like(reward_values, dtype=torch.bool)
         else:
-            feasible = cost_rates <= allowance.rate.unsqueeze(1)
+            groups = self.num_groups if safety_weight is None else None
+            feasible = group_means(cost_rates, groups) <= allowance.rate.unsqueeze(1)
             if allowance.recovery is not None:
-                feasible = feasible & (recovery_costs <= allowance.recovery.unsqueeze(1))
-            chosen = extract_safe(reward_values, feasible, recovery_costs)
+                recoverable = group_means(recovery_costs, groups) <= allowance.recovery.unsqueeze(1)
+                feasible = feasible & recoverable
+            chosen = extract_safe(reward_values, safety_values, feasible, groups)
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
@@ -320,6 +350,12 @@ class SPIPolicyPipeline(DiffusionPipeline):
             feasible=feasible,
             chosen=chosen,
         )
+
+    @property
+    def num_groups(self) -> int | None:
+        """Number of groups that safe extraction compares; None where it compares candidates."""
+        grouped = self.config.selection == "weight" and self.noise_model.config.use_safety_weight
+        return len(SAFETY_WEIGHT_GRID) if grouped else None
 
     def _check_observation(self, observation: Any) -> tuple[Tensor, bool, bool]:
         """The observation as float32 (B, O) on the device; whether it was one; whether to return NumPy."""

@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration
-from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput, SPIPolicyPipeline, extract_safe
+from spi_diffusers.pipelines.spi_policy import (
+    SPIPolicyOutput,
+    SPIPolicyPipeline,
+    extract_safe,
+    group_means,
+)
 
 #: Episode costs the critic is held to at the knots, in units of cost.
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -149,9 +154,9 @@ def calibrate(
     gamma = 1.0 - 1.0 / horizon
     estimates = []
     for knot in knots:
-        next_action = _extract(next_candidates, knot / horizon)
+        next_action = next_candidates.extract(knot / horizon)
         theta = solve_lstd(now, features(batch.next_observation, next_action) * alive, batch.cost, gamma)
-        estimates.append(float((features(first, _extract(first_candidates, knot / horizon)) @ theta).mean()))
+        estimates.append(float((features(first, first_candidates.extract(knot / horizon)) @ theta).mean()))
     if not all(torch.isfinite(torch.tensor(estimates))):
         raise ValueError(f"The calibration's cost estimates are not finite: {estimates}.")
 
@@ -163,21 +168,31 @@ def calibrate(
     return calibration, CalibrationReport(list(knots), estimates)
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """Candidates (N, C, A) of N observations, and what the critics say of them, each (N, C)."""
+
+    actions: Tensor
+    reward_values: Tensor
+    safety_values: Tensor
+    cost_rates: Tensor
+    num_groups: int | None
+
+    def extract(self, allowed_rate: float) -> Tensor:
+        """The actions that the plain rule takes under an allowed cost rate, (N, A)."""
+        feasible = group_means(self.cost_rates, self.num_groups) <= allowed_rate
+        chosen = extract_safe(self.reward_values, self.safety_values, feasible, self.num_groups)
+        return self.actions[torch.arange(len(self.actions)), chosen]
+
+
 def _candidates(
     pipeline: SPIPolicyPipeline, observation: Tensor, generator: torch.Generator, bar: tqdm
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates (N, C, A), their reward values (N, C) and predicted cost rates (N, C)."""
+) -> _Candidates:
     parts = []
     for chunk in observation.split(256):
         output = pipeline(chunk, extraction="safe", cost_limit=0.0, generator=generator)
         assert isinstance(output, SPIPolicyOutput)
-        parts.append((output.candidates, output.reward_values, output.cost_rates))
+        parts.append((output.candidates, output.reward_values, output.safety_values, output.cost_rates))
         bar.update(len(chunk))
-    actions, rewards, rates = (torch.cat(column) for column in zip(*parts, strict=True))
-    return actions, rewards, rates
-
-
-def _extract(candidates: tuple[Tensor, Tensor, Tensor], allowed_rate: float) -> Tensor:
-    actions, rewards, rates = candidates
-    chosen = extract_safe(rewards, rates <= allowed_rate, rates)
-    return actions[torch.arange(len(actions)), chosen]
+    actions, rewards, safety, rates = (torch.cat(column) for column in zip(*parts, strict=True))
+    return _Candidates(actions, rewards, safety, rates, pipeline.num_groups)

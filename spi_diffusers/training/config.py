@@ -76,6 +76,8 @@ class TrainConfig:
         calibrate: After training, measure offline what cost the extracted policy has, and correct for it;
             only with algorithm.predict_cost.
         budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
+        selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
+            policies of the safety weights, which does not seek out the critics' errors.
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
@@ -107,6 +109,7 @@ class TrainConfig:
     overlap: Literal["auto"] | bool = "auto"
     calibrate: bool = True
     budget_reserve: float = 3.0
+    selection: Literal["candidate", "weight"] = "candidate"
     log_every: int = 100
     checkpoint_every: int = 2_000
     keep_checkpoints: int = 2
@@ -154,6 +157,7 @@ class TrainConfig:
                 f"shuffle_buffer must be a whole number of at least batch_size ({self.batch_size}), got "
                 f"{self.shuffle_buffer!r}."
             )
+        _check_choice("selection", self.selection, ("candidate", "weight"))
         _check_choice("lr_schedule", self.lr_schedule, ("constant", "cosine"))
         _check_choice("device", self.device, ("auto", "cpu", "cuda", "mps"))
         if self.mixed_precision == "fp16":

@@ -55,6 +55,7 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline:
         max_episode_steps=task.max_episode_steps if task else int(trainer.dataset.episodes.length.max()),
         gamma=trainer.config.algorithm.gamma,
         budget_reserve=trainer.config.budget_reserve,
+        selection=trainer.config.selection,
     )
 
 

@@ -14,6 +14,7 @@ from spi_diffusers.pipelines.spi_policy import (
     SPIPolicyOutput,
     extract_reward,
     extract_safe,
+    group_means,
 )
 
 
@@ -41,10 +42,20 @@ def test_extract_reward_by_hand():
 
 def test_extract_safe_by_hand():
     reward = torch.tensor([[1.0, 3.0, 2.0]] * 3)
-    cost = torch.tensor([[0.5, 0.9, 0.7]] * 3)
+    safety = torch.tensor([[0.7, 0.1, 0.9]] * 3)
     feasible = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
-    # The best allowed; the cheapest where nothing is allowed; the best.
-    assert extract_safe(reward, feasible, cost).tolist() == [2, 0, 1]
+    # The best allowed; the safest where nothing is allowed; the best.
+    assert extract_safe(reward, safety, feasible).tolist() == [2, 2, 1]
+
+
+def test_extract_safe_by_groups_by_hand():
+    # Means 2, 1.5 and 3 of three groups: one lucky candidate (9) does not make its group the best.
+    reward = torch.tensor([[2.0, 2.0, -6.0, 9.0, 4.0, 2.0]] * 3)
+    safety = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4, 0.9]] * 3)
+    feasible = torch.tensor([[True] * 6, [True, True, True, True, False, False], [False] * 6])
+    assert extract_safe(reward, safety, feasible, num_groups=3).tolist() == [4, 0, 5]
+    torch.testing.assert_close(group_means(reward[:1], 3), torch.tensor([[2.0, 2.0, 1.5, 1.5, 3.0, 3.0]]))
+    assert torch.equal(group_means(reward, None), reward)
 
 
 rows = st.lists(st.tuples(st.floats(-10, 10), st.booleans(), st.floats(-10, 10)), min_size=1, max_size=12)
@@ -52,13 +63,13 @@ rows = st.lists(st.tuples(st.floats(-10, 10), st.booleans(), st.floats(-10, 10))
 
 @given(rows)
 def test_extract_safe_never_leaves_the_feasible_set_and_takes_the_best_of_it(candidates):
-    reward, feasible, cost = (torch.tensor([column]) for column in zip(*candidates, strict=True))
-    chosen = int(extract_safe(reward, feasible, cost))
+    reward, feasible, safety = (torch.tensor([column]) for column in zip(*candidates, strict=True))
+    chosen = int(extract_safe(reward, safety, feasible))
     if any(feasible[0]):
         assert feasible[0, chosen]
         assert reward[0, chosen] == reward[0][feasible[0]].max()
     else:
-        assert cost[0, chosen] == cost.min()
+        assert safety[0, chosen] == safety.max()
 
 
 # ---- input and output
@@ -316,13 +327,28 @@ def test_a_budget_must_pay_for_the_safest_way_on():
     assert torch.equal(output.chosen[some], best[some])
 
 
-def test_recovery_falls_back_on_the_safest_way_on():
+def test_where_no_budget_is_left_the_highest_safety_value_is_taken():
+    """Not the lowest predicted cost: where a fall ends the episode, falling would cost least."""
     pipe = pipeline_by_hand(weight_share=4.0)
     output = pipe(torch.zeros(8, 3), cost_budget=0.0, steps_left=10, num_candidates=6, generator=seeded())
-    x, predicted = x_of(output), output.cost_rates
     nothing = ~output.feasible.any(1)
-    assert torch.equal(output.chosen[nothing], x.argmin(1)[nothing])
-    assert not torch.equal(predicted.argmin(1)[nothing], x.argmin(1)[nothing]), "a different choice"
+    assert nothing.any()
+    assert torch.equal(output.chosen[nothing], output.safety_values.argmax(1)[nothing])
+
+
+def test_selection_by_weight_compares_the_weights_policies():
+    """The mean over a weight's candidates decides, and its first one plays: feasible up to a mean x of 0."""
+    pipe = pipeline_by_hand(selection="weight")
+    output = pipe(torch.zeros(4, 3), cost_limit=50.0, generator=seeded())
+    means = x_of(output).unflatten(1, (6, 8)).mean(2)
+    feasible = means <= 1e-6
+    assert torch.equal(output.feasible, feasible.repeat_interleave(8, dim=1))
+    some = feasible.any(1)
+    assert some.any()
+    best = torch.where(feasible, means, -9.0).argmax(1) * 8
+    assert torch.equal(output.chosen[some], best[some])
+    alone = pipe(torch.zeros(4, 3), cost_limit=50.0, safety_weight=0.5, generator=seeded())
+    assert torch.equal(alone.feasible, x_of(alone) <= 1e-6), "one weight: candidates are compared"
 
 
 def test_budgets_and_steps_per_observation(by_hand):

@@ -1,0 +1,62 @@
+from importlib import resources
+
+import pytest
+
+from spi_diffusers.collection.config import CollectConfig, load_collect_config
+from spi_diffusers.data.tasks import get_task
+
+PRESETS = sorted(
+    file.name.removesuffix(".yaml")
+    for file in (resources.files("spi_diffusers.collection") / "presets").iterdir()
+)
+
+
+def test_there_is_a_preset_for_every_task_of_the_paper():
+    from spi_diffusers.data.tasks import TASKS
+
+    assert {task.short_name for task in TASKS.values() if task.paper} <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_loads(name):
+    config = load_collect_config(name)
+    assert config != CollectConfig() or name == "ballcircle"  # which has the defaults
+    assert get_task(name).max_episode_steps % config.segment_steps == 0  # no short segment at the end
+    assert (config.scripted_episodes > 0) == (name == "carcircle")
+    assert all(isinstance(value, float) for value in (*config.cost_targets, *config.penalties))
+
+
+def test_overrides_win_and_none_leaves_the_preset():
+    config = load_collect_config("OfflineCarCircle-v0", steps=7, runs=None, hidden_dims=[3, 4])
+    assert (config.steps, config.runs, config.scripted_episodes) == (7, 1, 1200)
+    assert config.hidden_dims == (3, 4)
+    assert load_collect_config("dronerun") == CollectConfig()  # without a preset: the defaults
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stpes": 1}, "unknown setting stpes; there are cost_targets, "),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"runs": 0}, "runs must be at least 1, got 0"),
+        ({"scripted_episodes": -1}, "scripted_episodes must be finite and not negative, got -1"),
+        ({"num_envs": 4, "num_probes": 3}, "at least two of num_envs=4 to learn from, got 3"),
+        ({"num_probes": -1}, "got -1"),
+        ({"cost_targets": (), "penalties": ()}, "name at least one budget"),
+        ({"cost_targets": (5.0, -1.0)}, "cost_targets must be finite and not negative, got -1"),
+        ({"penalties": (float("nan"),)}, "penalties must be finite and not negative, got nan"),
+        ({"max_cost_return": -1.0}, "max_cost_return must be finite"),
+        ({"multiplier_rate": float("inf")}, "multiplier_rate must be finite"),
+        ({"gamma": 1.0}, "gamma must be between 0 and 1, got 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"hidden_dims": ()}, "hidden_dims must be at least one width"),
+        ({"hidden_dims": (8, 0)}, "hidden_dims must be at least one width"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        load_collect_config("ballcircle", **settings)
+
+
+def test_number_of_budgets():
+    assert CollectConfig(cost_targets=(1.0, 2.0), penalties=(0.0,)).num_budgets == 3
