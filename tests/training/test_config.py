@@ -87,7 +87,7 @@ def test_layers_override_each_other_in_order(tmp_path):
     file.write_text("task: ballcircle\nlearning_rate: 2e-3\nseed: 5\nalgorithm: {gamma: 0.9}\n")
     assert TrainConfig(task="ballcircle").learning_rate == 3e-4  # the dataclass
     assert parse("--task", "swimmervelocity").learning_rate == 6e-4  # presets/default.yaml
-    assert parse("--task", "carcircle").updates == 20_000
+    assert parse("--task", "swimmervelocity").updates == 20_000
     assert parse("--task", "ballcircle").updates == 25_000  # presets/ballcircle.yaml
     assert parse("--config", str(file)).learning_rate == 2e-3
     config = parse("--config", str(file), "--seed", "7", "--algorithm.eta", "0.4")
