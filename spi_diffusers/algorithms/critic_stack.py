@@ -71,7 +71,7 @@ class CriticStack(nn.Module):
         if gradient_twin is None:
             return self._run(inputs, slice(None)).float().unflatten(0, (len(self.heads), 2))
         through = self._run(inputs, slice(gradient_twin, None, 2))
-        with torch.no_grad():
+        with torch.inference_mode():
             beside = self._run(inputs, slice(1 - gradient_twin, None, 2))
         twins = (through, beside) if gradient_twin == 0 else (beside, through)
         return torch.stack(twins, dim=1).float()

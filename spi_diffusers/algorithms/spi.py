@@ -234,6 +234,10 @@ class SPI:
         self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
         self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
 
+        for replica in (self._policy, self._ema_policy):
+            if replica.module is not noise_model:  # with float32 the replica is the caller's model itself
+                replica.module.keep_sinusoids(config.num_train_timesteps)  # type: ignore[operator]
+
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=learning_rate, fused=True)
         self.policy_optimizer = torch.optim.Adam(noise_model.parameters(), lr=learning_rate, fused=True)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="spi-policy") if overlap else None
@@ -259,7 +263,7 @@ class SPI:
         self._frozen_critics, self._spare_critics = self._spare_critics, self._frozen_critics
         return metrics | policy_metrics, upcoming
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def with_next_action(self, inputs: StepInputs) -> StepInputs:
         """Sample a_{i+1} at s_{i+1} from the EMA noise model, one sample shared by both critics."""
         if self.config.next_action == "dataset":
@@ -280,7 +284,7 @@ class SPI:
     def _update_critics(self, inputs: StepInputs) -> dict[str, Tensor]:
         config = self.config
         assert inputs.next_action is not None, "call with_next_action on the first batch"
-        with torch.no_grad():
+        with torch.inference_mode():
             next_values = self._by_head(
                 self._target_critics.module(
                     self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)

@@ -90,6 +90,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             layers += [nn.Linear(width_in, width_out), get_activation(activation)]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
 
+        self._sinusoids: Tensor | None = None
         self._coefficient_cache: tuple[Any, int, Tensor | None] | None = None
         self._layer_cache: tuple[list[tuple[int, int]], list[Tensor], list[tuple[Tensor, Tensor]]] | None = (
             None
@@ -139,8 +140,16 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Embed diffusion timesteps of shape (B,) as (B, time_embed_dim)."""
-        time = get_timestep_embedding(timestep, self.config.time_embed_dim)
-        return self.time_mlp(time.to(self.time_mlp[0].weight.dtype))
+        if self._sinusoids is None:
+            sinusoids = get_timestep_embedding(timestep, self.config.time_embed_dim)
+        else:
+            sinusoids = self._sinusoids[timestep.long()]
+        return self.time_mlp(sinusoids.to(self.time_mlp[0].weight.dtype))
+
+    def keep_sinusoids(self, num_timesteps: int) -> None:
+        """Look the sinusoids of timesteps 0 to `num_timesteps` - 1 up from now on; for training."""
+        timesteps = torch.arange(num_timesteps, device=next(self.parameters()).device)
+        self._sinusoids = get_timestep_embedding(timesteps, self.config.time_embed_dim)
 
     def _condition(self, observation: Tensor, safety_weight: Tensor | None) -> Tensor:
         if (safety_weight is not None) != self.config.use_safety_weight:
@@ -173,16 +182,17 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         So a policy that acts has copies, made again only when the weights change; in training, where they
         always change, views serve.
         """
-        if self.training:
-            return [(layer.weight.t(), layer.bias) for layer in self.net if isinstance(layer, nn.Linear)]
         parameters: list[Tensor] = list(self.net.parameters())
-        versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+        if self.training:
+            versions = [(parameter.data_ptr(), 0) for parameter in parameters]
+        else:
+            versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
         cached = self._layer_cache
         # The cache keeps the storage it was made from alive, so an address cannot come to mean another one.
         if cached is None or cached[0] != versions:
-            weights, biases = parameters[::2], parameters[1::2]
-            layers = [(w.detach().t().contiguous(), b.detach()) for w, b in zip(weights, biases, strict=True)]
-            cached = (versions, [parameter.detach() for parameter in parameters], layers)
+            views = [parameter.detach() for parameter in parameters]
+            weights = [weight.t() if self.training else weight.t().contiguous() for weight in views[::2]]
+            cached = (versions, views, list(zip(weights, views[1::2], strict=True)))
             self._layer_cache = cached
         return cached[2]
 
