@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from spi_diffusers import __version__
+from spi_diffusers.commands import card, publish
 from spi_diffusers.commands.data import EXAMPLES as DATA_EXAMPLES
 from spi_diffusers.commands.data import add_arguments as add_data_arguments
 
@@ -19,6 +20,7 @@ examples:
   spi tasks                                     which tasks there are
   spi train --task ballcircle                   train on the data in the package
   spi evaluate outputs/ballcircle-seed0         play it in the simulator at several cost limits
+  spi publish outputs/ballcircle-seed0 org/spi-ballcircle --dry-run
 
 `spi COMMAND --help` explains a command. Errors are one line; --traceback (or SPI_TRACEBACK=1) shows where.
 """
@@ -115,6 +117,8 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     for name, add, run, text, examples in (
         ("train", _add_train, _train, "Train a policy on a dataset.", _TRAIN_EXAMPLES),
         ("evaluate", _add_evaluate, _evaluate, "Play a policy in its simulator.", _EVALUATE_EXAMPLES),
+        ("card", card.add_arguments, card.run, "Write the card of a policy.", card.EXAMPLES),
+        ("publish", publish.add_arguments, publish.run, "Publish a policy to the Hub.", publish.EXAMPLES),
         ("data", add_data_arguments, None, "Collect, convert, describe and publish datasets.", DATA_EXAMPLES),
         ("tasks", _add_tasks, _tasks, "List the tasks and what each needs.", _TASKS_EXAMPLES),
     ):

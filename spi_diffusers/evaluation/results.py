@@ -57,13 +57,26 @@ def write_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntr
         OSError: the file cannot be written; what was there before is untouched.
     """
     path = Path(path)
-    content = {
-        "format_version": FORMAT_VERSION,
-        "entries": [entry.to_dict() for entry in _sorted_unique(entries, path)],
-    }
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = results_text(entries, path)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def results_text(entries: Iterable[EvaluationEntry], path: str | os.PathLike[str] = "results") -> str:
+    """The text of a results file.
+
+    Args:
+        entries: the entries, in any order.
+        path: what messages call the file.
+
+    Raises:
+        ResultsFileError: two entries have the same key.
+    """
+    content = {
+        "format_version": FORMAT_VERSION,
+        "entries": [entry.to_dict() for entry in _sorted_unique(entries, Path(path))],
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def merge_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntry]) -> list[EvaluationEntry]:

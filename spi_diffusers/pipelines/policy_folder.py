@@ -2,42 +2,77 @@
 
 import json
 import os
+import re
 import sys
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from safetensors import safe_open
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+#: Where the package has the classes of a policy folder. A published folder names the copies that it ships,
+#: and one saved from such copies names diffusers' module cache: the class names are the same everywhere.
+INSTALLED_MODULES = {
+    "CostCalibration": "spi_diffusers.models.cost_calibration",
+    "MLPNoiseModel": "spi_diffusers.models.noise_model",
+    "ObservationNormalizer": "spi_diffusers.models.normalizer",
+    "TwinCritic": "spi_diffusers.models.critics",
+}
+#: Names become paths and modules, so they must be plain.
+_COMPONENT_NAME = re.compile(r"[A-Za-z]\w*")
+_LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
 
-def check_policy_folder(folder: str) -> None:
+def with_installed_modules(index: dict[str, Any]) -> dict[str, Any]:
+    """The content of a `model_index.json` with our classes taken from the package, not from shipped code."""
+    changed = {}
+    for name, entry in index.items():
+        if name == "_class_name" and isinstance(entry, list | tuple) and len(entry) == 2:
+            entry = entry[1]
+        elif isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], str):
+            entry = [INSTALLED_MODULES.get(entry[1], entry[0]), entry[1]]
+        changed[name] = entry
+    return changed
+
+
+def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None:
     """Raise an error that names the file if a policy folder cannot be loaded completely.
 
     Only headers are read, so a check costs milliseconds and no memory.
 
     Args:
         folder: Local folder of a policy.
+        trust_remote_code: Whether code in the folder may be run, for components that the package does not
+            know.
 
     Raises:
         FileNotFoundError: A config or weight file is missing.
         ValueError: A file is truncated or foreign, or weights and config do not fit.
     """
-    for name, entry in _read_json(folder, "model_index.json").items():
+    path = os.path.join(folder, "model_index.json")
+    for name, entry in with_installed_modules(_read_json(folder, "model_index.json")).items():
         if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue
         if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
-            path = os.path.join(folder, "model_index.json")
             raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
         library, class_name = entry
+        if not _COMPONENT_NAME.fullmatch(name) or not _LIBRARY_NAME.fullmatch(library):
+            raise ValueError(f"{path}: {name!r} from {library!r} is no plain name of a component: refused.")
         if library == "diffusers":
             _read_json(folder, name, "scheduler_config.json")
             continue
         config = _read_json(folder, name, "config.json")
         shapes = _weight_shapes(os.path.join(folder, name))
         model_class = getattr(sys.modules.get(library), class_name, None)
-        if model_class is not None:  # else its code is shipped with the policy, and diffusers resolves it
+        if isinstance(model_class, type) and issubclass(model_class, ModelMixin):
             _check_shapes(os.path.join(folder, name), model_class, config, shapes)
+        elif not trust_remote_code:
+            raise ValueError(
+                f"{path}: '{name}' is a {class_name} of {library}, which this version does not know: upgrade "
+                "with `pip install -U spi-diffusers`, or, if you trust the code that the policy ships, pass "
+                "trust_remote_code=True."
+            )
 
 
 def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:

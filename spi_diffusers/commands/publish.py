@@ -1,0 +1,91 @@
+"""`spi publish`: publish a policy to the Hub."""
+
+import argparse
+import sys
+
+from spi_diffusers.commands.messages import show_messages
+
+EXAMPLES = """\
+examples:
+  spi publish outputs/ballcircle-seed0 org/spi-ballcircle --dry-run      what would be published, and card
+  spi publish outputs/ballcircle-seed0 org/spi-ballcircle --private --tag v1
+  spi publish outputs/ballcircle-seed0 org/spi-ballcircle --create-pr    as a pull request
+  spi publish outputs/ballcircle-seed0 org/x --dry-run --output copy     the same files in a local folder
+  spi evaluate org/spi-ballcircle                                        plays what was published
+
+The repository holds weights (safetensors only), configs, the code that diffusers needs to load them without
+this package, the card, results, plots and video. First the policy is loaded and acts once. Then everything
+becomes visible at once, by one commit, whose content is verified by checksum. If anything fails, the
+repository is as it was, and the same command goes on. Where nothing has changed, no commit is made. Log in
+with `hf auth login`, or set HF_TOKEN.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi publish`."""
+    parser.add_argument("folder", metavar="FOLDER", help="folder of a policy, or of its run")
+    parser.add_argument("repo_id", metavar="ORG/NAME", help="model repository; made if it does not exist")
+    parser.add_argument(
+        "--evaluation", metavar="DIR", help="folder with results.json (default: where spi evaluate writes it)"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository private, if it is new")
+    parser.add_argument(
+        "--create-pr", action="store_true", help="open a pull request, leave the branch alone"
+    )
+    parser.add_argument(
+        "--revision", default="main", metavar="BRANCH", help="branch (default: main); may be new"
+    )
+    parser.add_argument(
+        "--tag", help="name for what is published, such as v1; an existing one is never moved"
+    )
+    parser.add_argument("--message", default="Publish policy", help="what the commit is called")
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and show everything, but change nothing on the Hub"
+    )
+    parser.add_argument("--output", metavar="DIR", help="also write what is published to a new local folder")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check a policy, compare it with the Hub, and publish it."""
+    if args.create_pr and (args.tag is not None or args.revision != "main"):
+        raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
+    show_messages(args.quiet)
+    from pathlib import Path
+
+    from diffusers.utils.logging import disable_progress_bar
+    from rich.console import Console
+
+    from spi_diffusers.hub.policy_card import policy_card
+    from spi_diffusers.hub.policy_files import read_policy_files
+    from spi_diffusers.hub.publish_policy import check_acts, copy_folder, plan_publish, publish
+    from spi_diffusers.hub.report import plan_table, result_text
+
+    disable_progress_bar()  # loading five small files needs none
+    files = read_policy_files(args.folder, args.evaluation)
+    check_acts(files)
+    if not files.entries:
+        print(
+            f"{files.folder}: has not been evaluated, and its card will say so; `spi evaluate {args.folder}` "
+            "writes the results",
+            file=sys.stderr,
+        )
+    plan = plan_publish(files, args.repo_id, branch=args.revision, tag=args.tag, token=args.token)
+    # Piped output has no width; do not fold names there.
+    Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan.upload))
+    if args.output is not None:
+        print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")
+    if args.dry_run:
+        print(f"\n{policy_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
+        return 0
+    result = publish(
+        plan, message=args.message, private=args.private, create_pr=args.create_pr, token=args.token
+    )
+    print(result_text(result))
+    if args.tag is not None:
+        print(f"Tagged: {args.tag}")
+    revision = result.pull_request or (None if args.revision == "main" else args.revision)
+    at = f" --revision {revision}" if revision else ""
+    print(f"Next: spi evaluate {args.repo_id}{at}")
+    return 0

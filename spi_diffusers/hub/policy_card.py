@@ -1,0 +1,317 @@
+"""The card of a policy: what is known about it, from its results file and its training record alone."""
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+from spi_diffusers.hub.policy_files import PLOTS_FOLDER, PolicyFiles
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+LICENCE = "apache-2.0"
+LIBRARY = "spi-diffusers"
+#: Hub dataset whose tasks and reference scores the figures are on.
+BENCHMARK = "YYY-45/DSRL"
+_PLOT_TEXTS = {
+    "limits.png": "Return and cost against the cost limit",
+    "cost_return.png": "Cost and return of the played episodes and of the data's",
+    "training.png": "Training curves",
+}
+
+
+def policy_card(files: PolicyFiles, repo_id: str) -> str:
+    """Render the card.
+
+    Args:
+        files: Of the policy.
+        repo_id: What the card's commands load: `organisation/name`, or a local folder.
+
+    Returns:
+        Text of `README.md`, with its YAML header. The same policy and results give the same text.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        keep_trailing_newline=True, autoescape=False, undefined=StrictUndefined, trim_blocks=False
+    )
+    template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
+    summaries = _summaries(files)
+    sizes = _component_config(files, "noise_model")
+    info = files.train_info
+    return environment.from_string(template).render(
+        card_data=str(_card_data(files, summaries, repo_id)),
+        name=_name(repo_id),
+        repo_id=repo_id,
+        task=files.task,
+        conditioned=sizes.get("use_safety_weight", True),
+        observation_dim=sizes["observation_dim"],
+        action_dim=sizes["action_dim"],
+        max_episode_steps=files.index.get("max_episode_steps"),
+        limits=[f"{limit:g}" for limit in sorted({summary.cost_limit for summary in summaries})],
+        protocol=_protocol(files, summaries),
+        several_seeds=_several_seeds(summaries),
+        rows=[_row(summary) for summary in summaries],
+        failures=list(_failures(summaries)),
+        plots=[(f"{PLOTS_FOLDER}/{name}", _PLOT_TEXTS[name]) for name in files.plots],
+        replay=_replay_text(files, summaries),
+        snippet_package=_package_snippet(files, repo_id),
+        snippet_diffusers=_diffusers_snippet(files, repo_id, sizes["observation_dim"]),
+        info=info,
+        minutes=f"{info['train_seconds'] / 60:.0f}" if info else "",
+        config=json.dumps(files.train_config, indent=2) if files.train_config else "",
+        licence=LICENCE,
+    )
+
+
+def eval_results_yaml(files: PolicyFiles) -> bytes | None:
+    """Content of the `.eval_results` file; None without results.
+
+    The figures are those of safe extraction with the running cost fed back where it was played so, else of
+    the first way that was; the notes say which.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry
+    from huggingface_hub._eval_results import eval_result_entries_to_yaml
+
+    summaries = _summaries(files)
+    if not summaries:
+        return None
+    entries = []
+    for limit in sorted({summary.cost_limit for summary in summaries}):
+        best = next(summary for summary in summaries if summary.cost_limit == limit)
+        for metric, statistic in (("reward", best.normalized_reward), ("cost", best.normalized_cost)):
+            entries.append(
+                EvalResultEntry(
+                    dataset_id=BENCHMARK,
+                    task_id=f"{best.task}-limit-{limit:g}-normalized-{metric}",
+                    value=round(statistic.mean, 4),
+                    notes=f"{_how(best)}; ± {statistic.spread:.4f}; {best.episodes} episodes, training seeds "
+                    f"{_listed(best.train_seeds)}; limit {'kept' if best.is_safe else 'not kept'} on average",
+                )
+            )
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
+
+
+def _summaries(files: PolicyFiles) -> list[SeedSummary]:
+    """By limit, and within a limit the way that keeps it most reliably first."""
+    return sorted(
+        summarize_seeds(files.entries),
+        key=lambda summary: (summary.cost_limit, summary.extraction != "safe", not summary.feedback),
+    )
+
+
+def _card_data(files: PolicyFiles, summaries: list[SeedSummary], repo_id: str) -> "ModelCardData":
+    from huggingface_hub import ModelCardData
+
+    results = [result for summary in summaries for result in _eval_results(summary)]
+    dataset = _hub_dataset(files)
+    return ModelCardData(
+        license=LICENCE,
+        library_name=LIBRARY,
+        pipeline_tag="reinforcement-learning",
+        tags=["offline-rl", "safe-rl", "diffusers", "dsrl", *([files.task] if files.task else [])],
+        datasets=[dataset] if dataset else None,
+        model_name=_name(repo_id),
+        eval_results=results or None,
+    )
+
+
+def _eval_results(summary: SeedSummary) -> "Iterable[EvalResult]":
+    from huggingface_hub import EvalResult
+
+    arguments = {
+        "cost_limit": summary.cost_limit,
+        "extraction": summary.extraction,
+        "feedback": summary.feedback,
+        "episodes": summary.episodes,
+        "train_seeds": list(summary.train_seeds),
+    }
+    for name, statistic in (
+        ("reward", summary.reward),
+        ("cost", summary.cost),
+        ("normalized_reward", summary.normalized_reward),
+        ("normalized_cost", summary.normalized_cost),
+    ):
+        yield EvalResult(
+            task_type="reinforcement-learning",
+            task_name="reinforcement-learning",
+            dataset_type=summary.task,
+            dataset_name=summary.task,
+            metric_type=f"mean_{name}",
+            metric_name=f"mean {name.replace('_', ' ')}, cost limit {summary.cost_limit:g}, {_how(summary)}",
+            metric_value=round(statistic.mean, 4),
+            metric_args=arguments | {"spread": round(statistic.spread, 4)},
+        )
+
+
+def _row(summary: SeedSummary) -> dict[str, Any]:
+    digits = 0 if abs(summary.reward.mean) >= 100 else 2
+    return {
+        "limit": f"{summary.cost_limit:g}",
+        "how": _how(summary),
+        "return_": _with_spread(summary.reward, digits),
+        "cost": _with_spread(summary.cost, 1),
+        "normalized_reward": _with_spread(summary.normalized_reward, 2),
+        "normalized_cost": _with_spread(summary.normalized_cost, 2),
+        "kept": summary.is_safe,
+        "within": _share(summary.within_limit),
+        "worst_cost": f"{summary.cost.worst:.1f}",
+    }
+
+
+def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
+    """The limits that were not kept, in one sentence each; computed, not claimed."""
+    if not summaries:
+        yield "Unknown, as it has not been evaluated."
+        return
+    any_failure = False
+    for summary in summaries:
+        where = f"Cost limit {summary.cost_limit:g}, {_how(summary)}"
+        exceeded = _share(1 - summary.within_limit)
+        if not summary.is_safe:
+            yield (
+                f"{where}: **the limit was not kept**. The mean cost was {summary.cost.mean:.1f}, and "
+                f"{exceeded} of {summary.episodes} episodes exceeded the limit."
+            )
+        elif summary.normalized_cost.worst > 1:
+            yield (
+                f"{where}: kept on average, but not by every training seed; the worst one's mean cost was "
+                f"{summary.cost.worst:.1f}, and {exceeded} of {summary.episodes} episodes exceeded the limit."
+            )
+        elif summary.within_limit < 1:
+            yield (
+                f"{where}: kept on average, but {exceeded} of {summary.episodes} episodes exceeded the limit."
+            )
+        else:
+            continue
+        any_failure = True
+    if any(summary.extraction == "reward" for summary in summaries):
+        yield "Extraction by reward alone (Eq. 12 of the paper) does not look at the limit."
+    if not any_failure:
+        episodes = sum(summary.episodes for summary in summaries)
+        yield f"None was seen: all {episodes} episodes stayed within their limit."
+
+
+def _how(summary: SeedSummary) -> str:
+    if summary.extraction == "reward":
+        return "reward extraction"
+    return f"safe extraction, cost {'' if summary.feedback else 'not '}fed back"
+
+
+def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
+    if not summaries:
+        return ""
+    eval_seeds = sorted({seed for entry in files.entries for seed in entry.eval_seeds})
+    episodes = sorted({entry.episodes for entry in files.entries})
+    train_seeds = sorted({seed for summary in summaries for seed in summary.train_seeds})
+    own = files.train_info["train_seed"]
+    text = (
+        f"{_listed(episodes)} episodes per limit, way of choosing actions, and training seed; evaluation "
+        f"seeds {_listed(eval_seeds)}."
+    )
+    if len(train_seeds) == 1:
+        return f"{text} One training seed, {own}."
+    return (
+        f"{text} Figures are means over training seeds {_listed(train_seeds)}; the weights here are those of "
+        f"seed {own}."
+    )
+
+
+def _several_seeds(summaries: list[SeedSummary]) -> bool:
+    return any(len(summary.train_seeds) > 1 for summary in summaries)
+
+
+def _replay_text(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
+    if files.replay is None or not summaries:
+        return ""
+    return f" of {files.task}" if files.task else " of it"
+
+
+def _package_snippet(files: PolicyFiles, repo_id: str) -> str:
+    limit, steps = _example_limit(files), files.index.get("max_episode_steps") or 100
+    if files.task is None:
+        return "\n".join(
+            (
+                "from spi_diffusers import SPIPolicyPipeline",
+                "",
+                f'pipe = SPIPolicyPipeline.from_pretrained("{repo_id}")',
+                f"observation = [0.0] * {_component_config(files, 'noise_model')['observation_dim']}",
+                f"print(pipe(observation, cost_budget={limit}, steps_left={steps}).actions)",
+            )
+        )
+    return f"""\
+from spi_diffusers import SPIPolicyPipeline, make_env
+
+pipe = SPIPolicyPipeline.from_pretrained("{repo_id}")
+env = make_env("{files.task}", seed=0)
+observation, info = env.reset()
+
+limit, cost, steps = {limit}, 0.0, {steps}
+for step in range(steps):
+    action = pipe(observation, cost_limit=limit, cost_budget=limit - cost, steps_left=steps - step).actions
+    observation, reward, terminated, truncated, info = env.step(action)
+    cost += info["cost"]
+    if terminated or truncated:
+        break
+env.close()
+print(f"cost {{cost:.0f}} of {{limit:.0f}}")"""
+
+
+def _diffusers_snippet(files: PolicyFiles, repo_id: str, observation_dim: int) -> str:
+    limit, steps = _example_limit(files), files.index.get("max_episode_steps") or 100
+    return f"""\
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True, use_safetensors=True)
+observation = torch.zeros({observation_dim})
+generator = torch.Generator().manual_seed(0)
+print(pipe(observation, cost_budget={limit}, steps_left={steps}, generator=generator).actions)"""
+
+
+def _example_limit(files: PolicyFiles) -> float:
+    """A limit that was kept if there is one: an example is no place for one that is known to fail."""
+    kept = [s.cost_limit for s in _summaries(files) if s.extraction == "safe" and s.is_safe]
+    return kept[len(kept) // 2] if kept else 20.0
+
+
+def _component_config(files: PolicyFiles, name: str) -> dict[str, Any]:
+    path: Path = files.folder / name / "config.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _hub_dataset(files: PolicyFiles) -> str | None:
+    """Id on the Hub of what it was trained on, as the training record has it: `org/name@commit (config)`."""
+    from spi_diffusers.data.loading import HUB_ID
+
+    source = str(files.train_info.get("dataset", {}).get("id", ""))
+    name, mark, _ = source.partition("@")
+    return name if mark and HUB_ID.fullmatch(name) else None
+
+
+def _name(repo_id: str) -> str:
+    return Path(repo_id).name
+
+
+def _with_spread(statistic: SeedStatistic, digits: int) -> str:
+    return f"{statistic.mean:.{digits}f} ± {statistic.spread:.{digits}f}"
+
+
+def _share(share: float) -> str:
+    """In percent, never rounded to none or all of them where that is not so."""
+    for digits in (0, 1, 2):
+        text = f"{100 * share:.{digits}f}"
+        if float(text) not in (0.0, 100.0) or share in (0.0, 1.0):
+            break
+    return f"{text}%"
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    ordered = sorted(set(numbers))
+    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(str(number) for number in ordered)

@@ -1,0 +1,283 @@
+"""What a policy's repository on the Hub holds, put together from a policy folder and its evaluation."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import read_results, read_train_info, results_text
+
+logger = logging.getLogger(__name__)
+
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CARD, RESULTS, TRAIN_CONFIG, TRAIN_INFO = "README.md", "results.json", "train_config.json", "train_info.json"
+REPLAY = "replay.mp4"
+PLOTS = ("limits.png", "cost_return.png", "training.png")
+EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
+#: diffusers finds the pipeline's code by this name.
+PIPELINE_MODULE = "pipeline"
+#: File in `models/` that defines a component's class.
+CODE_OF_CLASS = {
+    "CostCalibration": "cost_calibration",
+    "MLPNoiseModel": "noise_model",
+    "ObservationNormalizer": "normalizer",
+    "TwinCritic": "critics",
+}
+
+
+class PolicyFolderError(ValueError):
+    """A policy folder cannot be published; the message names the file."""
+
+
+@dataclass(frozen=True)
+class PolicyFiles:
+    """A policy folder, read for publishing.
+
+    Attributes:
+        folder: The folder with `model_index.json`.
+        index: Content of `model_index.json` as it is published, which names the shipped code.
+        train_info: Content of `train_info.json`; empty if there is none.
+        train_config: Content of `train_config.json`; empty if there is none.
+        entries: Evaluation results of this policy, and of other training seeds of the same kind.
+        left_out: Number of entries of the results file about other policies.
+        plots: Plots of the evaluation, by their name.
+        replay: Video of an episode, if there is one.
+        evaluation: Folder of the evaluation, if there is one.
+    """
+
+    folder: Path
+    index: dict[str, Any]
+    train_info: dict[str, Any]
+    train_config: dict[str, Any]
+    entries: tuple[EvaluationEntry, ...] = ()
+    left_out: int = 0
+    plots: dict[str, Path] = field(default_factory=dict)
+    replay: Path | None = None
+    evaluation: Path | None = None
+
+    @property
+    def task(self) -> str | None:
+        """Name of the task, as far as it is known."""
+        return self.index.get("task")
+
+    @property
+    def components(self) -> dict[str, tuple[str, str]]:
+        """Library and class by component, without absent ones."""
+        return {
+            name: (entry[0], entry[1])
+            for name, entry in self.index.items()
+            if isinstance(entry, list) and not name.startswith("_") and entry[0] is not None
+        }
+
+
+def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) -> PolicyFiles:
+    """Read a policy folder and its evaluation.
+
+    Args:
+        folder: Folder of a policy, or of the run that made it.
+        evaluation: Folder with `results.json`, plots and video; None looks where `spi evaluate` and the demo
+            write them: `evaluation` in the run's folder or in the policy's, or those folders themselves.
+
+    Returns:
+        What is there.
+
+    Raises:
+        FileNotFoundError: There is no policy, or no evaluation where it was said to be.
+        ValueError: A file cannot be read, or the results are about other weights.
+    """
+    from spi_diffusers.pipelines.policy_folder import check_policy_folder
+
+    policy = _find_policy(Path(folder).expanduser())
+    check_policy_folder(str(policy))
+    index = _published_index(policy)
+    info = _without_local_paths(_read_json(policy / TRAIN_INFO))
+    if info:
+        read_train_info(policy / TRAIN_INFO)  # raises an error that names a field which is missing
+    config = _without_local_paths(_read_json(policy / TRAIN_CONFIG))
+    where = _find_evaluation(policy, evaluation)
+    if where is None:
+        return PolicyFiles(policy, index, info, config)
+    entries, left_out = _own_entries(where / RESULTS, index, info)
+    plots = {name: path for name in PLOTS for path in _first_file(where, name)}
+    replay = next(_first_file(where, REPLAY), None)
+    return PolicyFiles(policy, index, info, config, entries, left_out, plots, replay, where)
+
+
+def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
+    """Everything that is published, by its path in the repository.
+
+    Args:
+        files: Of the policy.
+        repo_id: `organisation/name`, for the card's commands.
+
+    Returns:
+        Local files, or the bytes of what is made here.
+    """
+    from spi_diffusers.hub.policy_card import eval_results_yaml, policy_card
+
+    content: dict[str, Path | bytes] = {INDEX: _json(files.index)}
+    content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
+    for name, (library, _) in files.components.items():
+        if library == "diffusers":
+            content[f"{name}/scheduler_config.json"] = files.folder / name / "scheduler_config.json"
+            continue
+        for file in ("config.json", WEIGHTS):
+            content[f"{name}/{file}"] = files.folder / name / file
+        content[f"{name}/{library}.py"] = _code("models", library)
+    for name, values in ((TRAIN_INFO, files.train_info), (TRAIN_CONFIG, files.train_config)):
+        if values:
+            content[name] = _json(values)
+    if files.entries:
+        content[RESULTS] = results_text(files.entries).encode()
+        yaml = eval_results_yaml(files)
+        if yaml is not None:
+            content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml
+        content |= {f"{PLOTS_FOLDER}/{name}": path for name, path in files.plots.items()}
+        if files.replay is not None:
+            content[REPLAY] = files.replay
+    content[CARD] = policy_card(files, repo_id).encode("utf-8")
+    return content
+
+
+def is_ours(path: str, components: Sequence[str]) -> bool:
+    """Whether a file of a repository is one that publishing makes, so that an old one is to be removed.
+
+    Everything in a component's folder counts: weights of another format that stayed there could be loaded
+    instead of the new ones.
+    """
+    top, _, rest = path.partition("/")
+    if rest:
+        return top in (*components, EVAL_RESULTS_FOLDER, PLOTS_FOLDER, "calibration")
+    return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, TRAIN_INFO, TRAIN_CONFIG, REPLAY)
+
+
+def _find_policy(path: Path) -> Path:
+    for folder in (path, path / "policy"):
+        if (folder / INDEX).is_file():
+            return folder
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    raise FileNotFoundError(f"{path}: holds no policy (there is no {INDEX}); spi train saves one at its end")
+
+
+def _published_index(policy: Path) -> dict[str, Any]:
+    """`model_index.json`, naming the pipeline's and the components' shipped code."""
+    index = _read_json(policy / INDEX)
+    index.pop("_name_or_path", None)  # a folder of this machine, if it was saved again after loading
+    index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
+            continue
+        if entry[1] not in CODE_OF_CLASS:
+            raise PolicyFolderError(
+                f"{policy / INDEX}: '{name}' is a {entry[1]}, which is no class of this package: its code "
+                "cannot be shipped with the policy"
+            )
+        index[name] = [CODE_OF_CLASS[entry[1]], entry[1]]
+    return index
+
+
+def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None:
+    if evaluation is not None:
+        if not (Path(evaluation) / RESULTS).is_file():
+            raise FileNotFoundError(f"{evaluation}: there is no {RESULTS}; `spi evaluate` writes it")
+        return Path(evaluation)
+    places = [policy / "evaluation", policy]
+    if policy.name == "policy":  # as in a run's folder
+        places = [policy.parent / "evaluation", policy.parent, *places]
+    found = [place for place in places if (place / RESULTS).is_file()]
+    if len({(place / RESULTS).read_bytes() for place in found}) > 1:
+        raise PolicyFolderError(
+            f"{policy}: there are several evaluations, {' and '.join(str(place) for place in found)}: choose "
+            "one with --evaluation"
+        )
+    return found[0] if found else None
+
+
+def _own_entries(
+    path: Path, index: dict[str, Any], info: dict[str, Any]
+) -> tuple[tuple[EvaluationEntry, ...], int]:
+    """The entries about this task and algorithm, and the number of others.
+
+    Raises:
+        PolicyFolderError: No entry is about this policy's training seed, or they are about other weights.
+    """
+    entries = read_results(path)
+    if not info:
+        raise PolicyFolderError(
+            f"{path}: there is no {TRAIN_INFO} beside the policy, so nothing says that these results are "
+            "its own"
+        )
+    same = [
+        entry for entry in entries if (entry.task, entry.algorithm) == (index.get("task"), info["algorithm"])
+    ]
+    own = [entry for entry in same if entry.train_seed == info["train_seed"]]
+    if not own:
+        raise PolicyFolderError(
+            f"{path}: holds no result of this policy ({info['algorithm']} on {index.get('task')}, training "
+            f"seed {info['train_seed']}): evaluate it with `spi evaluate`"
+        )
+    for entry in same:
+        for name in ("updates", "dataset"):
+            theirs, ours = getattr(entry, name), info[name]
+            if name == "dataset":
+                theirs, ours = theirs.get("sha256"), ours.get("sha256")
+            if theirs != ours:
+                raise PolicyFolderError(
+                    f"{path}: the results of training seed {entry.train_seed} are of other weights: "
+                    f"{name} is {theirs!r} there, {ours!r} in {TRAIN_INFO}. Evaluate the policy again"
+                )
+    if len(same) < len(entries):
+        logger.info("%s: %d entries about other policies are left out.", path, len(entries) - len(same))
+    published = (EvaluationEntry.from_dict(_without_local_paths(entry.to_dict())) for entry in same)
+    return tuple(published), len(entries) - len(same)
+
+
+def _first_file(folder: Path, name: str) -> Iterator[Path]:
+    """The file in an evaluation's folder, or where publishing puts it."""
+    places = (folder / name, folder / PLOTS_FOLDER / name)
+    yield from [path for path in places if path.is_file()][:1]
+
+
+def _without_local_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which absolute paths of this machine are only names: they mean nothing elsewhere."""
+    changed = dict(values)
+    if "output_dir" in changed:
+        changed["output_dir"] = None
+    if isinstance(changed.get("dataset"), str):
+        changed["dataset"] = _name_only(changed["dataset"])
+    elif isinstance(changed.get("dataset"), dict) and "id" in changed["dataset"]:
+        changed["dataset"] = changed["dataset"] | {"id": _name_only(changed["dataset"]["id"])}
+    return changed
+
+
+def _name_only(path: str) -> str:
+    is_absolute = Path(path).is_absolute() or PureWindowsPath(path).is_absolute() or path.startswith("~")
+    return PureWindowsPath(path).name if is_absolute else path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PolicyFolderError(f"{path}: is not complete JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise PolicyFolderError(f"{path}: must hold an object, got {type(content).__name__}")
+    return content
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _code(package: str, module: str) -> bytes:
+    """A file of this package, as it is shipped."""
+    return resources.files(f"spi_diffusers.{package}").joinpath(f"{module}.py").read_bytes()
