@@ -18,9 +18,9 @@ from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
-#: Checks of policy folders, which a copy of this file in a Hub repository goes without: the package may not be
-#: installed there, or be another version. Not an import statement, as diffusers asks users of shipped code to
-#: install every package that one names.
+#: Checks of policy folders, which a copy of this file in a Hub repository goes without: the package may not
+#: be installed there, or be another version. Not an import statement, as diffusers asks users of shipped code
+#: to install every package that one names.
 _folder_checks: Any = None
 if __name__.startswith("spi_diffusers."):
     _folder_checks = importlib.import_module("spi_diffusers.pipelines.policy_folder")

@@ -1,0 +1,99 @@
+"""A small, real policy for BallCircle in a run's folder, with an evaluation whose figures can be followed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.plots import plot_limits
+from spi_diffusers.evaluation.results import write_results
+from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.config_layers import make_train_config
+
+BALL = get_task("ballcircle")
+DATASET = {"id": "embedded:OfflineBallCircle-v0", "sha256": "ab" * 32}
+INFO = {
+    "algorithm": "spi",
+    "train_seed": 0,
+    "updates": 1000,
+    "train_seconds": 120.0,
+    "dataset": DATASET,
+    "versions": {"torch": "2.13.0"},
+}
+COMPONENTS = ("calibration", "noise_model", "normalizer", "reward_critic", "safety_critic")
+
+
+def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipeline:
+    torch.manual_seed(seed)
+    shared = {"observation_dim": BALL.observation_dim, "action_dim": BALL.action_dim, "hidden_dims": [16, 16]}
+    normalizer = ObservationNormalizer(observation_dim=BALL.observation_dim)
+    normalizer.set_statistics(torch.zeros(BALL.observation_dim), torch.ones(BALL.observation_dim))
+    calibration = CostCalibration(num_knots=2)
+    return SPIPolicyPipeline(
+        noise_model=MLPNoiseModel(**shared),
+        reward_critic=TwinCritic(**shared),
+        safety_critic=TwinCritic(**shared, num_heads=2),
+        scheduler=make_scheduler(SPIConfig()),
+        normalizer=normalizer,
+        calibration=calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3])),
+        task=task,
+        max_episode_steps=BALL.max_episode_steps,
+        gamma=0.98,
+    )
+
+
+def make_entry(returns, cost_returns, limit=10.0, extraction="safe", feedback=True, **changes):
+    info = {name: INFO[name] for name in ("algorithm", "train_seed", "updates", "train_seconds", "dataset")}
+    return EvaluationEntry.from_episodes(
+        BALL,
+        np.asarray(returns, dtype=float),
+        np.asarray(cost_returns, dtype=float),
+        cost_limit=limit,
+        extraction=extraction,
+        feedback=feedback,
+        eval_seeds=(1000,),
+        steps_per_second=100.0,
+        train_info=TrainInfo(**(info | changes)),
+        versions={"torch": "2.13.0"},
+    )
+
+
+#: Limit 10 is kept by all episodes, 20 on average only, 40 is not; reward extraction keeps none.
+ENTRIES = (
+    make_entry([600, 640], [4, 8], 10),
+    make_entry([650, 650], [14, 22], 20),
+    make_entry([700, 740], [40, 50], 40),
+    make_entry([760, 780], [60, 64], 10, "reward", False),
+)
+
+
+def make_run(folder: Path, entries=ENTRIES, seed: int = 0, **settings) -> Path:
+    """A run's folder: `policy/`, `evaluation/` (unless without entries) and what is never published."""
+    policy = folder / "policy"
+    make_policy(seed).save_pretrained(policy)
+    config = make_train_config({"task": BALL.name, "output_dir": str(folder), **settings})
+    write_json(policy / "train_config.json", config.to_dict())
+    write_json(policy / "train_info.json", INFO)
+    write_json(folder / "train_config.json", config.to_dict())
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "optimizer.bin").write_bytes(b"pickle")
+    (policy / "noise_model" / "old.bin").write_bytes(b"pickle")
+    if entries:
+        write_results(folder / "evaluation" / "results.json", entries)
+        plot_limits(entries, folder / "evaluation" / "limits.png")
+        (folder / "evaluation" / "replay.mp4").write_bytes(b"a video")
+    return folder
+
+
+def write_json(path: Path, content) -> None:
+    path.write_text(json.dumps(content, indent=2))
+
+
+def edit_json(path: Path, **changes) -> None:
+    write_json(path, json.loads(path.read_text()) | changes)

@@ -1,0 +1,171 @@
+"""The card says what the results say, no more and no less."""
+
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from huggingface_hub._eval_results import parse_eval_result_entries
+from policy_factory import BALL, ENTRIES, INFO, make_entry, make_run, write_json
+
+from spi_diffusers.cli import main
+from spi_diffusers.evaluation.results import write_results
+from spi_diffusers.hub.policy_card import _share, eval_results_yaml, policy_card
+from spi_diffusers.hub.policy_files import read_policy_files
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def card(run, *entries):
+    if entries:
+        write_results(run / "evaluation" / "results.json", entries)
+    return policy_card(read_policy_files(run), "org/spi-ball")
+
+
+def section(text, title):
+    return re.search(rf"## {title}\n(.*?)\n## ", text, re.DOTALL)[1].strip()
+
+
+def rows(text):
+    lines = [line for line in section(text, "Results").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_the_table_holds_the_results(run):
+    # By hand: mean 620, deviation 40 / sqrt 2; cost 6 +- 4 / sqrt 2, over the limit of 10.
+    low, high = BALL.reward_min, BALL.reward_max
+    reward, spread = (620 - low) / (high - low), 28.284 / (high - low)
+    first, *_ = rows(card(run))
+    assert first[0:4] == ["10", "safe extraction, cost fed back", "620 ± 28", "6.0 ± 2.8"]
+    assert first[4:] == [f"{reward:.2f} ± {spread:.2f}", "0.60 ± 0.28", "yes", "100%"]
+    kept = [(row[0], row[1].split(",")[0], row[6], row[7]) for row in rows(card(run))]
+    assert kept == [
+        ("10", "safe extraction", "yes", "100%"),
+        ("10", "reward extraction", "**no**", "0%"),
+        ("20", "safe extraction", "yes", "50%"),
+        ("40", "safe extraction", "**no**", "50%"),
+    ]
+
+
+def test_what_was_played_is_said(run):
+    text = section(card(run), "Results")
+    assert "cost limits of 10, 20, 40 per episode; nothing is known about other limits" in text
+    assert "2 episodes per limit" in text
+    assert "evaluation seeds 1000. One training seed, 0." in text
+    assert "standard deviation over episodes" in text
+
+
+def test_failures_are_computed(run):
+    assert section(card(run), "Known failures").splitlines() == [
+        "* Cost limit 10, reward extraction: **the limit was not kept**. The mean cost was 62.0, and 100% of "
+        "2 episodes exceeded the limit.",
+        "* Cost limit 20, safe extraction, cost fed back: kept on average, but 50% of 2 episodes exceeded "
+        "the limit.",
+        "* Cost limit 40, safe extraction, cost fed back: **the limit was not kept**. The mean cost was "
+        "45.0, and 50% of 2 episodes exceeded the limit.",
+        "* Extraction by reward alone (Eq. 12 of the paper) does not look at the limit.",
+    ]
+    good = card(run, ENTRIES[0])
+    assert section(good, "Known failures") == "* None was seen: all 2 episodes stayed within their limit."
+
+
+def test_several_seeds(run):
+    text = card(run, make_entry([600, 600], [4, 4]), make_entry([700, 700], [12, 12], train_seed=2))
+    assert "Figures are means over training seeds 0, 2; the weights here are those of seed 0." in text
+    assert "standard deviation over training seeds" in text
+    (row,) = rows(text)
+    assert row[2:4] == ["650 ± 71", "8.0 ± 5.7"]
+    assert row[-1] == "12.0"
+    assert (
+        "kept on average, but not by every training seed; the worst one's mean cost was 12.0, and 50% of 4"
+        in section(text, "Known failures")
+    )
+
+
+def test_without_results_the_card_says_so(tmp_path):
+    run = make_run(tmp_path / "run", entries=())
+    text = card(run)
+    assert "**This policy has not been evaluated.**" in section(text, "Results")
+    assert section(text, "Known failures") == "* Unknown, as it has not been evaluated."
+    assert "|" not in section(text, "Results")
+    assert ModelCard(text).data.eval_results is None
+    assert eval_results_yaml(read_policy_files(run)) is None
+
+
+def test_metadata_are_read_back(run):
+    data = ModelCard(card(run)).data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "spi-diffusers",
+        "reinforcement-learning",
+        "apache-2.0",
+    )
+    assert data.model_name == "spi-ball"
+    found = {
+        (result.metric_type, result.metric_args["cost_limit"], result.metric_args["extraction"]): result
+        for result in data.eval_results
+    }
+    assert len(found) == 16
+    cost = found["mean_cost", 40.0, "safe"]
+    assert (cost.metric_value, cost.dataset_name) == (45.0, BALL.name)
+    assert cost.metric_args["spread"] == pytest.approx(7.0711)
+    assert (cost.metric_args["episodes"], cost.metric_args["train_seeds"]) == (2, [0])
+
+
+def test_eval_results_are_read_back(run):
+    entries = parse_eval_result_entries(yaml.safe_load(eval_results_yaml(read_policy_files(run))))
+    values = {entry.task_id: entry for entry in entries}
+    assert len(entries) == len(values) == 6
+    cost = values[f"{BALL.name}-limit-10-normalized-cost"]
+    assert cost.value == 0.6  # of safe extraction, not of reward extraction
+    assert "safe extraction, cost fed back; ± 0.2828; 2 episodes, training seeds 0; limit kept" in cost.notes
+    assert "limit not kept" in values[f"{BALL.name}-limit-40-normalized-cost"].notes
+
+
+def test_data_and_training_are_named(run):
+    text = section(card(run), "Training")
+    assert f"`{INFO['dataset']['id']}`, SHA-256 of its transitions `{'ab' * 32}`" in text
+    assert "spi, 1,000 updates, training seed 0, 2 minutes" in text
+    assert '"task": "OfflineBallCircle-v0"' in text
+    assert "hf download org/spi-ball train_config.json --local-dir ." in text
+
+
+def test_a_dataset_of_the_hub_is_linked(run):
+    dataset = {"id": "org/set@0123abc (OfflineBallCircle-v0)", "sha256": "ab" * 32, "revision": "v1"}
+    write_json(run / "policy" / "train_info.json", INFO | {"dataset": dataset})
+    text = card(run, make_entry([1], [1], dataset=dataset))
+    assert ModelCard(text).data.datasets == ["org/set"]
+    assert "revision `v1`" in section(text, "Training")
+
+
+def test_a_policy_without_a_record(run):
+    for name in ("train_info.json", "train_config.json", "../evaluation/results.json"):
+        (run / "policy" / name).unlink()
+    text = section(card(run), "Training")
+    assert text == "There is no record of how these weights were trained."
+
+
+def test_the_same_policy_gives_the_same_card(run):
+    assert card(run) == card(run)
+    assert card(run).endswith("```\n")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.0, "0%"), (0.001, "0.1%"), (0.996, "99.6%"), (0.5, "50%"), (1.0, "100%")]
+)
+def test_shares_are_not_rounded_to_none_or_all(share, text):
+    assert _share(share) == text
+
+
+def test_the_command(run, capsys, tmp_path):
+    assert main(["card", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert f'from_pretrained("{run / "policy"}")' in shown
+    assert (
+        main(["card", str(run), "--repo", "org/spi-ball", "--output", str(tmp_path / "x" / "CARD.md")]) == 0
+    )
+    assert (tmp_path / "x" / "CARD.md").read_text() == card(run)
+    assert main(["card", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err
