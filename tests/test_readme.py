@@ -22,6 +22,10 @@ COMMANDS = {
     "spi data convert SOURCE FOLDER": "",
     "spi data describe DATASET": "",
     "spi data push FOLDER ORG/NAME": "--help",  # needs a Hub: tests/hub runs it
+    "spi card outputs/ballcircle-seed0": "",
+    "spi card FOLDER": "--help",
+    "spi publish FOLDER ORG/NAME": "--help",  # needs a Hub: tests/hub runs it
+    "spi publish FOLDER ORG/NAME --dry-run": "--help",
     "spi data collect --task ballcircle --output datasets": "--steps 1",
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
