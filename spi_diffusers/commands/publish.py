@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
-    from spi_diffusers.hub.policy_card import policy_card
-    from spi_diffusers.hub.policy_files import read_policy_files
+    from spi_diffusers.hub.policy_files import CARD, read_policy_files
     from spi_diffusers.hub.publish_policy import check_acts, copy_folder, plan_publish, publish
     from spi_diffusers.hub.report import plan_table, result_text
 
@@ -77,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")
     if args.dry_run:
-        print(f"\n{policy_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
+        card = plan.content[CARD]
+        assert isinstance(card, bytes)  # made here, unlike the weights
+        print(f"\n{card.decode()}\nDry run: nothing was changed on the Hub.")
         return 0
     result = publish(
         plan, message=args.message, private=args.private, create_pr=args.create_pr, token=args.token

@@ -1,1 +1,1 @@
-"""Publishing to the Hub: one verified commit for whatever is published, and what a dataset's and a policy's holds."""
+"""Publishing to the Hub: one verified commit, and what that of a dataset and of a policy holds."""

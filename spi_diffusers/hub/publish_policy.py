@@ -1,5 +1,6 @@
 """Publish a policy to the Hub: checked first, then one verified commit, then the tag."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -217,12 +218,7 @@ def _with_record_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") ->
     except (ValueError, OSError) as error:
         logger.warning("%s: published without its training record and evaluation: %s", origin, error)
         return files
-    same_settings = _plain(known.index) == _plain(files.index)
-    if not same_settings or any(
-        (known.folder / name / WEIGHTS).read_bytes() != (files.folder / name / WEIGHTS).read_bytes()
-        for name, (library, _) in files.components.items()
-        if library != "diffusers"
-    ):
+    if not _is_same_policy(known, files):
         logger.warning(
             "The policy was changed after it was loaded from %s: published without the training record and "
             "evaluation there.",
@@ -232,9 +228,25 @@ def _with_record_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") ->
     return known
 
 
-def _plain(index: dict[str, Any]) -> dict[str, Any]:
+def _is_same_policy(first: PolicyFiles, second: PolicyFiles) -> bool:
+    """Whether weights and all settings agree; not, by which versions they were saved."""
+    if _plain(first.index) != _plain(second.index):
+        return False
+    for name, (library, _) in first.components.items():
+        config = "scheduler_config.json" if library == "diffusers" else "config.json"
+        settings = [json.loads((files.folder / name / config).read_bytes()) for files in (first, second)]
+        if _plain(settings[0]) != _plain(settings[1]):
+            return False
+        if library != "diffusers":
+            weights = [(files.folder / name / WEIGHTS).read_bytes() for files in (first, second)]
+            if weights[0] != weights[1]:
+                return False
+    return True
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {
-        name: value for name, value in index.items() if name not in ("_diffusers_version", "_name_or_path")
+        name: value for name, value in settings.items() if name not in ("_diffusers_version", "_name_or_path")
     }
 
 

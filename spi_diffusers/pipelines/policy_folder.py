@@ -1,5 +1,6 @@
 """Checks a policy folder before anything is loaded from it."""
 
+import inspect
 import json
 import os
 import re
@@ -19,8 +20,10 @@ INSTALLED_MODULES = {
     "ObservationNormalizer": "spi_diffusers.models.normalizer",
     "TwinCritic": "spi_diffusers.models.critics",
 }
-#: Names become paths and modules, so they must be plain.
-_COMPONENT_NAME = re.compile(r"[A-Za-z]\w*")
+#: Larger files are no configs and no headers of ours. Both are read before anything is known about a folder.
+_MAX_JSON_BYTES = _MAX_HEADER_BYTES = 1_000_000
+_MAX_TIMESTEPS = 100_000
+#: A library's name becomes a path or a module, so it must be plain.
 _LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
 
@@ -48,19 +51,25 @@ def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None
 
     Raises:
         FileNotFoundError: A config or weight file is missing.
-        ValueError: A file is truncated or foreign, or weights and config do not fit.
+        ValueError: A file is truncated or foreign, weights and config do not fit, or the policy was saved
+            by a newer version.
     """
+    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline  # which imports this file
+
     path = os.path.join(folder, "model_index.json")
-    for name, entry in with_installed_modules(_read_json(folder, "model_index.json")).items():
+    index = with_installed_modules(_read_json(folder, "model_index.json"))
+    SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
+    _check_known_fields(path, index, SPIPolicyPipeline)
+    for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue
         if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
             raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
         library, class_name = entry
-        if not _COMPONENT_NAME.fullmatch(name) or not _LIBRARY_NAME.fullmatch(library):
-            raise ValueError(f"{path}: {name!r} from {library!r} is no plain name of a component: refused.")
+        if not _LIBRARY_NAME.fullmatch(library):
+            raise ValueError(f"{path}: '{name}' is from {library!r}, which is no library's name: refused.")
         if library == "diffusers":
-            _read_json(folder, name, "scheduler_config.json")
+            _check_scheduler(os.path.join(folder, name))
             continue
         config = _read_json(folder, name, "config.json")
         shapes = _weight_shapes(os.path.join(folder, name))
@@ -83,6 +92,12 @@ def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
             f"{path} is missing; its folder holds {', '.join(others) or 'nothing else'}. Only safetensors "
             "weights of this name are loaded, never a pickle."
         )
+    with open(path, "rb") as header:
+        length = int.from_bytes(header.read(8), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file: its header would have {length} bytes."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -93,11 +108,24 @@ def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     folder: str, model_class: Any, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
 ) -> None:
+    path = os.path.join(folder, "config.json")
+    _check_known_fields(path, config, model_class)
+    # Before a network is made, even one without memory: a config can name any size.
+    largest = max((size for shape in shapes.values() if 0 not in shape for size in shape), default=0)
+    for key, value in config.items():
+        sizes = value if isinstance(value, list) else [value]
+        if key.endswith(("_dim", "_dims")) or key.startswith("num_"):
+            too_large = [size for size in sizes if isinstance(size, int | float) and size > largest]
+            if too_large or len(sizes) > len(shapes):
+                raise ValueError(
+                    f"{os.path.join(folder, WEIGHTS_FILE)} does not fit its config.json: {key} names "
+                    f"{f'a size of {too_large[0]}' if too_large else f'{len(sizes)} layers'}, more than the "
+                    "weights have."
+                )
     try:
         with torch.device("meta"):
             state = model_class.from_config(config).state_dict()
-    except (TypeError, ValueError, KeyError) as error:
-        path = os.path.join(folder, "config.json")
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     expected = {key: tuple(value.shape) for key, value in state.items()}
     wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
@@ -109,14 +137,36 @@ def _check_shapes(
         )
 
 
+def _check_known_fields(path: str, config: dict[str, Any], known_class: Any) -> None:
+    """Fields that this version does not know mean something to the version that wrote them."""
+    known = inspect.signature(known_class.__init__).parameters
+    unknown = sorted(key for key in config if not key.startswith("_") and key not in known)
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown field{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:5]))}; this "
+            "version knows no such setting and would act differently. If a newer one saved the policy, "
+            "upgrade with `pip install -U spi-diffusers`."
+        )
+
+
+def _check_scheduler(folder: str) -> None:
+    steps = _read_json(folder, "scheduler_config.json").get("num_train_timesteps", 1)
+    if not isinstance(steps, int) or not 1 <= steps <= _MAX_TIMESTEPS:
+        path = os.path.join(folder, "scheduler_config.json")
+        raise ValueError(f"{path}: num_train_timesteps must be 1 to {_MAX_TIMESTEPS}, got {steps!r}.")
+
+
 def _read_json(*parts: str) -> dict[str, Any]:
     path = os.path.join(*parts)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        with open(path, "rb") as file:
+            text = file.read(_MAX_JSON_BYTES + 1)
+        if len(text) > _MAX_JSON_BYTES:
+            raise ValueError(f"more than {_MAX_JSON_BYTES} bytes")
+        content = json.loads(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: this is not a complete policy folder.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not complete JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")

@@ -164,11 +164,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
-        if format_version > FORMAT_VERSION:
-            raise ValueError(
-                f"This policy has format version {format_version}, but this code reads versions up to "
-                f"{FORMAT_VERSION}: upgrade with `pip install -U spi-diffusers`."
-            )
+        self.check_format_version(format_version)
         if not 0.0 <= gamma < 1.0:
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if not budget_reserve >= 0:
@@ -198,6 +194,17 @@ class SPIPolicyPipeline(DiffusionPipeline):
         )
         for component in (noise_model, reward_critic, safety_critic, normalizer):
             component.eval()
+
+    @staticmethod
+    def check_format_version(format_version: Any) -> None:
+        """Raise ValueError if this code cannot read a policy of that format."""
+        if not isinstance(format_version, int) or format_version < 1:
+            raise ValueError(f"format_version must be a whole number of at least 1, got {format_version!r}.")
+        if format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"This policy has format version {format_version}, but this code reads versions up to "
+                f"{FORMAT_VERSION}: upgrade with `pip install -U spi-diffusers`."
+            )
 
     @staticmethod
     def _check_components(noise_model: Any, reward_critic: Any, safety_critic: Any, normalizer: Any) -> None:

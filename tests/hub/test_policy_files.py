@@ -153,8 +153,9 @@ def damage(run, what):
     elif what == "foreign class":
         edit_json(policy / "model_index.json", noise_model=["my_code", "MyModel"])
     elif what == "path in a name":
-        index = json.loads((policy / "model_index.json").read_text())
-        (policy / "model_index.json").write_text(json.dumps(index | {"../x": ["critics", "TwinCritic"]}))
+        edit_json(policy / "model_index.json", **{"../x": ["critics", "TwinCritic"]})
+    elif what == "path to code":
+        edit_json(policy / "model_index.json", noise_model=["../x", "Unheard"])
     elif what == "more updates":
         edit_json(policy / "train_info.json", updates=2000)
     elif what == "other data":
@@ -181,7 +182,8 @@ def damage(run, what):
         ("no weights", rf"noise_model/{WEIGHTS} is missing"),
         ("cut weights", rf"noise_model/{WEIGHTS} is truncated"),
         ("foreign class", "'noise_model' is a MyModel of my_code, which this version does not know"),
-        ("path in a name", r"'\.\./x' .* is no plain name of a component: refused"),
+        ("path in a name", r"model_index\.json: unknown field '\.\./x'"),
+        ("path to code", r"'noise_model' is from '\.\./x', which is no library's name: refused"),
         ("more updates", "are of other weights: updates is 1000 there, 2000 in train_info.json"),
         ("other data", "are of other weights: dataset is 'abab"),
         ("other seed", r"holds no result of this policy \(spi on OfflineBallCircle-v0, training seed 9\)"),

@@ -261,13 +261,15 @@ def test_a_loaded_policy_is_published_with_its_record(hub, run):
     assert len(history(hub)) == 2
 
 
-@pytest.mark.parametrize("change", ["weights", "settings"])
+@pytest.mark.parametrize("change", ["weights", "settings", "scheduler"])
 def test_a_policy_that_was_changed_is_published_without_results(hub, run, change, caplog):
     pipe = SPIPolicyPipeline.from_pretrained(str(run / "policy"))
     if change == "weights":
         pipe.reward_critic.net[0].bias.data += 1.0
-    else:
+    elif change == "settings":
         pipe.register_to_config(budget_reserve=1.0)
+    else:
+        pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.push_to_hub("org/spi", token=TOKEN)
     assert "changed after it was loaded" in caplog.text
     files = published(hub).files
