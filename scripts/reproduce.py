@@ -1,7 +1,7 @@
-"""Rewrite the committed results: train and evaluate SPI on the eight tasks of the paper.
+"""Rewrite the committed results: train and evaluate SPI, several seeds a task.
 
-    python scripts/reproduce.py                           # all eight, about three hours on two cores
-    python scripts/reproduce.py --tasks ballcircle        # one of them
+    python scripts/reproduce.py                           # what results/ holds, about half an hour a task
+    python scripts/reproduce.py --tasks carrun            # one more task
     python scripts/reproduce.py --jobs 4                  # four trainings side by side
 
 Every seed is trained in a process of its own on one thread, then played for 20 episodes at each of the task's
@@ -38,6 +38,11 @@ def dataset_of(task: str) -> str | None:
     return None if task == MAIN_TASK else str(DATASETS)
 
 
+def result_file(folder: Path, task: str) -> Path:
+    """Where a task's results lie."""
+    return folder / f"{get_task(task).short_name}.json"
+
+
 def train_and_evaluate(task: str, seed: int, output: Path, updates: int | None, episodes: int) -> Path:
     """One seed, through the same commands a user types; returns its results file."""
     run = output / f"{task}-seed{seed}"
@@ -72,7 +77,7 @@ def write_task(task: str, files: list[Path], folder: Path, console: Console) -> 
     from spi_diffusers.evaluation.tables import results_tables
 
     entries = [entry for file in files for entry in read_results(file)]
-    write_results(folder / f"{task}.json", entries)
+    write_results(result_file(folder, task), entries)
     limits = [float(limit) for limit in get_task(task).cost_limits]
     behaviour = behaviour_rows(load_transitions(dataset_of(task), task), limits)
     plot_limits(entries, folder / f"{task}_limits.png", behaviour)
@@ -84,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tasks", nargs="+", help="tasks (default: the eight of the paper)")
+    parser.add_argument("--tasks", nargs="+", help="tasks (default: those that results/ has)")
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="training seeds (default: 0 to 4 on BallCircle, else 0 to 2)"
     )
@@ -97,8 +102,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of the results files")
     args = parser.parse_args()
 
-    paper = [name for name, task in TASKS.items() if task.paper]
-    tasks = [get_task(task).short_name for task in args.tasks or paper]
+    names = args.tasks or [name for name in TASKS if result_file(args.results, name).exists()]
+    tasks = [get_task(name).short_name for name in names]
     console = Console()
     console.print(f"Training {', '.join(tasks)}; {args.jobs} side by side; logs in {args.output}.")
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -11,10 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce import dataset_of
-
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import SeedSummary, summarize_seeds
@@ -65,38 +62,9 @@ def _policy_row(summary: SeedSummary) -> str:
     )
 
 
-def tasks_table(paths: list[Path]) -> str:
-    """Safe extraction on every task: reward, cost and share of episodes within, at each of its limits."""
-    lines = [
-        "| task | cost limit | normalised reward | normalised cost | episodes within | "
-        "best in the data within |",
-        "|---|---|---|---|---|---|",
-    ]
-    for path in paths:
-        entries = read_results(path)
-        summaries = [s for s in summarize_seeds(entries) if s.extraction == "safe" and s.feedback]
-        limits = [summary.cost_limit for summary in summaries]
-        dataset = load_transitions(dataset_of(path.stem), path.stem)
-        for summary, best in zip(summaries, behaviour_rows(dataset, limits), strict=True):
-            reward, cost = summary.normalized_reward, summary.normalized_cost
-            data = "" if best.best_normalized_reward is None else f"{best.best_normalized_reward:.2f}"
-            lines.append(
-                f"| {path.stem} | {summary.cost_limit:g} | {reward.mean:.2f} ± {reward.spread:.2f} | "
-                f"{cost.mean:.2f} ± {cost.spread:.2f} | {summary.within_limit:.0%} | {data} |"
-            )
-    return "\n".join(lines)
-
-
-def task_results() -> list[Path]:
-    """The committed results files, in the order of the task table."""
-    paths = [RESULTS / f"{task.short_name}.json" for task in TASKS.values()]
-    return [path for path in paths if path.exists()]
-
-
 def blocks() -> dict[str, str]:
     """Text of every generated block of README.md."""
     return {
-        "tasks": tasks_table(task_results()),
         "results": results_table(RESULTS / "ballcircle.json"),
         "benchmarks": benchmark_table(
             json.loads((RESULTS / "benchmark_training.json").read_text(encoding="utf-8")),

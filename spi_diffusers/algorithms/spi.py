@@ -240,7 +240,11 @@ class SPI:
 
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=learning_rate, fused=True)
         self.policy_optimizer = torch.optim.Adam(noise_model.parameters(), lr=learning_rate, fused=True)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="spi-policy") if overlap else None
+        self._pool = None
+        if overlap:
+            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
+            # product would start OpenMP workers of its own, which slow everything down from then on.
+            self._pool = ThreadPoolExecutor(1, "spi-policy", initializer=torch.get_num_threads)
 
     def update(self, inputs: StepInputs, upcoming: StepInputs) -> tuple[dict[str, Tensor], StepInputs]:
         """One combined training step (Algorithm 1).
