@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.hub.errors import HubError, explain
 from spi_diffusers.hub.policy_files import (
+    PLOTS_FOLDER,
+    REPLAY,
+    RESULTS,
     WEIGHTS,
     PolicyFiles,
     PolicyFolderError,
@@ -176,6 +180,7 @@ def publish_pipeline(
     with tempfile.TemporaryDirectory(prefix="spi-publish-") as temporary:
         folder = Path(temporary) / "pipeline"
         pipeline.save_pretrained(str(folder))
+        _complete_snapshot(str(pipeline.name_or_path), token, endpoint)
         files = _with_record_of_origin(read_policy_files(folder), pipeline)
         check_acts(files)
         plan = plan_publish(files, repo_id, branch=branch, tag=tag, token=token, endpoint=endpoint)
@@ -207,6 +212,29 @@ def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _complete_snapshot(origin: str, token: str | bool | None, endpoint: str | None) -> None:
+    """A policy from the Hub came without plots and video: fetch those of the same commit beside it."""
+    from huggingface_hub import snapshot_download
+
+    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$", Path(origin).as_posix())
+    if found is None or not (Path(origin) / RESULTS).exists():
+        return
+    try:
+        snapshot_download(
+            f"{found[1]}/{found[2]}",
+            revision=found[3],
+            allow_patterns=[f"{PLOTS_FOLDER}/*.png", REPLAY],
+            cache_dir=Path(origin).parents[2],
+            token=token,
+            endpoint=endpoint,
+        )
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise HubError(
+            f"{found[1]}/{found[2]}: the plots and video of this policy cannot be fetched: {explain(error)}. "
+            "Nothing was published"
+        ) from error
 
 
 def _with_record_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") -> PolicyFiles:

@@ -92,8 +92,11 @@ def test_published_by_the_command_it_loads_with_and_without_the_package(tmp_path
             PACKAGE.format("'org/spi', revision='v1'"),
             PACKAGE.format("'org/spi', local_files_only=True"),
             DIFFUSERS.format("'org/spi', trust_remote_code=True"),
+            "from spi_diffusers import SPIPolicyPipeline\n"
+            "pipe = SPIPolicyPipeline.from_pretrained('org/spi')\n"
+            "print(pipe.push_to_hub('org/spi'), pipe.push_to_hub('lab/copy'))",
         )
-        dry, published, again, refused, *actions = answers
+        dry, published, again, refused, *actions, pushed = answers
         assert dry.endswith("exit 0"), (dry, errors)
         assert "org/spi (model; will be made)" in dry
         assert "noise_model/diffusion_pytorch_model.safetensors" in dry
@@ -110,6 +113,15 @@ def test_published_by_the_command_it_loads_with_and_without_the_package(tmp_path
         assert "it goes without --tag" in errors
         assert len(actions[0].strip()) == 64, actions[0]
         assert actions == [actions[0]] * len(actions)
+
+        # What came from the Hub goes back with its plots and video: nothing to commit, and a complete copy.
+        copied = hub.store.get("models", "lab/copy").files
+        assert f"{hub.url}/org/spi/tree/{repo.head.oid} {hub.url}/lab/copy/commit/" in pushed, (
+            pushed,
+            errors,
+        )
+        assert copied.keys() == repo.files.keys()
+        assert {path for path in copied if copied[path] != repo.files[path]} == {"README.md"}
 
         # Where spi_diffusers cannot be imported, from a folder without anything cached.
         loading, use = snippets(repo.files["README.md"].decode())

@@ -9,6 +9,7 @@ from hub_faults import Fault
 from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 from policy_factory import ENTRIES, edit_json, make_entry, make_policy, make_run
 
+from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import write_results
 from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.policy_files import assemble, read_policy_files
@@ -246,6 +247,23 @@ def test_a_commit_that_holds_something_else_is_noticed(hub, run):
     hub.faults.set(Fault("wrong bytes", "PUT", "/put/"))
     with pytest.raises(HubError, match=r"does not hold what was uploaded: .* differs in size or checksum"):
         push(hub, run)
+
+
+def test_bad_command_lines_are_one_line(capsys, run):
+    for arguments, message in (
+        ([], "required: FOLDER, ORG/NAME"),
+        ([str(run), "org/x", "--create-pr", "--revision", "y"], "goes without --tag and --revision"),
+        (["/nowhere", "org/x"], "/nowhere: no such folder"),
+        ([str(run), "spi"], "'spi' must have the form organisation/name"),
+        ([str(run), "org/x", "--evaluation", "/nowhere"], "there is no results.json"),
+    ):
+        try:
+            code = main(["publish", *arguments])
+        except SystemExit as error:
+            code = error.code
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert (code, len(lines)) == (2, 1), lines
+        assert message in lines[0]
 
 
 # ---- from memory
