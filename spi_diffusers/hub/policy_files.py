@@ -21,13 +21,6 @@ PLOTS = ("limits.png", "cost_return.png", "training.png")
 EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
 #: diffusers finds the pipeline's code by this name.
 PIPELINE_MODULE = "pipeline"
-#: File in `models/` that defines a component's class.
-CODE_OF_CLASS = {
-    "CostCalibration": "cost_calibration",
-    "MLPNoiseModel": "noise_model",
-    "ObservationNormalizer": "normalizer",
-    "TwinCritic": "critics",
-}
 
 
 class PolicyFolderError(ValueError):
@@ -124,10 +117,10 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
     content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
     for name, (library, _) in files.components.items():
         if library == "diffusers":
-            content[f"{name}/scheduler_config.json"] = files.folder / name / "scheduler_config.json"
+            content[f"{name}/scheduler_config.json"] = _config(files.folder / name / "scheduler_config.json")
             continue
-        for file in ("config.json", WEIGHTS):
-            content[f"{name}/{file}"] = files.folder / name / file
+        content[f"{name}/config.json"] = _config(files.folder / name / "config.json")
+        content[f"{name}/{WEIGHTS}"] = files.folder / name / WEIGHTS
         content[f"{name}/{library}.py"] = _code("models", library)
     for name, values in ((TRAIN_INFO, files.train_info), (TRAIN_CONFIG, files.train_config)):
         if values:
@@ -167,18 +160,20 @@ def _find_policy(path: Path) -> Path:
 
 def _published_index(policy: Path) -> dict[str, Any]:
     """`model_index.json`, naming the pipeline's and the components' shipped code."""
+    from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
+
     index = _read_json(policy / INDEX)
-    index.pop("_name_or_path", None)  # a folder of this machine, if it was saved again after loading
+    index.pop("_name_or_path", None)  # as in `_config`
     index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
             continue
-        if entry[1] not in CODE_OF_CLASS:
+        if entry[1] not in INSTALLED_MODULES:
             raise PolicyFolderError(
                 f"{policy / INDEX}: '{name}' is a {entry[1]}, which is no class of this package: its code "
                 "cannot be shipped with the policy"
             )
-        index[name] = [CODE_OF_CLASS[entry[1]], entry[1]]
+        index[name] = [INSTALLED_MODULES[entry[1]].rpartition(".")[2], entry[1]]
     return index
 
 
@@ -276,6 +271,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _config(path: Path) -> Path | bytes:
+    """A config without the folder of this machine that diffusers notes in what is saved after loading."""
+    config = _read_json(path)
+    return (
+        _json({k: v for k, v in config.items() if k != "_name_or_path"})
+        if "_name_or_path" in config
+        else path
+    )
 
 
 def _code(package: str, module: str) -> bytes:

@@ -11,6 +11,7 @@ from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entr
 import spi_diffusers
 from spi_diffusers.evaluation.results import read_results, write_results
 from spi_diffusers.hub.policy_files import assemble, is_ours, read_policy_files
+from spi_diffusers.pipelines import SPIPolicyPipeline
 
 PACKAGE = Path(spi_diffusers.__file__).parent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -122,6 +123,16 @@ def test_folders_of_this_machine_are_not_published(run, folder):
         assert str(run).encode() not in text, path
     assert json.loads(data(content, "train_config.json"))["dataset"] == "balls"
     assert json.loads(data(content, "train_info.json"))["dataset"]["id"] == f"balls ({BALL.name})"
+
+
+def test_nor_is_where_a_policy_was_loaded_from(run):
+    pipe = SPIPolicyPipeline.from_pretrained(str(run / "policy"))
+    for component in pipe.components.values():
+        component.register_to_config(_name_or_path=str(run))
+    pipe.save_pretrained(run / "again")
+    assert str(run) in (run / "again" / "noise_model" / "config.json").read_text()
+    content = assemble(read_policy_files(run / "again"), "org/x")
+    assert not [path for path in content if str(run).encode() in data(content, path)]
 
 
 def test_results_are_found_where_the_demo_writes_them(run):
