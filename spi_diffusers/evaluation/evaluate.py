@@ -17,7 +17,7 @@ from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, check_c
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, check_extraction, rollout
 
 if TYPE_CHECKING:
-    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+    from spi_diffusers.pipelines import SPIPolicyPipeline
 
 #: Called after each rollout with the name of the extraction and the episodes.
 RolloutCallback = Callable[[str, Rollout], None]

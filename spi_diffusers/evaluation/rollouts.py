@@ -15,7 +15,7 @@ from spi_diffusers.evaluation.metrics import check_cost_limit
 if TYPE_CHECKING:
     import gymnasium
 
-    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+    from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
 class Policy(Protocol):

@@ -18,7 +18,7 @@ from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
-    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+    from spi_diffusers.pipelines import SPIPolicyPipeline
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,8 @@ import torch
 from diffusers import ModelMixin
 from safetensors import safe_open
 
+from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 #: Where the package has the classes of a policy folder. A published folder names the copies that it ships,
 #: and one saved from such copies names diffusers' module cache: the class names are the same everywhere.
@@ -54,8 +56,6 @@ def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None
         ValueError: A file is truncated or foreign, weights and config do not fit, or the policy was saved
             by a newer version.
     """
-    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline  # which imports this file
-
     path = os.path.join(folder, "model_index.json")
     index = with_installed_modules(_read_json(folder, "model_index.json"))
     SPIPolicyPipeline.check_format_version(index.get("format_version", 1))

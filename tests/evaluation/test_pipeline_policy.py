@@ -10,7 +10,7 @@ from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.evaluation.evaluate import evaluate
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
 @pytest.fixture(scope="module")

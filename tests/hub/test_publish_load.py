@@ -140,8 +140,11 @@ def test_published_by_the_command_it_loads_with_and_without_the_package(tmp_path
             "pipe.save_pretrained('again')\n"
             "pipe = type(pipe).from_pretrained('org/spi', trust_remote_code=True)\n" + ACT,
             use,
+            "from diffusers import DiffusionPipeline\n"
+            "DiffusionPipeline.from_pretrained('copy', trust_remote_code=True).push_to_hub('org/spi')",
         )
         assert answers[0].startswith("ModuleNotFoundError")
+        assert answers[7].startswith("ImportError: Publishing needs the package")
         assert re.match(r"ValueError: .*trust_remote_code=True", answers[1], re.DOTALL)
         assert answers[2:6] == [actions[0]] * 4, errors[-3000:]
         assert re.fullmatch(r"tensor\(\[.*\]\)\n", answers[6]), answers[6]
