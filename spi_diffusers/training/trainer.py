@@ -7,8 +7,9 @@ learning rate is a function of the step, and a checkpoint holds every tensor tha
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.spi import StepInputs, make_scheduler
@@ -26,6 +26,7 @@ from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCriti
 from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.config import ConfigError, TrainConfig
+from spi_diffusers.training.processes import agree, average_gradients, gather_inputs, scatter_inputs
 from spi_diffusers.training.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -43,7 +44,6 @@ from spi_diffusers.training.runtime import (
     package_versions,
     resolve_overlap,
 )
-from spi_diffusers.training.sampler import batch_dim, take_slice
 from spi_diffusers.training.state import load_training_tensors, training_tensors
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,9 @@ class Trainer:
             dataset,
             device=self.accelerator.device,
             overlap=self.overlap,
-            reduce_gradients=self._average_gradients if self.accelerator.num_processes > 1 else None,
+            reduce_gradients=(
+                partial(average_gradients, self.accelerator) if self.accelerator.num_processes > 1 else None
+            ),
         )
         self.checkpoints = CheckpointStore(self.output_dir / CHECKPOINTS_FOLDER, config.keep_checkpoints)
         self.metrics_log = MetricsLog(self.output_dir / METRICS_FILE)
@@ -151,7 +153,7 @@ class Trainer:
                     upcoming = self.sampler.draw()
                     metrics, inputs = self.algorithm.update(inputs, upcoming)
                     self.step += 1
-                    values, stopped_by = self._agree(metrics, signals.received)
+                    values, stopped_by = agree(self.accelerator, metrics, signals.received)
                     done = self.step == config.updates
                     self._check_finite(values)
                     self._add_to_window(values)
@@ -229,7 +231,7 @@ class Trainer:
         self._warn_if_inexact(state)
         if self.accelerator.is_main_process:
             logger.info("Resumed from %s.", checkpoint.folder)
-        return self._scatter(pending)
+        return scatter_inputs(self.accelerator, pending)
 
     def _warn_if_inexact(self, state: Mapping[str, Any]) -> None:
         now = self._circumstances()
@@ -267,25 +269,6 @@ class Trainer:
         for optimizer in (self.algorithm.critic_optimizer, self.algorithm.policy_optimizer):
             for group in optimizer.param_groups:
                 group["lr"] = value
-
-    def _average_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Average gradients over processes, in place, in one message."""
-        flat = self.accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")
-        parts = flat.split([g.numel() for g in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def _agree(
-        self, metrics: Mapping[str, Tensor], stop_signal: int | None
-    ) -> tuple[dict[str, float], int | None]:
-        """Metrics averaged over processes, and the stop signal that any of them has received."""
-        if self.accelerator.num_processes == 1:
-            return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), stop_signal
-        shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=self.accelerator.device)])
-        shared[-1] = stop_signal or 0
-        *values, _ = self.accelerator.reduce(shared, reduction="mean").tolist()
-        stop = int(self.accelerator.reduce(shared[-1], reduction="max").item())
-        return dict(zip(metrics, values, strict=True)), stop or None
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -354,7 +337,9 @@ class Trainer:
     # ---- checkpoints
 
     def _save_checkpoint(self, pending: StepInputs) -> None:
-        tensors = training_tensors(self.algorithm, self._gather(pending), self.sampler.get_state())
+        tensors = training_tensors(
+            self.algorithm, gather_inputs(self.accelerator, pending), self.sampler.get_state()
+        )
         broken = first_non_finite(tensors)
         if broken is not None:
             raise self._diverged(f"{broken} holds values that are not finite")
@@ -373,30 +358,6 @@ class Trainer:
                 },
             )
         self.accelerator.wait_for_everyone()
-
-    def _gather(self, inputs: StepInputs) -> StepInputs:
-        """The global batch's inputs from every process's slice."""
-        if self.accelerator.num_processes == 1:
-            return inputs
-        whole = {}
-        for name, value in inputs.tensors().items():
-            dim = batch_dim(name)
-            if dim is not None and value.numel():
-                gathered = self.accelerator.gather(value.movedim(dim, 0).contiguous())
-                value = gathered.movedim(0, dim).contiguous()
-            elif dim is not None:  # nothing to send, but the shape is the whole batch's
-                value = torch.cat([value] * self.accelerator.num_processes, dim)
-            whole[name] = value
-        return StepInputs(**whole)
-
-    def _scatter(self, inputs: StepInputs) -> StepInputs:
-        """This process's slice of the global batch's inputs, on its device."""
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        parts = {}
-        for name, value in inputs.tensors().items():
-            part = take_slice(name, value, rank, world_size)
-            parts[name] = part if batch_dim(name) is None else part.to(self.accelerator.device)
-        return StepInputs(**parts)
 
 
 def _fresh_copy(module: torch.nn.Module, cls: type[Any]) -> ModelMixin:

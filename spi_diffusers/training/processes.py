@@ -1,0 +1,57 @@
+"""What the processes of a run tell each other: gradients, metrics, stop signals, and slices of a batch."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from spi_diffusers.algorithms.spi import StepInputs
+from spi_diffusers.training.sampler import batch_dim, take_slice
+
+
+def average_gradients(accelerator: Accelerator, gradients: Sequence[Tensor]) -> None:
+    """Average gradients over processes, in place, in one message."""
+    flat = accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")
+    parts = flat.split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def agree(
+    accelerator: Accelerator, metrics: Mapping[str, Tensor], stop_signal: int | None
+) -> tuple[dict[str, float], int | None]:
+    """Metrics averaged over processes, and the stop signal that any of them has received."""
+    if accelerator.num_processes == 1:
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), stop_signal
+    shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=accelerator.device)])
+    shared[-1] = stop_signal or 0
+    *values, _ = accelerator.reduce(shared, reduction="mean").tolist()
+    stop = int(accelerator.reduce(shared[-1], reduction="max").item())
+    return dict(zip(metrics, values, strict=True)), stop or None
+
+
+def gather_inputs(accelerator: Accelerator, inputs: StepInputs) -> StepInputs:
+    """The global batch's inputs from every process's slice."""
+    if accelerator.num_processes == 1:
+        return inputs
+    whole = {}
+    for name, value in inputs.tensors().items():
+        dim = batch_dim(name)
+        if dim is not None and value.numel():
+            gathered = accelerator.gather(value.movedim(dim, 0).contiguous())
+            value = gathered.movedim(0, dim).contiguous()
+        elif dim is not None:  # nothing to send, but the shape is the whole batch's
+            value = torch.cat([value] * accelerator.num_processes, dim)
+        whole[name] = value
+    return StepInputs(**whole)
+
+
+def scatter_inputs(accelerator: Accelerator, inputs: StepInputs) -> StepInputs:
+    """This process's slice of the global batch's inputs, on its device."""
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    parts = {}
+    for name, value in inputs.tensors().items():
+        part = take_slice(name, value, rank, world_size)
+        parts[name] = part if batch_dim(name) is None else part.to(accelerator.device)
+    return StepInputs(**parts)
