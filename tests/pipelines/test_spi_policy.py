@@ -5,28 +5,17 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pipeline_factory import make_normalizer, make_pipeline, pipeline_by_hand, seeded
+from pipeline_factory import make_normalizer, make_pipeline, seeded
 
 from spi_diffusers.models import MLPNoiseModel
 from spi_diffusers.pipelines.spi_policy import (
     SAFETY_WEIGHT_GRID,
-    SPIPolicyOutput,
 )
 
 
 @pytest.fixture(scope="module")
 def pipe():
     return make_pipeline()
-
-
-@pytest.fixture(scope="module")
-def by_hand():
-    return pipeline_by_hand()
-
-
-def x_of(output: SPIPolicyOutput) -> torch.Tensor:
-    """The number that the hand-made critics look at, (B, N)."""
-    return output.candidates[..., 0]
 
 
 # ---- input and output

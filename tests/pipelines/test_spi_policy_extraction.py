@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pipeline_factory import make_pipeline, pipeline_by_hand, seeded
+from pipeline_factory import pipeline_by_hand, seeded
 
 from spi_diffusers.models import CostCalibration
 from spi_diffusers.pipelines.spi_policy import (
@@ -15,11 +15,6 @@ from spi_diffusers.pipelines.spi_policy import (
     extract_safe,
     group_means,
 )
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return make_pipeline()
 
 
 @pytest.fixture(scope="module")
