@@ -44,7 +44,7 @@ def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: s
     Args:
         tasks: the `stats.json` content of every task of the folder, in the wanted order.
         existing: the folder's present `README.md`, where there is one: everything of it is kept except
-            the configs of these tasks and the section between our two marks.
+            the configs of these tasks, of tasks that were removed, and the section between our two marks.
         location: what a reader passes to `load_transitions` to get the data (Hub id or folder name).
 
     Returns:
@@ -109,16 +109,21 @@ def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits:
     figure.savefig(path, metadata={"Software": None})
 
 
+def written_config(name: str) -> dict[str, Any]:
+    """How a card declares a config that `write_parquet_dataset` wrote."""
+    return {"config_name": name, "data_files": [{"split": "train", "path": f"{name}/train-*.parquet"}]}
+
+
 def _merge_configs(configs: list[dict[str, Any]], tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    ours = {
-        task["config"]: {
-            "config_name": task["config"],
-            "data_files": [{"split": "train", "path": f"{task['config']}/train-*.parquet"}],
-        }
-        for task in tasks
-    }
-    kept = [config for config in configs if config.get("config_name") not in ours]
-    return sorted([*kept, *ours.values()], key=lambda config: str(config.get("config_name")))
+    """The configs of these tasks, and those that others declared; ours whose folder is gone are dropped."""
+    ours = [written_config(task["config"]) for task in tasks]
+    names = {config["config_name"] for config in ours}
+    kept = [
+        config
+        for config in configs
+        if config["config_name"] not in names and config != written_config(config["config_name"])
+    ]
+    return sorted([*kept, *ours], key=lambda config: config["config_name"])
 
 
 def _min_median_max(summary: dict[str, float]) -> str:

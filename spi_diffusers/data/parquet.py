@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spi_diffusers.data.card import read_card
+from spi_diffusers.data.card import read_card, written_config
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -167,7 +167,8 @@ def folder_configs(folder: Path) -> list[str]:
         Config names in the order of the card.
 
     Raises:
-        DatasetError: there is no card, or its YAML header cannot be read or declares no configs.
+        DatasetError: there is no card, or its YAML header cannot be read or declares no configs, or one whose
+            files are gone.
     """
     readme = folder / "README.md"
     if not readme.is_file():
@@ -176,9 +177,18 @@ def folder_configs(folder: Path) -> list[str]:
             f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
             f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
         )
-    names = [config["config_name"] for config in read_card(readme).data.get("configs") or []]
-    if not names:
+    configs = read_card(readme).data.get("configs") or []
+    if not configs:
         raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
+    names = [config["config_name"] for config in configs]
+    for config in configs:
+        name = config["config_name"]
+        # `datasets` would refuse every config because of one whose files are gone, without naming it.
+        if config == written_config(name) and not any(folder.glob(f"{name}/train-*.parquet")):
+            raise DatasetError(
+                f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
+                "the files, or remove the config from `configs` in the YAML header"
+            )
     return names
 
 

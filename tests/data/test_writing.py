@@ -192,6 +192,21 @@ def test_second_task_is_added_beside_the_first_and_words_on_the_card_stay(folder
     assert text.endswith("My words.\n")
 
 
+def test_config_that_was_removed_by_hand(folder):
+    """Loading says which one is missing, and the next writing takes it off the card; others' stay."""
+    readme = folder / "README.md"
+    foreign = "configs:\n- config_name: aaa\n  data_files: other/*.csv\n"
+    readme.write_text(readme.read_text().replace("configs:\n", foreign))
+    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=5), folder)
+    shutil.rmtree(folder / BALL.name)
+    with pytest.raises(DatasetError, match=r"README.md: declares the config 'OfflineBallCircle-v0', but"):
+        load_transitions(folder, "carrun")
+    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=6), folder, overwrite=True)
+    header = yaml.safe_load(readme.read_text().split("---")[1])
+    assert [config["config_name"] for config in header["configs"]] == [CAR_RUN.name, "aaa"]
+    assert "## OfflineBallCircle-v0" not in readme.read_text()
+
+
 def test_existing_config_is_replaced_only_when_asked(folder):
     before = tree(folder)
     other = make_dataset(task=BALL, seed=9)
