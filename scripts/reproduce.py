@@ -22,7 +22,7 @@ from rich.console import Console
 from spi_diffusers.data.tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
-DATASETS = ROOT / "datasets"
+DATASETS = "datasets"  # in the repository, where all commands run; so no result names a folder of a machine
 MAIN_TASK = "ballcircle"  # the one of `make demo`
 #: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
 EVALUATION_SEED_OFFSET = 1000
@@ -35,7 +35,7 @@ def seeds_of(task: str) -> range:
 
 def dataset_of(task: str) -> str | None:
     """What `--dataset` is for a task; None stands for the data in the package."""
-    return None if task == MAIN_TASK else str(DATASETS)
+    return None if task == MAIN_TASK else DATASETS
 
 
 def result_file(folder: Path, task: str) -> Path:
@@ -45,7 +45,7 @@ def result_file(folder: Path, task: str) -> Path:
 
 def train_and_evaluate(task: str, seed: int, output: Path, updates: int | None, episodes: int) -> Path:
     """One seed, through the same commands a user types; returns its results file."""
-    run = output / f"{task}-seed{seed}"
+    run = output.resolve() / f"{task}-seed{seed}"
     dataset = dataset_of(task)
     train = ["train", "--task", task, "--seed", seed, "--output_dir", run, "--threads", 1, "--quiet"]
     train += ["--overlap", "false", *(["--updates", updates] if updates else [])]
@@ -60,7 +60,9 @@ def train_and_evaluate(task: str, seed: int, output: Path, updates: int | None, 
     for command in (train, evaluate, [*evaluate, "--extraction", "safe", "--no-feedback"]):
         with (run / f"{command[0]}.log").open("a", encoding="utf-8") as log:
             words = [sys.executable, "-m", "spi_diffusers.cli", *map(str, command)]
-            code = subprocess.run(words, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            ).returncode
         if code:
             raise SystemExit(
                 f"{task}, seed {seed}: {' '.join(words[2:])} failed with code {code}; see {log.name}"
@@ -79,7 +81,8 @@ def write_task(task: str, files: list[Path], folder: Path, console: Console) -> 
     entries = [entry for file in files for entry in read_results(file)]
     write_results(result_file(folder, task), entries)
     limits = [float(limit) for limit in get_task(task).cost_limits]
-    behaviour = behaviour_rows(load_transitions(dataset_of(task), task), limits)
+    dataset = dataset_of(task)
+    behaviour = behaviour_rows(load_transitions(dataset and ROOT / dataset, task), limits)
     plot_limits(entries, folder / f"{task}_limits.png", behaviour)
     for table in results_tables(entries, behaviour):
         console.print(table)
