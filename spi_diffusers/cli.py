@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import logging
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from spi_diffusers import __version__
 from spi_diffusers.commands import card, publish
 from spi_diffusers.commands.data import EXAMPLES as DATA_EXAMPLES
 from spi_diffusers.commands.data import add_arguments as add_data_arguments
+from spi_diffusers.commands.messages import log_to_stderr
 
 _EXAMPLES = """\
 examples:
@@ -145,7 +145,7 @@ def _train(args: argparse.Namespace) -> int:
     from spi_diffusers.training.config_layers import config_from_arguments
 
     config = config_from_arguments(args)  # before the heavy imports: a typing error shows at once
-    _log_to_stderr()
+    log_to_stderr()
     from spi_diffusers.training.run import run_training
 
     result = run_training(config, progress=not args.quiet)
@@ -224,7 +224,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if args.task is not None:
         get_task(args.task)  # before the heavy imports: a typing error shows at once
-    _log_to_stderr()
+    log_to_stderr()
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
@@ -308,15 +308,6 @@ def _explain_unknown(argument: str, command: _Parser) -> str:
     close = difflib.get_close_matches(name, command.options(), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"unknown argument {name}{hint}"
-
-
-def _log_to_stderr() -> None:
-    package = logging.getLogger("spi_diffusers")
-    if not package.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        package.addHandler(handler)
-        package.setLevel(logging.INFO)
 
 
 if __name__ == "__main__":

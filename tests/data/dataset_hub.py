@@ -17,6 +17,23 @@ def blob_id(content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def client_environment(url, home):
+    """Variables that point a fresh client process at a server and at nothing else."""
+    return {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "10",
+        "HF_HUB_ETAG_TIMEOUT": "10",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
 class DatasetHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: "DatasetHub"
@@ -137,17 +154,4 @@ class DatasetHub:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def environment(self, home):
-        """Variables that point a fresh client process at this server and at nothing else."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
-            "HF_HUB_ETAG_TIMEOUT": "10",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
+        return client_environment(self.url, home)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from dataset_hub import client_environment
 from hub_api import ROUTES
 from hub_faults import FaultPlan
 from hub_http import Request, Response
@@ -218,20 +219,7 @@ class HubServer:
 
     def environment(self, home, token: str | None = TOKEN) -> dict[str, str]:
         """Variables that point a fresh client process at this server and at nothing else."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_TOKEN": token or "",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "10",
-            "HF_HUB_ETAG_TIMEOUT": "10",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
+        return client_environment(self.url, home) | {"HF_TOKEN": token or ""}
 
 
 def flip(body: bytes) -> bytes:
