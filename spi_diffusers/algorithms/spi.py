@@ -234,10 +234,6 @@ class SPI:
         self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
         self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
 
-        for replica in (self._policy, self._ema_policy):
-            if replica.module is not noise_model:  # with float32 the replica is the caller's model itself
-                replica.module.keep_sinusoids(config.num_train_timesteps)  # type: ignore[operator]
-
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=learning_rate, fused=True)
         self.policy_optimizer = torch.optim.Adam(noise_model.parameters(), lr=learning_rate, fused=True)
         self._pool = None

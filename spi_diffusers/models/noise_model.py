@@ -90,7 +90,6 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             layers += [nn.Linear(width_in, width_out), get_activation(activation)]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
 
-        self._sinusoids: Tensor | None = None
         self._coefficient_cache: tuple[Any, int, Tensor | None] | None = None
         self._layer_cache: tuple[list[tuple[int, int]], list[Tensor], list[tuple[Tensor, Tensor]]] | None = (
             None
@@ -140,16 +139,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Embed diffusion timesteps of shape (B,) as (B, time_embed_dim)."""
-        if self._sinusoids is None:
-            sinusoids = get_timestep_embedding(timestep, self.config.time_embed_dim)
-        else:
-            sinusoids = self._sinusoids[timestep.long()]
-        return self.time_mlp(sinusoids.to(self.time_mlp[0].weight.dtype))
-
-    def keep_sinusoids(self, num_timesteps: int) -> None:
-        """Look the sinusoids of timesteps 0 to `num_timesteps` - 1 up from now on; for training."""
-        timesteps = torch.arange(num_timesteps, device=next(self.parameters()).device)
-        self._sinusoids = get_timestep_embedding(timesteps, self.config.time_embed_dim)
+        time = get_timestep_embedding(timestep, self.config.time_embed_dim)
+        return self.time_mlp(time.to(self.time_mlp[0].weight.dtype))
 
     def _condition(self, observation: Tensor, safety_weight: Tensor | None) -> Tensor:
         if (safety_weight is not None) != self.config.use_safety_weight:
