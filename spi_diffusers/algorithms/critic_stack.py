@@ -56,33 +56,15 @@ class CriticStack(nn.Module):
                     own.data = view.data
         return stacked
 
-    def forward(self, inputs: Tensor, gradient_twin: int | None = None) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Values of every critic.
 
         Args:
             inputs: Observation, action and safety weight side by side, shape (B, D).
-            gradient_twin: Let gradients flow through this twin (0 or 1) of every critic only. The values
-                are the same; the backward pass costs half.
 
         Returns:
             Values of shape (C, 2, B, H), H the largest number of heads.
         """
         inputs = inputs.to(next(self.parameters()).dtype)
-        if gradient_twin is None:
-            return self._run(inputs, slice(None)).float().unflatten(0, (len(self.heads), 2))
-        through = self._run(inputs, slice(gradient_twin, None, 2))
-        with torch.inference_mode():
-            beside = self._run(inputs, slice(1 - gradient_twin, None, 2))
-        twins = (through, beside) if gradient_twin == 0 else (beside, through)
-        return torch.stack(twins, dim=1).float()
-
-    def _run(self, inputs: Tensor, networks: slice) -> Tensor:
-        """Values (E, B, H) of a slice of the networks, which lie twin by twin: critic 0's, critic 1's, ..."""
-        hidden = inputs
-        for layer in self.net:
-            if isinstance(layer, BatchedLinear):
-                weight = layer.weight[networks]
-                hidden = torch.baddbmm(layer.bias[networks], hidden.expand(len(weight), -1, -1), weight)
-            else:
-                hidden = layer(hidden)
-        return hidden
+        values = self.net(inputs.expand(2 * len(self.heads), -1, -1))
+        return values.float().unflatten(0, (len(self.heads), 2))

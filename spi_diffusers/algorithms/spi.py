@@ -331,8 +331,7 @@ class SPI:
         else:
             action = one_step_action(noisy_action, predicted, alpha_bar)
         values = self._frozen_critics.module(
-            self._critic_inputs(inputs.observation, action, inputs.safety_weight),
-            gradient_twin=int(inputs.twin),  # the other one only gives the scale
+            self._critic_inputs(inputs.observation, action, inputs.safety_weight)
         )
         reward_weight, safety_weight = self._value_weights(inputs)
         guidance = guidance_loss(

@@ -135,14 +135,3 @@ def test_critics_with_different_activations_are_refused():
     silu, relu = make_critics(1)[0], make_critics(1, activation="relu")[0]
     with pytest.raises(ValueError, match="activation"):
         CriticStack([silu, relu])
-
-
-@pytest.mark.parametrize("twin", [0, 1])
-def test_with_a_gradient_twin_the_values_stay_and_only_that_twin_pushes(twin):
-    stack = CriticStack(make_critics(1, 2))
-    arguments = side_by_side(*inputs()).requires_grad_()
-    values, limited = stack(arguments), stack(arguments, gradient_twin=twin)
-    torch.testing.assert_close(limited, values)
-    (expected,) = torch.autograd.grad(values[:, twin].square().sum(), arguments)
-    (actual,) = torch.autograd.grad(limited.square().sum(), arguments)
-    torch.testing.assert_close(actual, expected)
