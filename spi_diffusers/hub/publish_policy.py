@@ -22,7 +22,7 @@ from spi_diffusers.hub.policy_files import (
     is_ours,
     read_policy_files,
 )
-from spi_diffusers.hub.upload import UploadPlan, UploadResult, plan_upload, upload
+from spi_diffusers.hub.upload import UploadPlan, UploadResult, hub_api, plan_upload, upload
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -281,9 +281,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def _tagged_commit(
     plan: UploadPlan, tag: str | None, token: str | bool | None, endpoint: str | None
 ) -> str | None:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint, token=token, library_name="spi-diffusers")
+    api = hub_api(token, endpoint)
     try:
         refs = api.list_repo_refs(plan.repo_id)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
@@ -292,9 +290,7 @@ def _tagged_commit(
 
 
 def _set_tag(repo_id: str, tag: str, commit: str, token: str | bool | None, endpoint: str | None) -> None:
-    from huggingface_hub import HfApi
-
-    api = HfApi(endpoint=endpoint, token=token, library_name="spi-diffusers")
+    api = hub_api(token, endpoint)
     try:
         api.create_tag(repo_id, tag=tag, revision=commit)
     except Exception as error:

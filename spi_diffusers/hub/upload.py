@@ -136,7 +136,7 @@ def plan_upload(
     if repo_id.count("/") != 1:
         raise HubError(f"{repo_id!r} must have the form organisation/name")
     checksums = {path: Checksums.of(content) for path, content in sorted(files.items())}
-    api = _api(token, endpoint)
+    api = hub_api(token, endpoint)
     private, has_branch, head = None, False, None
     remote: dict[str, RepoFile] = {}
     try:
@@ -198,7 +198,7 @@ def upload(
         HubError: nothing visible has changed, unless the message says so. The same call can be made again
             (with a new plan), and does not upload again what has arrived.
     """
-    api = _api(token, endpoint)
+    api = hub_api(token, endpoint)
     base = f"{api.endpoint}/{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
     if private and plan.private is False:
         raise HubError(
@@ -226,7 +226,8 @@ def upload(
     return UploadResult(plan, commit, url, changed=True, pull_request=pull_request)
 
 
-def _api(token: str | bool | None, endpoint: str | None) -> "HfApi":
+def hub_api(token: str | bool | None, endpoint: str | None) -> "HfApi":
+    """A client of the Hub that says who it is."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=endpoint, token=token, library_name="spi-diffusers")
