@@ -64,8 +64,6 @@ def find_files(folder: Path) -> DatasetFiles:
         if Path(config).name != config or config.startswith("."):
             raise DatasetError(f"{folder / CARD}: the config {config!r} is not a plain folder name")
         rows = sorted(path.name for path in (folder / config).glob(_ROWS))
-        if not rows:
-            raise DatasetError(f"{folder / config}: has no {_ROWS}, but {CARD} declares config {config!r}")
         if not (folder / config / STATS_FILE).is_file():
             raise DatasetError(
                 f"{folder / config}: has no {STATS_FILE}, so nothing says whether its rows are right; `spi "

@@ -239,7 +239,7 @@ def damage(folder, what):
     [
         ("no folder", r"set: is no folder"),
         ("no card", r"set: is not a dataset folder"),
-        ("no rows", r"OfflineBallCircle-v0: has no train-\*\.parquet"),
+        ("no rows", r"there is no OfflineBallCircle-v0/train-\*\.parquet"),
         ("no stats", r"OfflineBallCircle-v0: has no stats\.json.*spi data convert"),
         ("flipped bit", r"train-00000-of-00001\.parquet: has changed since it was written"),
         ("cut off", r"train-00000-of-00001\.parquet: has changed since it was written"),
