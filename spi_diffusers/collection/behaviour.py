@@ -54,7 +54,11 @@ class BehaviourRun:
         with torch.random.fork_rng(devices=[]):  # the caller's own random stream is left alone
             torch.manual_seed(seed)
             self.networks = BudgetNetworks(
-                task.observation_dim, task.action_dim, config.num_budgets, config.hidden_dims
+                task.observation_dim,
+                task.action_dim,
+                config.num_budgets,
+                config.hidden_dims,
+                config.initial_log_std,
             )
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=config.learning_rate, eps=1e-5)
         self.observations = RunningMoments(task.observation_dim)

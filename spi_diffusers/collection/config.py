@@ -36,6 +36,7 @@ class CollectConfig:
         learning_rate: Adam's, falling to a tenth of it over the run.
         gamma: Discount factor.
         entropy_weight: Weight of the entropy bonus.
+        initial_log_std: Logarithm of the policy's deviation at the start, in units of the action range's half.
         hidden_dims: Width of each hidden layer of policy and values.
         scripted_episodes: Episodes of the scripted driver (CarCircle only), rounded up to full rounds of 20.
         max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
@@ -56,6 +57,7 @@ class CollectConfig:
     learning_rate: float = 5.0e-4
     gamma: float = 0.99
     entropy_weight: float = 0.001
+    initial_log_std: float = -0.5
     hidden_dims: tuple[int, ...] = (64, 64)
     scripted_episodes: int = 0
     max_cost_return: float | None = None
@@ -84,6 +86,8 @@ class CollectConfig:
             for value in values:
                 if not (math.isfinite(value) and value >= 0):
                     raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not math.isfinite(self.initial_log_std):
+            raise ValueError(f"initial_log_std must be finite, got {self.initial_log_std}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.gamma < 1:

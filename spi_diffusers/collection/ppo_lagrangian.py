@@ -31,13 +31,21 @@ class BudgetNetworks(nn.Module):
         action_dim: Size A of an action.
         num_budgets: Number K of budgets.
         hidden_dims: Width of each hidden layer.
+        initial_log_std: Logarithm of the policy's deviation before training.
     """
 
-    def __init__(self, observation_dim: int, action_dim: int, num_budgets: int, hidden_dims: Sequence[int]):
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        num_budgets: int,
+        hidden_dims: Sequence[int],
+        initial_log_std: float = -0.5,
+    ):
         super().__init__()
         self.num_budgets = num_budgets
         self.policy = _mlp(observation_dim + num_budgets, hidden_dims, action_dim, last_gain=0.01)
-        self.log_std = nn.Parameter(torch.full((num_budgets, action_dim), -0.5))
+        self.log_std = nn.Parameter(torch.full((num_budgets, action_dim), initial_log_std))
         self.reward_value = _mlp(observation_dim + num_budgets, hidden_dims, 1, last_gain=1.0)
         self.cost_value = _mlp(observation_dim + num_budgets, hidden_dims, 1, last_gain=1.0)
 
