@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.critic_stack import CriticStack
+from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
 from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
@@ -234,8 +235,8 @@ class SPI:
         self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
         self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
 
-        self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), lr=learning_rate, fused=True)
-        self.policy_optimizer = torch.optim.Adam(noise_model.parameters(), lr=learning_rate, fused=True)
+        self.critic_optimizer = FusedAdam(self.critics.parameters(), lr=learning_rate)
+        self.policy_optimizer = FusedAdam(noise_model.parameters(), lr=learning_rate)
         self._pool = None
         if overlap:
             # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
@@ -374,11 +375,11 @@ class SPI:
             parts.append(weight.unsqueeze(-1))
         return torch.cat(parts, dim=-1)
 
-    def _step(self, replica: ComputeReplica, optimizer: torch.optim.Optimizer) -> None:
+    def _step(self, replica: ComputeReplica, optimizer: FusedAdam) -> None:
         replica.hand_over_gradients()
         if self._reduce_gradients is not None:
             self._reduce_gradients([p.grad for p in replica.masters if p.grad is not None])
         if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(replica.masters, self.max_grad_norm, foreach=True)
-        optimizer.step()
+            clip_gradients(replica.masters, self.max_grad_norm)
+        optimizer.fused_step()
         replica.clear_gradients()

@@ -36,7 +36,7 @@ class CollectConfig:
         learning_rate: Adam's, falling to a tenth of it over the run.
         gamma: Discount factor.
         entropy_weight: Weight of the entropy bonus.
-        initial_log_std: Logarithm of the policy's deviation at the start, in units of the action range's half.
+        initial_log_std: Logarithm of the policy's deviation at the start, actions being in [-1, 1].
         hidden_dims: Width of each hidden layer of policy and values.
         scripted_episodes: Episodes of the scripted driver (CarCircle only), rounded up to full rounds of 20.
         max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
