@@ -269,6 +269,26 @@ def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path)
     }
 
 
+def test_play_records_the_episode_that_the_seed_decides(capsys, run_folder, tmp_path):
+    lines = []
+    for name in ("one.mp4", "two.mp4"):
+        arguments = ["play", str(run_folder), "--cost-limit", "40", "--seed", "5", "--quiet"]
+        assert main([*arguments, "--output", str(tmp_path / name)]) == 0
+        figures, written = capsys.readouterr().out.strip().splitlines()
+        assert written == f"Written: {tmp_path / name}"
+        lines.append(figures)
+    assert lines[0] == lines[1]
+    assert re.match(r"OfflineBallCircle-v0, seed 5, 200 steps: return -?[\d.]+ .*cost \d+ of 40", lines[0])
+    assert (tmp_path / "one.mp4").stat().st_size > 1000
+
+
+def test_play_refuses_another_file_type_and_another_task(capsys, run_folder, tmp_path):
+    assert "replay is an .mp4 file" in fails(
+        capsys, "play", str(run_folder), "--output", str(tmp_path / "x.gif")
+    )
+    assert "trained for OfflineBallCircle-v0" in fails(capsys, "play", str(run_folder), "--task", "carcircle")
+
+
 def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
     assert "no such folder" in fails(capsys, "evaluate", str(tmp_path / "nowhere" / "policy"))
     assert "holds no policy" in fails(capsys, "evaluate", str(tmp_path))

@@ -26,6 +26,9 @@ COMMANDS = {
     "spi card FOLDER": "--help",
     "spi publish FOLDER ORG/NAME": "--help",  # needs a Hub: tests/hub runs it
     "spi publish FOLDER ORG/NAME --dry-run": "--help",
+    "spi play outputs/ballcircle-seed0 --cost-limit 20 --seed 1": "",
+    "spi compare outputs/ballcircle-seed0 outputs/demo --best": "",
+    "spi leaderboard TASK --author ORG": "--help",  # needs a Hub: tests/hub runs it
     "spi data collect --task ballcircle --output datasets": "--steps 1",
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",

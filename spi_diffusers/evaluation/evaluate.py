@@ -73,7 +73,7 @@ def evaluate(
         ValueError: the pipeline was trained for another task, or an argument is out of its range.
         SimulatorNotInstalledError: the task's simulator is missing.
     """
-    task = _check_task(pipeline, task)
+    task = policy_task(pipeline, task)
     extractions = [check_extraction(name) for name in _listed("extractions", extractions)]
     cost_limits = _listed("cost_limits", cost_limits, task.cost_limits)
     seeds = _listed("seeds", seeds)
@@ -199,7 +199,12 @@ def package_versions(task: Task) -> dict[str, str]:
     return versions
 
 
-def _check_task(pipeline: "SPIPolicyPipeline", task: str | Task | None) -> Task:
+def policy_task(pipeline: "SPIPolicyPipeline", task: str | Task | None) -> Task:
+    """The task to play a pipeline on: the one that is asked for, or the pipeline's own.
+
+    Raises:
+        ValueError: The pipeline was trained for another task, or none is known.
+    """
     trained_for = pipeline.config.task
     if task is None:
         if not trained_for:

@@ -58,6 +58,7 @@ def change_settings(request: Request, kind: str, repo: str) -> Response:
 def list_repos(request: Request, kind: str) -> Response:
     user, author = request.user, request.query.get("author")
     names = () if user is None else (user.name, *user.orgs)
+    tags = {request.query["filter"]} if "filter" in request.query else set()
     found = [
         repo
         for (its_kind, repo_id), repo in sorted(request.hub.store.repos.items())
@@ -66,7 +67,15 @@ def list_repos(request: Request, kind: str) -> Response:
         and request.query.get("search", "").lower() in repo_id.lower()
         and (not repo.private or repo_id.split("/")[0] in names)
     ]
-    return as_json([_info(repo, repo.head, False) for repo in found])
+    listed = [_info(repo, repo.head, False) for repo in found]
+    return as_json([info for info in listed if tags <= set(info["tags"])])
+
+
+def get_collection(request: Request, slug: str) -> Response:
+    collection = request.hub.store.collections.get(slug)
+    if collection is None:
+        raise StoreError(404, "", "Collection not found")
+    return as_json(collection)
 
 
 def repo_info(request: Request, kind: str, repo: str, revision: str | None = None) -> Response:
@@ -295,6 +304,7 @@ ROUTES = [
     ("DELETE", r"/api/repos/delete", delete_repo),
     ("POST", r"/api/validate-yaml", validate_yaml),
     ("GET", r"/api/(?P<kind>models|datasets)", list_repos),
+    ("GET", r"/api/collections/(?P<slug>[^/]+/[^/]+)", get_collection),
     ("GET", _API, repo_info),
     ("GET", rf"{_API}/revision/{_REV}", repo_info),
     ("PUT", rf"{_API}/settings", change_settings),

@@ -125,6 +125,7 @@ class HubStore:
     def __init__(self):
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict] = {}  # as the Hub describes them, by slug
         self._count = itertools.count(1)
 
     def create(self, kind: str, repo_id: str, *, private: bool = False) -> Repo:

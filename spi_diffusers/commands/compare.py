@@ -1,0 +1,80 @@
+"""`spi compare`: one table of several policies' results."""
+
+import argparse
+import json
+import sys
+
+EXAMPLES = """\
+examples:
+  spi compare outputs/ballcircle-seed0 org/spi-ballcircle
+  spi compare results/ballcircle.json org/spi-ballcircle --cost-limit 10 --best
+  spi compare org/a org/b --markdown > comparison.md
+
+Results come from results.json, as `spi evaluate` and `spi publish` leave it; nothing is played. Policies
+that keep the limit on average come first, by reward. What was trained on other data, or played for fewer
+episodes, is pointed out.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi compare`."""
+    parser.add_argument(
+        "policies",
+        metavar="POLICY",
+        nargs="+",
+        help="results file, folder of a policy or of its run, or an id on the Hub",
+    )
+    parser.add_argument("--task", help="only this task")
+    parser.add_argument(
+        "--cost-limit", type=float, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="of every policy only its best way to act at each limit"
+    )
+    parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
+    add_format_arguments(parser)
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose how the table is printed."""
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="print all figures as JSON")
+    formats.add_argument("--markdown", action="store_true", help="print Markdown")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the results and print the table."""
+    from spi_diffusers.data.tasks import get_task
+
+    task = get_task(args.task).name if args.task else None
+    from spi_diffusers.evaluation.compare import compare_policies
+    from spi_diffusers.hub.policy_results import read_policy_results
+
+    policies = [read_policy_results(policy, token=args.token) for policy in args.policies]
+    print_rows(compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=args.best), args)
+    return 0
+
+
+def print_rows(rows: list, args: argparse.Namespace) -> None:
+    """Print rows of a comparison as `add_format_arguments` were given."""
+    from spi_diffusers.evaluation.compare import (
+        comparison_markdown,
+        comparison_notes,
+        comparison_records,
+        comparison_tables,
+    )
+
+    if args.json:
+        print(json.dumps(comparison_records(rows), indent=2))
+        return
+    if args.markdown:
+        print(comparison_markdown(rows))
+    else:
+        from rich.console import Console
+
+        # Piped output has no width; do not fold names there.
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        for table in comparison_tables(rows):
+            console.print(table)
+    for note in comparison_notes(rows):
+        print(note, file=sys.stderr)

@@ -1,0 +1,95 @@
+"""`spi evaluate`: play a policy in its simulator."""
+
+import argparse
+
+from spi_diffusers.commands.messages import log_to_stderr
+
+EXAMPLES = """\
+examples:
+  spi evaluate outputs/ballcircle-seed0
+  spi evaluate outputs/ballcircle-seed0/policy --cost-limit 10 20 40 --episodes 20 --seeds 0 1 2
+  spi evaluate org/spi-ballcircle --extraction reward        the paper's extraction (Eq. 12)
+  spi evaluate outputs/ballcircle-seed0/policy --no-feedback --output results/
+
+"safe" keeps candidate actions whose predicted cost fits what is left of the limit and takes the one with
+the highest predicted return; "reward" takes the highest predicted return alone.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi evaluate`."""
+    parser.add_argument(
+        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
+    )
+    parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
+    parser.add_argument(
+        "--cost-limit",
+        type=float,
+        nargs="+",
+        metavar="LIMIT",
+        help="cost limits per episode (default: the task's own, 10 20 40 for Bullet)",
+    )
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per limit and seed (default: 20)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="SEED", help="evaluation seeds (default: 0)"
+    )
+    parser.add_argument(
+        "--extraction",
+        nargs="+",
+        choices=("safe", "reward"),
+        default=["safe", "reward"],
+        help="how an action is picked from the candidates (default: both)",
+    )
+    parser.add_argument(
+        "--no-feedback",
+        action="store_true",
+        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--dataset", help="behaviour data to compare with (default: what the policy was trained on)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder for results, plots and video (default: evaluation/ in the run)",
+    )
+    parser.add_argument("--no-plots", action="store_true", help="do not draw plots")
+    parser.add_argument("--no-video", action="store_true", help="do not record an episode")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print the tables, and say what was written."""
+    from spi_diffusers.data.tasks import get_task
+
+    if args.task is not None:
+        get_task(args.task)  # before the heavy imports: a typing error shows at once
+    log_to_stderr()
+    from diffusers.utils.logging import disable_progress_bar
+    from rich.console import Console
+
+    from spi_diffusers.evaluation.run import run_evaluation
+    from spi_diffusers.evaluation.tables import results_tables
+
+    disable_progress_bar()  # loading five small files needs none
+    result = run_evaluation(
+        args.policy,
+        args.task,
+        cost_limits=args.cost_limit,
+        episodes=args.episodes,
+        seeds=args.seeds,
+        extractions=args.extraction,
+        feedback=not args.no_feedback,
+        dataset=args.dataset,
+        revision=args.revision,
+        output=args.output,
+        plots=not args.no_plots,
+        video=not args.no_video,
+        progress=not args.quiet,
+    )
+    console = Console()
+    for table in results_tables(result.entries, result.behaviour):
+        console.print(table)
+    print("Written: " + ", ".join(str(path) for path in result.files))
+    return 0

@@ -1,0 +1,83 @@
+"""`spi play`: record an episode of a policy as a video."""
+
+import argparse
+from pathlib import Path
+
+from spi_diffusers.commands.messages import log_to_stderr
+
+EXAMPLES = """\
+examples:
+  spi play outputs/ballcircle-seed0                             at the task's smallest limit
+  spi play org/spi-ballcircle --cost-limit 40 --seed 3 --output ball.mp4
+  spi play org/spi-ballcircle --extraction reward               the paper's extraction (Eq. 12)
+
+The video shows the simulator with the return, the cost so far and the limit under it. The same policy, limit
+and seed play the same episode.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi play`."""
+    parser.add_argument(
+        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
+    )
+    parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
+    parser.add_argument(
+        "--cost-limit",
+        type=float,
+        metavar="LIMIT",
+        help="cost limit of the episode (default: the task's first)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides the episode (default: 0)")
+    parser.add_argument(
+        "--extraction",
+        choices=("safe", "reward"),
+        default="safe",
+        help="how an action is picked from the candidates (default: safe)",
+    )
+    parser.add_argument(
+        "--no-feedback",
+        action="store_true",
+        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.mp4",
+        help="the video (default: outputs/play/<task>-limit<L>-seed<S>.mp4)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Play and record an episode, and say how it went."""
+    from spi_diffusers.data.tasks import get_task
+
+    if args.task is not None:
+        get_task(args.task)  # before the heavy imports: a typing error shows at once
+    log_to_stderr()
+    from diffusers.utils.logging import disable_progress_bar
+
+    from spi_diffusers.evaluation.play import play_episode
+
+    disable_progress_bar()  # loading five small files needs none
+    played = play_episode(
+        args.policy,
+        args.task,
+        cost_limit=args.cost_limit,
+        seed=args.seed,
+        extraction=args.extraction,
+        feedback=not args.no_feedback,
+        revision=args.revision,
+        output=args.output,
+        progress=not args.quiet,
+    )
+    replay, verdict = played.replay, "kept" if played.normalized_cost <= 1 else "exceeded"
+    print(
+        f"{played.task}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} (normalised "
+        f"{played.normalized_reward:.2f}), cost {replay.cost_return:g} of {played.cost_limit:g}, limit "
+        f"{verdict}\n"
+        f"Written: {replay.path}"
+    )
+    return 0

@@ -1,0 +1,197 @@
+"""Several policies side by side, from their results files: nothing is played again."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.tables import policy_name
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MARKDOWN_COLUMNS = (
+    *("rank", "policy", "actions", "normalised reward", "normalised cost", "episodes within"),
+    *("seeds x episodes", "data"),
+)
+
+
+@dataclass(frozen=True)
+class ComparedPolicy:
+    """A policy by its results.
+
+    Attributes:
+        name: Folder or id on the Hub, as tables call it.
+        entries: All of its results.
+    """
+
+    name: str
+    entries: tuple[EvaluationEntry, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One policy, acting in one way, at one cost limit.
+
+    Attributes:
+        policy: Its name.
+        summary: Its figures over the training seeds.
+        datasets: What its seeds were trained on: checksums, or revisions of Hub datasets.
+        rank: Place among all policies at this task and limit, from 1.
+    """
+
+    policy: str
+    summary: SeedSummary
+    datasets: tuple[str, ...]
+    rank: int
+
+
+def compare_policies(
+    policies: Iterable[ComparedPolicy],
+    *,
+    task: str | None = None,
+    cost_limits: Sequence[float] | None = None,
+    best_only: bool = False,
+) -> list[ComparisonRow]:
+    """Rank policies at every task and cost limit: first those that keep the limit on average, by reward.
+
+    Those that break it follow, the least costly first, so that no reward makes up for it.
+
+    Args:
+        policies: With names that differ.
+        task: Only this task (DSRL's name).
+        cost_limits: Only these limits.
+        best_only: Of every policy only its best way to act at each limit.
+
+    Returns:
+        Rows, sorted by task, limit and rank.
+
+    Raises:
+        ValueError: Two policies have the same name, or no result fits.
+    """
+    rows: dict[tuple[str, float], list[tuple[str, SeedSummary, tuple[str, ...]]]] = {}
+    names: set[str] = set()
+    for policy in policies:
+        if policy.name in names:
+            raise ValueError(f"{policy.name} is named twice")
+        names.add(policy.name)
+        found: dict[tuple[str, float], list[tuple[str, SeedSummary, tuple[str, ...]]]] = {}
+        for summary in summarize_seeds(policy.entries):
+            if task not in (None, summary.task) or not _wanted(summary.cost_limit, cost_limits):
+                continue
+            row = (policy.name, summary, _datasets(policy.entries, summary))
+            found.setdefault((summary.task, summary.cost_limit), []).append(row)
+        for key, candidates in found.items():
+            ranked = sorted(candidates, key=lambda row: _order(row[1]))
+            rows.setdefault(key, []).extend(ranked[:1] if best_only else ranked)
+    if not rows:
+        wanted = [task or "", *(f"limit {limit:g}" for limit in cost_limits or ())]
+        raise ValueError(f"no results{' for ' + ', '.join(filter(None, wanted)) if any(wanted) else ''}")
+    return [
+        ComparisonRow(name, summary, datasets, rank)
+        for key in sorted(rows)
+        for rank, (name, summary, datasets) in enumerate(sorted(rows[key], key=lambda row: _order(row[1])), 1)
+    ]
+
+
+def comparison_notes(rows: Sequence[ComparisonRow]) -> list[str]:
+    """What makes rows of one task incomparable: other data, fewer seeds, other numbers of episodes."""
+    notes = []
+    for task in sorted({row.summary.task for row in rows}):
+        of_task = [row for row in rows if row.summary.task == task]
+        if len({row.datasets for row in of_task}) > 1:
+            notes.append(f"{task}: not all were trained on the same data; see the column of the data.")
+        protocols = {(len(row.summary.train_seeds), row.summary.episodes) for row in of_task}
+        if len(protocols) > 1:
+            notes.append(f"{task}: not all have as many training seeds and episodes.")
+    return notes
+
+
+def comparison_tables(rows: Sequence[ComparisonRow]) -> "list[Table]":
+    """Rows as tables for the terminal, one per task, with a section per limit."""
+    from rich import box
+    from rich.table import Table
+
+    tables = []
+    for task in sorted({row.summary.task for row in rows}):
+        table = Table(title=task, box=box.HORIZONTALS, pad_edge=False, collapse_padding=True)
+        table.caption = "✓ normalised cost at most 1; those come first, by reward"
+        for name, right in (("limit", True), ("rank", True), ("policy", False), ("actions", False)):
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
+        for name in ("norm.\nreward", "norm.\ncost", "within\nlimit", "seeds x\nepisodes"):
+            table.add_column(name, justify="right")
+        table.add_column("data", overflow="fold")
+        last = None
+        for row in (row for row in rows if row.summary.task == task):
+            summary = row.summary
+            if last not in (None, summary.cost_limit):
+                table.add_section()
+            first = "" if last == summary.cost_limit else f"{summary.cost_limit:g}"
+            last = summary.cost_limit
+            table.add_row(first, *_cells(row), style="bold" if row.rank == 1 and summary.is_safe else None)
+        tables.append(table)
+    return tables
+
+
+def comparison_markdown(rows: Sequence[ComparisonRow]) -> str:
+    """Rows as Markdown tables, one per task and limit."""
+    lines: list[str] = []
+    for task, limit in sorted({(row.summary.task, row.summary.cost_limit) for row in rows}):
+        lines += [f"**{task}, cost limit {limit:g}**", "", _markdown(_MARKDOWN_COLUMNS), "|---" * 8 + "|"]
+        for row in rows:
+            if (row.summary.task, row.summary.cost_limit) == (task, limit):
+                lines.append(_markdown(_cells(row)))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def comparison_records(rows: Sequence[ComparisonRow]) -> list[dict[str, Any]]:
+    """Rows as plain values for JSON."""
+    return [
+        {"rank": row.rank, "policy": row.policy, "safe": row.summary.is_safe}
+        | asdict(row.summary)
+        | {"datasets": list(row.datasets)}
+        for row in rows
+    ]
+
+
+def _markdown(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _order(summary: SeedSummary) -> tuple[bool, float]:
+    safe = summary.is_safe
+    return (not safe, -summary.normalized_reward.mean if safe else summary.normalized_cost.mean)
+
+
+def _wanted(limit: float, limits: Sequence[float] | None) -> bool:
+    return limits is None or limit in limits
+
+
+def _datasets(entries: Iterable[EvaluationEntry], summary: SeedSummary) -> tuple[str, ...]:
+    found = {
+        entry.dataset.get("sha256") or entry.dataset.get("revision") or entry.dataset.get("id", "unknown")
+        for entry in entries
+        if entry.task == summary.task and entry.algorithm == summary.algorithm
+    }
+    return tuple(sorted(found))
+
+
+def _cells(row: ComparisonRow) -> list[str]:
+    summary = row.summary
+    mark = "✓" if summary.is_safe else "✗"
+    return [
+        str(row.rank),
+        row.policy,
+        policy_name(summary),
+        _with_spread(summary.normalized_reward),
+        f"{mark} {_with_spread(summary.normalized_cost)}",
+        f"{summary.within_limit:.0%}",
+        f"{len(summary.train_seeds)} x {summary.episodes // len(summary.train_seeds)}",
+        " ".join(name[:8] for name in row.datasets),
+    ]
+
+
+def _with_spread(statistic: SeedStatistic) -> str:
+    return f"{statistic.mean:.2f} ±{statistic.spread:.2f}"

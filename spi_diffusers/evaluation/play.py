@@ -1,0 +1,80 @@
+"""One episode of a policy, recorded, as `spi play` runs it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spi_diffusers.evaluation.evaluate import policy_task
+from spi_diffusers.evaluation.rollouts import PipelinePolicy
+from spi_diffusers.evaluation.run import load_policy
+from spi_diffusers.evaluation.video import Replay, record_replay
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """An episode and its figures.
+
+    Attributes:
+        task: DSRL's task name.
+        cost_limit: Limit it was held to.
+        replay: The video, return and cost return.
+        normalized_reward: The return in DSRL's scale.
+        normalized_cost: The cost return over the limit.
+    """
+
+    task: str
+    cost_limit: float
+    replay: Replay
+    normalized_reward: float
+    normalized_cost: float
+
+
+def play_episode(
+    policy: str | Path,
+    task: str | None = None,
+    *,
+    cost_limit: float | None = None,
+    seed: int = 0,
+    extraction: str = "safe",
+    feedback: bool = True,
+    revision: str | None = None,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> PlayedEpisode:
+    """Play one episode in the simulator and record it.
+
+    Args:
+        policy: Folder or id on the Hub, as in `load_policy`.
+        task: The task; None takes the policy's own.
+        cost_limit: Limit of the episode; None takes the task's first.
+        seed: Decides the episode and the policy's randomness.
+        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only.
+        feedback: Tell the policy at every step what is left of the limit.
+        revision: Branch, tag or commit on the Hub.
+        output: The video, an .mp4 file; None makes one in `outputs/play`.
+        progress: Show a progress bar.
+
+    Raises:
+        ValueError: The policy, the task or an argument cannot be used.
+        SimulatorNotInstalledError: The simulator is missing.
+        OSError: The video cannot be written.
+    """
+    pipeline = load_policy(policy, revision=revision).pipeline
+    known = policy_task(pipeline, task)
+    limit = float(known.cost_limits[0]) if cost_limit is None else cost_limit
+    default = Path("outputs") / "play" / f"{known.short_name}-limit{limit:g}-seed{seed}.mp4"
+    replay = record_replay(
+        PipelinePolicy(pipeline, extraction=extraction),
+        known,
+        output or default,
+        cost_limit=limit,
+        seed=seed,
+        feedback=feedback,
+        progress=progress,
+    )
+    return PlayedEpisode(
+        known.name,
+        limit,
+        replay,
+        known.normalize_reward(replay.return_),
+        known.normalize_cost(replay.cost_return, limit),
+    )

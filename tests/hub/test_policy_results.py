@@ -1,0 +1,105 @@
+"""Results read from folders and from a real (loopback) Hub; compare and leaderboard on them."""
+
+import json
+
+import pytest
+from hub_faults import Fault
+from hub_server import TOKEN
+from policy_factory import BALL, ENTRIES, make_entry
+
+from spi_diffusers.cli import main
+from spi_diffusers.evaluation.results import results_text, write_results
+from spi_diffusers.hub.errors import HubError
+from spi_diffusers.hub.policy_results import find_policies, read_policy_results
+
+CARD = f"---\ntags:\n- {BALL.name}\n---\n".encode()
+BETTER = (make_entry([700, 720], [5, 7], 10, algorithm="better"),)
+
+
+@pytest.fixture
+def hub(hub, monkeypatch, tmp_path):
+    """The server as the default one, with three policies, one of which was never evaluated."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name, entries in (("plain", ENTRIES), ("better", BETTER), ("silent", ())):
+        files = {"README.md": CARD}
+        if entries:
+            files["results.json"] = results_text(entries).encode()
+        hub.store.put("models", f"org/{name}", files)
+    hub.store.put("models", "org/elsewhere", {"README.md": b"---\ntags:\n- other\n---\n"})
+    return hub
+
+
+def test_a_file_a_run_a_policy_and_an_evaluation(tmp_path):
+    write_results(tmp_path / "run" / "evaluation" / "results.json", ENTRIES)
+    (tmp_path / "run" / "policy").mkdir()
+    for place in ("run", "run/policy", "run/evaluation", "run/evaluation/results.json"):
+        assert len(read_policy_results(str(tmp_path / place)).entries) == len(ENTRIES)
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no results\.json"):
+        read_policy_results(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        read_policy_results(str(tmp_path / "nothing"))
+
+
+def test_from_the_hub(hub):
+    assert read_policy_results("org/plain").entries == tuple(sorted(ENTRIES, key=lambda entry: entry.key))
+    with pytest.raises(HubError, match=r"org/silent: there is no results\.json"):
+        read_policy_results("org/silent")
+    with pytest.raises(HubError, match="org/nothing: its results cannot be read"):
+        read_policy_results("org/nothing", token=TOKEN)
+
+
+def test_all_of_an_author_and_of_a_collection(hub):
+    found = find_policies(BALL, author="org")
+    assert [policy.name for policy in found.policies] == ["org/better", "org/plain"]
+    assert list(found.unreadable) == ["org/silent"]
+    item = {"_id": "1", "id": "org/plain", "type": "model", "position": 0}
+    hub.store.collections["org/safe-1"] = {
+        "slug": "org/safe-1",
+        "title": "safe",
+        "owner": {"name": "org"},
+        "items": [item],
+        "lastUpdated": "2026-01-01T00:00:00.000Z",
+        "position": 0,
+        "private": False,
+        "theme": "blue",
+        "upvotes": 0,
+    }
+    assert [policy.name for policy in find_policies(BALL, collection="org/safe-1").policies] == ["org/plain"]
+    with pytest.raises(HubError, match="collection org/none: cannot be listed"):
+        find_policies(BALL, collection="org/none")
+
+
+def test_a_hub_that_cannot_be_reached_is_not_taken_for_missing_results(hub):
+    hub.faults.set(Fault("status", "HEAD", "/resolve/", times=99, number=500))
+    with pytest.raises(HubError, match="org/plain: its results cannot be read"):
+        read_policy_results("org/plain")
+
+
+def test_leaderboard_ranks_and_says_what_it_left_out(hub, capsys):
+    assert main(["leaderboard", "ballcircle", "--author", "org", "--cost-limit", "10", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [(row["rank"], row["policy"]) for row in json.loads(out)] == [(1, "org/better"), (2, "org/plain")]
+    assert "left out: org/silent" in err
+    assert main(["leaderboard", "carrun", "--author", "org"]) == 2
+    assert "no policy with results for OfflineCarRun-v0" in capsys.readouterr().err
+
+
+def test_compare_takes_folders_and_the_hub(hub, tmp_path, capsys):
+    write_results(tmp_path / "results.json", BETTER)
+    arguments = ["compare", str(tmp_path), "org/plain", "--best", "--markdown", "--cost-limit", "10"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert f"| 1 | {tmp_path} |" in out
+    assert "| 2 | org/plain |" in out
+
+
+def test_compare_refuses_a_broken_file(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"format_version": 1, "entr')
+    assert main(["compare", str(tmp_path)]) == 2
+    assert str(tmp_path / "results.json") in capsys.readouterr().err
