@@ -159,10 +159,11 @@ def _find_policy(path: Path) -> Path:
 
 
 def _published_index(policy: Path) -> dict[str, Any]:
-    """`model_index.json`, naming the pipeline's and the components' shipped code."""
+    """`model_index.json` in the newest format, naming the pipeline's and the components' shipped code."""
+    from spi_diffusers.pipelines.migrations import migrate
     from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
 
-    index = _read_json(policy / INDEX)
+    index = migrate(_read_json(policy / INDEX))
     index.pop("_name_or_path", None)  # as in `_config`
     index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
     for name, entry in index.items():

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from spi_diffusers.pipelines import spi_policy
+from spi_diffusers.pipelines.migrations import migrate
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
 
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -59,11 +60,11 @@ class SPIPolicyPipeline(spi_policy.SPIPolicyPipeline):
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As in diffusers, but with the classes of the installed package instead of shipped code."""
+        """As in diffusers, but in the newest format, and naming the installed package, not shipped code."""
         loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
         if isinstance(loaded, tuple):  # further results were asked for
-            return (with_installed_modules(loaded[0]), *loaded[1:])
-        return with_installed_modules(loaded)
+            return (with_installed_modules(migrate(loaded[0])), *loaded[1:])
+        return with_installed_modules(migrate(loaded))
 
     def save_pretrained(
         self,

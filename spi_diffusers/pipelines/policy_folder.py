@@ -11,6 +11,7 @@ import torch
 from diffusers import ModelMixin
 from safetensors import safe_open
 
+from spi_diffusers.pipelines.migrations import migrate
 from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -57,7 +58,7 @@ def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None
             by a newer version.
     """
     path = os.path.join(folder, "model_index.json")
-    index = with_installed_modules(_read_json(folder, "model_index.json"))
+    index = with_installed_modules(migrate(_read_json(folder, "model_index.json")))
     SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
     _check_known_fields(path, index, SPIPolicyPipeline)
     for name, entry in index.items():
