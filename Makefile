@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 FAST_TESTS := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint results benchmark clean
+.PHONY: help demo test test-slow lint results cards benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ lint: $(VENV)/.installed-dev ## Run ruff and mypy only
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
 	$(BIN)/python scripts/reproduce.py
 	$(BIN)/python scripts/update_readme.py
+	$(BIN)/python scripts/render_model_cards.py
+
+cards: $(VENV)/.installed-demo ## Render model_cards/ from the committed results
+	$(BIN)/python scripts/render_model_cards.py
 
 benchmark: $(VENV)/.installed-demo ## Measure the speed of training and of acting; rewrites results/benchmark_*.json
 	$(BIN)/python scripts/benchmark_training.py

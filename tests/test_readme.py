@@ -47,6 +47,7 @@ MAKE_TARGETS = {
     "make test": "-m pytest",
     "make test-slow": "-m pytest -m slow",
     "make results": "scripts/reproduce.py",
+    "make cards": "scripts/render_model_cards.py",
     "make benchmark": "scripts/benchmark_training.py",
 }
 

@@ -1,13 +1,13 @@
 """The card of a policy: what is known about it, from its results file and its training record alone."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
-from spi_diffusers.hub.policy_files import PLOTS_FOLDER, PolicyFiles
+from spi_diffusers.hub.policy_files import PLOTS_FOLDER, RESULTS, PolicyFiles
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -23,12 +23,16 @@ _PLOT_TEXTS = {
 }
 
 
-def policy_card(files: PolicyFiles, repo_id: str) -> str:
+def policy_card(
+    files: PolicyFiles, repo_id: str, *, results: str = RESULTS, plots: Mapping[str, str] | None = None
+) -> str:
     """Render the card.
 
     Args:
         files: Of the policy.
         repo_id: What the card's commands load: `organisation/name`, or a local folder.
+        results: Where the card's readers find the results file.
+        plots: Where they find a plot, by its name, if not in the repository's folder of plots.
 
     Returns:
         Text of `README.md`, with its YAML header. The same policy and results give the same text.
@@ -56,7 +60,10 @@ def policy_card(files: PolicyFiles, repo_id: str) -> str:
         several_seeds=_several_seeds(summaries),
         rows=[_row(summary) for summary in summaries],
         failures=list(_failures(summaries)),
-        plots=[(f"{PLOTS_FOLDER}/{name}", _PLOT_TEXTS[name]) for name in files.plots],
+        results=results,
+        plots=[
+            ((plots or {}).get(name, f"{PLOTS_FOLDER}/{name}"), _PLOT_TEXTS[name]) for name in files.plots
+        ],
         replay=_replay_text(files, summaries),
         snippet_package=_package_snippet(files, repo_id),
         snippet_diffusers=_diffusers_snippet(files, repo_id, sizes["observation_dim"]),

@@ -31,9 +31,11 @@ COMPONENTS = ("calibration", "noise_model", "normalizer", "reward_critic", "safe
 
 def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipeline:
     torch.manual_seed(seed)
-    shared = {"observation_dim": BALL.observation_dim, "action_dim": BALL.action_dim, "hidden_dims": [16, 16]}
-    normalizer = ObservationNormalizer(observation_dim=BALL.observation_dim)
-    normalizer.set_statistics(torch.zeros(BALL.observation_dim), torch.ones(BALL.observation_dim))
+    known = get_task(task) if task else BALL
+    size = known.observation_dim
+    shared = {"observation_dim": size, "action_dim": known.action_dim, "hidden_dims": [16, 16]}
+    normalizer = ObservationNormalizer(observation_dim=size)
+    normalizer.set_statistics(torch.zeros(size), torch.ones(size))
     calibration = CostCalibration(num_knots=2)
     return SPIPolicyPipeline(
         noise_model=MLPNoiseModel(**shared),
@@ -43,7 +45,7 @@ def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipelin
         normalizer=normalizer,
         calibration=calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3])),
         task=task,
-        max_episode_steps=BALL.max_episode_steps,
+        max_episode_steps=known.max_episode_steps,
         gamma=0.98,
     )
 
