@@ -5,13 +5,14 @@ Where the paper is silent, Diffusion-QL's choice is taken.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.critic_stack import CriticStack
@@ -172,6 +173,11 @@ class StepInputs:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "StepInputs":
+        """What `tensors` came from."""
+        return cls(**tensors)
+
 
 class SPI:
     """SPI's networks in training, and one update of them.
@@ -191,6 +197,8 @@ class SPI:
         overlap: Run the two halves in two threads.
         reduce_gradients: Averages a list of gradients over processes, in place; None for one process.
     """
+
+    inputs_class = StepInputs
 
     def __init__(
         self,
@@ -275,6 +283,28 @@ class SPI:
         policy: MLPNoiseModel = self._ema_policy.module  # type: ignore[assignment]
         action = policy.denoise(inputs.next_observation, weight, self._coefficients, inputs.chain_noise)
         return replace(inputs, next_action=action)
+
+    def prepare(self, inputs: StepInputs) -> StepInputs:
+        """The first update's inputs, with their next action."""
+        return self.with_next_action(inputs)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What is checkpointed. The critics are saved as the stack that owns their parameters."""
+        names = ("noise_model", "ema_noise_model", "critics", "target_critics")
+        return {name: getattr(self, name) for name in names}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Both halves' optimisers."""
+        return {name: getattr(self, name) for name in ("critic_optimizer", "policy_optimizer")}
+
+    def policy_components(self) -> dict[str, Any]:
+        """What acts: the moving average of the noise model, both critics, and the scheduler."""
+        return {
+            "noise_model": self.ema_noise_model,
+            "reward_critic": self.reward_critic,
+            "safety_critic": self.safety_critic,
+            "scheduler": make_scheduler(self.config),
+        }
 
     def refresh_replicas(self) -> None:
         """Copy all weights into their compute replicas; call it after loading weights."""

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spi_diffusers.algorithms.base import Algorithm, BaselineTraining, PolicySizes
+from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, baseline_class
 from spi_diffusers.algorithms.spi import SPI
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.training.config import TrainConfig
+from spi_diffusers.training.baseline_sampler import BaselineSampler
+from spi_diffusers.training.config import ConfigError, TrainConfig
 from spi_diffusers.training.sampler import TransitionSampler, UpdateSampler
 from spi_diffusers.training.streaming_sampler import StreamingSampler
 
@@ -25,6 +28,28 @@ def build_normalizer(dataset: TransitionDataset | StreamedDataset) -> Observatio
     return normalizer.fit(dataset.transitions.observation)
 
 
+def training_episodes(
+    config: TrainConfig, dataset: TransitionDataset | StreamedDataset
+) -> TransitionDataset | StreamedDataset:
+    """The episodes that the algorithm learns from: all, or those within the cost limit.
+
+    Raises:
+        DatasetError: No episode is within the limit.
+    """
+    if config.method == SPI_METHOD or not BASELINES[config.method].safe_only:
+        return dataset
+    if isinstance(dataset, StreamedDataset):
+        raise ConfigError(f"{dataset.source} is streamed, but {config.method} trains on data in memory.")
+    within = dataset.episodes.cost_return <= config.cost_limit
+    if not bool(within.any()):
+        least = float(dataset.episodes.cost_return.min())
+        raise DatasetError(
+            f"{dataset.source}: no episode is within cost_limit={config.cost_limit:g}, the least costly one has "
+            f"{least:g}; {config.method} has nothing to imitate."
+        )
+    return dataset.select_episodes(within)
+
+
 def build_sampler(
     config: TrainConfig,
     dataset: TransitionDataset | StreamedDataset,
@@ -33,8 +58,8 @@ def build_sampler(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world_size: int = 1,
-) -> UpdateSampler:
-    """The sampler that fits the dataset: from memory, or from its files.
+) -> UpdateSampler | BaselineSampler:
+    """The sampler that fits the algorithm and the dataset: from memory, or from its files.
 
     Args:
         config: Batch size, seed, action range and the algorithm's settings.
@@ -58,6 +83,13 @@ def build_sampler(
         "rank": rank,
         "world_size": world_size,
     }
+    if config.method != SPI_METHOD:
+        if isinstance(dataset, StreamedDataset):
+            raise ConfigError(f"{dataset.source} is streamed, but {config.method} trains on data in memory.")
+        shapes = baseline_class(config.method).noise_shapes(
+            config.settings, config.batch_size, dataset.action_dim
+        )
+        return BaselineSampler(dataset, normalizer, shapes, **options)
     if isinstance(dataset, StreamedDataset):
         size = config.shuffle_buffer
         return StreamingSampler(dataset, normalizer, config.algorithm, buffer_size=size, **options)
@@ -71,8 +103,8 @@ def build_algorithm(
     device: torch.device | str = "cpu",
     overlap: bool = False,
     reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-) -> SPI:
-    """SPI with freshly initialised networks.
+) -> Algorithm:
+    """The algorithm with freshly initialised networks.
 
     Args:
         config: Sizes, seed and the algorithm's settings.
@@ -84,6 +116,9 @@ def build_algorithm(
     Returns:
         The algorithm. Its initial weights depend on the seed alone; the caller's random state is untouched.
     """
+    dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+    if config.method != SPI_METHOD:
+        return _build_baseline(config, dataset, device, dtype, reduce_gradients)
     network, algorithm = config.network, config.algorithm
     shared = {
         "observation_dim": dataset.observation_dim,
@@ -109,7 +144,30 @@ def build_algorithm(
             safety_critic.to(device),
             learning_rate=config.learning_rate,
             max_grad_norm=config.max_grad_norm,
-            dtype=torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32,
+            dtype=dtype,
             overlap=overlap,
             reduce_gradients=reduce_gradients,
+        )
+
+
+def _build_baseline(
+    config: TrainConfig,
+    dataset: TransitionDataset | StreamedDataset,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    reduce_gradients: Callable[[Sequence[Tensor]], None] | None,
+) -> BaselineTraining:
+    assert config.cost_limit is not None  # the configuration sees to it
+    sizes = PolicySizes(
+        dataset.observation_dim,
+        dataset.action_dim,
+        dataset.task.max_episode_steps if dataset.task else int(dataset.episodes.length.max()),
+        config.cost_limit,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return BaselineTraining(
+            baseline_class(config.method)(
+                config.settings, sizes, dtype=dtype, reduce_gradients=reduce_gradients, device=device
+            )
         )

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from spi_diffusers.algorithms.bc_config import BCConfig
 from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_method
 from spi_diffusers.data.tasks import get_task
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -58,16 +60,20 @@ class TrainConfig:
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
-        preset: Variant on top of the task's preset, such as `paper` or `paper-no-safety`.
+        method: Algorithm: "spi", or a baseline: "bc" or "bc-safe" (the episodes within the cost limit only).
+        cost_limit: Cost of an episode that a baseline is trained for; empty: the task's smallest usual limit.
+            SPI is told its limit when it acts.
+        preset: Variant on top of the task's preset, such as `paper`, `paper-no-safety` or `bc`.
         seed: Decides initial weights and all randomness of training.
         output_dir: Folder of the run; empty: outputs/<task>[-<preset>]-seed<seed>.
         updates: Number of training updates.
         batch_size: Transitions per update, over all processes together.
-        learning_rate: Adam's learning rate at the start.
+        learning_rate: Adam's learning rate at the start; a baseline has its own.
         lr_schedule: "cosine" decays the learning rate to zero over `updates`; "constant" keeps it.
         max_grad_norm: Clip of the gradient's norm; 0 switches it off.
         network: Sizes of the networks.
         algorithm: SPI's own settings.
+        bc: BC's own settings.
         mixed_precision: "bf16" computes in bfloat16 and keeps float32 weights; "no" computes in float32.
         device: "auto", "cpu", "cuda" or "mps".
         threads: CPU threads that training may use; empty: torch's setting.
@@ -93,6 +99,8 @@ class TrainConfig:
     clip_actions: bool = False
     action_low: float = -1.0
     action_high: float = 1.0
+    method: str = SPI_METHOD
+    cost_limit: float | None = None
     preset: str | None = None
     seed: int = 0
     output_dir: str | None = None
@@ -103,6 +111,7 @@ class TrainConfig:
     max_grad_norm: float = 10.0
     network: NetworkConfig = field(default_factory=NetworkConfig)
     algorithm: SPIConfig = field(default_factory=SPIConfig)
+    bc: BCConfig = field(default_factory=BCConfig)
     mixed_precision: str = "bf16"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
@@ -121,6 +130,7 @@ class TrainConfig:
             raise ConfigError("task or dataset must be given, for example task=ballcircle.")
         if self.task is not None:
             self.task = get_task(self.task).name
+        self._check_method()
         for name in ("updates", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if not _is_count(getattr(self, name)):
                 raise ConfigError(
@@ -173,19 +183,61 @@ class TrainConfig:
         if not self.output_dir:
             self.output_dir = str(Path("outputs") / self._run_name())
 
+    def _check_method(self) -> None:
+        try:
+            check_method(self.method)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if self.method == SPI_METHOD:
+            if self.cost_limit is not None:
+                raise ConfigError(
+                    f"cost_limit={self.cost_limit}: SPI is told its limit when it acts; only baselines are "
+                    "trained for one."
+                )
+            return
+        if self.streaming is True:
+            raise ConfigError(f"streaming=true: {self.method} trains on data in memory only.")
+        if self.cost_limit is None:
+            if self.task is None:
+                raise ConfigError(f"{self.method} without a task needs the cost_limit to train for.")
+            self.cost_limit = float(get_task(self.task).cost_limits[0])
+        if not (_is_number(self.cost_limit) and self.cost_limit >= 0):
+            raise ConfigError(f"cost_limit must be finite and at least 0, got {self.cost_limit!r}.")
+
     def _run_name(self) -> str:
         name = get_task(self.task).short_name if self.task else Path(str(self.dataset)).stem
-        return "-".join([name, *([self.preset] if self.preset else []), f"seed{self.seed}"])
+        variant = self.preset or (None if self.method == SPI_METHOD else self.method)
+        return "-".join([name, *([variant] if variant else []), f"seed{self.seed}"])
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain data for JSON, which `--config` reads back."""
-        return asdict(self)
+        """The configuration as plain data for JSON, which `--config` reads back.
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of update `step` (0 to updates - 1): a pure function, so resuming needs no state."""
+        Settings of algorithms that are not used are left out.
+        """
+        used = asdict(self)
+        groups = {entry.settings for entry in BASELINES.values()}
+        if self.method == SPI_METHOD:
+            unused = {*groups, "method", "cost_limit"}
+        else:
+            unused = {*groups, "algorithm", "network"} - {BASELINES[self.method].settings}
+        return {name: value for name, value in used.items() if name not in unused}
+
+    @property
+    def settings(self) -> Any:
+        """The settings of the algorithm in use."""
+        return getattr(self, "algorithm" if self.method == SPI_METHOD else BASELINES[self.method].settings)
+
+    def learning_rate_at(self, step: int, start: float | None = None) -> float:
+        """Learning rate of update `step` (0 to updates - 1): a pure function, so resuming needs no state.
+
+        Args:
+            step: Number of updates before.
+            start: Learning rate of the first update; None: `learning_rate`.
+        """
+        start = self.learning_rate if start is None else start
         if self.lr_schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / self.updates))
+            return start
+        return start * 0.5 * (1.0 + math.cos(math.pi * step / self.updates))
 
 
 def _is_count(value: Any) -> bool:

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from spi_diffusers.algorithms.spi import StepInputs
+from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.training.sampler import batch_dim, take_slice
 
 
@@ -31,7 +31,7 @@ def agree(
     return dict(zip(metrics, values, strict=True)), stop or None
 
 
-def gather_inputs(accelerator: Accelerator, inputs: StepInputs) -> StepInputs:
+def gather_inputs(accelerator: Accelerator, inputs: Inputs) -> Inputs:
     """The global batch's inputs from every process's slice."""
     if accelerator.num_processes == 1:
         return inputs
@@ -44,14 +44,14 @@ def gather_inputs(accelerator: Accelerator, inputs: StepInputs) -> StepInputs:
         elif dim is not None:  # nothing to send, but the shape is the whole batch's
             value = torch.cat([value] * accelerator.num_processes, dim)
         whole[name] = value
-    return StepInputs(**whole)
+    return type(inputs).from_tensors(whole)
 
 
-def scatter_inputs(accelerator: Accelerator, inputs: StepInputs) -> StepInputs:
+def scatter_inputs(accelerator: Accelerator, inputs: Inputs) -> Inputs:
     """This process's slice of the global batch's inputs, on its device."""
     rank, world_size = accelerator.process_index, accelerator.num_processes
     parts = {}
     for name, value in inputs.tensors().items():
         part = take_slice(name, value, rank, world_size)
         parts[name] = part if batch_dim(name) is None else part.to(accelerator.device)
-    return StepInputs(**parts)
+    return type(inputs).from_tensors(parts)

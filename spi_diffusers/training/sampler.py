@@ -189,7 +189,7 @@ class TransitionSampler(UpdateSampler):
         if config.next_action == "dataset":
             columns["next_action"], self._rows = self._recorded_next_actions(dataset, columns["action"])
         self._columns = {name: value.contiguous().to(self.device) for name, value in columns.items()}
-        self._num_rows = len(dataset) if self._rows is None else len(self._rows)
+        self.num_rows = len(dataset) if self._rows is None else len(self._rows)
 
     @staticmethod
     def _recorded_next_actions(dataset: TransitionDataset, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,12 +207,15 @@ class TransitionSampler(UpdateSampler):
         return next_action, rows
 
     def _transitions(self) -> dict[str, Tensor]:
-        index = torch.randint(self._num_rows, (self.batch_size,), generator=self.generator)
+        index = torch.randint(self.num_rows, (self.batch_size,), generator=self.generator)
         rank, world_size = self._slice
         index = index.chunk(world_size)[rank]
         if self._rows is not None:
             index = self._rows[index]
-        index = index.to(self.device)
+        return self.rows(index.to(self.device))
+
+    def rows(self, index: Tensor) -> dict[str, Tensor]:
+        """Transitions by their row in the dataset, (B,) on the device, by field of `StepInputs`."""
         return {name: column.index_select(0, index) for name, column in self._columns.items()}
 
 

@@ -5,33 +5,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from spi_diffusers.algorithms.spi import SPI, StepInputs
+from spi_diffusers.algorithms.base import Algorithm, Inputs
 from spi_diffusers.training.checkpoint import CheckpointError
 
-_MODULES = ("noise_model", "ema_noise_model", "critics", "target_critics")
-_OPTIMIZERS = ("critic_optimizer", "policy_optimizer")
 
-
-def training_tensors(algorithm: SPI, pending: StepInputs, generator_state: Tensor) -> dict[str, Tensor]:
+def training_tensors(algorithm: Algorithm, pending: Inputs, generator_state: Tensor) -> dict[str, Tensor]:
     """Collect the tensors of a checkpoint.
 
     Args:
-        algorithm: Networks and optimisers. The critics are saved as the stack that owns their parameters.
+        algorithm: Networks and optimisers.
         pending: The next update's inputs (of the global batch), with their next action.
         generator_state: State of the sampler's generator after it drew them.
     """
     tensors = {"generator": generator_state}
-    for name in _MODULES:
-        module: torch.nn.Module = getattr(algorithm, name)
+    for name, module in algorithm.modules().items():
         tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
-    for name in _OPTIMIZERS:
-        state = getattr(algorithm, name).state_dict()["state"]
-        for index, slots in state.items():
+    for name, optimizer in _named_optimizers(algorithm).items():
+        for index, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}/{index}/{slot}": value for slot, value in slots.items()}
     return tensors | {f"pending/{name}": value for name, value in pending.tensors().items()}
 
 
-def load_training_tensors(algorithm: SPI, tensors: Mapping[str, Tensor]) -> tuple[StepInputs, Tensor]:
+def load_training_tensors(algorithm: Algorithm, tensors: Mapping[str, Tensor]) -> tuple[Inputs, Tensor]:
     """Put a checkpoint's tensors back into freshly built networks and optimisers.
 
     Args:
@@ -45,10 +40,9 @@ def load_training_tensors(algorithm: SPI, tensors: Mapping[str, Tensor]) -> tupl
         CheckpointError: A tensor is missing, unexpected or of another shape.
     """
     try:
-        for name in _MODULES:
-            getattr(algorithm, name).load_state_dict(_part(tensors, f"{name}/"))
-        for name in _OPTIMIZERS:
-            optimizer: torch.optim.Optimizer = getattr(algorithm, name)
+        for name, module in algorithm.modules().items():
+            module.load_state_dict(_part(tensors, f"{name}/"))
+        for name, optimizer in _named_optimizers(algorithm).items():
             state: dict[int, dict[str, Tensor]] = {}
             for key, value in _part(tensors, f"{name}/").items():
                 index, slot = key.split("/")
@@ -58,12 +52,19 @@ def load_training_tensors(algorithm: SPI, tensors: Mapping[str, Tensor]) -> tupl
             if sorted(state) != expected:
                 raise CheckpointError(f"{name}: has states for parameters {sorted(state)}, needs {expected}.")
             optimizer.load_state_dict({"state": state, "param_groups": groups})
-        pending = StepInputs(**_part(tensors, "pending/"))
+        pending: Inputs = algorithm.inputs_class.from_tensors(_part(tensors, "pending/"))
         generator_state = tensors["generator"]
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"The checkpoint does not fit the networks: {error}") from error
     algorithm.refresh_replicas()
     return pending, generator_state
+
+
+def _named_optimizers(algorithm: Algorithm) -> dict[str, torch.optim.Optimizer]:
+    """By names that no module has: a checkpoint holds both side by side."""
+    modules = algorithm.modules()
+    named = algorithm.optimizers()
+    return {f"{name}_optimizer" if name in modules else name: value for name, value in named.items()}
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

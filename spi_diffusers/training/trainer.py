@@ -15,15 +15,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler
-from diffusers.models.modeling_utils import ModelMixin
 from tqdm.auto import tqdm
 
-from spi_diffusers.algorithms.spi import StepInputs, make_scheduler
+from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler
+from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.config import ConfigError, TrainConfig
 from spi_diffusers.training.processes import agree, average_gradients, gather_inputs, scatter_inputs
@@ -71,7 +68,7 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains SPI on a dataset, in memory or streamed.
+    """Trains SPI, or a baseline, on a dataset, in memory or streamed.
 
     Args:
         config: The run's configuration.
@@ -103,10 +100,11 @@ class Trainer:
         self.accelerator = accelerator or make_accelerator(config)
         self._check_fit()
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
-        self.normalizer = build_normalizer(dataset)
+        learned_from = training_episodes(config, dataset)
+        self.normalizer = build_normalizer(learned_from)
         self.sampler = build_sampler(
             config,
-            dataset,
+            learned_from,
             self.normalizer,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
@@ -121,6 +119,9 @@ class Trainer:
                 partial(average_gradients, self.accelerator) if self.accelerator.num_processes > 1 else None
             ),
         )
+        self._optimizers = [
+            (optimizer, optimizer.param_groups[0]["lr"]) for optimizer in self.algorithm.optimizers().values()
+        ]
         self.checkpoints = CheckpointStore(self.output_dir / CHECKPOINTS_FOLDER, config.keep_checkpoints)
         self.metrics_log = MetricsLog(self.output_dir / METRICS_FILE)
         self.step = 0  # updates done in total, and the time they took
@@ -149,7 +150,7 @@ class Trainer:
             stopped_by = None
             with self._progress_bar() as bar:
                 while self.step < config.updates and stopped_by is None:
-                    self._set_learning_rate(config.learning_rate_at(self.step))
+                    self._set_learning_rates()
                     upcoming = self.sampler.draw()
                     metrics, inputs = self.algorithm.update(inputs, upcoming)
                     self.step += 1
@@ -180,24 +181,18 @@ class Trainer:
             f"{', critics and policy side by side' if self.overlap else ''}; output in {self.output_dir}"
         )
 
-    def export(self) -> dict[str, ModelMixin | DDPMScheduler]:
+    def export(self) -> dict[str, Any]:
         """The trained policy's components as modules that share no memory with training.
 
         Returns:
-            `noise_model` (the moving average of the weights), `reward_critic`, `safety_critic`,
-            `normalizer` and `scheduler`: float32, on the CPU, in evaluation mode.
+            The algorithm's `policy_components` and the `normalizer`: float32, on the CPU, in evaluation mode.
         """
-        return {
-            "noise_model": _fresh_copy(self.algorithm.ema_noise_model, MLPNoiseModel),
-            "reward_critic": _fresh_copy(self.algorithm.reward_critic, TwinCritic),
-            "safety_critic": _fresh_copy(self.algorithm.safety_critic, TwinCritic),
-            "normalizer": _fresh_copy(self.normalizer, ObservationNormalizer),
-            "scheduler": make_scheduler(self.config.algorithm),
-        }
+        trained = {**self.algorithm.policy_components(), "normalizer": self.normalizer}
+        return {name: _fresh_copy(component) for name, component in trained.items()}
 
     # ---- start and resume
 
-    def _start(self) -> StepInputs:
+    def _start(self) -> Inputs:
         """Prepare the folder, resume if asked to, and return the first update's inputs."""
         config, accelerator = self.config, self.accelerator
         check_trackers(config.trackers)
@@ -205,7 +200,7 @@ class Trainer:
         if inputs is None:
             if not config.resume:
                 check_new_run(self.output_dir)
-            inputs = self.algorithm.with_next_action(self.sampler.draw())
+            inputs = self.algorithm.prepare(self.sampler.draw())
         accelerator.wait_for_everyone()  # every process has looked at the folder before it changes
         if accelerator.is_main_process:
             write_config(self.output_dir, config)
@@ -214,7 +209,7 @@ class Trainer:
         self._start_trackers()
         return inputs
 
-    def _resume(self) -> StepInputs | None:
+    def _resume(self) -> Inputs | None:
         """Load the newest complete checkpoint; None if there is none yet."""
         checkpoint = self.checkpoints.load_newest()
         if checkpoint is None:
@@ -265,10 +260,10 @@ class Trainer:
 
     # ---- one update
 
-    def _set_learning_rate(self, value: float) -> None:
-        for optimizer in (self.algorithm.critic_optimizer, self.algorithm.policy_optimizer):
+    def _set_learning_rates(self) -> None:
+        for optimizer, start in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = value
+                group["lr"] = self.config.learning_rate_at(self.step, start)
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -308,7 +303,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         values = {
-            "lr": self.config.learning_rate_at(self.step - 1),
+            "lr": self._optimizers[0][0].param_groups[0]["lr"],
             **means,
             "updates_per_second": round(updates_per_second, 2),
             "seconds": round(self.seconds, 3),
@@ -336,7 +331,7 @@ class Trainer:
 
     # ---- checkpoints
 
-    def _save_checkpoint(self, pending: StepInputs) -> None:
+    def _save_checkpoint(self, pending: Inputs) -> None:
         tensors = training_tensors(
             self.algorithm, gather_inputs(self.accelerator, pending), self.sampler.get_state()
         )
@@ -360,8 +355,10 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
-def _fresh_copy(module: torch.nn.Module, cls: type[Any]) -> ModelMixin:
+def _fresh_copy(component: Any) -> Any:
+    if not isinstance(component, torch.nn.Module):
+        return component  # a scheduler, which training does not change
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
-        copy = cls.from_config(module.config)
-    copy.load_state_dict({name: value.detach().cpu() for name, value in module.state_dict().items()})
+        copy = type(component).from_config(component.config)
+    copy.load_state_dict({name: value.detach().cpu() for name, value in component.state_dict().items()})
     return copy.requires_grad_(True).eval()
