@@ -141,7 +141,7 @@ class Baseline(ABC):
     def policy_components(self) -> dict[str, ModelMixin]:
         """What acts: `actor`, with `act(observation, generator) -> action`."""
 
-    def refresh_replicas(self) -> None:
+    def refresh_replicas(self) -> None:  # noqa: B027 - most have none
         """Bring copies of the weights up to date; called after weights were loaded."""
 
 
@@ -165,10 +165,9 @@ class BaselineInputs:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "BaselineInputs":
         """What `tensors` came from."""
-        noise = {
-            name.removeprefix(_NOISE): value for name, value in tensors.items() if name.startswith(_NOISE)
-        }
-        return cls(Batch(**{k: v for k, v in tensors.items() if not k.startswith(_NOISE)}), noise)
+        batch = {name: value for name, value in tensors.items() if not name.startswith(_NOISE)}
+        noise = {name.removeprefix(_NOISE): tensors[name] for name in tensors if name not in batch}
+        return cls(Batch(**batch), noise)
 
 
 class BaselineTraining:

@@ -1,4 +1,4 @@
-"""BC, behaviour cloning: a deterministic policy that imitates the data (Pomerleau 1989), or its safe episodes."""
+"""BC, behaviour cloning (Pomerleau 1989): a deterministic policy that imitates the data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar

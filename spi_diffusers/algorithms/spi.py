@@ -5,9 +5,9 @@ Where the paper is silent, Diffusion-QL's choice is taken.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.critic_stack import CriticStack
 from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
 from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
+from spi_diffusers.algorithms.step_inputs import StepInputs
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack
@@ -132,51 +133,6 @@ def guidance_loss(
     gain = reward_weight * reward_values[twin] / reward_scale
     gain = gain + safety_weight * safety_values[twin] / safety_scale
     return -gain.mean()
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """Everything one update consumes: a batch and all of its randomness.
-
-    Attributes:
-        observation: Normalised, shape (B, O).
-        next_observation: Normalised, shape (B, O).
-        action: In [-1, 1], shape (B, A).
-        reward: Shape (B,).
-        cost: Shape (B,).
-        terminated: Shape (B,), bool.
-        safety_weight: w ~ U(0, 1), shape (B,).
-        timestep: Diffusion timestep ~ U{0..T-1}, shape (B,), int64.
-        noise: Standard normal, shape (B, A), for the noise loss.
-        chain_noise: Standard normal, shape (T, B, A), for sampling the next action.
-        guidance_noise: Standard normal, shape (T, B, A), for chain guidance; empty (0, B, A) otherwise.
-        twin: Which twin guides, int64 scalar 0 or 1.
-        next_action: a_{i+1}, in [-1, 1], shape (B, A).
-    """
-
-    observation: Tensor
-    next_observation: Tensor
-    action: Tensor
-    reward: Tensor
-    cost: Tensor
-    terminated: Tensor
-    safety_weight: Tensor
-    timestep: Tensor
-    noise: Tensor
-    chain_noise: Tensor
-    guidance_noise: Tensor
-    twin: Tensor
-    next_action: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "StepInputs":
-        """What `tensors` came from."""
-        return cls(**tensors)
 
 
 class SPI:

@@ -6,7 +6,7 @@ Evaluation reads a finished policy. Nothing of what it measures may go back into
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,20 @@ import spi_diffusers
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.wrappers import check_seed
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, check_cost_limit
-from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, check_extraction, rollout
+from spi_diffusers.evaluation.rollouts import (
+    BaselinePolicy,
+    PipelinePolicy,
+    Policy,
+    Rollout,
+    check_extraction,
+    rollout,
+)
 
 if TYPE_CHECKING:
-    from spi_diffusers.pipelines import SPIPolicyPipeline
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
+#: What results call the one way in which a baseline acts.
+BASELINE_EXTRACTION = "policy"
 #: Called after each rollout with the name of the extraction and the episodes.
 RolloutCallback = Callable[[str, Rollout], None]
 
@@ -31,7 +40,7 @@ _SIMULATOR_PACKAGES = {
 
 
 def evaluate(
-    pipeline: "SPIPolicyPipeline",
+    pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
     task: str | Task | None = None,
     *,
     train_info: TrainInfo,
@@ -51,10 +60,11 @@ def evaluate(
     All arguments are checked before the first episode is played.
 
     Args:
-        pipeline: the policy.
+        pipeline: the policy. A baseline's is played once and measured against every limit.
         task: the task or its name; None takes the pipeline's own.
         train_info: where the weights come from.
-        cost_limits: limits per episode; None takes the task's defaults.
+        cost_limits: limits per episode; None takes the task's defaults, for a baseline the one it was
+            trained for.
         episodes: episodes per evaluation seed; 20 is DSRL's protocol.
         seeds: evaluation seeds; an entry takes the episodes of all of them together.
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
@@ -74,9 +84,25 @@ def evaluate(
         SimulatorNotInstalledError: the task's simulator is missing.
     """
     task = policy_task(pipeline, task)
+    settings: dict[str, Any] = {
+        "train_info": train_info,
+        "episodes": episodes,
+        "backend": backend,
+        "progress": progress,
+        "on_rollout": on_rollout,
+        "seeds": _listed("seeds", seeds),
+    }
+    if not is_spi(pipeline):
+        return evaluate_policy(
+            BaselinePolicy(pipeline),
+            task,
+            extraction=BASELINE_EXTRACTION,
+            knows_limit=False,
+            cost_limits=_listed("cost_limits", cost_limits, [pipeline.config.cost_limit]),
+            **settings,
+        )
     extractions = [check_extraction(name) for name in _listed("extractions", extractions)]
     cost_limits = _listed("cost_limits", cost_limits, task.cost_limits)
-    seeds = _listed("seeds", seeds)
     entries: list[EvaluationEntry] = []
     for extraction in extractions:
         policy = PipelinePolicy(
@@ -88,16 +114,11 @@ def evaluate(
         entries += evaluate_policy(
             policy,
             task,
-            train_info=train_info,
             extraction=extraction,
             knows_limit=extraction == "safe",
             cost_limits=cost_limits,
-            episodes=episodes,
-            seeds=seeds,
             feedback=feedback,
-            backend=backend,
-            progress=progress,
-            on_rollout=on_rollout,
+            **settings,
         )
     return sorted(entries, key=lambda entry: entry.key)
 
@@ -199,7 +220,19 @@ def package_versions(task: Task) -> dict[str, str]:
     return versions
 
 
-def policy_task(pipeline: "SPIPolicyPipeline", task: str | Task | None) -> Task:
+def is_spi(pipeline: Any) -> bool:
+    """Whether a pipeline is SPI's, which can be told a limit, and not a baseline's."""
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+    return isinstance(pipeline, SPIPolicyPipeline)
+
+
+def acting(pipeline: Any, extraction: str) -> Policy:
+    """A pipeline as the policy of a rollout: SPI's with a way to extract actions, a baseline's as it is."""
+    return PipelinePolicy(pipeline, extraction=extraction) if is_spi(pipeline) else BaselinePolicy(pipeline)
+
+
+def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     """The task to play a pipeline on: the one that is asked for, or the pipeline's own.
 
     Raises:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.evaluation.evaluate import policy_task
-from spi_diffusers.evaluation.rollouts import PipelinePolicy
+from spi_diffusers.evaluation.evaluate import acting, policy_task
 from spi_diffusers.evaluation.run import load_policy
 from spi_diffusers.evaluation.video import Replay, record_replay
 
@@ -63,7 +62,7 @@ def play_episode(
     limit = float(known.cost_limits[0]) if cost_limit is None else cost_limit
     default = Path("outputs") / "play" / f"{known.short_name}-limit{limit:g}-seed{seed}.mp4"
     replay = record_replay(
-        PipelinePolicy(pipeline, extraction=extraction),
+        acting(pipeline, extraction),
         known,
         output or default,
         cost_limit=limit,

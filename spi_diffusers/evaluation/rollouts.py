@@ -15,7 +15,7 @@ from spi_diffusers.evaluation.metrics import check_cost_limit
 if TYPE_CHECKING:
     import gymnasium
 
-    from spi_diffusers.pipelines import SPIPolicyPipeline
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 
 class Policy(Protocol):
@@ -113,6 +113,28 @@ class PipelinePolicy:
             **self._sampling,
         )
         return np.asarray(actions)
+
+
+class BaselinePolicy:
+    """A baseline's pipeline as the policy of a rollout: it knows no limit but the one it was trained for.
+
+    Args:
+        pipeline: the pipeline.
+    """
+
+    def __init__(self, pipeline: "BaselinePolicyPipeline") -> None:
+        self.pipeline = pipeline
+        self._generator = torch.Generator()
+
+    def reset(self, seed: int, cost_limit: float | None) -> None:
+        """Seed the policy's own generator; the limit is not looked at."""
+        self._generator.manual_seed(seed)
+
+    def act(
+        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
+    ) -> np.ndarray:
+        """Call the pipeline once for all observations; see `Policy.act`."""
+        return np.asarray(self.pipeline(observation, generator=self._generator))
 
 
 @dataclass(frozen=True)

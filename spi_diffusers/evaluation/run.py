@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.loading import HUB_ID
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
-from spi_diffusers.evaluation.evaluate import evaluate
+from spi_diffusers.evaluation.evaluate import acting, evaluate
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.results import merge_results, read_train_info
-from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout
+from spi_diffusers.evaluation.rollouts import Rollout
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
-    from spi_diffusers.pipelines import SPIPolicyPipeline
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class LoadedPolicy:
         folder: Its local folder, or None for one from the Hub.
     """
 
-    pipeline: "SPIPolicyPipeline"
+    pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline"
     train_info: TrainInfo
     train_config: dict[str, Any]
     folder: Path | None
@@ -85,7 +85,7 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
     path = Path(policy).expanduser()
     if path.exists():
         folder = _policy_folder(path)
-        pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
+        pipeline = _pipeline_class(folder).from_pretrained(str(folder))
         paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
     elif HUB_ID.fullmatch(str(policy)):
         from huggingface_hub import hf_hub_download
@@ -172,6 +172,14 @@ def run_evaluation(
     return EvaluationResult(entries, behaviour, files)
 
 
+def _pipeline_class(folder: Path) -> Any:
+    from spi_diffusers import pipelines
+
+    name = _read_json(folder / "model_index.json").get("_class_name")
+    is_baseline = name == pipelines.BaselinePolicyPipeline.__name__
+    return pipelines.BaselinePolicyPipeline if is_baseline else pipelines.SPIPolicyPipeline
+
+
 def _policy_folder(path: Path) -> Path:
     for folder in (path, path / "policy"):
         if (folder / "model_index.json").is_file():
@@ -246,7 +254,7 @@ def _draw(
 
 def _record(
     output: Path,
-    pipeline: "SPIPolicyPipeline",
+    pipeline: Any,
     entries: list[EvaluationEntry],
     feedback: bool,
     seed: int,
@@ -257,7 +265,7 @@ def _record(
     entry = min(entries, key=lambda entry: (entry.extraction != "safe", entry.cost_limit))
     try:
         replay = record_replay(
-            PipelinePolicy(pipeline, extraction=entry.extraction),
+            acting(pipeline, entry.extraction),
             entry.task,
             output / "replay.mp4",
             cost_limit=entry.cost_limit,

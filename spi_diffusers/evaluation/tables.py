@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
+from spi_diffusers.evaluation.evaluate import BASELINE_EXTRACTION
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
 
@@ -47,6 +48,8 @@ def results_tables(
 
 def policy_name(summary: SeedSummary) -> str:
     """What a row, or a curve, is called, e.g. "spi, safe"."""
+    if summary.extraction == BASELINE_EXTRACTION:
+        return summary.algorithm
     extraction = EXTRACTION_NAMES.get(summary.extraction, summary.extraction)
     blind = ", no feedback" if summary.extraction == "safe" and not summary.feedback else ""
     return f"{summary.algorithm}, {extraction}{blind}"

@@ -36,7 +36,8 @@ class DeterministicActor(ModelMixin, ConfigMixin):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Actions in [-1, 1], shape (B, A), float32, for normalised observations (B, O)."""
-        return self.net(observation.to(self.net[0].weight.dtype)).float()
+        dtype = next(self.net.parameters()).dtype  # bfloat16 in a compute replica
+        return self.net(observation.to(dtype)).float()
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -3,68 +3,15 @@
 import os
 from typing import Any
 
-from huggingface_hub import snapshot_download
-
 from spi_diffusers.pipelines import spi_policy
-from spi_diffusers.pipelines.migrations import migrate
-from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
-
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+from spi_diffusers.pipelines.checked_loading import CheckedLoading
 
 
-class SPIPolicyPipeline(spi_policy.SPIPolicyPipeline):
+class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
     """A safe policy, see `spi_policy.SPIPolicyPipeline`, with checked loading and with publishing.
 
     A saved policy names its class, so both have one name; it acts the same with either.
     """
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SPIPolicyPipeline":
-        """Load a policy from a local folder, or from the Hub; arguments as in diffusers.
-
-        Only safetensors weights are loaded, never a pickle. A local folder is checked first, as diffusers
-        itself only warns about weights that are missing and then goes on with random ones. Code that a
-        repository ships is not run: the installed package's is.
-
-        Raises:
-            FileNotFoundError: A config or weight file is missing.
-            ValueError: A file is truncated or foreign, or weights and config do not fit.
-        """
-        if not kwargs.setdefault("use_safetensors", True):
-            raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
-        trust = bool(kwargs.get("trust_remote_code", False))
-        folder = str(pretrained_model_name_or_path)
-        if not os.path.isdir(folder):
-            options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
-            folder = cls.download(folder, trust_remote_code=trust, **options)
-        check_policy_folder(folder, trust_remote_code=trust)
-        return super().from_pretrained(folder, **kwargs)
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Download a policy's configs and safetensors weights into the Hub's cache.
-
-        diffusers' own refuses components whose library it does not know.
-
-        Args:
-            pretrained_model_name: Repository on the Hub (`org/name`).
-            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`; with
-                `trust_remote_code`, the code that the repository ships is downloaded as well.
-
-        Returns:
-            Local folder of the snapshot.
-        """
-        options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
-        patterns = ["*.json", "*.safetensors"] + (["*.py"] if kwargs.get("trust_remote_code") else [])
-        return snapshot_download(pretrained_model_name, allow_patterns=patterns, **options)
-
-    @classmethod
-    def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """As in diffusers, but in the newest format, and naming the installed package, not shipped code."""
-        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
-        if isinstance(loaded, tuple):  # further results were asked for
-            return (with_installed_modules(migrate(loaded[0])), *loaded[1:])
-        return with_installed_modules(migrate(loaded))
 
     def save_pretrained(
         self,

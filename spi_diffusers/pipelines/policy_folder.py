@@ -19,6 +19,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 #: and one saved from such copies names diffusers' module cache: the class names are the same everywhere.
 INSTALLED_MODULES = {
     "CostCalibration": "spi_diffusers.models.cost_calibration",
+    "DeterministicActor": "spi_diffusers.models.deterministic_actor",
     "MLPNoiseModel": "spi_diffusers.models.noise_model",
     "ObservationNormalizer": "spi_diffusers.models.normalizer",
     "TwinCritic": "spi_diffusers.models.critics",
@@ -42,13 +43,16 @@ def with_installed_modules(index: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None:
+def check_policy_folder(
+    folder: str, pipeline_class: Any = SPIPolicyPipeline, *, trust_remote_code: bool = False
+) -> None:
     """Raise an error that names the file if a policy folder cannot be loaded completely.
 
     Only headers are read, so a check costs milliseconds and no memory.
 
     Args:
         folder: Local folder of a policy.
+        pipeline_class: What it is to be loaded with.
         trust_remote_code: Whether code in the folder may be run, for components that the package does not
             know.
 
@@ -59,8 +63,11 @@ def check_policy_folder(folder: str, *, trust_remote_code: bool = False) -> None
     """
     path = os.path.join(folder, "model_index.json")
     index = with_installed_modules(migrate(_read_json(folder, "model_index.json")))
+    class_name = index.get("_class_name", pipeline_class.__name__)
+    if class_name != pipeline_class.__name__:
+        raise ValueError(f"{path} is of a {class_name}: it cannot be loaded as a {pipeline_class.__name__}.")
     SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
-    _check_known_fields(path, index, SPIPolicyPipeline)
+    _check_known_fields(path, index, pipeline_class)
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue

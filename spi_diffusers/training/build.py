@@ -40,12 +40,13 @@ def training_episodes(
         return dataset
     if isinstance(dataset, StreamedDataset):
         raise ConfigError(f"{dataset.source} is streamed, but {config.method} trains on data in memory.")
+    assert config.cost_limit is not None  # the configuration sees to it
     within = dataset.episodes.cost_return <= config.cost_limit
     if not bool(within.any()):
         least = float(dataset.episodes.cost_return.min())
         raise DatasetError(
-            f"{dataset.source}: no episode is within cost_limit={config.cost_limit:g}, the least costly one has "
-            f"{least:g}; {config.method} has nothing to imitate."
+            f"{dataset.source}: no episode is within cost_limit={config.cost_limit:g}, the least costly one "
+            f"has {least:g}; {config.method} has nothing to imitate."
         )
     return dataset.select_episodes(within)
 

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.training.calibration import calibrate
+from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
 from spi_diffusers.training.run_folder import CONFIG_FILE, saved_config
 from spi_diffusers.training.runtime import package_versions
@@ -22,13 +23,15 @@ CALIBRATION_TRANSITIONS = 200_000
 INFO_FILE = "train_info.json"
 
 
-def algorithm_name(config: SPIConfig) -> str:
-    """How results call the algorithm: "spi", or "spi-paper" and its ablations for fixed weights."""
-    if config.conditioned:
+def algorithm_name(config: TrainConfig) -> str:
+    """What results call it: "spi", "spi-paper" and its ablations for fixed weights, or a baseline's name."""
+    if config.method != SPI_METHOD:
+        return config.method
+    if config.algorithm.conditioned:
         return "spi"
-    if config.phi == 0:
+    if config.algorithm.phi == 0:
         return "spi-paper-no-safety"
-    return "spi-paper-no-reward" if config.mu == 0 else "spi-paper"
+    return "spi-paper-no-reward" if config.algorithm.mu == 0 else "spi-paper"
 
 
 def train_info(trainer: Trainer) -> dict[str, Any]:
@@ -37,7 +40,7 @@ def train_info(trainer: Trainer) -> dict[str, Any]:
     if trainer.config.revision:
         dataset["revision"] = trainer.config.revision
     return {
-        "algorithm": algorithm_name(trainer.config.algorithm),
+        "algorithm": algorithm_name(trainer.config),
         "train_seed": trainer.config.seed,
         "updates": trainer.step,
         "train_seconds": trainer.seconds,
@@ -46,13 +49,25 @@ def train_info(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline:
+def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
     """The trained policy as a pipeline that shares no memory with training."""
-    task = trainer.dataset.task
+    task, config = trainer.dataset.task, trainer.config
+    steps = task.max_episode_steps if task else int(trainer.dataset.episodes.length.max())
+    if config.method != SPI_METHOD:
+        assert config.cost_limit is not None  # the configuration sees to it
+        return BaselinePolicyPipeline(
+            **trainer.export(),
+            algorithm=config.method,
+            cost_limit=config.cost_limit,
+            task=task.name if task else None,
+            max_episode_steps=steps,
+            action_low=config.action_low,
+            action_high=config.action_high,
+        )
     return SPIPolicyPipeline(
         **trainer.export(),
         task=task.name if task else None,
-        max_episode_steps=task.max_episode_steps if task else int(trainer.dataset.episodes.length.max()),
+        max_episode_steps=steps,
         gamma=trainer.config.algorithm.gamma,
         budget_reserve=trainer.config.budget_reserve,
         selection=trainer.config.selection,
@@ -86,7 +101,8 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
         OSError: The disk is full or cannot be written; what was there is intact.
     """
     pipeline, info = make_pipeline(trainer), train_info(trainer)
-    if trainer.config.calibrate and trainer.config.algorithm.predict_cost:
+    config = trainer.config
+    if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.algorithm.predict_cost:
         info["calibration"] = calibrate_pipeline(pipeline, trainer, progress=progress)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

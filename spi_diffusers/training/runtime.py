@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
+from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.training.config import ConfigError, TrainConfig
 
 #: Which extra of this package installs a tracker.
@@ -58,6 +59,8 @@ def resolve_overlap(config: TrainConfig, num_processes: int, device: torch.devic
     Raises:
         ConfigError: It is asked for where it cannot be had.
     """
+    if config.method != SPI_METHOD:
+        return False  # nothing to run side by side
     possible = num_processes == 1 and device.type == "cpu"
     if config.overlap == "auto":
         return possible and (config.threads or torch.get_num_threads()) >= 2

@@ -359,6 +359,7 @@ def _fresh_copy(component: Any) -> Any:
     if not isinstance(component, torch.nn.Module):
         return component  # a scheduler, which training does not change
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
-        copy = type(component).from_config(component.config)
+        made: Any = type(component)
+        copy = made.from_config(component.config)
     copy.load_state_dict({name: value.detach().cpu() for name, value in component.state_dict().items()})
     return copy.requires_grad_(True).eval()

@@ -1,0 +1,107 @@
+"""The policy of a baseline as a diffusers pipeline: it acts for the cost limit that it was trained for."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from spi_diffusers.pipelines.checked_loading import CheckedLoading
+from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
+
+
+class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
+    """Maps observations to actions by an actor.
+
+    Args:
+        actor: Has `act(observation, generator) -> action`, and `observation_dim` in its configuration.
+        normalizer: Observation statistics.
+        algorithm: Name of the algorithm.
+        cost_limit: Cost of an episode that it was trained for.
+        task: Name of the task it was trained for.
+        max_episode_steps: Steps of an episode.
+        action_low: Smallest action of the environment.
+        action_high: Largest action of the environment.
+        format_version: Version of this folder format.
+
+    Raises:
+        ValueError: A weight or statistic is not finite, or the components do not belong together.
+    """
+
+    model_cpu_offload_seq = "actor"
+
+    def __init__(
+        self,
+        actor: Any,
+        normalizer: Any,
+        algorithm: str | None = None,  # settings need defaults: diffusers takes what has none for components
+        cost_limit: float | None = None,
+        task: str | None = None,
+        max_episode_steps: int | None = None,
+        action_low: float = -1.0,
+        action_high: float = 1.0,
+        format_version: int = FORMAT_VERSION,
+    ):
+        super().__init__()
+        SPIPolicyPipeline.check_format_version(format_version)
+        normalizer.check()
+        bad = [key for key, value in actor.state_dict().items() if not bool(value.isfinite().all())]
+        if bad:
+            raise ValueError(f"The actor's weights are not finite: {bad[0]} ({len(bad)} in all).")
+        if normalizer.config.observation_dim != actor.config.observation_dim:
+            raise ValueError(
+                f"The normalizer's observation_dim is {normalizer.config.observation_dim}, but the actor's "
+                f"is {actor.config.observation_dim}: these components do not belong together."
+            )
+        self.register_modules(actor=actor, normalizer=normalizer)
+        self.register_to_config(
+            algorithm=algorithm,
+            cost_limit=cost_limit,
+            task=task,
+            max_episode_steps=max_episode_steps,
+            action_low=action_low,
+            action_high=action_high,
+            format_version=format_version,
+        )
+        actor.eval()
+        normalizer.eval()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        observation: Tensor | np.ndarray | Sequence[float],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor | np.ndarray:
+        """Choose actions.
+
+        Args:
+            observation: One observation (O,) or a batch (B, O), not normalised.
+            generator: Source of randomness; the same seed gives the same actions.
+
+        Returns:
+            Actions in the environment's range, (A,) or (B, A); NumPy or torch, as the observation was.
+
+        Raises:
+            ValueError: For an observation of the wrong size or with NaN.
+        """
+        as_numpy = not isinstance(observation, Tensor)
+        tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
+        tensor = tensor.to(self.normalizer.mean)
+        size = self.actor.config.observation_dim
+        if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
+            raise ValueError(
+                f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or "
+                f"(batch, {size})."
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError("observation is NaN or infinite.")
+        single = tensor.ndim == 1
+        action = self.actor.act(self.normalizer(tensor[None] if single else tensor), generator)
+        low, high = self.config.action_low, self.config.action_high
+        if (low, high) != (-1.0, 1.0):
+            action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
+        action = action[0] if single else action
+        return action.cpu().numpy() if as_numpy else action
