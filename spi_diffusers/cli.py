@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from spi_diffusers import __version__
 from spi_diffusers.commands import (
+    benchmark,
     card,
     compare,
     data,
@@ -39,6 +40,7 @@ _COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("play", play, "Record an episode of a policy as a video."),
     ("compare", compare, "One table of several policies' results."),
     ("leaderboard", leaderboard, "All published policies for a task, the safe ones first."),
+    ("benchmark", benchmark, "Run the paper's experiments, and make its tables and figures."),
     ("card", card, "Write the card of a policy."),
     ("publish", publish, "Publish a policy to the Hub."),
     ("data", data, "Collect, convert, describe and publish datasets."),

@@ -1,4 +1,7 @@
-"""The results file: `{"format_version": 1, "entries": [...]}`, merged by key and written atomically."""
+"""The results file: `{"format_version": 1, "entries": [...]}`, merged by key and written atomically.
+
+Where training runs diverged, there is a list of them beside the entries, as "diverged".
+"""
 
 import contextlib
 import hashlib
@@ -10,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, describe_key
 
@@ -45,48 +49,86 @@ def read_results(path: str | os.PathLike[str]) -> list[EvaluationEntry]:
     return _sorted_unique(entries, path)
 
 
-def write_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntry]) -> None:
+def read_diverged(path: str | os.PathLike[str]) -> list[DivergedRun]:
+    """Read which training runs a results file says diverged.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The runs, sorted by key; none in most files.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ResultsFileError: it is not a complete results file, or one of the runs cannot be read.
+    """
+    path = Path(path)
+    content = _read_json(path, "results file")
+    _check_envelope(path, content)
+    runs = content.get("diverged", [])
+    try:
+        if not isinstance(runs, list):
+            raise ValueError(f"must be a list, got {runs!r}")
+        return sorted((DivergedRun.from_dict(run) for run in runs), key=lambda run: run.key)
+    except ValueError as error:
+        raise ResultsFileError(f"{path}: 'diverged': {error}") from error
+
+
+def write_results(
+    path: str | os.PathLike[str], entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+) -> None:
     """Write a results file anew, atomically; entries come sorted by key, fields in their fixed order.
 
     Args:
         path: the file; folders are made where missing.
         entries: the entries, in any order.
+        diverged: training runs that diverged.
 
     Raises:
         ResultsFileError: two entries have the same key.
         OSError: the file cannot be written; what was there before is untouched.
     """
     path = Path(path)
-    text = results_text(entries, path)
+    text = results_text(entries, path, diverged)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def results_text(entries: Iterable[EvaluationEntry], path: str | os.PathLike[str] = "results") -> str:
+def results_text(
+    entries: Iterable[EvaluationEntry],
+    path: str | os.PathLike[str] = "results",
+    diverged: Iterable[DivergedRun] = (),
+) -> str:
     """The text of a results file.
 
     Args:
         entries: the entries, in any order.
         path: what messages call the file.
+        diverged: training runs that diverged.
 
     Raises:
         ResultsFileError: two entries have the same key.
     """
-    content = {
+    content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "entries": [entry.to_dict() for entry in _sorted_unique(entries, Path(path))],
     }
+    if runs := sorted(diverged, key=lambda run: run.key):
+        content["diverged"] = [run.to_dict() for run in runs]
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def merge_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntry]) -> list[EvaluationEntry]:
+def merge_results(
+    path: str | os.PathLike[str], entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+) -> list[EvaluationEntry]:
     """Put entries into a results file: same key replaces, others are added, the rest stays.
 
     Evaluations that run side by side may merge into the same file: each waits for its turn.
 
     Args:
         path: the file; it and its folders are made where missing.
-        entries: the new entries.
+        entries: the new entries. A run that has entries now is no longer listed as diverged.
+        diverged: training runs that diverged.
 
     Returns:
         All entries of the file, sorted by key.
@@ -101,7 +143,10 @@ def merge_results(path: str | os.PathLike[str], entries: Iterable[EvaluationEntr
     with _turn(path):
         merged = {entry.key: entry for entry in (read_results(path) if path.exists() else [])}
         merged |= {entry.key: entry for entry in new}
-        write_results(path, merged.values())
+        before = read_diverged(path) if path.exists() else []
+        kept = [run for run in before if not any(run.concerns(entry) for entry in new)]
+        runs = {run.key: run for run in [*kept, *diverged]}
+        write_results(path, merged.values(), runs.values())
     return _sorted_unique(merged.values(), path)
 
 
@@ -156,7 +201,7 @@ def _check_envelope(path: Path, content: Any) -> list[Any]:
         )
     if not isinstance(content.get("entries"), list):
         raise ResultsFileError(f"{path}: 'entries' must be a list, got {content.get('entries')!r}")
-    unknown = sorted(set(content) - {"format_version", "entries"})
+    unknown = sorted(set(content) - {"format_version", "entries", "diverged"})
     if unknown:
         raise ResultsFileError(f"{path}: unknown field {unknown[0]!r} beside 'entries'")
     return content["entries"]

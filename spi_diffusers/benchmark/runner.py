@@ -1,0 +1,303 @@
+"""Run the cells of a benchmark: skip what is done, go on with what was killed, gather one results file."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from spi_diffusers.benchmark.cell_folder import (
+    CELL_FILE,
+    Outcome,
+    check_same_settings,
+    diverged_run,
+    read_cell,
+    read_outcome,
+    write_cell,
+    write_outcome,
+)
+from spi_diffusers.benchmark.suites import Cell
+from spi_diffusers.data.simulators import simulator_status
+from spi_diffusers.data.tasks import get_task
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+_ATTEMPTS = 2  # a process can die for reasons of its machine: out of memory, a node that is lost
+_POLL_SECONDS = 1.0
+
+
+class BenchmarkError(ValueError):
+    """A benchmark cannot be run; the message says why, before anything is trained."""
+
+
+class WorkerDiedError(RuntimeError):
+    """The process of a cell ended without an outcome; the message says how."""
+
+
+class Executor(Protocol):
+    """Where cells run: each in a process of its own."""
+
+    def run(self, folder: Path) -> Outcome:
+        """Run a cell and wait for it; called from several threads. WorkerDiedError if its process dies."""
+
+    def stop(self) -> None:
+        """Stop all cells that run, and wait until they have."""
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """How a benchmark ended.
+
+    Attributes:
+        outcomes: How each cell ended.
+        skipped: Number of the cells that were done already.
+        results_file: Where the results of all are.
+    """
+
+    outcomes: Mapping[Cell, Outcome]
+    skipped: int
+    results_file: Path
+
+    def with_status(self, status: str) -> dict[Cell, str]:
+        """Cells that ended in a certain way, with what they said."""
+        return {cell: outcome.message for cell, outcome in self.outcomes.items() if outcome.status == status}
+
+
+def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> dict[Cell, dict[str, Any]]:
+    """The complete training configuration of every cell; each trains on one thread.
+
+    Args:
+        cells: The cells.
+        config_file: Settings over the presets, as `spi train --config`.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        BenchmarkError: A task has no data.
+    """
+    from spi_diffusers.data.loading import embedded_tasks
+    from spi_diffusers.training.config_layers import make_train_config
+
+    embedded = {get_task(name).short_name for name in embedded_tasks()}
+    configs = {}
+    for cell in cells:
+        settings = cell.settings | {"threads": 1, "overlap": False}
+        config = make_train_config(settings, config_file)
+        if cell.curve_points > 1:
+            every = max(1, config.updates // cell.curve_points)
+            settings |= {"checkpoint_every": every, "keep_checkpoints": config.updates // every + 1}
+            config = make_train_config(settings, config_file)
+        if config.dataset in (None, "embedded") and cell.task not in embedded:
+            raise BenchmarkError(
+                f"{cell.task}: its data is not in the package; name it with --dataset, for example "
+                "--dataset datasets, or for this task alone --dataset "
+                f"{cell.task}=FOLDER."
+            )
+        configs[cell] = config.to_dict()
+    return configs
+
+
+def check_simulators(cells: Sequence[Cell]) -> None:
+    """Refuse to train for hours what cannot be evaluated here.
+
+    Raises:
+        BenchmarkError: A simulator is missing.
+    """
+    for name in dict.fromkeys(get_task(cell.task).simulator for cell in cells):
+        status = simulator_status(name)
+        if not status.installed:
+            tasks = sorted({cell.task for cell in cells if get_task(cell.task).simulator == name})
+            install = f" Install it: {status.install}" if status.install else ""
+            raise BenchmarkError(f"{', '.join(tasks)}: {status.problem}.{install}")
+
+
+def run_benchmark(
+    cells: Sequence[Cell],
+    output: str | Path,
+    *,
+    executor: Executor,
+    jobs: int,
+    config_file: str | None = None,
+    progress: bool = True,
+) -> BenchmarkResult:
+    """Run every cell that is not done, and gather the results of all in `output/results.json`.
+
+    May be killed at any moment; the same call goes on where it was.
+
+    Args:
+        cells: What is to be run.
+        output: Folder of the benchmark.
+        executor: Where cells run.
+        jobs: Cells at a time.
+        config_file: Settings over the presets, as `spi train --config`.
+        progress: Show a progress bar.
+
+    Returns:
+        How every cell ended.
+
+    Raises:
+        BenchmarkError: Another run is writing to the folder, or nothing is to be done.
+        CellError: A cell in the folder was made with other settings, or its files are broken.
+        ResultsFileError: The folder's results file cannot be read; it is left as it is.
+        ConfigError: A setting cannot be used.
+    """
+    from filelock import FileLock, Timeout
+
+    if not cells:
+        raise BenchmarkError("there is nothing to run: no algorithm of the suites was chosen.")
+    if jobs < 1:
+        raise BenchmarkError(f"jobs must be at least 1, got {jobs}.")
+    output = Path(output)
+    configs = resolve_configs(cells, config_file)
+    if output.exists() and not output.is_dir():
+        raise BenchmarkError(f"{output}: is a file; --output must be a folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(output / ".benchmark.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return _run(cells, configs, output, executor, jobs, progress)
+    except Timeout:
+        raise BenchmarkError(
+            f"{output}: another spi benchmark is writing to this folder. Wait for it, or choose another "
+            "--output."
+        ) from None
+
+
+def _run(
+    cells: Sequence[Cell],
+    configs: Mapping[Cell, dict[str, Any]],
+    output: Path,
+    executor: Executor,
+    jobs: int,
+    progress: bool,
+) -> BenchmarkResult:
+    results = output / RESULTS_FILE
+    outcomes = _look_at(cells, configs, output, results)
+    skipped = len(outcomes)
+    pending = [cell for cell in cells if cell not in outcomes]
+    for cell in pending:  # all of them, before the first is run: a full disk shows here
+        write_cell(output / cell.folder, cell, configs[cell])
+    bar = _Progress(cells, configs, output, disable=not progress)
+    pool = ThreadPoolExecutor(jobs)
+    stopping = threading.Event()
+    running: dict[Future[Outcome], Cell] = {}
+    try:
+        for cell in outcomes:
+            bar.finish(cell)
+        for cell in pending:
+            running[pool.submit(_attempt, executor, output / cell.folder, stopping)] = cell
+        while running:
+            for future in wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                outcomes[cell] = future.result()
+                _gather(results, {cell: outcomes[cell]})
+                bar.finish(cell, outcomes[cell])
+            bar.update(running.values())
+    finally:
+        # After an error or an interrupt: no further cell starts, those that run save a checkpoint.
+        stopping.set()
+        for future in running:
+            future.cancel()
+        executor.stop()
+        pool.shutdown()
+        bar.close()
+    return BenchmarkResult({cell: outcomes[cell] for cell in cells}, skipped, results)
+
+
+def _look_at(
+    cells: Sequence[Cell], configs: Mapping[Cell, dict[str, Any]], output: Path, results: Path
+) -> dict[Cell, Outcome]:
+    """The cells that are done, gathered; everything in the folder is checked before anything runs."""
+    from spi_diffusers.evaluation.results import read_diverged, read_results
+
+    if results.exists():
+        read_results(results), read_diverged(results)
+    done = {}
+    for cell in cells:
+        folder = output / cell.folder
+        if not (folder / CELL_FILE).exists():
+            continue
+        check_same_settings(folder, read_cell(folder)[1], configs[cell])
+        outcome = read_outcome(folder)
+        if outcome is not None and outcome.covers(cell):
+            done[cell] = outcome
+    if done:
+        _gather(results, done)  # a kill may have come between a cell's end and this
+    return done
+
+
+def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
+    from spi_diffusers.evaluation.results import merge_results
+
+    entries = [entry for outcome in outcomes.values() for entry in outcome.entries]
+    diverged = [
+        diverged_run(cell, outcome.message)
+        for cell, outcome in outcomes.items()
+        if outcome.status == "diverged"
+    ]
+    merge_results(results, entries, diverged)
+
+
+def _attempt(executor: Executor, folder: Path, stopping: threading.Event) -> Outcome:
+    died = ""
+    for attempt in range(1, _ATTEMPTS + 1):
+        if stopping.is_set():
+            break
+        try:
+            return executor.run(folder)
+        except WorkerDiedError as error:
+            died = str(error)
+            if not stopping.is_set():
+                logger.warning("%s (attempt %d of %d)", died, attempt, _ATTEMPTS)
+    return Outcome("failed", died or "stopped")
+
+
+class _Progress:
+    """A bar over the updates of all cells, so that its ETA knows that some are longer than others."""
+
+    def __init__(
+        self, cells: Sequence[Cell], configs: Mapping[Cell, dict[str, Any]], output: Path, *, disable: bool
+    ):
+        from tqdm.auto import tqdm
+
+        self._updates = {cell: int(configs[cell]["updates"]) for cell in cells}
+        self._done = dict.fromkeys(cells, 0)
+        self._output = output
+        self._finished = 0
+        total = sum(self._updates.values())
+        self._bar = tqdm(total=total, unit=" updates", desc="benchmark", dynamic_ncols=True, disable=disable)
+
+    def update(self, running: "Any") -> None:
+        """Look how far the cells are that run."""
+        for cell in running:
+            self._set(cell, min(self._updates[cell], _last_step(self._output / cell.folder / "metrics.jsonl")))
+        self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=True)
+
+    def finish(self, cell: Cell, outcome: Outcome | None = None) -> None:
+        """Count a cell as done; without an outcome it was so before, which says nothing about speed."""
+        self._finished += 1
+        if outcome is None:
+            self._bar.initial += self._updates[cell]
+        elif outcome.status != "done":
+            self._bar.write(f"{cell}: {outcome.status}: {outcome.message}")
+        self._set(cell, self._updates[cell])
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _set(self, cell: Cell, updates: int) -> None:
+        self._bar.update(updates - self._done[cell])
+        self._done[cell] = updates
+
+
+def _last_step(metrics: Path) -> int:
+    from spi_diffusers.evaluation.training_log import read_training_log
+
+    try:
+        return max((int(steps[-1]) for steps, _ in read_training_log(metrics).values()), default=0)
+    except (OSError, ValueError):
+        return 0  # not there yet, or just being written

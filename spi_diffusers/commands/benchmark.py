@@ -1,0 +1,171 @@
+"""`spi benchmark`: run the paper's experiments as a grid, and make tables and figures from the results."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from spi_diffusers.commands.messages import log_to_stderr
+
+EXAMPLES = """\
+examples:
+  spi benchmark --suite table1 --dataset datasets ballcircle=embedded --jobs 2
+  spi benchmark --suite table2 --tasks ballcircle --seeds 0 1 2 --output outputs/ablation
+  spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
+  spi benchmark --suite table1 table2 --dry-run
+  spi benchmark --suite table1 --ray-address auto --output /shared/benchmark
+  spi benchmark --report outputs/benchmark/results.json
+
+suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
+curves), limits (reward against the cost limit). A cell is one task, algorithm, limit and seed: trained and
+evaluated in a process of its own, on one thread. What is done is skipped, so the same command goes on after
+an interruption; cells that suites share are trained once. All results go to OUTPUT/results.json, tables and
+figures to OUTPUT/report. Exit code 1: a cell failed or diverged.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi benchmark`."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--suite", nargs="+", metavar="SUITE", help="what to run: see below")
+    what.add_argument(
+        "--report",
+        metavar="RESULTS",
+        type=Path,
+        help="run nothing: tables and figures from a results file, or the folder that holds one",
+    )
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="DSRL tasks (default: the paper's eight)")
+    parser.add_argument(
+        "--algorithms", nargs="+", metavar="NAME", help="only these of the suite (default: all)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)"
+    )
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per seed and limit (default: 20)")
+    parser.add_argument(
+        "--updates",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]N",
+        help="training updates, of all algorithms or of one (default: the presets')",
+    )
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        default=[],
+        metavar="[TASK=]DATASET",
+        help="data of all tasks or of one, as for spi train (default: the data in the package)",
+    )
+    parser.add_argument("--config", metavar="FILE", help="settings for every training, as for spi train")
+    parser.add_argument("--jobs", type=int, help="cells at a time (default: 1; on Ray, the cluster's CPUs)")
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help='run on this Ray cluster ("auto", "ray://HOST:10001", or "local" to start one here)',
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: outputs/benchmark; of a report: report/ beside RESULTS)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the grid, then make tables and figures; exit code 1 where a cell failed or diverged."""
+    log_to_stderr()
+    if args.report is not None:
+        source = args.report / "results.json" if args.report.is_dir() else args.report
+        _report(source, args.output or source.parent / "report", args.quiet)
+        return 0
+    from spi_diffusers.benchmark.suites import make_cells
+
+    cells = make_cells(
+        args.suite,
+        tasks=args.tasks,
+        algorithms=args.algorithms,
+        seeds=args.seeds,
+        episodes=args.episodes,
+        updates={name: _count(name, value) for name, value in _named(args.updates).items()},
+        datasets=_named(args.dataset),
+    )
+    output = args.output or Path("outputs") / "benchmark"
+    from spi_diffusers.benchmark.cell_folder import read_outcome
+
+    if args.dry_run:
+        from spi_diffusers.benchmark.runner import resolve_configs
+
+        for cell, config in resolve_configs(cells, args.config).items():
+            outcome = read_outcome(output / cell.folder)
+            done = outcome is not None and outcome.covers(cell)
+            print(f"{cell}: {config['updates']} updates, {'done' if done else 'to do'}")
+        return 0
+    return _run(cells, output, args)
+
+
+def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
+    from spi_diffusers.benchmark.runner import check_simulators, resolve_configs, run_benchmark
+
+    resolve_configs(cells, args.config)  # before a cluster is asked for
+    jobs, executor = args.jobs or 1, None
+    if args.ray_address:
+        from spi_diffusers.benchmark.ray_cluster import RayExecutor
+
+        executor = RayExecutor(args.ray_address)
+        jobs = args.jobs or executor.num_cpus
+    else:
+        from spi_diffusers.benchmark.local import LocalExecutor
+
+        check_simulators(cells)
+        executor = LocalExecutor()
+    result = run_benchmark(
+        cells, output, executor=executor, jobs=jobs, config_file=args.config, progress=not args.quiet
+    )
+    bad = {status: result.with_status(status) for status in ("diverged", "failed")}
+    done = len(result.with_status("done"))
+    print(f"{done} of {len(cells)} cells are done ({result.skipped} were before). {result.results_file}")
+    if result.results_file.exists():
+        _report(result.results_file, output / "report", args.quiet)
+    for status, messages in bad.items():
+        for cell, message in messages.items():
+            print(f"{status}: {cell}: {message}", file=sys.stderr)
+    if bad["failed"]:
+        print("The same command tries the failed cells again.", file=sys.stderr)
+    return int(any(bad.values()))
+
+
+def _report(results: Path, folder: Path, quiet: bool) -> None:
+    from spi_diffusers.benchmark.report import write_report
+
+    report = write_report(results, folder)
+    if not quiet:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        # Piped output has no width; do not fold tables there.
+        Console(width=None if sys.stdout.isatty() else 160).print(Markdown(report.text))
+    for reason in report.left_out:
+        logging.getLogger(__name__).info("left out: %s", reason)
+    print("Written: " + ", ".join(str(path) for path in report.files))
+
+
+def _named(values: list[str]) -> Mapping[str, str]:
+    """["a", "x=b"] -> {"": "a", "x": "b"}."""
+    named: dict[str, str] = {}
+    for value in values:
+        name, given, rest = value.partition("=")
+        key, content = (name, rest) if given else ("", value)
+        if key in named:
+            raise ValueError(f"{value!r}: is given twice; one value for all, and one for each name.")
+        named[key] = content
+    return named
+
+
+def _count(name: str, value: str) -> int:
+    try:
+        count = int(value)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"--updates: must be a whole number of at least 1, got {name and name + '='}{value}.")
+    return count
