@@ -1,7 +1,7 @@
-"""The files of a cell: what it is (`cell.json`), and how it ended (`outcome.json`), each complete or not there."""
+"""The files of a cell: what it is (`cell.json`), how it ended (`outcome.json`); complete or not there."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,7 +70,7 @@ class Outcome:
         return cls(values["status"], values["message"], entries)
 
 
-def missing_evaluations(cell: Cell, entries: "tuple[EvaluationEntry, ...] | list[EvaluationEntry]") -> list[Evaluation]:
+def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
     """The evaluations of a cell that the entries do not hold, at as many episodes."""
     held = {(entry.algorithm, entry.extraction, entry.cost_limit, entry.episodes) for entry in entries}
     return [
@@ -153,7 +153,9 @@ def read_outcome(folder: Path) -> Outcome | None:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CellError):
             raise
-        raise CellError(f"{path}: is not a benchmark's outcome: {error}. Remove it to run the cell again.") from error
+        raise CellError(
+            f"{path}: is not a benchmark's outcome: {error}. Remove it to run the cell again."
+        ) from error
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -165,7 +167,9 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CellError(f"{path}: is not complete JSON ({error}). Remove it to run the cell again.") from error
+        raise CellError(
+            f"{path}: is not complete JSON ({error}). Remove it to run the cell again."
+        ) from error
 
 
 def _flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:

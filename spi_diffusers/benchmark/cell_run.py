@@ -22,7 +22,7 @@ from spi_diffusers.benchmark.cell_folder import (
     write_outcome,
 )
 from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell
-from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.metrics import EvaluationEntry
 
 RESULTS = Path("evaluation", "results.json")
 #: How long a process waits for one before it on the same cell, which is on its way out.

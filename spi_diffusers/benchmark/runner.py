@@ -1,10 +1,8 @@
 """Run the cells of a benchmark: skip what is done, go on with what was killed, gather one results file."""
 
 import logging
-import os
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ from spi_diffusers.benchmark.cell_folder import (
     read_cell,
     read_outcome,
     write_cell,
-    write_outcome,
 )
 from spi_diffusers.benchmark.suites import Cell
 from spi_diffusers.data.simulators import simulator_status
@@ -271,10 +268,11 @@ class _Progress:
         total = sum(self._updates.values())
         self._bar = tqdm(total=total, unit=" updates", desc="benchmark", dynamic_ncols=True, disable=disable)
 
-    def update(self, running: "Any") -> None:
+    def update(self, running: Iterable[Cell]) -> None:
         """Look how far the cells are that run."""
         for cell in running:
-            self._set(cell, min(self._updates[cell], _last_step(self._output / cell.folder / "metrics.jsonl")))
+            step = _last_step(self._output / cell.folder / "metrics.jsonl")
+            self._set(cell, min(self._updates[cell], step))
         self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=True)
 
     def finish(self, cell: Cell, outcome: Outcome | None = None) -> None:

@@ -104,20 +104,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
-    from spi_diffusers.benchmark.runner import check_simulators, resolve_configs, run_benchmark
+    from spi_diffusers.benchmark.runner import (
+        Executor,
+        check_simulators,
+        resolve_configs,
+        run_benchmark,
+    )
 
     resolve_configs(cells, args.config)  # before a cluster is asked for
-    jobs, executor = args.jobs or 1, None
+    executor: Executor
     if args.ray_address:
         from spi_diffusers.benchmark.ray_cluster import RayExecutor
 
-        executor = RayExecutor(args.ray_address)
-        jobs = args.jobs or executor.num_cpus
+        executor = cluster = RayExecutor(args.ray_address)
+        jobs = cluster.num_cpus if args.jobs is None else args.jobs
     else:
         from spi_diffusers.benchmark.local import LocalExecutor
 
         check_simulators(cells)
         executor = LocalExecutor()
+        jobs = 1 if args.jobs is None else args.jobs
     result = run_benchmark(
         cells, output, executor=executor, jobs=jobs, config_file=args.config, progress=not args.quiet
     )
@@ -167,5 +173,6 @@ def _count(name: str, value: str) -> int:
     except ValueError:
         count = 0
     if count < 1:
-        raise ValueError(f"--updates: must be a whole number of at least 1, got {name and name + '='}{value}.")
+        given = f"{name}={value}" if name else value
+        raise ValueError(f"--updates: must be a whole number of at least 1, got {given}.")
     return count

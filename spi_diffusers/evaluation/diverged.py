@@ -37,9 +37,7 @@ class DivergedRun:
         if self.cost_limit is not None:
             object.__setattr__(self, "cost_limit", check_cost_limit(self.cost_limit))
         if not isinstance(self.train_seed, int) or isinstance(self.train_seed, bool) or self.train_seed < 0:
-            raise ValueError(
-                f"field 'train_seed' must be an integer of at least 0, got {self.train_seed!r}"
-            )
+            raise ValueError(f"field 'train_seed' must be an integer of at least 0, got {self.train_seed!r}")
 
     @classmethod
     def from_dict(cls, values: Any) -> "DivergedRun":
@@ -50,7 +48,8 @@ class DivergedRun:
         """
         known = {field.name for field in fields(cls)}
         if not isinstance(values, Mapping) or set(values) != known:
-            raise ValueError(f"a diverged run must have the fields {', '.join(sorted(known))}, got {values!r}")
+            names = ", ".join(sorted(known))
+            raise ValueError(f"a diverged run must have the fields {names}, got {values!r}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +59,8 @@ class DivergedRun:
     @property
     def key(self) -> DivergedKey:
         """What identifies it; sorting by it gives the order of results files."""
-        return (self.task, self.algorithm, -1.0 if self.cost_limit is None else self.cost_limit, self.train_seed)
+        limit = -1.0 if self.cost_limit is None else self.cost_limit
+        return (self.task, self.algorithm, limit, self.train_seed)
 
     def concerns(self, entry: EvaluationEntry) -> bool:
         """Whether an entry is of this very run, which then did not diverge after all."""

@@ -96,7 +96,7 @@ def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str])
         )
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with _figure(path, (3.4 * columns, 2.6 * rows)) as figure:
+    with figure_at(path, (3.4 * columns, 2.6 * rows)) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (title, label, is_log, curves) in zip(grid.flat, panels, strict=False):
             shown = [(curves[name], *log[name]) for name in curves if name in log]
@@ -140,7 +140,7 @@ def plot_limits(
     limits = _limits(groups)
     several_seeds = any(len(summary.train_seeds) > 1 for group in groups for summary in group.summaries)
     width = (limits[-1] - limits[0]) or max(limits[-1], 1.0)
-    with _figure(path, (8.6, 3.9)) as figure:
+    with figure_at(path, (8.6, 3.9)) as figure:
         reward_axes, cost_axes = figure.subplots(1, 2)
         handles: list[Any] = []
         for number, group in enumerate(groups):
@@ -208,7 +208,7 @@ def plot_cost_return(
         )
     groups, task = _grouped(entries)
     played = list(rollouts)
-    with _figure(path, (6.4, 4.6)) as figure:
+    with figure_at(path, (6.4, 4.6)) as figure:
         axes = figure.subplots()
         axes.scatter(
             cost_returns,
@@ -359,8 +359,19 @@ def _thousands(value: float, _position: int) -> str:
 
 
 @contextlib.contextmanager
-def _figure(path: str | os.PathLike[str], size: tuple[float, float]) -> "Iterator[Figure]":
-    """A figure that is written to `path` at the end, complete or not at all."""
+def figure_at(path: str | os.PathLike[str], size: tuple[float, float]) -> "Iterator[Figure]":
+    """A figure in the style of all, written to `path` at the end, complete or not at all.
+
+    Args:
+        path: the picture; its suffix gives the format.
+        size: width and height in inches.
+
+    Yields:
+        The figure, which the caller draws on.
+
+    Raises:
+        OSError: the picture cannot be written; what was there is untouched.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,0 +1,199 @@
+"""The paper's figures from a results file; Figure 2 from the Pixel world itself."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spi_diffusers.benchmark.paper import paper_table
+from spi_diffusers.benchmark.selection import CurveData, TableData, title_of
+from spi_diffusers.benchmark.statistics import score_statistic
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.plots import figure_at
+
+_OURS, _PAPER_COLOUR = "#0072B2", "#BBBBBB"
+_CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0}
+#: Discount of Figure 2; the paper names none.
+PIXEL_GAMMA = 0.9
+
+
+def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], title: str) -> Path:
+    """Draw every system's average over the tasks that all have, with bootstrap interval; the paper's beside.
+
+    Args:
+        data: What the table is made from, with at least one common task.
+        score: "reward" or "cost".
+        path: The picture; its suffix gives the format.
+        title: Of the figure.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: No task has results of every system.
+    """
+    statistics = data.statistics()
+    if not statistics:
+        raise ValueError("no task has results of every system, so there are no averages to compare.")
+    published = paper_table(data.suite)
+    where = np.arange(len(statistics))
+    with figure_at(path, (max(5.6, 1.0 + 1.05 * len(statistics)), 3.8)) as figure:
+        axes = figure.subplots()
+        scores = [getattr(row, score) for row in statistics]
+        means = np.array([one.mean for one in scores])
+        # Where a task has a single seed there is no interval, and none is drawn.
+        ends = np.array([one.mean_interval or (one.mean, one.mean) for one in scores])
+        bars = np.maximum([means - ends[:, 0], ends[:, 1] - means], 0.0)
+        axes.bar(where - 0.2, means, 0.38, color=_OURS, label="ours, 95% interval over seeds")
+        for place, mean, bar, one in zip(where, means, bars.T, scores, strict=True):
+            if one.mean_interval is not None:
+                axes.errorbar(place - 0.2, mean, yerr=bar[:, None], color="black", capsize=3, linewidth=1.0)
+        if all(task in published.rows for task in data.common_tasks):
+            column = ("reward", "cost").index(score)
+            known = [i for i, row in enumerate(statistics) if row.algorithm in published.average]
+            theirs = [
+                np.mean([published.rows[task][statistics[i].algorithm][column] for task in data.common_tasks])
+                for i in known
+            ]
+            label = "paper, other data, same tasks"
+            axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOUR, label=label)
+        if score == "cost":
+            axes.axhline(1.0, label="limit", **_LIMIT)
+        axes.set_xticks(where, [_in_mathtext(row.algorithm) for row in statistics], rotation=20, ha="right")
+        axes.grid(axis="x", visible=False)
+        tasks = len(data.common_tasks)
+        axes.set(title=f"{title}, over {tasks} task{'s' * (tasks > 1)}", ylabel=f"normalised {score}")
+        figure.legend(loc="outside lower center", ncols=2)
+    return Path(path)
+
+
+def plot_learning_curves(
+    curves: Sequence[CurveData], score: str, path: str | os.PathLike[str], title: str
+) -> Path:
+    """Draw the average score along training, one curve per draw of (eta, mu, phi).
+
+    Args:
+        curves: At least one.
+        score: "reward" or "cost".
+        path: The picture; its suffix gives the format.
+        title: Of the figure.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: There are no curves.
+    """
+    if not curves:
+        raise ValueError("there are no learning curves to draw.")
+    tasks = sorted({entry.task for curve in curves for group in curve.points.values() for entry in group})
+    with figure_at(path, (6.0, 3.8)) as figure:
+        axes = figure.subplots()
+        for curve, colour in zip(curves, _CURVES * (1 + len(curves) // len(_CURVES)), strict=False):
+            shares, means, spreads = [], [], []
+            for share, entries in curve.points.items():
+                groups = [
+                    [getattr(entry, f"normalized_{score}") for entry in entries if entry.task == task]
+                    for task in tasks
+                ]
+                if not all(groups):
+                    continue  # an average over other tasks would bend the curve
+                statistic = score_statistic(groups)
+                shares.append(100 * share)
+                means.append(statistic.mean)
+                spreads.append(statistic.seed_std or 0.0)
+            eta, mu, phi = curve.weights
+            label = rf"$\eta$ {eta:.2f}, $\mu$ {mu:.2f}, $\phi$ {phi:.2f}"
+            axes.plot(shares, means, color=colour, marker="o", markersize=3.5, label=label)
+            low, high = np.array(means) - spreads, np.array(means) + spreads
+            axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
+        if score == "cost":
+            axes.axhline(1.0, label="limit", **_LIMIT)
+            axes.set_ylim(bottom=0)
+        names = ", ".join(get_task(task).short_name for task in tasks)
+        axes.set(title=title, xlabel="share of the training that is done, in %", ylabel=f"normalised {score}")
+        figure.suptitle(names, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2)
+    return Path(path)
+
+
+def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -> Path:
+    """Draw Figure 2: on longer Pixel worlds the cost c vanishes at the start, its remap c' does not.
+
+    Two policies are compared, by values that solve the Bellman equation in the environment's own dynamics:
+    the white trajectory into the trap, and one that never enters it. Their difference shrinks as gamma^n with
+    c and with c' alike; what c' cures is that the value itself goes to 0.
+
+    Args:
+        path: The picture; its suffix gives the format.
+        gamma: Discount.
+
+    Returns:
+        `path`.
+    """
+    lengths = np.arange(3, 41)
+    values = pixel_world_values(lengths, gamma)
+    with figure_at(path, (9.6, 3.6)) as figure:
+        world, cost_axes, safety_axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
+        world.imshow(_white_trajectory_picture(6))
+        world.set(title="3 x 6 Pixel world, white trajectory", xticks=[], yticks=[])
+        world.grid(visible=False)
+        cost_axes.plot(lengths, values["cost"], color=_CURVES[1], label=r"into the trap: $\gamma^n$")
+        cost_axes.plot(lengths, np.zeros(len(lengths)), color=_CURVES[2], label="never into the trap: 0")
+        cost_axes.set(title="$Q^c$ at the start vanishes", xlabel="columns n", ylabel="discounted cost c")
+        safety_axes.plot(lengths, values["safety"], color=_CURVES[1], label="into the trap")
+        safety_axes.plot(lengths, values["safety_stay"], color=_CURVES[2], label="never into the trap")
+        safety_axes.set(
+            title="$Q^{c'}$ at the start does not", xlabel="columns n", ylabel="discounted c' = 1 - c"
+        )
+        for axes in (cost_axes, safety_axes):
+            axes.legend()
+            axes.set_ylim(bottom=0)
+        figure.suptitle(rf"Figure 2: values of the initial position, $\gamma$ = {gamma:g}", fontsize=10.5)
+    return Path(path)
+
+
+def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dict[str, np.ndarray]:
+    """Values of the start on Pixel worlds of several lengths.
+
+    Args:
+        lengths: Numbers of columns.
+        gamma: Discount, in [0, 1).
+
+    Returns:
+        "cost" and "safety": discounted c and c' of the white trajectory; "safety_stay": discounted c' of
+        never entering the trap nor the goal (walking up against the border). One value per length.
+    """
+    from spi_diffusers.envs.pixel_world import DOWN, UP, transition_table, white_policy
+
+    values: dict[str, list[float]] = {"cost": [], "safety": [], "safety_stay": []}
+    for n in lengths:
+        world = transition_table(int(n))
+        white = white_policy(int(n))
+        stay = np.eye(4)[np.full(len(white), UP)]
+        first = (world.start, DOWN)
+        values["cost"].append(float(world.action_values(white, world.cost, gamma)[first]))
+        values["safety"].append(float(world.action_values(white, 1.0 - world.cost, gamma)[first]))
+        values["safety_stay"].append(
+            float(world.action_values(stay, 1.0 - world.cost, gamma)[world.start, UP])
+        )
+    return {name: np.array(column) for name, column in values.items()}
+
+
+def _in_mathtext(system: str) -> str:
+    return title_of(system).replace("Q^c'", "$Q^{c'}$").replace("Q^r", "$Q^r$")
+
+
+def _white_trajectory_picture(num_columns: int) -> np.ndarray:
+    from spi_diffusers.envs.pixel_world import PixelWorldEnv, white_trajectory
+
+    env = PixelWorldEnv(num_columns, continuous=False, render_mode="rgb_array")
+    env.reset()
+    for move in white_trajectory(num_columns)[:-1]:
+        env.step(move)
+    picture = env.render()
+    assert picture is not None
+    return picture

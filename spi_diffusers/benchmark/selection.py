@@ -1,0 +1,159 @@
+"""Which entries of a results file belong to which table or figure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from spi_diffusers.benchmark.statistics import AlgorithmStatistics, algorithm_statistics
+from spi_diffusers.benchmark.suites import systems_of
+from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+
+#: What tables call the systems.
+TITLES = {
+    "spi": "safe SPI",
+    "spi-paper": "SPI",
+    "spi-paper-no-safety": "SPI except Q^c'",
+    "spi-paper-no-reward": "SPI except Q^r",
+    "bc": "BC",
+    "bc-safe": "BC-Safe",
+    "bcq-lag": "BCQ-Lag",
+    "bear-lag": "BEAR-Lag",
+    "cpq": "CPQ",
+    "coptidice": "COptiDICE",
+    "diffusion-ql": "Diffusion-QL",
+}
+_DRAWN = re.compile(r"spi-eta([\d.]+)-mu([\d.]+)-phi([\d.]+)(?:@(\d+))?")
+
+
+@dataclass(frozen=True)
+class TableData:
+    """What a table of the paper, or its figures of averages, is made from.
+
+    Attributes:
+        suite: "table1" or "table2".
+        systems: Names of the systems that have results, in the order of the table.
+        tasks: DSRL's names of the tasks that have results, in DSRL's order.
+        entries: By (task, system): one entry per training seed, at the task's smallest limit.
+        diverged: Runs that diverged.
+    """
+
+    suite: str
+    systems: tuple[str, ...]
+    tasks: tuple[str, ...]
+    entries: dict[tuple[str, str], list[EvaluationEntry]]
+    diverged: tuple[DivergedRun, ...]
+
+    def diverged_of(self, task: str, system: str) -> int:
+        """Number of a system's runs on a task that diverged."""
+        limit = float(get_task(task).cost_limits[0])
+        return sum(
+            (run.task, run.algorithm) == (task, system) and run.cost_limit in (None, limit)
+            for run in self.diverged
+        )
+
+    @property
+    def common_tasks(self) -> tuple[str, ...]:
+        """The tasks on which every system has results: averages over others would not compare."""
+        return tuple(t for t in self.tasks if all((t, system) in self.entries for system in self.systems))
+
+    def statistics(self) -> list[AlgorithmStatistics]:
+        """Every system over the common tasks; empty where there are none."""
+        common = self.common_tasks
+        if not common:
+            return []
+        return [
+            algorithm_statistics([e for task in common for e in self.entries[task, system]], self.diverged)
+            for system in self.systems
+        ]
+
+
+@dataclass(frozen=True)
+class CurveData:
+    """Learning curves of one draw of (eta, mu, phi).
+
+    Attributes:
+        weights: (eta, mu, phi).
+        points: By share of the training that is done, in (0, 1]: an entry per task and training seed. Tasks
+            are trained for different numbers of updates.
+    """
+
+    weights: tuple[float, float, float]
+    points: dict[float, list[EvaluationEntry]]
+
+
+def title_of(system: str) -> str:
+    """What tables call a system."""
+    return TITLES.get(system, system)
+
+
+def table_data(
+    suite: str, entries: Iterable[EvaluationEntry], diverged: Sequence[DivergedRun] = ()
+) -> TableData:
+    """The entries of "table1" or "table2"."""
+    systems = systems_of(suite)
+    found: dict[tuple[str, str], list[EvaluationEntry]] = {}
+    for entry in entries:
+        system = systems.get(entry.algorithm)
+        if system is None or entry.extraction not in (system.extractions or ("policy",)):
+            continue
+        if entry.cost_limit != get_task(entry.task).cost_limits[0]:
+            continue
+        if entry.extraction == "safe" and not entry.feedback:
+            continue
+        found.setdefault((entry.task, entry.algorithm), []).append(entry)
+    # A system of which every run diverged must be seen too.
+    lost = {(run.task, run.algorithm) for run in diverged if run.algorithm in systems}
+    present = found.keys() | lost
+    return TableData(
+        suite,
+        tuple(name for name in systems if any(system == name for _, system in present)),
+        tuple(name for name in TASKS if any(task == name for task, _ in present)),
+        found,
+        tuple(diverged),
+    )
+
+
+def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[EvaluationEntry]]:
+    """By task: safe SPI and the baselines, where SPI and at least one more have two or more limits."""
+    systems = systems_of("limits")
+    by_task: dict[str, list[EvaluationEntry]] = {}
+    for entry in entries:
+        system = systems.get(entry.algorithm)
+        if system is None or entry.extraction not in (system.extractions or ("policy",)):
+            continue
+        if entry.extraction == "safe" and not entry.feedback:
+            continue
+        by_task.setdefault(entry.task, []).append(entry)
+    chosen = {}
+    for task in (name for name in TASKS if name in by_task):
+        limits: dict[str, set[float]] = {}
+        for entry in by_task[task]:
+            limits.setdefault(entry.algorithm, set()).add(entry.cost_limit)
+        several = {name for name, values in limits.items() if len(values) > 1}
+        if "spi" in several and len(several) > 1:
+            chosen[task] = [entry for entry in by_task[task] if entry.algorithm in several]
+    return chosen
+
+
+def learning_curves(entries: Iterable[EvaluationEntry]) -> list[CurveData]:
+    """The learning curves of the sensitivity suite, one per draw, in the order of their weights.
+
+    A point of a task holds what is done of the longest training that the task has.
+    """
+    drawn: dict[tuple[float, float, float], list[EvaluationEntry]] = {}
+    for entry in entries:
+        match = _DRAWN.fullmatch(entry.algorithm)
+        if match:
+            drawn.setdefault((float(match[1]), float(match[2]), float(match[3])), []).append(entry)
+    last: dict[str, int] = {}
+    for entry in (entry for group in drawn.values() for entry in group):
+        last[entry.task] = max(last.get(entry.task, 0), entry.updates)
+    curves = []
+    for weights in sorted(drawn):
+        points: dict[float, list[EvaluationEntry]] = {}
+        for entry in drawn[weights]:
+            points.setdefault(round(entry.updates / max(last[entry.task], 1), 2), []).append(entry)
+        curves.append(CurveData(weights, dict(sorted(points.items()))))
+    return curves

@@ -1,0 +1,213 @@
+"""Statistics over training seeds and tasks: mean, interquartile mean with bootstrap intervals, worst seed.
+
+After R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS
+2021): the interquartile mean over all (task, seed) scores, with percentile intervals from resampling the
+seeds of every task by themselves.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+_SEED = 0  # the same results file gives the same intervals
+
+
+@dataclass(frozen=True)
+class ScoreStatistic:
+    """One score of an algorithm over tasks and training seeds.
+
+    Attributes:
+        mean: Mean of the tasks' means; every task weighs alike, whatever its number of seeds.
+        seed_std: Mean over the tasks of the sample deviation over seeds; None where a task has a single seed.
+        iqm: Interquartile mean over all (task, seed) scores.
+        interval: 95% bootstrap interval of `iqm`; None where a task has a single seed.
+        mean_interval: 95% bootstrap interval of `mean`; None likewise.
+    """
+
+    mean: float
+    seed_std: float | None
+    iqm: float
+    interval: tuple[float, float] | None
+    mean_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class AlgorithmStatistics:
+    """An algorithm's results on several tasks, at one limit each.
+
+    Attributes:
+        algorithm: Name of the algorithm.
+        extraction: How it acts.
+        tasks: The tasks, sorted.
+        seeds: Fewest and most training seeds of a task, without those that diverged.
+        diverged: Training runs on these tasks that diverged; the figures leave them out.
+        reward: Normalised reward.
+        cost: Normalised cost.
+        within_limit: Share of all episodes with a cost within the limit; every task weighs alike.
+        safe_tasks: Number of tasks with a mean normalised cost of at most 1.
+        worst_reward: Lowest normalised reward of a (task, seed).
+        worst_cost: Highest normalised cost of a (task, seed).
+        updates: Mean number of training updates.
+        train_seconds: Mean wall-clock time of a training in seconds.
+    """
+
+    algorithm: str
+    extraction: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, int]
+    diverged: int
+    reward: ScoreStatistic
+    cost: ScoreStatistic
+    within_limit: float
+    safe_tasks: int
+    worst_reward: float
+    worst_cost: float
+    updates: float
+    train_seconds: float
+
+
+def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = -1) -> np.ndarray | float:
+    """Mean of the middle half: the lowest and the highest quarter (rounded down) are left out.
+
+    Args:
+        values: Numbers, at least one along the axis.
+        axis: Axis to average over.
+
+    Returns:
+        The mean, one number for a one-dimensional input.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    from scipy.stats import trim_mean
+
+    if np.size(values) == 0:
+        raise ValueError("the interquartile mean of no values is not defined.")
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def bootstrap_interval(
+    groups: Sequence[Sequence[float] | np.ndarray],
+    *,
+    mean_of_groups: bool = False,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = _SEED,
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval over seeds, stratified by task.
+
+    Args:
+        groups: Scores of the seeds, one sequence per task; each is resampled by itself.
+        mean_of_groups: Of the mean of the groups' means, instead of the interquartile mean of all scores.
+        confidence: Between 0 and 1.
+        resamples: Number of bootstrap samples.
+        seed: Decides them.
+
+    Returns:
+        Lower and upper end; None where a group has a single score: its spread is unknown.
+    """
+    from scipy.stats import bootstrap
+
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not arrays or min(map(len, arrays)) < 2:
+        return None
+
+    def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        if mean_of_groups:
+            return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
+        return np.asarray(interquartile_mean(np.concatenate(samples, axis=axis), axis=axis))
+
+    found = bootstrap(
+        tuple(arrays),
+        statistic,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=True,
+        batch=256,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def score_statistic(groups: Sequence[Sequence[float]]) -> ScoreStatistic:
+    """Boil the scores of seeds down, one sequence per task.
+
+    Raises:
+        ValueError: There are no groups, or an empty one.
+    """
+    if not groups or not all(len(group) for group in groups):
+        raise ValueError("need at least one task, and at least one seed of every task.")
+    several = all(len(group) > 1 for group in groups)
+    return ScoreStatistic(
+        mean=float(np.mean([np.mean(group) for group in groups])),
+        seed_std=float(np.mean([np.std(group, ddof=1) for group in groups])) if several else None,
+        iqm=float(interquartile_mean(np.concatenate([np.asarray(group) for group in groups]))),
+        interval=bootstrap_interval(groups),
+        mean_interval=bootstrap_interval(groups, mean_of_groups=True),
+    )
+
+
+def algorithm_statistics(
+    entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+) -> AlgorithmStatistics:
+    """Boil the entries of one algorithm down, one limit per task.
+
+    Args:
+        entries: Entries that differ in task and training seed only.
+        diverged: Runs that diverged; only those of this algorithm and these tasks count.
+
+    Raises:
+        ValueError: No entries, or entries of several algorithms, extractions, limits of a task, or a seed
+            twice.
+    """
+    entries = sorted(entries, key=lambda entry: entry.key)
+    if not entries:
+        raise ValueError("no entries to take together.")
+    if len({(entry.algorithm, entry.extraction, entry.feedback) for entry in entries}) > 1:
+        raise ValueError("entries of several algorithms or extractions cannot be taken together.")
+    by_task: dict[str, list[EvaluationEntry]] = {}
+    for entry in entries:
+        by_task.setdefault(entry.task, []).append(entry)
+    for task, group in by_task.items():
+        if len({entry.cost_limit for entry in group}) > 1:
+            raise ValueError(f"{task}: entries of several limits cannot be taken together.")
+        if len({entry.train_seed for entry in group}) < len(group):
+            raise ValueError(f"{task}: a training seed occurs twice.")
+    first = entries[0]
+    lost = [
+        run
+        for run in diverged
+        if run.algorithm == first.algorithm
+        and run.task in by_task
+        and run.cost_limit in (None, by_task[run.task][0].cost_limit)
+    ]
+    groups = list(by_task.values())
+    counts = [len(group) for group in groups]
+    costs = [[entry.normalized_cost for entry in group] for group in groups]
+    return AlgorithmStatistics(
+        algorithm=first.algorithm,
+        extraction=first.extraction,
+        tasks=tuple(by_task),
+        seeds=(min(counts), max(counts)),
+        diverged=len(lost),
+        reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
+        cost=score_statistic(costs),
+        within_limit=float(np.mean([_within_limit(group) for group in groups])),
+        safe_tasks=sum(float(np.mean(cost)) <= 1.0 for cost in costs),
+        worst_reward=min(entry.normalized_reward for entry in entries),
+        worst_cost=max(max(cost) for cost in costs),
+        updates=float(np.mean([entry.updates for entry in entries])),
+        train_seconds=float(np.mean([entry.train_seconds for entry in entries])),
+    )
+
+
+def _within_limit(entries: Sequence[EvaluationEntry]) -> float:
+    """Share of the episodes of several seeds."""
+    return float(np.average([e.within_limit for e in entries], weights=[e.episodes for e in entries]))

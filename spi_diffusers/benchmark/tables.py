@@ -1,0 +1,162 @@
+"""The paper's tables from a results file, as Markdown: ours, the statistics over seeds, the paper's own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spi_diffusers.benchmark.paper import paper_table
+from spi_diffusers.benchmark.selection import TableData, title_of
+from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+
+_NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
+
+
+def results_table(data: TableData) -> str:
+    """Normalised reward / normalised cost of every system on every task; the best safe reward is bold."""
+    header = ["task (limit, seeds)", *map(title_of, data.systems)]
+    rows = []
+    for task in data.tasks:
+        known = get_task(task)
+        groups = {system: data.entries.get((task, system), []) for system in data.systems}
+        best = _best_safe(data, task, groups)
+        cells = [
+            _cell(group, data.diverged_of(task, system), bold=system == best)
+            for system, group in groups.items()
+        ]
+        rows.append([f"{known.short_name} ({known.cost_limits[0]:g}, {_seeds(groups)})", *cells])
+    return "\n".join(
+        [
+            *_markdown(header, rows),
+            "",
+            "Normalised reward / normalised cost, mean ± deviation over training seeds. A normalised cost "
+            "of at most 1 keeps the limit (DSRL's rule); ✗ does not. **Bold**: the highest reward among "
+            "those that keep the limit. † n: n seeds diverged; they have no figures, so the system is not "
+            "ranked.",
+        ]
+    )
+
+
+def statistics_table(data: TableData) -> str:
+    """Every system over the tasks that all have: mean, interquartile mean with interval, worst seed."""
+    statistics = data.statistics()
+    if not statistics:
+        return "No task has results of every system, so there are no averages to compare."
+    tasks = len(data.common_tasks)
+    header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
+    header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
+    rows = [_statistics_row(row, tasks) for row in statistics]
+    return "\n".join(
+        [
+            f"Over {tasks} task{'s' * (tasks > 1)}: "
+            f"{', '.join(get_task(task).short_name for task in data.common_tasks)}.",
+            "",
+            *_markdown(header, rows),
+            "",
+            "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean over all tasks "
+            "and seeds, with the 95% bootstrap interval, seeds resampled within every task (needs two "
+            "seeds of each). Tasks kept: mean normalised cost at most 1. Worst seed: lowest reward / "
+            "highest cost of a seed on a task. Updates and minutes of one training.",
+        ]
+    )
+
+
+def published_table(suite: str) -> str:
+    """The paper's own figures, marked as such."""
+    table = paper_table(suite)
+    systems = list(table.average)
+    rows = [
+        [get_task(task).short_name, *(_pair(row[system]) for system in systems)]
+        for task, row in table.rows.items()
+    ]
+    rows.append(["average", *(_pair(table.average[system]) for system in systems)])
+    return "\n".join(
+        [
+            *_markdown(["paper, other data", *map(title_of, systems)], rows),
+            "",
+            f"The paper's {_NUMBERS[suite]}, as published: trained on DSRL's datasets, which are not ours, "
+            "and costs relative to a limit of 10 on every task.",
+        ]
+    )
+
+
+def diverged_list(runs: Sequence[DivergedRun]) -> str:
+    """Which seeds diverged, a line each."""
+    lines = []
+    for run in runs:
+        limit = "" if run.cost_limit is None else f" for limit {run.cost_limit:g}"
+        what = f"{get_task(run.task).short_name}, {title_of(run.algorithm)}{limit}, seed {run.train_seed}"
+        lines.append(f"* {what}: {run.message}")
+    return "\n".join(lines)
+
+
+def _best_safe(data: TableData, task: str, groups: dict[str, list[EvaluationEntry]]) -> str | None:
+    rewards = {
+        system: np.mean([entry.normalized_reward for entry in group])
+        for system, group in groups.items()
+        if group
+        and np.mean([entry.normalized_cost for entry in group]) <= 1
+        and not data.diverged_of(task, system)
+    }
+    return max(rewards, key=lambda system: rewards[system], default=None)
+
+
+def _cell(group: list[EvaluationEntry], lost: int, *, bold: bool) -> str:
+    mark = f" † {lost}" if lost else ""
+    if not group:
+        return f"diverged{mark}" if lost else ""
+    rewards = [entry.normalized_reward for entry in group]
+    costs = [entry.normalized_cost for entry in group]
+    reward = f"**{_with_spread(rewards)}**" if bold else _with_spread(rewards)
+    return f"{reward} / {_with_spread(costs)}{' ✗' if np.mean(costs) > 1 else ''}{mark}"
+
+
+def _with_spread(values: list[float]) -> str:
+    text = f"{np.mean(values):.2f}"
+    return f"{text} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else text
+
+
+def _seeds(groups: dict[str, list[EvaluationEntry]]) -> str:
+    counts = [len(group) for group in groups.values() if group] or [0]
+    few, many = min(counts), max(counts)
+    return f"{few if few == many else f'{few} to {many}'} seed{'s' * (many != 1)}"
+
+
+def _statistics_row(row: AlgorithmStatistics, tasks: int) -> list[str]:
+    few, many = row.seeds
+    seeds = str(few) if few == many else f"{few} to {many}"
+    return [
+        title_of(row.algorithm),
+        _mean(row.reward),
+        _iqm(row.reward),
+        _mean(row.cost),
+        _iqm(row.cost),
+        f"{row.safe_tasks} of {tasks}",
+        f"{row.within_limit:.0%}",
+        f"{row.worst_reward:.2f} / {row.worst_cost:.2f}",
+        f"{seeds}{f' † {row.diverged}' if row.diverged else ''}",
+        f"{row.updates:,.0f}",
+        f"{row.train_seconds / 60:.1f}",
+    ]
+
+
+def _mean(score: ScoreStatistic) -> str:
+    return f"{score.mean:.2f}" + ("" if score.seed_std is None else f" ± {score.seed_std:.2f}")
+
+
+def _iqm(score: ScoreStatistic) -> str:
+    if score.interval is None:
+        return f"{score.iqm:.2f}"
+    low, high = score.interval
+    return f"{score.iqm:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _pair(values: tuple[float, float]) -> str:
+    reward, cost = values
+    return f"{reward:.2f} / {cost:.2f}{' ✗' if cost > 1 else ''}"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
