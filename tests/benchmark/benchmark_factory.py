@@ -1,0 +1,54 @@
+"""Tiny benchmarks on the BallCircle data of the package, and entries with numbers that can be followed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+
+TINY = """\
+network: {hidden_dims: [16, 16], time_embed_dim: 8}
+bc: {hidden_dims: [16, 16]}
+batch_size: 32
+calibrate: false
+log_every: 5
+checkpoint_every: 10
+"""
+
+
+def tiny_config(folder: Path, extra: str = "") -> str:
+    """A settings file that makes every training take a moment."""
+    path = folder / "tiny.yaml"
+    path.write_text(TINY + extra)
+    return str(path)
+
+
+def entry(
+    task: str = "ballcircle",
+    algorithm: str = "spi",
+    seed: int = 0,
+    reward: float = 0.5,
+    cost: float = 0.5,
+    *,
+    extraction: str = "safe",
+    limit: float | None = None,
+    updates: int = 100,
+) -> EvaluationEntry:
+    """An entry with a normalised reward and cost; two episodes that are alike."""
+    known = get_task(task)
+    limit = float(known.cost_limits[0]) if limit is None else limit
+    return_ = known.reward_min + reward * (known.reward_max - known.reward_min)
+    values: dict[str, Any] = {
+        "cost_limit": limit,
+        "extraction": extraction,
+        "feedback": extraction == "safe",
+        "eval_seeds": (1000 + seed,),
+        "steps_per_second": 1000.0,
+        "train_info": TrainInfo(algorithm, seed, updates, 60.0, {"id": "data", "sha256": "0" * 64}),
+        "versions": {},
+    }
+    return EvaluationEntry.from_episodes(
+        known, np.full(2, return_), np.full(2, cost * limit), **values
+    )

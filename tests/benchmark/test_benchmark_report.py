@@ -1,0 +1,147 @@
+"""Tables and figures from a results file alone."""
+
+import numpy as np
+import pytest
+from benchmark_factory import entry
+
+from spi_diffusers.benchmark.figures import pixel_world_values, plot_averages
+from spi_diffusers.benchmark.paper import paper_table
+from spi_diffusers.benchmark.report import write_report
+from spi_diffusers.benchmark.selection import learning_curves, limit_entries, table_data
+from spi_diffusers.benchmark.tables import results_table, statistics_table
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.results import ResultsFileError, write_results
+
+BALL = "OfflineBallCircle-v0"
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "|" in line]
+    return {row[0]: row[1:] for row in cells}
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_published_numbers_agree_with_the_papers_own_averages(name):
+    table = paper_table(name)
+    assert len(table.rows) == 8
+    for algorithm, average in table.average.items():
+        ours = np.mean([row[algorithm] for row in table.rows.values()], axis=0)
+        assert np.abs(ours - average).max() <= 0.0051  # two digits in print
+
+
+def test_best_safe_reward_is_bold_and_unsafe_is_marked():
+    entries = [
+        *(entry(algorithm="spi", seed=s, reward=r, cost=0.9) for s, r in ((0, 0.6), (1, 0.8))),
+        entry(algorithm="spi-paper", extraction="reward", reward=0.95, cost=5.0),
+        entry(algorithm="bc-safe", extraction="policy", reward=0.5, cost=0.1),
+        entry(algorithm="spi", seed=0, reward=0.1, limit=20.0),  # another limit is not in Table 1
+    ]
+    rows = rows_of(results_table(table_data("table1", entries)))
+    assert rows["task (limit, seeds)"] == ["safe SPI", "SPI", "BC-Safe"]
+    assert rows["ballcircle (10, 1 to 2 seeds)"] == [
+        "**0.70 ± 0.14** / 0.90 ± 0.00",
+        "0.95 / 5.00 ✗",
+        "0.50 / 0.10",
+    ]
+
+
+def test_a_diverged_seed_is_shown_and_takes_the_system_out_of_the_ranking():
+    entries = [
+        entry(algorithm="spi", reward=0.7, cost=0.5),
+        entry(algorithm="bc", extraction="policy", reward=0.6, cost=0.5),
+    ]
+    lost = [DivergedRun(BALL, "spi", None, 1, "nan"), DivergedRun(BALL, "bc-safe", 10.0, 0, "nan")]
+    data = table_data("table1", entries, lost)
+    assert rows_of(results_table(data))["ballcircle (10, 1 seed)"] == [
+        "0.70 / 0.50 † 1",
+        "**0.60** / 0.50",
+        "diverged † 1",
+    ]
+    # BC-Safe has no figures on any task: nothing can be averaged over the same tasks.
+    assert "no averages" in statistics_table(data)
+
+
+def test_averages_compare_over_the_tasks_that_all_have():
+    entries = [
+        entry("ballcircle", "spi", reward=0.5),
+        entry("carrun", "spi", reward=0.9),
+        entry("ballcircle", "bc", extraction="policy", reward=0.4),
+    ]
+    data = table_data("table1", entries)
+    assert data.common_tasks == (BALL,)
+    rows = rows_of(statistics_table(data))
+    assert rows["safe SPI"][0] == "0.50"
+    assert rows["BC"][0] == "0.40"
+
+
+def test_learning_curves_by_share_of_training():
+    name = "spi-eta0.25-mu0.36-phi0.39"
+    entries = [
+        entry("ballcircle", name, extraction="reward", updates=200, reward=0.8),
+        entry("ballcircle", f"{name}@100", extraction="reward", updates=100, reward=0.4),
+        entry("carrun", name, extraction="reward", updates=50, reward=0.6),
+        entry("ballcircle", "spi"),
+    ]
+    (curve,) = learning_curves(entries)
+    assert curve.weights == (0.25, 0.36, 0.39)
+    assert {share: len(group) for share, group in curve.points.items()} == {0.5: 1, 1.0: 2}
+
+
+def test_limits_need_spi_and_a_baseline_at_several_limits():
+    spi = [entry(limit=limit) for limit in (10.0, 20.0)]
+    baseline = [entry(algorithm="bc-safe", extraction="policy", limit=limit) for limit in (10.0, 20.0)]
+    assert limit_entries([*spi, baseline[0]]) == {}
+    assert set(limit_entries([*spi, *baseline])) == {BALL}
+
+
+def test_pixel_world_values_are_the_papers_closed_forms():
+    values = pixel_world_values([3, 6], 0.9)
+    assert values["cost"] == pytest.approx([0.9**3, 0.9**6])
+    assert values["safety"][1] == pytest.approx(sum(0.9**k for k in range(6)))
+    assert values["safety_stay"] == pytest.approx([10.0, 10.0])
+    far = pixel_world_values([200], 0.9)
+    assert far["cost"][0] < 1e-8 < far["safety"][0]
+
+
+def test_report_draws_what_the_results_hold_and_names_the_rest(tmp_path):
+    drawn = "spi-eta0.25-mu0.36-phi0.39"
+    entries = [
+        *(entry(algorithm="spi", seed=s, reward=0.6 + s / 10, limit=x) for s in (0, 1) for x in (10.0, 20.0)),
+        *(entry(algorithm="bc", extraction="policy", seed=s, limit=x) for s in (0, 1) for x in (10.0, 20.0)),
+        entry(algorithm=f"{drawn}@50", extraction="reward", updates=50),
+        entry(algorithm=drawn, extraction="reward"),
+    ]
+    results = tmp_path / "results.json"
+    write_results(results, entries, [DivergedRun(BALL, "spi", None, 2, "loss is nan")])
+    report = write_report(results, tmp_path / "report")
+    assert sorted(path.name for path in report.files) == [
+        "figure_2_pixel_world.png",
+        "figure_4_average_reward.png",
+        "figure_5_average_cost.png",
+        "figure_8_random_weights_reward.png",
+        "figure_9_random_weights_cost.png",
+        "limits_ballcircle.png",
+        "tables.md",
+    ]
+    assert all(path.stat().st_size > 1000 for path in report.files)
+    assert any(reason.startswith("Table 2") for reason in report.left_out)
+    text = (tmp_path / "report" / "tables.md").read_text()
+    assert text == report.text
+    assert "* ballcircle, safe SPI, seed 2: loss is nan" in text
+    assert "paper, other data" in text
+
+
+def test_report_of_a_broken_file_is_refused(tmp_path):
+    broken = tmp_path / "results.json"
+    write_results(broken, [entry()])
+    broken.write_text(broken.read_text()[:-40])
+    with pytest.raises(ResultsFileError, match="not complete JSON"):
+        write_report(broken, tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_averages_without_a_common_task_are_refused(tmp_path):
+    entries = [entry("ballcircle"), entry("carrun", "bc", extraction="policy")]
+    with pytest.raises(ValueError, match="no task has results of every system"):
+        plot_averages(table_data("table1", entries), "reward", tmp_path / "x.png", "t")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,112 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pytest
+
+from spi_diffusers.algorithms.registry import BASELINES
+from spi_diffusers.benchmark.suites import (
+    Cell,
+    UnknownNameError,
+    make_cells,
+    paper_tasks,
+    simplex_draws,
+    systems_of,
+)
+from spi_diffusers.data.tasks import UnknownTaskError
+from spi_diffusers.training.config_layers import make_train_config
+
+
+def test_table1_holds_spi_safe_spi_and_every_baseline_on_eight_tasks():
+    cells = make_cells(["table1"], seeds=[0, 1])
+    assert len(paper_tasks()) == 8
+    assert {cell.system for cell in cells} == {"spi", "spi-paper", *BASELINES}
+    assert len(cells) == 8 * 2 * (2 + len(BASELINES))
+    # Seed by seed: a comparison with one seed is there before the second starts.
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    ball = next(cell for cell in cells if (cell.task, cell.system) == ("ballcircle", "spi"))
+    assert [(e.extraction, e.cost_limit, e.episodes) for e in ball.evaluations] == [("safe", 10.0, 20)]
+    hopper = next(cell for cell in cells if (cell.task, cell.system) == ("hoppervelocity", "bc-safe"))
+    assert hopper.train_limit == 20.0
+    assert hopper.settings["cost_limit"] == 20.0
+
+
+def test_limits_trains_spi_once_and_baselines_per_limit():
+    cells = make_cells(["limits"], tasks=["ballcircle"], seeds=[0])
+    by_system = {name: [cell for cell in cells if cell.system == name] for name in ("spi", "bc", "bc-safe")}
+    assert [len(by_system[name]) for name in ("spi", "bc", "bc-safe")] == [1, 1, 3]
+    assert [e.cost_limit for e in by_system["spi"][0].evaluations] == [10.0, 20.0, 40.0]
+    assert [e.cost_limit for e in by_system["bc"][0].evaluations] == [10.0, 20.0, 40.0]
+    assert [cell.train_limit for cell in by_system["bc-safe"]] == [10.0, 20.0, 40.0]
+    assert [[e.cost_limit for e in cell.evaluations] for cell in by_system["bc-safe"]] == [[10], [20], [40]]
+
+
+def test_suites_share_a_training():
+    together = make_cells(["table1", "table2", "limits"], tasks=["ballcircle"], seeds=[0])
+    folders = [cell.folder for cell in together]
+    assert len(set(folders)) == len(folders)
+    assert sum(cell.system == "spi-paper" for cell in together) == 1
+    spi = next(cell for cell in together if cell.system == "spi")
+    assert [e.cost_limit for e in spi.evaluations] == [10.0, 20.0, 40.0]
+
+
+@pytest.mark.parametrize("suite", ["table1", "table2", "sensitivity", "limits"])
+def test_settings_of_every_cell_make_a_configuration(suite):
+    for cell in make_cells([suite], tasks=["ballcircle", "antvelocity"], seeds=[3]):
+        config = make_train_config(cell.settings)
+        assert config.seed == 3
+        weights = (config.algorithm.mu, config.algorithm.phi)
+        if cell.system == "spi-paper-no-safety":
+            assert weights == (0.5, 0.0)
+        if cell.system == "spi-paper-no-reward":
+            assert weights == (0.0, 0.5)
+        assert config.method == (cell.system if cell.system in BASELINES else "spi")
+        assert Cell.from_dict(cell.to_dict()) == cell
+
+
+def test_updates_and_datasets_for_all_and_for_one():
+    cells = make_cells(
+        ["table1"],
+        tasks=["ballcircle", "carrun"],
+        algorithms=["spi", "bc"],
+        seeds=[0],
+        updates={"": 100, "bc": 7},
+        datasets={"": "datasets", "OfflineBallCircle-v0": "embedded"},
+    )
+    seen = {(cell.task, cell.system): (cell.settings["updates"], cell.settings["dataset"]) for cell in cells}
+    assert seen == {
+        ("ballcircle", "spi"): (100, "embedded"),
+        ("ballcircle", "bc"): (7, "embedded"),
+        ("carrun", "spi"): (100, "datasets"),
+        ("carrun", "bc"): (7, "datasets"),
+    }
+
+
+def test_wrong_names_say_what_was_meant():
+    with pytest.raises(UnknownNameError, match=r"unknown suite 'table3'; did you mean table"):
+        make_cells(["table3"])
+    with pytest.raises(UnknownNameError, match=r"unknown algorithm 'bc-save'; did you mean bc-safe\?"):
+        make_cells(["table1"], algorithms=["bc-save"])
+    with pytest.raises(UnknownNameError, match="unknown algorithm 'cbq'"):
+        make_cells(["table1"], updates={"cbq": 3})
+    with pytest.raises(UnknownTaskError, match=r"unknown task 'balcircle'. Did you mean ballcircle"):
+        make_cells(["table1"], tasks=["balcircle"])
+    with pytest.raises(UnknownTaskError, match="unknown task 'x'"):
+        make_cells(["table1"], datasets={"x": "data"})
+    for empty in ({"seeds": []}, {"tasks": []}, {"episodes": 0}, {"seeds": [-1]}):
+        with pytest.raises(ValueError, match="at least"):
+            make_cells(["table1"], **empty)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 20))
+def test_draws_lie_on_the_simplex(seed, count):
+    draws = simplex_draws(count, seed)
+    assert len(draws) == count
+    for weights in draws:
+        assert min(weights) >= 0
+        assert sum(round(100 * weight) for weight in weights) == 100
+        assert abs(sum(weights) - 1) < 1e-9
+
+
+def test_the_draws_of_the_suite_are_always_the_same():
+    names = ["spi-eta0.58-mu0.01-phi0.41", "spi-eta0.25-mu0.36-phi0.39", "spi-eta0.08-mu0.69-phi0.23"]
+    assert sorted(systems_of("sensitivity")) == sorted(names)
