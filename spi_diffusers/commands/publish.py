@@ -23,23 +23,28 @@ repository is as it was, and the same command goes on. Where nothing has changed
 with `hf auth login`, or set HF_TOKEN.
 
 --all takes every trained policy under a folder and names it after algorithm and task: ORG/spi-carcircle,
-ORG/spi-paper-carcircle. Several training seeds of a kind need --seed, which chooses the weights; the results of
-the others go on the same card. One that fails does not stop the others: all failures are listed at the end
-(exit code 1), and the same command completes what is missing. Last, a collection is made or completed.
+ORG/spi-paper-carcircle. Several training seeds of a kind need --seed, which chooses the weights; results of
+the others go on the same card, if they were trained alike. One that fails does not stop the others: failures
+are listed at the end (exit code 1), and the same command completes what is missing. Last, a collection of all
+of them is made or completed.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi publish`."""
-    parser.add_argument(
+    folder = parser.add_argument(
         "folder",
         metavar="FOLDER",
         help="folder of a policy, or of its run; with --all, of runs (may be left out: outputs)",
     )
     repository = parser.add_argument(
-        "repo_id", metavar="ORG/NAME", help="model repository; made if it does not exist; with --all, only ORG"
+        "repo_id",
+        metavar="ORG/NAME",
+        help="model repository; made if it does not exist; with --all, only ORG",
     )
-    repository.required = False  # `--all ORG`; without --all, `run` asks for it
+    # `--all ORG` is enough, so `run` sees to it that nothing is missing. Not nargs="?": then all positional
+    # arguments would have to stand together.
+    folder.required = repository.required = False
     parser.add_argument("--all", action="store_true", help="publish every trained policy under FOLDER")
     every = parser.add_argument_group("with --all")
     publish_all.add_arguments(every)
@@ -70,8 +75,11 @@ def run(args: argparse.Namespace) -> int:
     if args.all:
         return publish_all.run(args)
     publish_all.check_unused(args)
-    if args.repo_id is None:
-        raise ValueError("name the folder and the repository: spi publish FOLDER ORG/NAME")
+    missing = [name for name, value in (("FOLDER", args.folder), ("ORG/NAME", args.repo_id)) if value is None]
+    if missing:
+        raise ValueError(
+            f"the following arguments are required: {', '.join(missing)} (spi publish --help explains)"
+        )
     if args.create_pr and (args.tag is not None or args.revision != "main"):
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
     show_messages(args.quiet)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.commands.messages import show_messages
@@ -65,11 +66,15 @@ def run(args: argparse.Namespace) -> int:
     folder, organisation = (
         (DEFAULT_FOLDER, args.folder) if args.repo_id is None else (args.folder, args.repo_id)
     )
+    if organisation is None:
+        raise ValueError("the following arguments are required: ORG (spi publish --help explains)")
     if "/" in organisation:
         raise ValueError(
             f"--all takes the name of a user or organisation, got {organisation!r}: "
             "spi publish --all [FOLDER] ORG; the names of the repositories follow from the tasks"
         )
+    if args.repo_id is None and Path(organisation).is_dir():  # the organisation was forgotten
+        raise ValueError(f"{organisation!r} is a folder here: spi publish --all {organisation} ORG")
     show_messages(args.quiet)
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
@@ -84,9 +89,7 @@ def run(args: argparse.Namespace) -> int:
     _print_left_out(found, chosen)
     collection = None
     if not args.no_collection:
-        collection = plan_collection(
-            args.collection, organisation, private=args.private, token=args.token
-        )
+        collection = plan_collection(args.collection, organisation, private=args.private, token=args.token)
         if args.dataset is not None:
             check_dataset(args.dataset, token=args.token)
     settings = PublishSettings(
@@ -172,6 +175,6 @@ def _table(outcomes: "list[Outcome]") -> "Table":
             f"{outcome.policy.train_seed} ({outcome.policy.folder})",
             "" if outcome.state == "failed" else results,
             outcome.state,
-            outcome.text,
+            "" if outcome.state == "failed" else outcome.text,
         )
     return table

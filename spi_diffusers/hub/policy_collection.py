@@ -152,8 +152,8 @@ def fill_collection(
         if left:
             why = f": {reasons[0]}" if reasons else ""
             raise HubError(
-                f"collection {slug}: {', '.join(left)} could not be put in{why}. Run the same command again: it "
-                "adds only what is missing"
+                f"collection {slug}: {', '.join(left)} could not be put in{why}. Run the same command "
+                "again: it adds only what is missing"
             )
     return CollectionResult(slug, url, plan.slug is None, tuple(missing))
 
@@ -182,8 +182,8 @@ def _make(api: "HfApi", plan: CollectionPlan) -> str:
         ).slug
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise HubError(
-            f"collection {plan.title!r} of {plan.namespace}: could not be made: {explain(error)}. Run the same "
-            "command again: it takes one of that title, if there is one by then"
+            f"collection {plan.title!r} of {plan.namespace}: could not be made: {explain(error)}. Run the "
+            "same command again: it takes one of that title, if there is one by then"
         ) from error
 
 

@@ -117,7 +117,8 @@ def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[
     several = {name: group for name, group in groups.items() if len(group) > 1}
     if several:
         listed = "; ".join(
-            f"{name}: " + ", ".join(f"{policy.folder} (training seed {policy.train_seed})" for policy in group)
+            f"{name}: "
+            + ", ".join(f"{policy.folder} (training seed {policy.train_seed})" for policy in group)
             for name, group in sorted(several.items())
         )
         raise AmbiguousPoliciesError(

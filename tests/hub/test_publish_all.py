@@ -190,14 +190,20 @@ def test_several_seeds_need_a_choice(hub, publish, outputs):
     assert "ball0" in err
     assert "ball1" in err
     code, _, err = publish(outputs, "org", "--exclude", "ball1", "--exclude", "ant", "--no-collection")
-    assert (code, names(hub), hub.store.collections) == (0, ["org/spi-ballcircle", "org/spi-paper-ballcircle"], {})
+    assert (code, names(hub), hub.store.collections) == (
+        0,
+        ["org/spi-ballcircle", "org/spi-paper-ballcircle"],
+        {},
+    )
 
 
 def test_what_the_words_mean(hub, publish, outputs, monkeypatch, capsys):
     monkeypatch.chdir(outputs.parent)
     assert publish("--seed", 0, "org", "--dry-run")[0] == 0  # of outputs/
+    assert publish("outputs", "--seed", 0, "org", "--dry-run")[0] == 0
     for words, message in (
         (("org/name",), "--all takes the name of a user or organisation, got 'org/name'"),
+        (("outputs",), "'outputs' is a folder here: spi publish --all outputs ORG"),
         (("nowhere", "org"), "nowhere: no such folder"),
         (("org", "--create-pr"), "--create-pr does not go with --all"),
         (("org", "--evaluation", "x"), "--evaluation does not go with --all"),
@@ -208,7 +214,8 @@ def test_what_the_words_mean(hub, publish, outputs, monkeypatch, capsys):
         assert (code, message in err) == (2, True), err
     assert hub.store.repos == {}
     for words, message in (
-        (["outputs"], "name the folder and the repository"),
+        (["outputs"], "the following arguments are required: ORG/NAME"),
+        (["--all"], "the following arguments are required: ORG"),
         (["outputs/ball0", "org/x", "--seed", "0"], "--seed goes only with --all"),
     ):
         assert main(["publish", *words]) == 2
