@@ -40,7 +40,7 @@ _COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("compare", compare, "One table of several policies' results."),
     ("leaderboard", leaderboard, "All published policies for a task, the safe ones first."),
     ("card", card, "Write the card of a policy."),
-    ("publish", publish, "Publish a policy to the Hub."),
+    ("publish", publish, "Publish a policy, or all of them, to the Hub."),
     ("data", data, "Collect, convert, describe and publish datasets."),
     ("tasks", tasks, "List the tasks and what each needs."),
 )
