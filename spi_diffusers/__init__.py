@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.data.tasks import get_task
     from spi_diffusers.envs import make_env, make_vector_env
-    from spi_diffusers.pipelines import SPIPolicyOutput, SPIPolicyPipeline
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
 
 _MODULES = {
+    "BaselinePolicyPipeline": "spi_diffusers.pipelines",
     "SPIPolicyOutput": "spi_diffusers.pipelines",
     "SPIPolicyPipeline": "spi_diffusers.pipelines",
     "get_task": "spi_diffusers.data.tasks",
@@ -21,6 +22,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "BaselinePolicyPipeline",
     "SPIPolicyOutput",
     "SPIPolicyPipeline",
     "__version__",

@@ -42,7 +42,7 @@ _COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("leaderboard", leaderboard, "All published policies for a task, the safe ones first."),
     ("benchmark", benchmark, "Run the paper's experiments, and make its tables and figures."),
     ("card", card, "Write the card of a policy."),
-    ("publish", publish, "Publish a policy to the Hub."),
+    ("publish", publish, "Publish a policy, or all of them, to the Hub."),
     ("data", data, "Collect, convert, describe and publish datasets."),
     ("tasks", tasks, "List the tasks and what each needs."),
 )

@@ -26,6 +26,7 @@ COMMANDS = {
     "spi card FOLDER": "--help",
     "spi publish FOLDER ORG/NAME": "--help",  # needs a Hub: tests/hub runs it
     "spi publish FOLDER ORG/NAME --dry-run": "--help",
+    "spi publish --all FOLDER ORG": "--help",
     "spi play outputs/ballcircle-seed0 --cost-limit 20 --seed 1": "",
     "spi compare outputs/ballcircle-seed0 outputs/demo --best": "",
     "spi leaderboard TASK --author ORG": "--help",  # needs a Hub: tests/hub runs it

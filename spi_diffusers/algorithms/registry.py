@@ -31,6 +31,7 @@ class BaselineEntry:
 BASELINES: dict[str, BaselineEntry] = {
     "bc": BaselineEntry("bc", "bc", "BC"),
     "bc-safe": BaselineEntry("bc", "bc", "BC", safe_only=True),
+    "diffusion-ql": BaselineEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
 }
 
 

@@ -1,8 +1,9 @@
-"""`spi publish`: publish a policy to the Hub."""
+"""`spi publish`: publish a policy, or all of them, to the Hub."""
 
 import argparse
 import sys
 
+from spi_diffusers.commands import publish_all
 from spi_diffusers.commands.messages import show_messages
 
 EXAMPLES = """\
@@ -11,6 +12,8 @@ examples:
   spi publish outputs/ballcircle-seed0 org/spi-ballcircle --private --tag v1
   spi publish outputs/ballcircle-seed0 org/spi-ballcircle --create-pr    as a pull request
   spi publish outputs/ballcircle-seed0 org/x --dry-run --output copy     the same files in a local folder
+  spi publish --all org --dry-run                        every policy under outputs/ as org/spi-<task>
+  spi publish --all runs org --seed 0 --dataset org/data     and a collection of them and of their data
   spi evaluate org/spi-ballcircle                                        plays what was published
 
 The repository holds weights (safetensors only), configs, the code that diffusers needs to load them without
@@ -18,13 +21,33 @@ this package, the card, results, plots and video. First the policy is loaded and
 becomes visible at once, by one commit, whose content is verified by checksum. If anything fails, the
 repository is as it was, and the same command goes on. Where nothing has changed, no commit is made. Log in
 with `hf auth login`, or set HF_TOKEN.
+
+--all takes every trained policy under a folder and names it after algorithm and task: ORG/spi-carcircle,
+ORG/spi-paper-carcircle. Several training seeds of a kind need --seed, which chooses the weights; results of
+the others go on the same card, if they were trained alike. One that fails does not stop the others: failures
+are listed at the end (exit code 1), and the same command completes what is missing. Last, a collection of all
+of them is made or completed.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi publish`."""
-    parser.add_argument("folder", metavar="FOLDER", help="folder of a policy, or of its run")
-    parser.add_argument("repo_id", metavar="ORG/NAME", help="model repository; made if it does not exist")
+    folder = parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="folder of a policy, or of its run; with --all, of runs (may be left out: outputs)",
+    )
+    repository = parser.add_argument(
+        "repo_id",
+        metavar="ORG/NAME",
+        help="model repository; made if it does not exist; with --all, only ORG",
+    )
+    # `--all ORG` is enough, so `run` sees to it that nothing is missing. Not nargs="?": then all positional
+    # arguments would have to stand together.
+    folder.required = repository.required = False
+    parser.add_argument("--all", action="store_true", help="publish every trained policy under FOLDER")
+    every = parser.add_argument_group("with --all")
+    publish_all.add_arguments(every)
     parser.add_argument(
         "--evaluation", metavar="DIR", help="folder with results.json (default: where spi evaluate writes it)"
     )
@@ -48,7 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a policy, compare it with the Hub, and publish it."""
+    """Check a policy, compare it with the Hub, and publish it; or all of them."""
+    if args.all:
+        return publish_all.run(args)
+    publish_all.check_unused(args)
+    missing = [name for name, value in (("FOLDER", args.folder), ("ORG/NAME", args.repo_id)) if value is None]
+    if missing:
+        raise ValueError(
+            f"the following arguments are required: {', '.join(missing)} (spi publish --help explains)"
+        )
     if args.create_pr and (args.tag is not None or args.revision != "main"):
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
     show_messages(args.quiet)

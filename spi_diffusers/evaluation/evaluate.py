@@ -13,7 +13,12 @@ import numpy as np
 import spi_diffusers
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.wrappers import check_seed
-from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, check_cost_limit
+from spi_diffusers.evaluation.metrics import (
+    BASELINE_EXTRACTION,
+    EvaluationEntry,
+    TrainInfo,
+    check_cost_limit,
+)
 from spi_diffusers.evaluation.rollouts import (
     BaselinePolicy,
     PipelinePolicy,
@@ -26,8 +31,6 @@ from spi_diffusers.evaluation.rollouts import (
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
-#: What results call the one way in which a baseline acts.
-BASELINE_EXTRACTION = "policy"
 #: Called after each rollout with the name of the extraction and the episodes.
 RolloutCallback = Callable[[str, Rollout], None]
 

@@ -16,6 +16,9 @@ from spi_diffusers.data.tasks import TASKS, Task
 #: What identifies an entry: a newer one with the same values replaces an older one.
 KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "train_seed")
 
+#: What an entry's extraction is where there is only one way to act, as with a baseline.
+BASELINE_EXTRACTION = "policy"
+
 EntryKey = tuple[str, str, str, float, bool, int]
 
 
@@ -62,7 +65,8 @@ class EvaluationEntry:
     Attributes:
         task: DSRL's task name.
         algorithm: name of the algorithm.
-        extraction: how the action was picked from the candidates: "safe", or "reward" (Eq. 12).
+        extraction: how the action was picked from the candidates: "safe", or "reward" (Eq. 12); "policy" for
+            a baseline.
         cost_limit: limit on the cost return of an episode.
         feedback: whether the cost so far was fed back at every step.
         train_seed: seed of the training run.

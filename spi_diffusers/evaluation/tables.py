@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
-from spi_diffusers.evaluation.evaluate import BASELINE_EXTRACTION
-from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.metrics import BASELINE_EXTRACTION, EvaluationEntry
 from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
 
 if TYPE_CHECKING:

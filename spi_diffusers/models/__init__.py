@@ -3,12 +3,14 @@
 from spi_diffusers.models.cost_calibration import CostCalibration
 from spi_diffusers.models.critics import TwinCritic, TwinCriticOutput
 from spi_diffusers.models.deterministic_actor import DeterministicActor
+from spi_diffusers.models.diffusion_actor import DiffusionActor
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
 
 __all__ = [
     "CostCalibration",
     "DeterministicActor",
+    "DiffusionActor",
     "MLPNoiseModel",
     "MLPNoiseModelOutput",
     "ObservationNormalizer",

@@ -20,6 +20,7 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INSTALLED_MODULES = {
     "CostCalibration": "spi_diffusers.models.cost_calibration",
     "DeterministicActor": "spi_diffusers.models.deterministic_actor",
+    "DiffusionActor": "spi_diffusers.models.diffusion_actor",
     "MLPNoiseModel": "spi_diffusers.models.noise_model",
     "ObservationNormalizer": "spi_diffusers.models.normalizer",
     "TwinCritic": "spi_diffusers.models.critics",
@@ -27,6 +28,7 @@ INSTALLED_MODULES = {
 #: Larger files are no configs and no headers of ours. Both are read before anything is known about a folder.
 _MAX_JSON_BYTES = _MAX_HEADER_BYTES = 1_000_000
 _MAX_TIMESTEPS = 100_000
+_MAX_CANDIDATES = 100_000
 #: A library's name becomes a path or a module, so it must be plain.
 _LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
@@ -123,7 +125,8 @@ def _check_shapes(
     for key, value in config.items():
         sizes = value if isinstance(value, list) else [value]
         if key.endswith(("_dim", "_dims")) or key.startswith("num_"):
-            too_large = [size for size in sizes if isinstance(size, int | float) and size > largest]
+            bound = _MAX_CANDIDATES if key == "num_candidates" else largest  # they have no weights
+            too_large = [size for size in sizes if isinstance(size, int | float) and size > bound]
             if too_large or len(sizes) > len(shapes):
                 raise ValueError(
                     f"{os.path.join(folder, WEIGHTS_FILE)} does not fit its config.json: {key} names "

@@ -17,7 +17,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 
 #: Settings that do not change what is learned, so a resumed run may change them. The data counts by its
 #: content, not by where it lies; the preset by the settings it led to.
-_FREE_TO_CHANGE = {
+FREE_TO_CHANGE = {
     *("dataset", "revision", "preset", "output_dir", "resume", "device", "threads", "overlap"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
 }
@@ -73,7 +73,7 @@ def check_same_run(
     before.setdefault("streaming", False)  # checkpoints from before it could be chosen
     if not before["streaming"] and not now["streaming"]:
         now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
-    free = set(_FREE_TO_CHANGE)
+    free = set(FREE_TO_CHANGE)
     if before.get("lr_schedule") == now["lr_schedule"] == "constant":
         free.add("updates")  # with the cosine schedule, the rate of every update depends on their number
     changed = [

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 
 import yaml
+from hub_collections import ROUTES as COLLECTIONS
 from hub_http import Request, Response, as_json
 from hub_store import Blob, Commit, Repo, StoreError
 from hub_uploads import commit, lfs_batch, lfs_complete, lfs_verify, preupload
@@ -69,13 +70,6 @@ def list_repos(request: Request, kind: str) -> Response:
     ]
     listed = [_info(repo, repo.head, False) for repo in found]
     return as_json([info for info in listed if tags <= set(info["tags"])])
-
-
-def get_collection(request: Request, slug: str) -> Response:
-    collection = request.hub.store.collections.get(slug)
-    if collection is None:
-        raise StoreError(404, "", "Collection not found")
-    return as_json(collection)
 
 
 def repo_info(request: Request, kind: str, repo: str, revision: str | None = None) -> Response:
@@ -304,7 +298,7 @@ ROUTES = [
     ("DELETE", r"/api/repos/delete", delete_repo),
     ("POST", r"/api/validate-yaml", validate_yaml),
     ("GET", r"/api/(?P<kind>models|datasets)", list_repos),
-    ("GET", r"/api/collections/(?P<slug>[^/]+/[^/]+)", get_collection),
+    *COLLECTIONS,
     ("GET", _API, repo_info),
     ("GET", rf"{_API}/revision/{_REV}", repo_info),
     ("PUT", rf"{_API}/settings", change_settings),

@@ -1,0 +1,191 @@
+"""A collection on the Hub that holds policies and their dataset: found or made, and then completed.
+
+Nothing is ever taken out of it, so what others have put in stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from spi_diffusers.data.network import with_retries
+from spi_diffusers.hub.errors import HubError, explain
+from spi_diffusers.hub.upload import hub_api
+
+if TYPE_CHECKING:
+    from huggingface_hub import Collection, HfApi
+
+DESCRIPTION = "Safe offline reinforcement learning: policies that take their cost limit at run time."
+#: Kind and id of what a collection holds.
+Item = tuple[Literal["model", "dataset"], str]
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """A collection as it is, before anything is put into it.
+
+    Attributes:
+        title: Its title.
+        namespace: User or organisation it belongs to.
+        slug: Its id on the Hub; None if it has to be made.
+        private: Whether it is, or is to be, private.
+        items: What it holds.
+    """
+
+    title: str
+    namespace: str
+    slug: str | None
+    private: bool
+    items: frozenset[tuple[str, str]] = frozenset()
+
+    def missing(self, wanted: Sequence[Item]) -> list[Item]:
+        """What is to be put in, in order."""
+        return [item for item in wanted if item not in self.items]
+
+
+@dataclass(frozen=True)
+class CollectionResult:
+    """What was done.
+
+    Attributes:
+        slug: Id of the collection.
+        url: Its page.
+        made: Whether it is new.
+        added: What was put in.
+    """
+
+    slug: str
+    url: str
+    made: bool
+    added: tuple[Item, ...]
+
+
+def plan_collection(
+    name: str,
+    namespace: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> CollectionPlan:
+    """Look for a collection; nothing is changed.
+
+    Args:
+        name: Title of a collection of that namespace, which need not exist; or the slug of one that does
+            (`org/safe-policies-65f0c0ffee`).
+        namespace: User or organisation.
+        private: Whether it shall be private, if it has to be made.
+        token: Access token; None takes the stored one.
+        endpoint: Address of the Hub, where it is not the usual one.
+
+    Returns:
+        What is there.
+
+    Raises:
+        HubError: The Hub cannot be reached, there is no collection of that slug, several have that title, or
+            it is public and shall be private.
+    """
+    api = hub_api(token, endpoint)
+    try:
+        found = with_retries(lambda: _find(api, name, namespace), what=f"collection {name}")
+    except HubError:
+        raise
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise HubError(f"collection {name!r} of {namespace}: cannot be read: {explain(error)}") from error
+    if found is None:
+        return CollectionPlan(name, namespace, None, private)
+    if private and not found.private:
+        raise HubError(
+            f"collection {found.slug}: exists already and is public, so this would not be private; choose "
+            "another one, or change its visibility on the Hub first"
+        )
+    return CollectionPlan(found.title, namespace, found.slug, bool(found.private), _items(found))
+
+
+def check_dataset(repo_id: str, *, token: str | None = None, endpoint: str | None = None) -> None:
+    """See that a dataset that is to go into a collection exists.
+
+    Raises:
+        HubError: It does not, or the Hub cannot be reached.
+    """
+    api = hub_api(token, endpoint)
+    try:
+        with_retries(lambda: api.dataset_info(repo_id), what=f"dataset {repo_id}")
+    except Exception as error:  # as above, and of an id that cannot be one
+        raise HubError(f"dataset {repo_id}: cannot go into a collection: {explain(error)}") from error
+
+
+def fill_collection(
+    plan: CollectionPlan, wanted: Sequence[Item], *, token: str | None = None, endpoint: str | None = None
+) -> CollectionResult:
+    """Make the collection if there is none, and put in what is missing.
+
+    Args:
+        plan: From `plan_collection`.
+        wanted: What it shall hold.
+        token: Access token; None takes the stored one.
+        endpoint: Address of the Hub, where it is not the usual one.
+
+    Returns:
+        What was done; nothing where it held everything already.
+
+    Raises:
+        HubError: Something is missing from it still; the same call (with a new plan) goes on.
+    """
+    api = hub_api(token, endpoint)
+    slug = plan.slug or _make(api, plan)
+    missing, reasons = plan.missing(wanted), []
+    for kind, item_id in missing:
+        try:
+            api.add_collection_item(slug, item_id, kind, exists_ok=True)
+        except Exception as error:  # the answer may be lost and the item there: it is looked up below
+            reasons.append(explain(error))
+    url = f"{api.endpoint}/collections/{slug}"
+    if missing:
+        try:
+            held = _items(with_retries(lambda: api.get_collection(slug), what=f"collection {slug}"))
+        except Exception as error:
+            raise HubError(
+                f"collection {slug}: was filled, but could not be verified: {explain(error)}. Run the same "
+                "command again: it adds only what is missing"
+            ) from error
+        left = [item_id for kind, item_id in missing if (kind, item_id) not in held]
+        if left:
+            why = f": {reasons[0]}" if reasons else ""
+            raise HubError(
+                f"collection {slug}: {', '.join(left)} could not be put in{why}. Run the same command "
+                "again: it adds only what is missing"
+            )
+    return CollectionResult(slug, url, plan.slug is None, tuple(missing))
+
+
+def _find(api: "HfApi", name: str, namespace: str) -> "Collection | None":
+    if "/" in name:
+        return api.get_collection(name)
+    # A listing shows only some items of each.
+    slugs = [found.slug for found in api.list_collections(owner=namespace) if found.title == name]
+    if len(slugs) > 1:
+        raise HubError(
+            f"{namespace} has {len(slugs)} collections with the title {name!r}: {', '.join(slugs)}; name one "
+            "by its slug"
+        )
+    return api.get_collection(slugs[0]) if slugs else None
+
+
+def _make(api: "HfApi", plan: CollectionPlan) -> str:
+    try:
+        return api.create_collection(
+            plan.title,
+            namespace=plan.namespace,
+            description=DESCRIPTION,
+            private=plan.private,
+            exists_ok=True,
+        ).slug
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise HubError(
+            f"collection {plan.title!r} of {plan.namespace}: could not be made: {explain(error)}. Run the "
+            "same command again: it takes one of that title, if there is one by then"
+        ) from error
+
+
+def _items(found: "Collection") -> frozenset[tuple[str, str]]:
+    return frozenset((item.item_type, item.item_id) for item in found.items)

@@ -1,0 +1,143 @@
+"""Diffusion-QL: losses by hand, what an update changes, and how it acts."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.diffusion_ql import DiffusionQL, timesteps, value_loss
+from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
+
+SIZES = PolicySizes(3, 2, 100, 10.0)
+
+
+def make(**options):
+    torch.manual_seed(0)
+    return DiffusionQL(DiffusionQLConfig(hidden_dims=[16, 16], time_embed_dim=8, **options), SIZES)
+
+
+def draw(config, seed=0, size=8):
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    observation, zeros = randn(size, 3), torch.zeros(size)
+    ends = torch.zeros(size, dtype=torch.bool)
+    batch = Batch(
+        observation, randn(size, 3), randn(size, 2).tanh(), randn(size), zeros, ends, ends, observation
+    )
+    shapes = DiffusionQL.noise_shapes(config, size, 2)
+    return batch, {name: randn(*shape) for name, shape in shapes.items()}
+
+
+def weights(module):
+    return torch.cat([value.flatten() for value in module.state_dict().values()]).clone()
+
+
+def test_value_loss_by_hand_and_the_scale_gets_no_gradient():
+    values = torch.tensor([[2.0, 4.0], [-1.0, 3.0]], requires_grad=True)
+    loss = value_loss(values, twin=0)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(2.0 + 4.0) / 2 / 2.0)  # mean |Q_other| is 2
+    torch.testing.assert_close(values.grad, torch.tensor([[-0.25, -0.25], [0.0, 0.0]]))
+
+
+def test_timesteps_are_uniform():
+    normal = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(timesteps(normal, 5), minlength=5) / len(normal)
+    torch.testing.assert_close(counts, torch.full((5,), 0.2), atol=0.01, rtol=0)
+    assert timesteps(torch.tensor([-40.0, 40.0]), 5).tolist() == [0, 4]
+
+
+def test_the_policys_step_leaves_the_critic_alone():
+    ql = make()
+    batch, noise = draw(ql.config)
+    ql._update_critic(batch, noise["next_chain"])
+    before = weights(ql._critic)
+    policy = weights(ql._noise_model)
+    ql._update_policy(batch, noise)
+    assert torch.equal(weights(ql._critic), before)
+    assert not torch.equal(weights(ql._noise_model), policy)
+    assert all(parameter.grad is None for parameter in ql._critic.parameters())
+
+
+def test_the_critic_learns_from_the_lower_twin_of_the_target():
+    ql = make(gamma=0.5)
+    batch, noise = draw(ql.config)
+    with torch.no_grad():
+        chain = noise["next_chain"].transpose(0, 1)
+        action = ql.actor.noise_model.denoise(batch.next_observation, None, ql.actor.coefficients, chain)
+        lower = ql._target_critic(batch.next_observation, action).values[..., 0].amin(dim=0)
+        target = batch.reward + 0.5 * lower
+        values = ql._critic(batch.observation, batch.action).values[..., 0]
+        expected = (values - target).square().mean(dim=1).sum()
+    metrics = ql.update(batch, noise)
+    assert metrics["critic/reward_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_average_starts_late_and_moves_every_few_updates():
+    ql = make(ema_every=2, ema_start=5, ema_decay=0.9)
+    seen = []
+    for step in range(6):
+        before = weights(ql.actor.noise_model)
+        ql.update(*draw(ql.config, seed=step))
+        trained, now = weights(ql._noise_model), weights(ql.actor.noise_model)
+        copied = "copy" if torch.equal(now, trained) else "average"
+        seen.append("same" if torch.equal(now, before) else copied)
+    assert seen == ["same", "copy", "same", "copy", "same", "average"]
+    torch.testing.assert_close(now, 0.9 * before + 0.1 * trained)
+
+
+def test_it_finds_the_action_with_the_highest_reward():
+    """One state, reward -(a - 0.5)^2, actions in the data uniform: more often near 0.5 than the data."""
+    ql = make(gamma=0.0, learning_rate=1e-3, ema_start=10**6, ema_every=1)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1500):
+        batch, noise = draw(ql.config, seed=step, size=64)
+        action = torch.rand(64, 2, generator=generator) * 2 - 1
+        reward = -(action - 0.5).square().sum(dim=1)
+        zeros = torch.zeros(64, 3)
+        same = dict.fromkeys(("observation", "next_observation", "initial_observation"), zeros)
+        ql.update(dataclasses.replace(batch, action=action, reward=reward, **same), noise)
+    played = ql.actor.act(torch.zeros(200, 3), torch.Generator().manual_seed(1))
+    assert (played - 0.5).abs().mean() < 0.3  # 0.625 for actions of the data
+
+
+def test_acting_draws_by_a_softmax_of_the_values():
+    actor = make().actor
+    values = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]]).expand(20_000, 2)
+    chosen = actor.choose(values, torch.Generator().manual_seed(0))
+    assert chosen.float().mean().item() == pytest.approx(0.75, abs=0.02)
+
+
+def test_the_same_seed_gives_the_same_actions():
+    actor, observation = make().actor, torch.randn(4, 3)
+    first, second = (actor.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert first.shape == (4, 2)
+    assert first.abs().max() <= 1
+
+
+def test_checkpoints_hold_the_number_of_updates():
+    ql = make()
+    ql.update(*draw(ql.config))
+    assert int(ql.modules()["count"].value) == 1
+    assert copy.deepcopy(ql.modules()["count"]).state_dict()["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": 1.0}, "gamma must be below 1"),
+        ({"ema_every": 0}, "ema_every must be at least 1"),
+        ({"activation": "step"}, "activation must be"),
+        ({"beta_min": 2.0, "beta_max": 1.0}, "0 < beta_min < beta_max"),
+        ({"num_candidates": 0}, "num_candidates must be at least 1"),
+    ],
+)
+def test_config_refuses_what_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionQLConfig(**changes)

@@ -1,0 +1,156 @@
+"""Baselines through the same trainer: configuration, data, resuming, and a policy that is evaluated."""
+
+import json
+
+import pytest
+import torch
+from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
+
+from spi_diffusers.algorithms.registry import BASELINES, baseline_class
+from spi_diffusers.cli import main
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.transitions import DatasetError
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
+from spi_diffusers.training.config import ConfigError
+from spi_diffusers.training.config_layers import make_train_config
+from spi_diffusers.training.trainer import Trainer
+
+TINY = {"bc.hidden_dims": [16, 16], "diffusion_ql.hidden_dims": [16, 16]}
+
+
+@pytest.fixture(scope="module")
+def data():
+    whole = load_transitions(None, "ballcircle")
+    return whole.select_episodes(torch.arange(0, whole.num_episodes, 20))
+
+
+def config_of(folder, method="bc", **overrides):
+    return tiny_config(folder, method=method, **TINY, **overrides)
+
+
+def train(config, data):
+    trainer = Trainer(config, data, progress=False)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_every_baseline_can_be_named_and_is_where_it_is_said_to_be(tmp_path, method):
+    assert config_of(tmp_path, method).settings is not None
+    assert baseline_class(method).__module__.startswith("spi_diffusers.algorithms.")
+
+
+@pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, method):
+    train(config_of(tmp_path / "whole", method), data)
+    trainer = Trainer(config_of(tmp_path / "parts", method), data, progress=False)
+    save = trainer._save_checkpoint
+
+    def save_and_stop(pending):
+        save(pending)
+        raise KeyboardInterrupt
+
+    trainer._save_checkpoint = save_and_stop
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    train(config_of(tmp_path / "parts", method, resume=True), data)
+    assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+def test_processes_share_a_batch_out_and_draw_the_same(data, tmp_path):
+    config, normalizer = config_of(tmp_path), build_normalizer(data)
+    whole = build_sampler(config, data, normalizer).draw().tensors()
+    parts = [build_sampler(config, data, normalizer, rank=r, world_size=2).draw().tensors() for r in range(2)]
+    for name, value in whole.items():
+        assert torch.equal(value, torch.cat([part[name] for part in parts])), name
+
+
+def test_batches_are_rows_of_the_data_with_start_states_of_episodes(data, tmp_path):
+    normalizer = build_normalizer(data)
+    batch = build_sampler(config_of(tmp_path), data, normalizer).draw().batch
+    rows = data.transitions
+    observations, starts = normalizer(rows.observation), normalizer(rows.observation[data.episodes.start])
+    for index in range(len(batch.reward)):
+        (row,) = (observations == batch.observation[index]).all(dim=1).nonzero()[0]
+        assert batch.reward[index] == rows.reward[row]
+        assert batch.truncated[index] == rows.truncated[row]
+        assert (starts == batch.initial_observation[index]).all(dim=1).any()
+
+
+def test_safe_bc_learns_from_the_episodes_within_the_limit(data, tmp_path):
+    kept = training_episodes(config_of(tmp_path, "bc-safe", cost_limit=20), data)
+    assert 0 < kept.num_episodes < data.num_episodes
+    assert kept.episodes.cost_return.max() <= 20
+    assert training_episodes(config_of(tmp_path), data) is data
+    costly = data.select_episodes(data.episodes.cost_return > 30)
+    with pytest.raises(DatasetError, match="no episode is within cost_limit=10, the least costly one has 3"):
+        Trainer(config_of(tmp_path / "x", "bc-safe"), costly, progress=False)
+
+
+def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
+    assert config_of(tmp_path).cost_limit == 10.0
+    assert config_of(tmp_path, cost_limit=40).cost_limit == 40.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"method": "bcq"}, "method 'bcq' does not exist; did you mean bc"),
+        ({"method": "bc", "cost_limit": -1.0}, "cost_limit must be finite and at least 0"),
+        ({"method": "bc", "streaming": True}, "bc trains on data in memory only"),
+        ({"method": "bc", "task": None, "dataset": "x.npz"}, "needs the cost_limit to train for"),
+        ({"cost_limit": 10.0}, "SPI is told its limit when it acts"),
+        ({"method": "bc", "bc.hidden_dims": []}, "hidden_dims must be one or more sizes"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(tmp_path, **overrides)
+
+
+def test_saved_configs_hold_what_is_used_and_are_read_back(tmp_path):
+    spi, bc = tiny_config(tmp_path).to_dict(), config_of(tmp_path).to_dict()
+    assert not spi.keys() & {"method", "cost_limit", "bc"}
+    assert "algorithm" not in bc
+    for name, config, content in (("spi", tiny_config(tmp_path), spi), ("bc", config_of(tmp_path), bc)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        assert make_train_config({}, tmp_path / f"{name}.json").to_dict() == config.to_dict()
+
+
+def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys):
+    run = tmp_path / "run"
+    tiny = ["--updates", "5", "--bc.hidden_dims", "16", "--device", "cpu", "--threads", "1", "--quiet"]
+    assert main(["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(run), *tiny]) == 0
+    arguments = ["evaluate", str(run), "--episodes", "2", "--no-plots", "--no-video", "--quiet"]
+    assert main([*arguments, "--cost-limit", "10", "40"]) == 0
+    entries = json.loads((run / "evaluation" / "results.json").read_text())["entries"]
+    named = [(e["algorithm"], e["extraction"], e["cost_limit"], e["feedback"]) for e in entries]
+    assert named == [("bc", "policy", 10.0, False), ("bc", "policy", 40.0, False)]
+    assert entries[0]["reward_mean"] == entries[1]["reward_mean"]
+    assert "bc " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
+def test_the_saved_policy_acts_as_the_trained_one(data, tmp_path, method):
+    from spi_diffusers.training.export import save_policy
+
+    trainer = train(config_of(tmp_path / "run", method), data)
+    folder = save_policy(trainer, tmp_path / "policy")
+    pipe = BaselinePolicyPipeline.from_pretrained(str(folder))
+    observation = data.transitions.observation[:3]
+    seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
+    expected = trainer.algorithm.baseline.actor.act(trainer.normalizer(observation), seeded[0])
+    assert torch.equal(pipe(observation, generator=seeded[1]), expected)
+    assert pipe(observation[0].numpy()).shape == (2,)
+    with pytest.raises(ValueError, match="is of a BaselinePolicyPipeline"):
+        SPIPolicyPipeline.from_pretrained(str(folder))
+    with pytest.raises(ValueError, match="this policy takes"):
+        pipe(torch.zeros(5))
+    with pytest.raises(ValueError, match="NaN"):
+        pipe(torch.full((8,), torch.nan))
+    weights = folder / "actor" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ValueError, match="truncated"):
+        BaselinePolicyPipeline.from_pretrained(str(folder))
