@@ -1,6 +1,7 @@
 """Run the cells of a benchmark: skip what is done, go on with what was killed, gather one results file."""
 
 import logging
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -178,13 +179,11 @@ def _run(
     pending = [cell for cell in cells if cell not in outcomes]
     for cell in pending:  # all of them, before the first is run: a full disk shows here
         write_cell(output / cell.folder, cell, configs[cell])
-    bar = _Progress(cells, configs, output, disable=not progress)
+    bar = _Progress(cells, configs, output, done=set(outcomes), disable=not progress)
     pool = ThreadPoolExecutor(jobs)
     stopping = threading.Event()
     running: dict[Future[Outcome], Cell] = {}
     try:
-        for cell in outcomes:
-            bar.finish(cell)
         for cell in pending:
             running[pool.submit(_attempt, executor, output / cell.folder, stopping)] = cell
         while running:
@@ -236,7 +235,8 @@ def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in outcomes.items()
         if outcome.status == "diverged"
     ]
-    merge_results(results, entries, diverged)
+    if entries or diverged:
+        merge_results(results, entries, diverged)
 
 
 def _attempt(executor: Executor, folder: Path, stopping: threading.Event) -> Outcome:
@@ -257,16 +257,28 @@ class _Progress:
     """A bar over the updates of all cells, so that its ETA knows that some are longer than others."""
 
     def __init__(
-        self, cells: Sequence[Cell], configs: Mapping[Cell, dict[str, Any]], output: Path, *, disable: bool
+        self,
+        cells: Sequence[Cell],
+        configs: Mapping[Cell, dict[str, Any]],
+        output: Path,
+        *,
+        done: set[Cell],
+        disable: bool,
     ):
         from tqdm.auto import tqdm
 
         self._updates = {cell: int(configs[cell]["updates"]) for cell in cells}
-        self._done = dict.fromkeys(cells, 0)
+        self._done = {cell: self._updates[cell] if cell in done else 0 for cell in cells}
         self._output = output
-        self._finished = 0
-        total = sum(self._updates.values())
-        self._bar = tqdm(total=total, unit=" updates", desc="benchmark", dynamic_ncols=True, disable=disable)
+        self._finished = len(done)
+        self._bar = tqdm(
+            total=sum(self._updates.values()),
+            initial=sum(self._done.values()),  # done before: it says nothing about the speed
+            unit=" updates",
+            desc="benchmark",
+            dynamic_ncols=True,
+            disable=disable,
+        )
 
     def update(self, running: Iterable[Cell]) -> None:
         """Look how far the cells are that run."""
@@ -275,13 +287,11 @@ class _Progress:
             self._set(cell, min(self._updates[cell], step))
         self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=True)
 
-    def finish(self, cell: Cell, outcome: Outcome | None = None) -> None:
-        """Count a cell as done; without an outcome it was so before, which says nothing about speed."""
+    def finish(self, cell: Cell, outcome: Outcome) -> None:
+        """Count a cell as done, and say at once if something is wrong with it."""
         self._finished += 1
-        if outcome is None:
-            self._bar.initial += self._updates[cell]
-        elif outcome.status != "done":
-            self._bar.write(f"{cell}: {outcome.status}: {outcome.message}")
+        if outcome.status != "done" and not self._bar.disable:
+            self._bar.write(f"{cell}: {outcome.status}: {outcome.message}", file=sys.stderr)
         self._set(cell, self._updates[cell])
 
     def close(self) -> None:

@@ -49,6 +49,4 @@ def entry(
         "train_info": TrainInfo(algorithm, seed, updates, 60.0, {"id": "data", "sha256": "0" * 64}),
         "versions": {},
     }
-    return EvaluationEntry.from_episodes(
-        known, np.full(2, return_), np.full(2, cost * limit), **values
-    )
+    return EvaluationEntry.from_episodes(known, np.full(2, return_), np.full(2, cost * limit), **values)

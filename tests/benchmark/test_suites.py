@@ -1,7 +1,6 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pytest
 
 from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.benchmark.suites import (

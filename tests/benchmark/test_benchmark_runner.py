@@ -1,0 +1,258 @@
+"""The runner on real processes, and what it refuses before any of them starts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from benchmark_factory import entry, tiny_config
+from filelock import FileLock
+
+from spi_diffusers.benchmark.cell_folder import (
+    CellError,
+    Outcome,
+    read_outcome,
+    write_cell,
+    write_outcome,
+)
+from spi_diffusers.benchmark.local import LocalExecutor
+from spi_diffusers.benchmark.runner import BenchmarkError, resolve_configs, run_benchmark
+from spi_diffusers.benchmark.suites import Cell, make_cells
+from spi_diffusers.cli import main
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results, write_results
+
+TIMES = {"train_seconds", "steps_per_second"}
+
+
+def tiny_cells(algorithm: str = "bc", updates: int = 20, **settings) -> list[Cell]:
+    options = {"tasks": ["ballcircle"], "seeds": [0], "episodes": 2, "updates": {"": updates}}
+    return make_cells(["table1"], algorithms=[algorithm], **(options | settings))
+
+
+def refused(cells: list[Cell], output: Path, config: str | None = None) -> None:
+    """Run with the expectation that it is refused: no process may start."""
+    executor = LocalExecutor()
+    executor.run = lambda folder: pytest.fail(f"{folder} was run")  # type: ignore[method-assign]
+    run_benchmark(cells, output, executor=executor, jobs=1, config_file=config, progress=False)
+
+
+def command(output: Path, config: str, *more: str) -> list[str]:
+    words = ["benchmark", "--suite", "table1", "--tasks", "ballcircle", "--episodes", "2", "--config", config]
+    return [*words, "--output", str(output), "--quiet", *more]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "spi_diffusers.cli", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def figures(results: Path) -> list[dict]:
+    """Entries without what depends on the speed of the machine."""
+
+    def figures_of(one: EvaluationEntry) -> dict:
+        return {key: value for key, value in one.to_dict().items() if key not in TIMES}
+
+    return [figures_of(one) for one in read_results(results)]
+
+
+def steps_done(folder: Path) -> int:
+    log = folder / "metrics.jsonl"
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.005)
+
+
+def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
+    pytest.importorskip("bullet_safety_gym")
+    arguments = command(tmp_path / "out", tiny_config(tmp_path), "--algorithms", "bc", "--seeds", "0")
+    arguments += ["--updates", "20"]
+    assert main(arguments) == 0
+    assert "1 of 1 cells are done (0 were before)" in capsys.readouterr().out
+    results = tmp_path / "out" / "results.json"
+    (found,) = read_results(results)
+    assert (found.algorithm, found.extraction, found.cost_limit) == ("bc", "policy", 10.0)
+    assert (found.updates, found.episodes, found.eval_seeds) == (20, 2, (1000,))
+    assert (tmp_path / "out" / "report" / "tables.md").is_file()
+    # The results file is gathered anew from the cells, nothing is trained or played again.
+    before = results.read_bytes()
+    results.unlink()
+    assert main(arguments) == 0
+    assert "1 of 1 cells are done (1 were before)" in capsys.readouterr().out
+    assert results.read_bytes() == before
+    assert main([*arguments, "--dry-run"]) == 0
+    assert capsys.readouterr().out == "ballcircle, bc, seed 0: 20 updates, done\n"
+    # More episodes of the same policy are another evaluation, not another training.
+    policy = tmp_path / "out" / "runs" / "ballcircle" / "bc" / "seed0" / "policy"
+    trained = policy.stat().st_mtime_ns
+    arguments[arguments.index("--episodes") + 1] = "3"
+    assert main(arguments) == 0
+    assert [one.episodes for one in read_results(results)] == [3]
+    assert policy.stat().st_mtime_ns == trained
+
+
+def test_wrong_names_are_one_line(tmp_path, capsys):
+    for words, message in (
+        (["--suite", "tabel1"], "unknown suite 'tabel1'; did you mean table1?"),
+        (
+            ["--suite", "table1", "--algorithms", "bcsafe"],
+            "unknown algorithm 'bcsafe'; did you mean bc-safe?",
+        ),
+        (["--suite", "table1", "--tasks", "balcircle"], "unknown task 'balcircle'. Did you mean ballcircle"),
+        (["--suite", "table1", "--updates", "many"], "--updates: must be a whole number"),
+        (["--suite", "table1", "--updates", "3", "4"], "'4': is given twice"),
+        (["--suite", "table1", "--tasks", "carrun"], "carrun: its data is not in the package; name it"),
+        (["--report", str(tmp_path)], f"no results file at {tmp_path / 'results.json'}"),
+    ):
+        assert main(["benchmark", *words, "--output", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    with (
+        FileLock(output / ".benchmark.lock"),
+        pytest.raises(BenchmarkError, match="another spi benchmark is writing to this folder"),
+    ):
+        refused(tiny_cells(), output)
+
+
+def test_a_broken_or_foreign_results_file_is_refused_and_left_alone(tmp_path):
+    results = tmp_path / "results.json"
+    write_results(results, [entry()])
+    whole = results.read_text()
+    for text, message in (
+        (whole[:-30], "not complete JSON"),
+        ('{"hello": 1}', "is not a results file"),
+        (whole.replace('"format_version": 1', '"format_version": 99'), "reads up to 1"),
+        (whole.replace('"entries"', '"diverged": [{"task": "x"}], "entries"'), "'diverged': a diverged run"),
+    ):
+        results.write_text(text)
+        with pytest.raises(ResultsFileError, match=message):
+            refused(tiny_cells(), tmp_path)
+        assert results.read_text() == text
+        assert not (tmp_path / "runs").exists()
+
+
+def test_cells_of_other_settings_and_broken_files_are_refused(tmp_path):
+    (cell,) = cells = tiny_cells()
+    folder = tmp_path / cell.folder
+    write_cell(folder, cell, resolve_configs(tiny_cells(updates=30))[tiny_cells(updates=30)[0]])
+    with pytest.raises(CellError, match=r"other settings: updates was 30, is 20\. Choose another --output"):
+        refused(cells, tmp_path)
+    (folder / "cell.json").write_text('{"cell": {"task"')
+    with pytest.raises(CellError, match="is not complete JSON"):
+        refused(cells, tmp_path)
+    (folder / "cell.json").write_text('{"some": "file"}')
+    with pytest.raises(CellError, match="is not a cell of a benchmark"):
+        refused(cells, tmp_path)
+    write_cell(folder, cell, resolve_configs(cells)[cell])
+    (folder / "outcome.json").write_text('{"format_version": 2}')
+    with pytest.raises(CellError, match="is not a benchmark's outcome"):
+        refused(cells, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_cell_that_ran_while_its_starter_was_killed_is_gathered(tmp_path):
+    (cell,) = cells = tiny_cells()
+    write_cell(tmp_path / cell.folder, cell, resolve_configs(cells)[cell])
+    found = entry(algorithm="bc", extraction="policy")
+    write_outcome(tmp_path / cell.folder, Outcome("done", entries=(found,)))
+    refused(cells, tmp_path)
+    assert read_results(tmp_path / "results.json") == [found]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    config = tiny_config(tmp_path)
+    more = ["--algorithms", "spi-paper", "bc-safe", "--seeds", "0", "--updates", "400"]
+    assert start(command(tmp_path / "whole", config, *more)).wait() == 0
+    output = tmp_path / "killed"
+    paper, safe = (output / "runs/ballcircle" / name / "seed0" for name in ("spi-paper", "bc-safe-limit10"))
+    for condition in (
+        lambda: steps_done(paper) >= 100,
+        lambda: steps_done(paper) >= 300,
+        lambda: (paper / "policy").exists(),
+        lambda: steps_done(safe) >= 100,
+        lambda: (safe / "policy").exists(),
+    ):
+        process = start(command(output, config, *more))
+        wait_for(condition, process)
+        children = psutil.Process(process.pid).children()
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        # Nobody is left to train on: the children notice and save a checkpoint.
+        assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert start(command(output, config, *more)).wait() == 0
+    assert figures(output / "results.json") == figures(tmp_path / "whole" / "results.json")
+    resumed = (paper / "log.txt").read_text()
+    assert "Resumed from" in resumed
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    config, output = tiny_config(tmp_path), tmp_path / "out"
+    more = ["--algorithms", "spi-paper", "--seeds", "0", "--updates", "2000"]
+    folder = output / "runs/ballcircle/spi-paper/seed0"
+    process = start(command(output, config, *more))
+
+    def kill_worker_after(step: int) -> None:
+        wait_for(lambda: steps_done(folder) >= step, process)
+        (worker,) = psutil.Process(process.pid).children()
+        worker.kill()
+
+    kill_worker_after(50)
+    first = steps_done(folder)
+    kill_worker_after(first + 50)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was ended by SIGKILL" in errors
+    assert "(attempt 1 of 2)" in errors
+    assert "failed: ballcircle, spi-paper, seed 0: " in errors
+    assert not (output / "results.json").exists()
+    # Later it goes on from its checkpoint, and this time one death is survived.
+    process = start(command(output, config, *more))
+    kill_worker_after(steps_done(folder) + 50)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "(attempt 1 of 2)" in errors
+    assert [one.updates for one in read_results(output / "results.json")] == [2000]
+
+
+def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    config = tiny_config(tmp_path, "learning_rate: 1.0e+30\nmax_grad_norm: 0\nmixed_precision: 'no'\n")
+    output = tmp_path / "out"
+    cells = tiny_cells("spi-paper")
+    result = run_benchmark(
+        cells, output, executor=LocalExecutor(), jobs=1, config_file=config, progress=False
+    )
+    message = result.with_status("diverged")[cells[0]]
+    assert message.startswith("Training diverged: ")
+    (run,) = read_diverged(output / "results.json")
+    assert (run.task, run.algorithm, run.train_seed) == ("OfflineBallCircle-v0", "spi-paper", 0)
+    assert run.message == message
+    assert read_results(output / "results.json") == []
+    refused(cells, output, config)  # would fail if it ran
+    outcome = read_outcome(output / cells[0].folder)
+    assert outcome is not None
+    assert outcome.status == "diverged"
