@@ -30,6 +30,8 @@ COMMANDS = {
     "spi play outputs/ballcircle-seed0 --cost-limit 20 --seed 1": "",
     "spi compare outputs/ballcircle-seed0 outputs/demo --best": "",
     "spi leaderboard TASK --author ORG": "--help",  # needs a Hub: tests/hub runs it
+    "spi benchmark --suite table1 --tasks ballcircle --seeds 0": "--algorithms bc --updates 10 --episodes 1",
+    "spi benchmark --report outputs/benchmark results/ballcircle.json --output outputs/report": "",
     "spi data collect --task ballcircle --output datasets": "--steps 1",
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
@@ -77,7 +79,15 @@ def run(words: list[str], cwd: Path) -> str:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `make demo` has just run, small."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("scripts", "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "spi_diffusers"):
+    for name in (
+        "scripts",
+        "results",
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "LICENSE",
+        "spi_diffusers",
+    ):
         (folder / name).symlink_to(ROOT / name)
     output = run([sys.executable, "scripts/demo.py", "--updates", "20", "--episodes", "2"], folder)
     assert "feasible among 48 candidates" in output

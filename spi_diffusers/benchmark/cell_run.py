@@ -162,9 +162,8 @@ def _ending_with_the_starter() -> Iterator[None]:
 
 def main() -> int:
     """Run the cell that the command line names; the exit code is 0 once its outcome is written."""
-    from spi_diffusers.commands.messages import log_to_stderr
-
-    log_to_stderr()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("spi_diffusers").setLevel(logging.INFO)
     with _ending_with_the_starter():
         try:
             run_cell(sys.argv[1])

@@ -17,6 +17,7 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
+        self._stopped = False
 
     def run(self, folder: Path) -> Outcome:
         """Run a cell and wait for it.
@@ -29,11 +30,13 @@ class LocalExecutor:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "spi_diffusers.benchmark.cell_run", str(folder)]
         with (folder / LOG_FILE).open("ab") as log:
-            # We never write to its input: that it closes tells the process that we are gone.
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
-            with self._lock:
+            with self._lock:  # none may start after `stop` has looked at those that run
+                if self._stopped:
+                    raise WorkerDiedError(f"{folder}: stopped before it started")
+                # We never write to its input: that it closes tells the process that we are gone.
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+                )
                 self._processes.add(process)
             code = process.wait()
         with self._lock:
@@ -52,6 +55,7 @@ class LocalExecutor:
     def stop(self) -> None:
         """Ask all processes to save a checkpoint and end, and wait for them."""
         with self._lock:
+            self._stopped = True
             running = list(self._processes)
         for process in running:
             process.terminate()

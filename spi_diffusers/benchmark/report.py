@@ -1,16 +1,20 @@
 """Tables and figures of a results file: what it holds is drawn, what it does not hold is named."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from spi_diffusers.benchmark.figures import plot_averages, plot_learning_curves, plot_pixel_world
 from spi_diffusers.benchmark.selection import learning_curves, limit_entries, table_data
 from spi_diffusers.benchmark.tables import diverged_list, published_table, results_table, statistics_table
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
+from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
 from spi_diffusers.evaluation.plots import plot_limits
-from spi_diffusers.evaluation.results import read_diverged, read_results
+from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}
@@ -31,22 +35,22 @@ class Report:
     left_out: list[str] = field(default_factory=list)
 
 
-def write_report(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Report:
-    """Make tables and figures from a results file alone.
+def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> Report:
+    """Make tables and figures from results files alone.
 
     Args:
-        results: The results file.
+        results: The results files; an evaluation that several hold must be the same in all.
         folder: Where they go; files of the same names are replaced.
 
     Returns:
         What was made, and what could not be.
 
     Raises:
-        FileNotFoundError: There is no such results file.
-        ResultsFileError: It cannot be read.
+        FileNotFoundError: There is no such file.
+        ResultsFileError: One cannot be read, or two hold different results of the same policy.
         OSError: A file cannot be written.
     """
-    entries, diverged = read_results(results), read_diverged(results)
+    entries, diverged = _read_all(results)
     folder = Path(folder)
     report, parts = Report(), []
     report.files.append(plot_pixel_world(folder / "figure_2_pixel_world.png"))
@@ -85,3 +89,19 @@ def write_report(results: str | os.PathLike[str], folder: str | os.PathLike[str]
         aside.write_text(report.text, encoding="utf-8")
     report.files.insert(0, folder / TABLES_FILE)
     return report
+
+
+def _read_all(
+    files: Iterable[str | os.PathLike[str]],
+) -> tuple[list[EvaluationEntry], list[DivergedRun]]:
+    entries: dict[Any, tuple[EvaluationEntry, str]] = {}
+    diverged: dict[Any, DivergedRun] = {}
+    for file in files:
+        for entry in read_results(file):
+            known, where = entries.setdefault(entry.key, (entry, str(file)))
+            if known != entry:
+                raise ResultsFileError(
+                    f"{file} and {where} hold different results of {describe_key(entry.key)}: leave one out."
+                )
+        diverged |= {run.key: run for run in read_diverged(file)}
+    return [entry for entry, _ in entries.values()], list(diverged.values())

@@ -15,7 +15,7 @@ examples:
   spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
   spi benchmark --suite table1 table2 --dry-run
   spi benchmark --suite table1 --ray-address auto --output /shared/benchmark
-  spi benchmark --report outputs/benchmark/results.json
+  spi benchmark --report outputs/benchmark results/ballcircle.json --output outputs/report
 
 suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
 curves), limits (reward against the cost limit). A cell is one task, algorithm, limit and seed: trained and
@@ -32,8 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--report",
         metavar="RESULTS",
+        nargs="+",
         type=Path,
-        help="run nothing: tables and figures from a results file, or the folder that holds one",
+        help="run nothing: tables and figures from results files, or the folders that hold them",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="DSRL tasks (default: the paper's eight)")
     parser.add_argument(
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='run on this Ray cluster ("auto", "ray://HOST:10001", or "local" to start one here)',
     )
     parser.add_argument(
-        "--output", type=Path, help="folder (default: outputs/benchmark; of a report: report/ beside RESULTS)"
+        "--output",
+        type=Path,
+        help="folder (default: outputs/benchmark; of a report: report/ beside the first)",
     )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no tables")
@@ -75,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the grid, then make tables and figures; exit code 1 where a cell failed or diverged."""
     log_to_stderr()
     if args.report is not None:
-        source = args.report / "results.json" if args.report.is_dir() else args.report
-        _report(source, args.output or source.parent / "report", args.quiet)
+        sources = [path / "results.json" if path.is_dir() else path for path in args.report]
+        _report(sources, args.output or sources[0].parent / "report", args.quiet)
         return 0
     from spi_diffusers.benchmark.suites import make_cells
 
@@ -131,7 +134,7 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
     done = len(result.with_status("done"))
     print(f"{done} of {len(cells)} cells are done ({result.skipped} were before). {result.results_file}")
     if result.results_file.exists():
-        _report(result.results_file, output / "report", args.quiet)
+        _report([result.results_file], output / "report", args.quiet)
     for status, messages in bad.items():
         for cell, message in messages.items():
             print(f"{status}: {cell}: {message}", file=sys.stderr)
@@ -140,7 +143,7 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
     return int(any(bad.values()))
 
 
-def _report(results: Path, folder: Path, quiet: bool) -> None:
+def _report(results: list[Path], folder: Path, quiet: bool) -> None:
     from spi_diffusers.benchmark.report import write_report
 
     report = write_report(results, folder)

@@ -113,7 +113,7 @@ def test_report_draws_what_the_results_hold_and_names_the_rest(tmp_path):
     ]
     results = tmp_path / "results.json"
     write_results(results, entries, [DivergedRun(BALL, "spi", None, 2, "loss is nan")])
-    report = write_report(results, tmp_path / "report")
+    report = write_report([results], tmp_path / "report")
     assert sorted(path.name for path in report.files) == [
         "figure_2_pixel_world.png",
         "figure_4_average_reward.png",
@@ -136,8 +136,19 @@ def test_report_of_a_broken_file_is_refused(tmp_path):
     write_results(broken, [entry()])
     broken.write_text(broken.read_text()[:-40])
     with pytest.raises(ResultsFileError, match="not complete JSON"):
-        write_report(broken, tmp_path / "report")
+        write_report([broken], tmp_path / "report")
     assert not (tmp_path / "report").exists()
+
+
+def test_report_of_several_files_takes_each_result_once(tmp_path):
+    spi, bc = entry(reward=0.7), entry(algorithm="bc", extraction="policy", reward=0.4)
+    write_results(tmp_path / "a.json", [spi])
+    write_results(tmp_path / "b.json", [spi, bc])
+    report = write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "report")
+    assert rows_of(report.text)["ballcircle (10, 1 seed)"] == ["**0.70** / 0.50", "0.40 / 0.50"]
+    write_results(tmp_path / "b.json", [entry(reward=0.8), bc])
+    with pytest.raises(ResultsFileError, match=r"b\.json and .*a\.json hold different results of task="):
+        write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "report")
 
 
 def test_averages_without_a_common_task_are_refused(tmp_path):
