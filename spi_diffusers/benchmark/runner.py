@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from spi_diffusers.benchmark.cell_folder import (
     CELL_FILE,
+    CellError,
     Outcome,
     check_same_settings,
     diverged_run,
@@ -217,13 +218,23 @@ def _look_at(
         folder = output / cell.folder
         if not (folder / CELL_FILE).exists():
             continue
-        check_same_settings(folder, read_cell(folder)[1], configs[cell])
+        check_same_settings(folder, _as_of_now(folder, read_cell(folder)[1]), configs[cell])
         outcome = read_outcome(folder)
         if outcome is not None and outcome.covers(cell):
             done[cell] = outcome
     if done:
         _gather(results, done)  # a kill may have come between a cell's end and this
     return done
+
+
+def _as_of_now(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the settings that did not exist when it was saved, at their defaults."""
+    from spi_diffusers.training.config_layers import make_train_config
+
+    try:
+        return make_train_config(config).to_dict()
+    except ValueError as error:
+        raise CellError(f"{folder / CELL_FILE}: cannot be used with this version: {error}") from error
 
 
 def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:

@@ -22,7 +22,7 @@ from spi_diffusers.benchmark.cell_folder import (
 )
 from spi_diffusers.benchmark.local import LocalExecutor
 from spi_diffusers.benchmark.runner import BenchmarkError, resolve_configs, run_benchmark
-from spi_diffusers.benchmark.suites import Cell, make_cells
+from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results, write_results
@@ -173,6 +173,10 @@ def test_cells_of_other_settings_and_broken_files_are_refused(tmp_path):
 def test_a_cell_that_ran_while_its_starter_was_killed_is_gathered(tmp_path):
     (cell,) = cells = tiny_cells()
     write_cell(tmp_path / cell.folder, cell, resolve_configs(cells)[cell])
+    file = tmp_path / cell.folder / "cell.json"
+    content = json.loads(file.read_text())
+    del content["config"]["shuffle_buffer"]  # as if this setting had not existed yet
+    file.write_text(json.dumps(content))
     found = entry(algorithm="bc", extraction="policy")
     write_outcome(tmp_path / cell.folder, Outcome("done", entries=(found,)))
     refused(cells, tmp_path)
@@ -236,6 +240,28 @@ def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
     assert process.returncode == 0, errors
     assert "(attempt 1 of 2)" in errors
     assert [one.updates for one in read_results(output / "results.json")] == [2000]
+
+
+@pytest.mark.slow
+def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    config = tiny_config(tmp_path, "lr_schedule: constant\n")
+    name = next(iter(systems_of("sensitivity")))
+
+    def train(updates: int) -> list[EvaluationEntry]:
+        output = tmp_path / str(updates)
+        options = {"tasks": ["ballcircle"], "algorithms": [name], "seeds": [0], "episodes": 1}
+        cells = make_cells(["sensitivity"], updates={"": updates}, **options)
+        executor = LocalExecutor()
+        run_benchmark(cells, output, executor=executor, jobs=1, config_file=config, progress=False)
+        return read_results(output / "results.json")
+
+    curve = {one.algorithm: one for one in train(100)}
+    assert sorted(one.updates for one in curve.values()) == list(range(10, 101, 10))
+    assert len({one.reward_mean for one in curve.values()}) > 5
+    shorter = {one.algorithm: one for one in train(50)}[name]
+    point = curve[f"{name}@50"]
+    assert (point.reward_mean, point.cost_mean) == (shorter.reward_mean, shorter.cost_mean)
 
 
 def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path):
