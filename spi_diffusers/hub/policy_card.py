@@ -196,11 +196,17 @@ def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
         else:
             continue
         any_failure = True
-    if any(summary.extraction == "reward" for summary in summaries):
-        yield "Extraction by reward alone (Eq. 12 of the paper) does not look at the limit."
     if not any_failure:
         episodes = sum(summary.episodes for summary in summaries)
-        yield f"None was seen: all {episodes} episodes stayed within their limit."
+        yield f"No limit was exceeded: all {episodes} episodes stayed within theirs."
+    if any(summary.extraction == "reward" for summary in summaries):
+        yield "Extraction by reward alone (Eq. 12 of the paper) does not look at the limit."
+    safe = [summary for summary in summaries if summary.extraction == "safe"]
+    if len({s.cost_limit for s in safe}) > 1 and len({(s.reward.mean, s.cost.mean) for s in safe}) == 1:
+        yield (
+            f"The limits tested do not bind: the policy does the same at all of them, at a mean cost of "
+            f"{safe[0].cost.mean:.1f}. How well it keeps a tighter limit is not known."
+        )
 
 
 def _how(summary: SeedSummary) -> str:

@@ -69,7 +69,16 @@ def test_failures_are_computed(run):
         "* Extraction by reward alone (Eq. 12 of the paper) does not look at the limit.",
     ]
     good = card(run, ENTRIES[0])
-    assert section(good, "Known failures") == "* None was seen: all 2 episodes stayed within their limit."
+    assert section(good, "Known failures") == "* No limit was exceeded: all 2 episodes stayed within theirs."
+
+
+def test_limits_that_do_not_bind_are_said_to_test_nothing(run):
+    same = [make_entry([600, 640], [1, 2], limit) for limit in (10, 20)]
+    assert "The limits tested do not bind" in section(card(run, *same), "Known failures")
+    assert "at a mean cost of 1.5." in section(card(run, *same), "Known failures")
+    other = [make_entry([600, 640], [1, 2], 10), make_entry([600, 660], [1, 2], 20)]
+    assert "do not bind" not in card(run, *other)
+    assert "do not bind" not in card(run, same[0])
 
 
 def test_several_seeds(run):
