@@ -5,7 +5,6 @@ import pytest
 import torch
 from training_factory import save_policy_with_file_size_limit_job, start_job, tiny_config
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.export import algorithm_name, save_policy, train_info
 from spi_diffusers.training.trainer import Trainer
@@ -83,9 +82,13 @@ def test_a_dataset_without_a_task_gives_its_longest_episode_as_horizon(tmp_path)
     assert actions.max() > 1.0  # in the environment's own range, not the model's
 
 
-def test_algorithm_names():
-    fixed = {"conditioned": False, "eta": 0.5}
-    assert algorithm_name(SPIConfig()) == "spi"
-    assert algorithm_name(SPIConfig(mu=0.25, phi=0.25, **fixed)) == "spi-paper"
-    assert algorithm_name(SPIConfig(mu=0.5, phi=0.0, **fixed)) == "spi-paper-no-safety"
-    assert algorithm_name(SPIConfig(mu=0.0, phi=0.5, **fixed)) == "spi-paper-no-reward"
+def test_algorithm_names(tmp_path):
+    def named(**settings):
+        return algorithm_name(tiny_config(tmp_path, **settings))
+
+    fixed = {"algorithm.conditioned": False, "algorithm.eta": 0.5, "algorithm.predict_cost": False}
+    assert named() == "spi"
+    assert named(**fixed, **{"algorithm.mu": 0.25, "algorithm.phi": 0.25}) == "spi-paper"
+    assert named(**fixed, **{"algorithm.mu": 0.5, "algorithm.phi": 0.0}) == "spi-paper-no-safety"
+    assert named(**fixed, **{"algorithm.mu": 0.0, "algorithm.phi": 0.5}) == "spi-paper-no-reward"
+    assert named(method="bc-safe") == "bc-safe"
