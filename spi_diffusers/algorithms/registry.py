@@ -31,6 +31,8 @@ class BaselineEntry:
 BASELINES: dict[str, BaselineEntry] = {
     "bc": BaselineEntry("bc", "bc", "BC"),
     "bc-safe": BaselineEntry("bc", "bc", "BC", safe_only=True),
+    "bcq-lag": BaselineEntry("bcq_lag", "bcq_lag", "BCQLag"),
+    "bear-lag": BaselineEntry("bear_lag", "bear_lag", "BEARLag"),
     "diffusion-ql": BaselineEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
 }
 

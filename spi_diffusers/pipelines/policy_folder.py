@@ -18,9 +18,11 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 #: Where the package has the classes of a policy folder. A published folder names the copies that it ships,
 #: and one saved from such copies names diffusers' module cache: the class names are the same everywhere.
 INSTALLED_MODULES = {
+    "BatchConstrainedActor": "spi_diffusers.models.batch_constrained_actor",
     "CostCalibration": "spi_diffusers.models.cost_calibration",
     "DeterministicActor": "spi_diffusers.models.deterministic_actor",
     "DiffusionActor": "spi_diffusers.models.diffusion_actor",
+    "GaussianActor": "spi_diffusers.models.gaussian_actor",
     "MLPNoiseModel": "spi_diffusers.models.noise_model",
     "ObservationNormalizer": "spi_diffusers.models.normalizer",
     "TwinCritic": "spi_diffusers.models.critics",

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spi_diffusers.algorithms.bc_config import BCConfig
+from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
+from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
 from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_method
@@ -61,8 +63,8 @@ class TrainConfig:
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
-        method: Algorithm: "spi", or a baseline: "bc", "bc-safe" (the episodes within the cost limit only) or
-            "diffusion-ql" (knows no cost).
+        method: Algorithm: "spi", or a baseline: "bc", "bc-safe" (the episodes within the cost limit only),
+            "bcq-lag", "bear-lag" or "diffusion-ql" (knows no cost).
         cost_limit: Cost of an episode that a baseline is trained for; empty: the task's smallest usual limit.
             SPI is told its limit when it acts.
         preset: Variant on top of the task's preset, such as `paper`, `paper-no-safety` or `bc`.
@@ -76,6 +78,8 @@ class TrainConfig:
         network: Sizes of the networks.
         algorithm: SPI's own settings.
         bc: BC's own settings.
+        bcq_lag: BCQ-Lag's own settings.
+        bear_lag: BEAR-Lag's own settings.
         diffusion_ql: Diffusion-QL's own settings.
         mixed_precision: "bf16" computes in bfloat16 and keeps float32 weights; "no" computes in float32.
         device: "auto", "cpu", "cuda" or "mps".
@@ -115,6 +119,8 @@ class TrainConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     algorithm: SPIConfig = field(default_factory=SPIConfig)
     bc: BCConfig = field(default_factory=BCConfig)
+    bcq_lag: BCQLagConfig = field(default_factory=BCQLagConfig)
+    bear_lag: BEARLagConfig = field(default_factory=BEARLagConfig)
     diffusion_ql: DiffusionQLConfig = field(default_factory=DiffusionQLConfig)
     mixed_precision: str = "bf16"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

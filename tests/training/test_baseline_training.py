@@ -16,7 +16,7 @@ from spi_diffusers.training.config import ConfigError
 from spi_diffusers.training.config_layers import make_train_config
 from spi_diffusers.training.trainer import Trainer
 
-TINY = {"bc.hidden_dims": [16, 16], "diffusion_ql.hidden_dims": [16, 16]}
+TINY = {f"{group}.hidden_dims": [16, 16] for group in {entry.settings for entry in BASELINES.values()}}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,169 @@
+"""What BCQ-Lag and BEAR-Lag share, by hand: multiplier, threshold, values, discrepancy, VAE."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
+from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
+from spi_diffusers.algorithms.constrained_critics import (
+    ConstrainedCritics,
+    bellman_target,
+    ensemble_loss,
+    make_critics,
+    soft_clipped_value,
+)
+from spi_diffusers.algorithms.cost_threshold import cost_threshold
+from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
+from spi_diffusers.algorithms.learner import Learner
+from spi_diffusers.algorithms.mmd import mmd
+from spi_diffusers.algorithms.pid_lagrangian import PIDLagrangian, pid_step
+from spi_diffusers.algorithms.vae_training import update_vae, vae_loss
+from spi_diffusers.models.action_vae import ActionVAE
+
+
+def test_threshold_by_hand():
+    assert cost_threshold(10.0, 200, 0.99) == pytest.approx(0.05 / 0.01)
+    assert cost_threshold(10.0, 200, 0.99, "finite") == pytest.approx(0.05 * (1 - 0.99**200) / 0.01)
+    assert cost_threshold(10.0, 200, 1.0, "finite") == pytest.approx(10.0)
+    with pytest.raises(ValueError, match="gamma must lie"):
+        cost_threshold(10.0, 200, 1.0)
+    with pytest.raises(ValueError, match="cost_limit >= 0"):
+        cost_threshold(-1.0, 200, 0.9)
+
+
+@given(st.floats(0, 1000), st.integers(1, 2000), st.floats(0, 0.999))
+def test_a_finite_horizons_threshold_is_the_lower_one(limit, steps, gamma):
+    assert cost_threshold(limit, steps, gamma, "finite") <= cost_threshold(limit, steps, gamma) + 1e-9
+
+
+def test_the_controller_by_hand():
+    multiplier, integral = pid_step(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(0.5), 0.1, 0.01, 1.0)
+    assert integral.item() == pytest.approx(3.0)
+    assert multiplier.item() == pytest.approx(0.1 * 2.0 + 0.01 * 3.0 + 1.5)
+    multiplier, integral = pid_step(torch.tensor(-5.0), torch.tensor(1.0), torch.tensor(2.0), 0.1, 0.01, 1.0)
+    assert (multiplier.item(), integral.item()) == (0.0, 0.0)
+
+
+def test_the_multiplier_rises_while_the_cost_is_too_high_and_falls_after():
+    lagrangian = PIDLagrangian(0.1, 0.01, 0.0)
+    high = [float(lagrangian.update(torch.tensor(1.0))) for _ in range(20)]
+    low = [float(lagrangian.update(torch.tensor(-1.0))) for _ in range(30)]
+    assert high == sorted(high)
+    assert low[-1] == 0.0
+    assert set(lagrangian.state_dict()) == {"integral", "previous_error", "multiplier"}
+
+
+def test_soft_clipping_by_hand_for_reward_and_cost():
+    values = torch.tensor([[[1.0], [3.0]], [[2.0], [0.0]]])  # two pairs of twins, one sample
+    # Over the pairs: the lower of each twin is (1, 0), the higher (2, 3).
+    assert soft_clipped_value(values, 0.75).item() == pytest.approx(0.75 * 0.0 + 0.25 * 1.0)
+    assert soft_clipped_value(values, 0.75, pessimistic="high").item() == pytest.approx(0.75 * 3 + 0.25 * 2)
+
+
+def test_targets_and_loss_by_hand():
+    target = bellman_target(
+        torch.tensor([1.0, 1.0]), torch.tensor([4.0, 4.0]), torch.tensor([False, True]), 0.5
+    )
+    assert target.tolist() == [3.0, 1.0]
+    values = torch.tensor([[[3.0, 1.0], [4.0, 1.0]]])  # one pair; errors 0, 0 and 1, 0
+    assert ensemble_loss(values, target).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("kernel", "distance"), [("gaussian", 4.0), ("laplacian", 2.0)])
+def test_mmd_by_hand(kernel, distance):
+    first, second = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 2.0)
+    similarity = math.exp(-distance / (2 * 5.0))
+    assert mmd(first, second, kernel, 5.0).item() == pytest.approx(math.sqrt(2 - 2 * similarity), abs=1e-5)
+
+
+def test_mmd_of_a_sample_with_itself_is_its_floor_and_has_a_gradient():
+    sample = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    value = mmd(sample, sample.detach(), "gaussian", 5.0)
+    value.sum().backward()
+    torch.testing.assert_close(value.detach(), torch.full((3,), 1e-3), atol=1e-4, rtol=0)
+    assert bool(sample.grad.isfinite().all())
+    with pytest.raises(ValueError, match="kernel must be"):
+        mmd(sample, sample, "cosine", 1.0)
+
+
+def test_vae_loss_by_hand():
+    error, divergence = vae_loss(
+        torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0]]), torch.zeros(1, 1), 0.5
+    )
+    assert error.item() == pytest.approx(0.5)
+    assert divergence.item() == pytest.approx(0.5 * 0.5 * 4.0)  # KL(N(2, 1) || N(0, 1)) = 2
+
+
+def make_batch(size=64, seed=0, terminated=False):
+    generator = torch.Generator().manual_seed(seed)
+    observation = torch.randn(size, 3, generator=generator)
+    action = (observation[:, :2] * 2).tanh()
+    flags = torch.full((size,), terminated), torch.zeros(size, dtype=torch.bool)
+    return Batch(observation, observation, action, torch.ones(size), torch.ones(size), *flags, observation)
+
+
+def test_the_vae_learns_the_actions_of_the_data():
+    torch.manual_seed(0)
+    vae = ActionVAE(observation_dim=3, action_dim=2, hidden_dim=64)
+    learner = Learner(vae, 1e-3, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(400):
+        update_vae(learner, make_batch(seed=step), torch.randn(64, 4, generator=generator), 0.5)
+    held_out = make_batch(seed=999)
+    drawn = vae.decode(held_out.observation, torch.randn(64, 4, generator=generator).clamp(-0.5, 0.5))
+    assert (drawn - held_out.action).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(("benchmark_targets", "cost_value"), [(False, 1.0), (True, 1.0 + 0.5 * 8.0)])
+def test_where_an_episode_ends_only_the_benchmark_goes_on_counting_cost(benchmark_targets, cost_value):
+    config = LagrangianConfig(
+        hidden_dims=[8], critic_pairs=1, gamma=0.5, reward_scale=1.0, benchmark_targets=benchmark_targets
+    )
+    sizes = PolicySizes(3, 2, 100, 10.0)
+    torch.manual_seed(0)
+    critics = ConstrainedCritics(config, sizes, make_critics(config, sizes), make_critics(config, sizes))
+    batch = make_batch(size=4, terminated=True)
+    with torch.no_grad():
+        reward, cost = critics._split(
+            critics.learner.module(torch.cat([batch.observation, batch.action], dim=1))
+        )
+    metrics = critics.update(batch, torch.full((4,), 8.0), torch.full((4,), 8.0))
+    expected_cost = ensemble_loss(cost, torch.full((4,), cost_value))
+    assert metrics["critic/cost_loss"].item() == pytest.approx(expected_cost.item(), rel=1e-5)
+    expected_reward = ensemble_loss(reward, torch.ones(4))
+    assert metrics["critic/reward_loss"].item() == pytest.approx(expected_reward.item(), rel=1e-5)
+
+
+def test_a_learners_step_changes_nothing_else_that_the_loss_went_through():
+    torch.manual_seed(0)
+    first, second = (torch.nn.Linear(2, 2) for _ in range(2))
+    learner = Learner(first, 1e-2, torch.float32, target_update_rate=0.5)
+    before = [value.clone() for value in (first.weight, second.weight)]
+    target = learner.target.weight.clone()
+    learner.step(second(first(torch.ones(1, 2))).sum())
+    assert not torch.equal(first.weight, before[0])
+    assert torch.equal(second.weight, before[1])
+    assert second.weight.grad is None
+    learner.update_target()
+    torch.testing.assert_close(learner.target.weight, 0.5 * target + 0.5 * first.weight)
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (BCQLagConfig, {"gamma": 1.0}, "gamma must lie"),
+        (BCQLagConfig, {"selection": "best"}, "selection must be one of"),
+        (BCQLagConfig, {"num_candidates": 0}, "num_candidates must be positive"),
+        (BEARLagConfig, {"kernel": "cosine"}, "kernel must be one of"),
+        (BEARLagConfig, {"mmd_threshold": 0.0}, "mmd_threshold must be positive"),
+        (BEARLagConfig, {"hidden_dims": []}, "hidden_dims must be"),
+    ],
+)
+def test_config_refuses_what_cannot_be(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
