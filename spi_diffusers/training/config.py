@@ -17,6 +17,8 @@ from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_metho
 from spi_diffusers.data.tasks import get_task
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
+#: Settings outside its groups that only SPI looks at.
+SPI_SETTINGS = ("learning_rate", "max_grad_norm", "calibrate", "budget_reserve", "selection")
 
 
 class ConfigError(ValueError):
@@ -225,12 +227,17 @@ class TrainConfig:
         Settings of algorithms that are not used are left out.
         """
         used = asdict(self)
+        unused = self.unused_groups()
+        if self.method == SPI_METHOD:
+            unused |= {"method", "cost_limit"}
+        return {name: value for name, value in used.items() if name not in unused}
+
+    def unused_groups(self) -> set[str]:
+        """Groups of settings that belong to other algorithms."""
         groups = {entry.settings for entry in BASELINES.values()}
         if self.method == SPI_METHOD:
-            unused = {*groups, "method", "cost_limit"}
-        else:
-            unused = {*groups, "algorithm", "network"} - {BASELINES[self.method].settings}
-        return {name: value for name, value in used.items() if name not in unused}
+            return groups
+        return {*groups, "algorithm", "network"} - {BASELINES[self.method].settings}
 
     @property
     def settings(self) -> Any:

@@ -17,8 +17,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.training.config import ConfigError, TrainConfig
+from spi_diffusers.training.config import SPI_SETTINGS, ConfigError, TrainConfig
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
 
@@ -45,8 +46,8 @@ def make_train_config(
         The checked configuration.
 
     Raises:
-        ConfigError: Unknown key, wrong type, broken file or value out of range; the message names the
-            layer and the key.
+        ConfigError: Unknown key, wrong type, broken file, value out of range, or a setting of another
+            algorithm; the message names the layer and the key.
         UnknownTaskError: There is no such task.
         FileNotFoundError: There is no such config file.
     """
@@ -65,11 +66,16 @@ def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
     """The configuration that a command line asks for; see `make_train_config` for the errors."""
     given = {key: value for key, value in vars(args).items() if key in _leaf_types(TrainConfig)}
     types_ = _leaf_types(TrainConfig)
-    return _merge(
+    config = _merge(
         _nest({key: _read_option(key, value, types_[key]) for key, value in given.items()}),
         args.config,
         "command line",
     )
+    if config.method != SPI_METHOD:
+        for key in SPI_SETTINGS:
+            if key in given:
+                raise ConfigError(_without_effect(config, f"--{key}"))
+    return config
 
 
 # ---- merging
@@ -89,7 +95,7 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
     for _, layer in layers:
         _deep_update(merged, layer)
     try:
-        return draccus.decode(TrainConfig, merged)
+        config = draccus.decode(TrainConfig, merged)
     except draccus.utils.DraccusException as error:
         # draccus hides what __post_init__ said behind "Couldn't instantiate class ...".
         cause = error.__cause__
@@ -98,6 +104,16 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
         if isinstance(cause, ValueError):
             raise cause from error
         raise ConfigError(str(error)) from error
+    # A file may serve a whole benchmark, and presets serve every algorithm; what is said last is meant.
+    for key in _flat(overrides):
+        if key.split(".")[0] in config.unused_groups():
+            raise ConfigError(f"{top}: {_without_effect(config, key)}")
+    return config
+
+
+def _without_effect(config: TrainConfig, key: str) -> str:
+    group = "algorithm" if config.method == SPI_METHOD else BASELINES[config.method].settings
+    return f"{key} has no effect on {config.method}, whose own settings are {group}.*"
 
 
 def _preset_layers(upper: Sequence[Layer]) -> list[Layer]:

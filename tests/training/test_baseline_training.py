@@ -16,8 +16,6 @@ from spi_diffusers.training.config import ConfigError
 from spi_diffusers.training.config_layers import make_train_config
 from spi_diffusers.training.trainer import Trainer
 
-TINY = {f"{group}.hidden_dims": [16, 16] for group in {entry.settings for entry in BASELINES.values()}}
-
 
 @pytest.fixture(scope="module")
 def data():
@@ -26,7 +24,8 @@ def data():
 
 
 def config_of(folder, method="bc", **overrides):
-    return tiny_config(folder, method=method, **TINY, **overrides)
+    own = {f"{BASELINES[method].settings}.hidden_dims": [16, 16]}
+    return tiny_config(folder, method=method, **own, **overrides)
 
 
 def train(config, data):
@@ -103,11 +102,31 @@ def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
         ({"method": "bc", "task": None, "dataset": "x.npz"}, "needs the cost_limit to train for"),
         ({"cost_limit": 10.0}, "SPI is told its limit when it acts"),
         ({"method": "bc", "bc.hidden_dims": []}, "hidden_dims must be one or more sizes"),
+        (
+            {"method": "bc", "algorithm.eta": 0.3},
+            r"algorithm.eta has no effect on bc, .* bc\.\*",
+        ),
+        ({"method": "bc", "network.activation": "mish"}, "network.activation has no effect on bc"),
+        ({"bc.learning_rate": 0.1}, r"bc.learning_rate has no effect on spi, .* algorithm\.\*"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
         tiny_config(tmp_path, **overrides)
+
+
+def test_options_without_effect_are_refused_by_the_command(tmp_path, capsys):
+    run = ["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(tmp_path / "run")]
+    assert main([*run, "--learning-rate", "0.1"]) != 0
+    assert "--learning_rate has no effect on bc, whose own settings are bc.*" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_file_may_serve_several_algorithms(tmp_path):
+    file = tmp_path / "all.yaml"
+    file.write_text("task: ballcircle\nalgorithm: {eta: 0.3}\nbc: {learning_rate: 0.1}\n")
+    assert make_train_config({"preset": "bc"}, file).settings.learning_rate == 0.1
+    assert make_train_config({}, file).settings.eta == 0.3
 
 
 def test_saved_configs_hold_what_is_used_and_are_read_back(tmp_path):

@@ -26,13 +26,13 @@ def tiny_config(output_dir, dataset=None, **overrides) -> TrainConfig:
         "output_dir": str(output_dir),
         "updates": 20,
         "batch_size": 32,
-        "network.hidden_dims": [32, 32],
-        "network.time_embed_dim": 8,
         "threads": 1,
         "device": "cpu",
         "log_every": 3,
         "checkpoint_every": 5,
     }
+    if "method" not in overrides:
+        settings |= {"network.hidden_dims": [32, 32], "network.time_embed_dim": 8}
     return make_train_config(settings | overrides)
 
 
