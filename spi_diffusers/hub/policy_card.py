@@ -280,7 +280,11 @@ def _diffusers_snippet(files: PolicyFiles, repo_id: str, observation_dim: int) -
 import torch
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{repo_id}", trust_remote_code=True, use_safetensors=True)
+pipe = DiffusionPipeline.from_pretrained(
+    "{repo_id}",
+    trust_remote_code=True,
+    use_safetensors=True,
+)
 observation = torch.zeros({observation_dim})
 generator = torch.Generator().manual_seed(0)
 print(pipe(observation, cost_budget={limit}, steps_left={steps}, generator=generator).actions)"""
