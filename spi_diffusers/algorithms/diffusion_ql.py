@@ -133,6 +133,7 @@ class DiffusionQL(Baseline):
         imitation = noise_loss(predicted.float(), noise["noise"])
         action = self._denoise(self._trained_policy, batch.observation, noise["chain"])
         (values,) = self._trained_critic.module(batch.observation, action, return_dict=False)
+        # One coin an update, as in the paper; of several processes, each tosses its own.
         value = value_loss(values[..., 0], int(noise["twin"][0] > 0))
         loss = imitation + self.config.q_weight * value
         loss.backward(inputs=list(self._trained_policy.module.parameters()))  # the critic stays as it is
