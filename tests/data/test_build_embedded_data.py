@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +25,9 @@ def build(*arguments):
 
 
 def test_script_writes_the_embedded_rows_again_byte_for_byte(tmp_path):
-    """From the embedded data itself, of which the script keeps all; the whole collection is not here."""
-    run = build("--source", "embedded", "--output", str(tmp_path / "again"))
+    run = build("--output", str(tmp_path / "again"))
     assert run.returncode == 0, run.stderr
-    assert "670 of 670 episodes" in run.stdout
+    assert "1142 episodes" in run.stdout
     assert load_transitions(tmp_path / "again").sha256 == load_transitions().sha256
     committed, rebuilt = EMBEDDED_FOLDER / TASK / TRAIN_FILE, tmp_path / "again" / TASK / TRAIN_FILE
     stats = json.loads((EMBEDDED_FOLDER / TASK / "stats.json").read_text())
@@ -36,8 +36,11 @@ def test_script_writes_the_embedded_rows_again_byte_for_byte(tmp_path):
         assert rebuilt.read_bytes() == committed.read_bytes()
 
 
-def test_script_refuses_to_drop_the_best_episodes(tmp_path):
-    run = build("--source", "embedded", "--output", str(tmp_path / "few"), "--episodes", "5")
+def test_script_refuses_data_that_is_too_large_to_ship(tmp_path):
+    folder = shutil.copytree(REPOSITORY / "datasets" / TASK, tmp_path / "large" / TASK)
+    with (folder / "more").open("wb") as file:
+        file.truncate(8_000_000)
+    run = build("--source", str(tmp_path / "large"), "--output", str(tmp_path / "shipped"))
     assert run.returncode != 0
-    assert "num_episodes=5 is less than" in run.stderr
-    assert not (tmp_path / "few").exists()
+    assert "are more than the 8000000 that may ship" in run.stderr
+    assert not (tmp_path / "shipped").exists()

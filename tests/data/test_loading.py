@@ -24,19 +24,18 @@ def test_embedded_data_is_what_its_card_says(embedded):
     stats = json.loads((EMBEDDED_FOLDER / "OfflineBallCircle-v0" / "stats.json").read_text())
     assert embedded.sha256 == stats["sha256"]
     assert embedded.sha256 in (EMBEDDED_FOLDER / "README.md").read_text()
-    assert (len(embedded), embedded.num_episodes) == (134_000, 670)
+    assert (len(embedded), embedded.num_episodes) == (228_400, 1142)
     assert embedded.task is get_task("ballcircle")
     assert embedded.source == "embedded:OfflineBallCircle-v0"
     assert embedded_tasks() == ["OfflineBallCircle-v0"]
 
 
 def test_embedded_data_keeps_the_best_safe_trajectories_and_the_spread(embedded):
-    # The best of the whole collection (814 episodes) within each limit.
     episodes = embedded.episodes
     best = [round(episodes.best_return_within(limit)) for limit in (10, 20, 40, 80)]
-    assert best == [679, 705, 750, 839]
+    assert best == [665, 685, 758, 808]
     assert (episodes.cost_return <= 10).sum() >= 100
-    assert episodes.return_.min() < 10
+    assert episodes.return_.min() < 0
     assert episodes.cost_return.max() == 80
     assert set(episodes.length.tolist()) == {200}
     # Every tenth of the cost axis holds episodes with low and with high return.
@@ -85,7 +84,7 @@ def test_embedded_data_needs_no_network_no_cache_and_changes_nothing(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     rows, seconds = run.stdout.split()
-    assert rows == "134000"
+    assert rows == "228400"
     assert float(seconds) < 2
     assert {path: path.stat().st_mtime_ns for path in EMBEDDED_FOLDER.rglob("*")} == before
 
