@@ -13,9 +13,9 @@ TASK = "OfflineBallCircle-v0"
 MAX_BYTES = 8_000_000
 
 DESCRIPTION = """\
-The `OfflineBallCircle-v0` of this repository's `datasets/`, all {episodes} episodes of it; how they were collected
-and chosen is said there. Actions were clipped to [-1, 1] before they were executed and stored. Costs are 0 or 1.
-Episodes have 200 steps and end by the time limit."""
+The `OfflineBallCircle-v0` of this repository's `datasets/`, all {episodes} episodes of it; how they were
+collected and chosen is said there. Actions were clipped to [-1, 1] before they were executed and stored. Costs
+are 0 or 1. Episodes have 200 steps and end by the time limit."""
 
 
 def main() -> None:
