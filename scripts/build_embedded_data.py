@@ -14,8 +14,8 @@ MAX_BYTES = 8_000_000
 
 DESCRIPTION = """\
 The `OfflineBallCircle-v0` of this repository's `datasets/`, all {episodes} episodes of it; how they were
-collected and chosen is said there. Actions were clipped to [-1, 1] before they were executed and stored. Costs
-are 0 or 1. Episodes have 200 steps and end by the time limit."""
+collected and chosen is said there. Actions were clipped to [-1, 1] before they were executed and stored.
+Costs are 0 or 1. Episodes have 200 steps and end by the time limit."""
 
 
 def main() -> None:
@@ -32,8 +32,8 @@ def main() -> None:
     size = sum(file.stat().st_size for file in _files(args.source))
     if size > MAX_BYTES:
         raise SystemExit(
-            f"{args.source}: {size} bytes are more than the {MAX_BYTES} that may ship with the package; collect "
-            f"with a smaller --max-bytes"
+            f"{args.source}: {size} bytes are more than the {MAX_BYTES} that may ship with the package; "
+            "collect with a smaller --max-bytes"
         )
     folder = write_parquet_dataset(
         whole,
