@@ -37,10 +37,12 @@ def test_script_writes_the_embedded_rows_again_byte_for_byte(tmp_path):
 
 
 def test_script_refuses_data_that_is_too_large_to_ship(tmp_path):
-    folder = shutil.copytree(REPOSITORY / "datasets" / TASK, tmp_path / "large" / TASK)
+    source = tmp_path / "large"
+    folder = shutil.copytree(REPOSITORY / "datasets" / TASK, source / TASK)
+    shutil.copy(EMBEDDED_FOLDER / "README.md", source)
     with (folder / "more").open("wb") as file:
         file.truncate(8_000_000)
-    run = build("--source", str(tmp_path / "large"), "--output", str(tmp_path / "shipped"))
+    run = build("--source", str(source), "--output", str(tmp_path / "shipped"))
     assert run.returncode != 0
     assert "are more than the 8000000 that may ship" in run.stderr
     assert not (tmp_path / "shipped").exists()
