@@ -28,6 +28,8 @@ def test_embedded_data_is_what_its_card_says(embedded):
     assert embedded.task is get_task("ballcircle")
     assert embedded.source == "embedded:OfflineBallCircle-v0"
     assert embedded_tasks() == ["OfflineBallCircle-v0"]
+    files = [path for path in EMBEDDED_FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
 
 
 def test_embedded_data_keeps_the_best_safe_trajectories_and_the_spread(embedded):
