@@ -10,7 +10,7 @@ from spi_diffusers.commands.messages import log_to_stderr
 
 EXAMPLES = """\
 examples:
-  spi benchmark --suite table1 --dataset datasets ballcircle=embedded --jobs 2
+  spi benchmark --suite table1 --dataset datasets --jobs 2
   spi benchmark --suite table2 --tasks ballcircle --seeds 0 1 2 --output outputs/ablation
   spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
   spi benchmark --suite table1 table2 --dry-run
