@@ -1,8 +1,8 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
 This very file is shipped inside a policy's Hub repository, as `pipeline.py`: it needs only torch, numpy and
-diffusers. It is one file because diffusers puts the shipped code of all local policies into one flat package and
-reloads only the pipeline's own file: a second policy would act with the first one's neighbours. What the
+diffusers. It is one file because diffusers puts the shipped code of all local policies into one flat package
+and reloads only the pipeline's own file: a second policy would act with the first one's neighbours. What the
 installed package adds, checked loading and publishing, is in `hub_policy.py`.
 """
 
