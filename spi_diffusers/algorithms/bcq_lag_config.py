@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig, check_choice
+from spi_diffusers.algorithms.constrained_config import check_choice
+from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
 
 
 @dataclass

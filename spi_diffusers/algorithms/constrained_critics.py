@@ -1,4 +1,4 @@
-"""The critics that BCQ-Lag and BEAR-Lag share: reward and cost, all networks in one batched pass."""
+"""The critics that BCQ-Lag, BEAR-Lag and CPQ share: reward and cost, all networks in one batched pass."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.constrained_config import ConstrainedConfig
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
 from spi_diffusers.algorithms.critic_stack import CriticStack
-from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
 from spi_diffusers.algorithms.learner import Learner
 from spi_diffusers.models.critics import TwinCritic
 
@@ -53,7 +53,7 @@ def ensemble_loss(values: Tensor, target: Tensor) -> Tensor:
     return (values - target).square().mean(dim=-1).sum()
 
 
-def make_critics(config: LagrangianConfig, sizes: PolicySizes) -> list[TwinCritic]:
+def make_critics(config: ConstrainedConfig, sizes: PolicySizes) -> list[TwinCritic]:
     """Fresh critics of one signal, as many pairs of twins as configured."""
     return [
         TwinCritic(
@@ -85,7 +85,7 @@ class ConstrainedCritics:
 
     def __init__(
         self,
-        config: LagrangianConfig,
+        config: ConstrainedConfig,
         sizes: PolicySizes,
         reward: Sequence[TwinCritic],
         cost: Sequence[TwinCritic],
@@ -136,20 +136,27 @@ class ConstrainedCritics:
         cost_value = soft_clipped_value(cost, weight, pessimistic=self._cost_side)
         return reward_value.view(size, number), cost_value.view(size, number)
 
+    def values(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Q^r and Q^c of every critic in training, each (P, 2, B), of (B, O) and (B, A)."""
+        return self._split(self.learner.module(torch.cat([observation, action], dim=-1)))
+
     def policy_values(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The worst Q^r and the worst Q^c of one action per state, each (B,), for the action to climb."""
-        reward, cost = self._split(self.learner.module(torch.cat([observation, action], dim=-1)))
+        reward, cost = self.values(observation, action)
         cost = cost.flatten(0, 1)
         cost_value = cost.amax(dim=0) if self._cost_side == "high" else cost.amin(dim=0)
         return reward.flatten(0, 1).amin(dim=0), cost_value
 
-    def update(self, batch: Batch, reward_value: Tensor, cost_value: Tensor) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, reward_value: Tensor, cost_value: Tensor, penalty: Tensor | float = 0.0
+    ) -> dict[str, Tensor]:
         """One step of all critics.
 
         Args:
             batch: Transitions.
             reward_value: Q^r of the next states, shape (B,).
             cost_value: Q^c of the next states, shape (B,).
+            penalty: Added to the loss; a scalar made from `values`.
 
         Returns:
             Metrics, detached.
@@ -160,9 +167,9 @@ class ConstrainedCritics:
             ended, cost_ended = ended | batch.truncated, torch.zeros_like(ended)
         reward_target = bellman_target(config.reward_scale * batch.reward, reward_value, ended, config.gamma)
         cost_target = bellman_target(batch.cost, cost_value, cost_ended, config.gamma)
-        reward, cost = self._split(self.learner.module(torch.cat([batch.observation, batch.action], dim=-1)))
+        reward, cost = self.values(batch.observation, batch.action)
         reward_loss, cost_loss = ensemble_loss(reward, reward_target), ensemble_loss(cost, cost_target)
-        self.learner.step(reward_loss + cost_loss)
+        self.learner.step(reward_loss + cost_loss + penalty)
         return {
             "critic/reward_loss": reward_loss.detach(),
             "critic/cost_loss": cost_loss.detach(),

@@ -33,6 +33,7 @@ BASELINES: dict[str, BaselineEntry] = {
     "bc-safe": BaselineEntry("bc", "bc", "BC", safe_only=True),
     "bcq-lag": BaselineEntry("bcq_lag", "bcq_lag", "BCQLag"),
     "bear-lag": BaselineEntry("bear_lag", "bear_lag", "BEARLag"),
+    "cpq": BaselineEntry("cpq", "cpq", "CPQ"),
     "diffusion-ql": BaselineEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
 }
 

@@ -1,0 +1,192 @@
+"""CPQ: constraints penalized Q-learning.
+
+Source: Xu, Zhan and Zhu, "Constraints Penalized Q-Learning for Safe Offline Reinforcement Learning" (2022),
+with the settings of the DSRL benchmark (Liu et al. 2023). One update, top-down: a VAE learns the data's
+actions; the cost critics learn the policy's cost and that actions outside the data are costly; the reward
+critics count a next state only where its cost keeps the limit; and the policy climbs Q^r there.
+
+The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated: nothing
+brings it back from there, and where Q^r rises towards costly actions it comes to rest beyond the threshold.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.constrained_critics import ConstrainedCritics, make_critics
+from spi_diffusers.algorithms.cpq_config import CPQConfig
+from spi_diffusers.algorithms.learner import Learner
+from spi_diffusers.algorithms.vae_training import update_vae
+from spi_diffusers.models.action_vae import ActionVAE
+from spi_diffusers.models.gaussian_actor import GaussianActor
+
+#: Bounds of log alpha, as in the DSRL benchmark's code.
+LOG_ALPHA_RANGE = 5.0
+
+
+def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float) -> Tensor:
+    """1[Q^c <= threshold] Q^r, each of shape (B,): equations 5 and 6 without the Bellman backup."""
+    return reward_value.masked_fill(cost_value > threshold, 0.0)
+
+
+def latent_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)), averaged over the latent's dimensions: (B, L) to (B,)."""
+    return -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp()).mean(dim=-1)
+
+
+def outside_data(divergence: Tensor, quantile: float) -> Tensor:
+    """Indices, largest divergence first, of the actions that count as outside the data.
+
+    Args:
+        divergence: Shape (B,).
+        quantile: In [0, 1): the share of actions that does not count. At least one action does.
+    """
+    count = max(1, round(len(divergence) * (1.0 - quantile)))
+    return divergence.topk(count).indices
+
+
+def ood_penalty(cost_values: Tensor, alpha: Tensor | float, threshold: float) -> Tensor:
+    """-alpha min(E[Q^c] - threshold, 0): raises the cost of actions outside the data up to the threshold.
+
+    The minimum is ours. The paper leaves it to alpha's descent to end the rise; at the benchmark's step of
+    alpha the values of a task with a small threshold reach hundreds before it does.
+
+    Args:
+        cost_values: Of every critic, shape (P, 2, B); summed over critics, as the critics' own loss is.
+        alpha: Weight, detached.
+        threshold: Largest discounted cost.
+    """
+    return -alpha * (cost_values.mean(dim=-1) - threshold).clamp_max(0.0).sum()
+
+
+class _LogAlpha(nn.Module):
+    """The logarithm of alpha as a buffer, so that a checkpoint holds it."""
+
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(()))
+
+
+class CPQ(Baseline):
+    """CPQ's networks in training, and one update of them.
+
+    Args:
+        config: Its settings.
+        sizes: Sizes of the task, length of its episodes, and the cost limit to train for.
+        dtype: Compute dtype, float32 or bfloat16; weights and optimisers stay float32.
+        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
+        device: Where training runs.
+    """
+
+    name: ClassVar[str] = "cpq"
+
+    def __init__(
+        self,
+        config: CPQConfig,
+        sizes: PolicySizes,
+        *,
+        dtype: torch.dtype = torch.float32,
+        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.config = config
+        dims: dict[str, Any] = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
+        self.vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(device)
+        self.actor = GaussianActor(**dims, hidden_dims=list(config.hidden_dims)).to(device)
+        critics = ([c.to(device) for c in make_critics(config, sizes)] for _ in range(2))
+        self.log_alpha = _LogAlpha().to(device)
+        shared: dict[str, Any] = {"dtype": dtype, "reduce_gradients": reduce_gradients}
+        self.critics = ConstrainedCritics(config, sizes, *critics, **shared)
+        self._vae = Learner(self.vae, config.learning_rate, **shared)
+        self._actor = Learner(self.actor, config.actor_learning_rate, **shared)
+        self._reduce = reduce_gradients
+
+    @classmethod
+    def noise_shapes(cls, config: CPQConfig, batch_size: int, action_dim: int) -> dict[str, tuple[int, ...]]:
+        """Standard normal tensors that an update needs; the VAE's latent has size 2 A."""
+        return {
+            "encoding": (batch_size, 2 * action_dim),
+            "next_action": (batch_size, 1, action_dim),
+            "tested_action": (batch_size, config.num_candidates, action_dim),
+            "action": (batch_size, 1, action_dim),
+        }
+
+    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One training step; returns metrics as detached scalars."""
+        metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
+        metrics |= self._update_critics(batch, noise["next_action"], noise["tested_action"])
+        metrics |= self._update_actor(batch, noise["action"])
+        self.critics.learner.update_target()
+        return metrics
+
+    def _update_critics(self, batch: Batch, next_noise: Tensor, tested_noise: Tensor) -> dict[str, Tensor]:
+        threshold = self.critics.threshold
+        with torch.no_grad():
+            next_action = self._draw(batch.next_observation, next_noise)
+            reward_value, cost_value = self.critics.candidate_values(batch.next_observation, next_action)
+            reward_value, cost_value = reward_value.squeeze(1), cost_value.squeeze(1)
+            reward_value = constrained_value(reward_value, cost_value, threshold)
+            tested = self._draw(batch.observation, tested_noise).flatten(0, 1)
+            observation = batch.observation.repeat_interleave(self.config.num_candidates, dim=0)
+            divergence = latent_divergence(*self._vae.module.encode(observation, tested))
+            outside = outside_data(divergence, self.config.ood_quantile)
+        _, ood_cost = self.critics.values(observation[outside], tested[outside])
+        alpha = self.log_alpha.value.exp()
+        penalty = ood_penalty(ood_cost, alpha, threshold)
+        metrics = self.critics.update(batch, reward_value, cost_value, penalty)
+        mean_ood_cost = ood_cost.detach().mean()
+        if self._reduce is not None:
+            self._reduce([mean_ood_cost])
+        # Alpha's dual ascent: more weight while actions outside the data look cheaper than the threshold.
+        step = self.config.alpha_learning_rate * alpha * (threshold - mean_ood_cost)
+        self.log_alpha.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
+        return metrics | {"critic/ood_cost_value": mean_ood_cost, "critic/alpha": self.log_alpha.value.exp()}
+
+    def _update_actor(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+        action = self._draw(batch.observation, noise).squeeze(1)
+        reward_value, cost_value = self.critics.policy_values(batch.observation, action)
+        cost_value = cost_value.detach()
+        self._actor.step(-constrained_value(reward_value, cost_value, self.critics.threshold).mean())
+        return {
+            "policy/reward_value": reward_value.detach().mean(),
+            "policy/cost_value": cost_value.mean(),
+            "policy/share_within": (cost_value <= self.critics.threshold).float().mean(),
+        }
+
+    def _draw(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """The policy's actions (B, N, A) from standard normal noise of that shape."""
+        mean, log_std = self._actor.module.distribution(observation)
+        return (mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise).tanh()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything to checkpoint."""
+        return {
+            "vae": self.vae,
+            "actor": self.actor,
+            "log_alpha": self.log_alpha,
+            **self.critics.modules(),
+        }
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Every network's optimiser."""
+        return {
+            "vae": self._vae.optimizer,
+            "actor": self._actor.optimizer,
+            "critics": self.critics.learner.optimizer,
+        }
+
+    def policy_components(self) -> dict[str, ModelMixin]:
+        """What acts."""
+        return {"actor": self.actor}
+
+    def refresh_replicas(self) -> None:
+        """Copy the weights into the compute replicas; call it after loading weights."""
+        for learner in (self._vae, self._actor, self.critics.learner):
+            learner.refresh()

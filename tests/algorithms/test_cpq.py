@@ -1,0 +1,56 @@
+"""CPQ: its losses by hand, and what it learns where the best action is known."""
+
+import pytest
+import torch
+from test_bcq_bear_lag import train
+
+from spi_diffusers.algorithms.cpq import CPQ, constrained_value, latent_divergence, ood_penalty, outside_data
+from spi_diffusers.algorithms.cpq_config import CPQConfig
+
+
+def test_values_and_penalty_by_hand():
+    reward, cost = torch.tensor([2.0, 4.0, -1.0]), torch.tensor([1.0, 3.0, 2.0])
+    assert constrained_value(reward, cost, 2.0).tolist() == [2.0, 0.0, -1.0]
+    divergence = latent_divergence(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.zeros(2, 2))
+    assert divergence.tolist() == [0.0, 1.0]  # (2^2 / 2 + 0) / 2
+    values = torch.tensor([[[1.0, 3.0], [0.0, 2.0]]])  # means 2 and 1
+    assert ood_penalty(values, 0.5, 4.0).item() == pytest.approx(-0.5 * (-2.0 - 3.0))
+    assert ood_penalty(values, 0.5, 1.5).item() == pytest.approx(-0.5 * (0.0 - 0.5))  # 2 is above already
+
+
+def test_the_most_divergent_actions_are_outside_the_data():
+    divergence = torch.tensor([0.1, 0.9, 0.4, 0.2, 0.3, 0.8, 0.0, 0.5])
+    assert outside_data(divergence, 0.75).tolist() == [1, 5]
+    assert outside_data(divergence[:1], 0.75).tolist() == [0]
+
+
+def test_cpq_climbs_the_reward_and_sees_where_it_breaks_the_limit():
+    config = CPQConfig(
+        hidden_dims=[32, 32],
+        vae_hidden_dim=32,
+        gamma=0.0,
+        reward_scale=1.0,
+        learning_rate=3e-3,
+        actor_learning_rate=3e-4,
+    )
+    free, metrics = train(CPQ, config, cost_limit=1.2, updates=600)
+    assert free.mean() > 0.4
+    # Actions outside the data are learned to cost what the limit allows, and no multiple of it.
+    assert 1.2 <= metrics["critic/ood_cost_value"] < 2.4
+    # The costly action breaks a lower limit. CPQ climbs up to there all the same, and has no gradient beyond.
+    _, metrics = train(CPQ, config, cost_limit=0.3, updates=600)
+    assert metrics["policy/cost_value"] > 0.3
+    assert metrics["policy/share_within"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ood_quantile": 1.0}, "ood_quantile must lie in"),
+        ({"actor_learning_rate": 0.0}, "actor_learning_rate must be positive"),
+        ({"hidden_dims": []}, "hidden_dims must be"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CPQConfig(**settings)
