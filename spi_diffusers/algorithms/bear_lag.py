@@ -159,7 +159,7 @@ class BEARLag(Baseline):
     def _update_critics(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
         config = self.config
         with torch.no_grad():
-            drawn = _draw(self._actor.target_module, batch.next_observation, noise).tanh()
+            drawn = self._actor.target_module.draw_raw(batch.next_observation, noise).tanh()
             reward_value, cost_value = next_values(
                 *self.critics.candidate_values(batch.next_observation, drawn),
                 costliest=config.benchmark_targets,
@@ -172,7 +172,7 @@ class BEARLag(Baseline):
             clip = config.latent_clip
             like_data = self._vae.module.decode_raw(batch.observation, latent.clamp(-clip, clip))
         # Before the tanh, where actions at the border still differ.
-        drawn = _draw(self._actor.module, batch.observation, noise)
+        drawn = self._actor.module.draw_raw(batch.observation, noise)
         discrepancy = mmd(like_data, drawn, config.kernel, config.mmd_sigma)
         reward_value, cost_value = self.critics.policy_values(batch.observation, drawn[:, 0].tanh())
 
@@ -237,9 +237,3 @@ class BEARLag(Baseline):
         """Copy the weights into the compute replicas; call it after loading weights."""
         for learner in (self._vae, self._actor, self.critics.learner):
             learner.refresh()
-
-
-def _draw(actor: GaussianActor, observation: Tensor, noise: Tensor) -> Tensor:
-    """Actions before the tanh, shape (B, N, A), from standard normal noise of that shape."""
-    mean, log_std = actor.distribution(observation)
-    return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise

@@ -21,7 +21,7 @@ from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
 from spi_diffusers.algorithms.constrained_critics import ConstrainedCritics, make_critics
 from spi_diffusers.algorithms.cpq_config import CPQConfig
 from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.vae_training import update_vae
+from spi_diffusers.algorithms.vae_training import latent_divergence, update_vae
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor
 
@@ -32,11 +32,6 @@ LOG_ALPHA_RANGE = 5.0
 def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float) -> Tensor:
     """1[Q^c <= threshold] Q^r, each of shape (B,): equations 5 and 6 without the Bellman backup."""
     return reward_value.masked_fill(cost_value > threshold, 0.0)
-
-
-def latent_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(mean, std^2) || N(0, 1)), averaged over the latent's dimensions: (B, L) to (B,)."""
-    return -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp()).mean(dim=-1)
 
 
 def outside_data(divergence: Tensor, quantile: float) -> Tensor:
@@ -129,13 +124,13 @@ class CPQ(Baseline):
     def _update_critics(self, batch: Batch, next_noise: Tensor, tested_noise: Tensor) -> dict[str, Tensor]:
         threshold = self.critics.threshold
         with torch.no_grad():
-            next_action = self._draw(batch.next_observation, next_noise)
+            next_action = self._actor.module.draw_raw(batch.next_observation, next_noise).tanh()
             reward_value, cost_value = self.critics.candidate_values(batch.next_observation, next_action)
             reward_value, cost_value = reward_value.squeeze(1), cost_value.squeeze(1)
             reward_value = constrained_value(reward_value, cost_value, threshold)
-            tested = self._draw(batch.observation, tested_noise).flatten(0, 1)
+            tested = self._actor.module.draw_raw(batch.observation, tested_noise).tanh().flatten(0, 1)
             observation = batch.observation.repeat_interleave(self.config.num_candidates, dim=0)
-            divergence = latent_divergence(*self._vae.module.encode(observation, tested))
+            divergence = latent_divergence(*self._vae.module.encode(observation, tested)).mean(dim=-1)
             outside = outside_data(divergence, self.config.ood_quantile)
         _, ood_cost = self.critics.values(observation[outside], tested[outside])
         alpha = self.log_alpha.value.exp()
@@ -150,7 +145,7 @@ class CPQ(Baseline):
         return metrics | {"critic/ood_cost_value": mean_ood_cost, "critic/alpha": self.log_alpha.value.exp()}
 
     def _update_actor(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
-        action = self._draw(batch.observation, noise).squeeze(1)
+        action = self._actor.module.draw_raw(batch.observation, noise).tanh().squeeze(1)
         reward_value, cost_value = self.critics.policy_values(batch.observation, action)
         cost_value = cost_value.detach()
         self._actor.step(-constrained_value(reward_value, cost_value, self.critics.threshold).mean())
@@ -159,11 +154,6 @@ class CPQ(Baseline):
             "policy/cost_value": cost_value.mean(),
             "policy/share_within": (cost_value <= self.critics.threshold).float().mean(),
         }
-
-    def _draw(self, observation: Tensor, noise: Tensor) -> Tensor:
-        """The policy's actions (B, N, A) from standard normal noise of that shape."""
-        mean, log_std = self._actor.module.distribution(observation)
-        return (mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise).tanh()
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything to checkpoint."""

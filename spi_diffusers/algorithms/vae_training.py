@@ -8,14 +8,18 @@ from spi_diffusers.algorithms.learner import Learner
 from spi_diffusers.models.action_vae import ActionVAE
 
 
+def latent_divergence(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, 1)) = -1/2 (1 + log std^2 - mean^2 - std^2), of each element."""
+    return -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp())
+
+
 def vae_loss(
     reconstruction: Tensor, action: Tensor, mean: Tensor, log_std: Tensor, kl_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Negative evidence lower bound of the action VAE, in its two parts.
 
     The reconstruction part is the mean over batch and action dimensions of (a_hat - a)^2. The other is
-    `kl_weight` times the mean over batch and latent dimensions of
-    KL(N(mean, std^2) || N(0, 1)) = -1/2 (1 + log std^2 - mean^2 - std^2).
+    `kl_weight` times the mean over batch and latent dimensions of `latent_divergence`.
 
     Args:
         reconstruction: Shape (B, A).
@@ -27,7 +31,7 @@ def vae_loss(
     Returns:
         Reconstruction loss and weighted divergence, scalars; their sum is to be minimised.
     """
-    divergence = -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp()).mean()
+    divergence = latent_divergence(mean, log_std).mean()
     return functional.mse_loss(reconstruction, action), kl_weight * divergence
 
 

@@ -43,6 +43,11 @@ class GaussianActor(ModelMixin, ConfigMixin):
         mean, log_std = self.net(observation.to(dtype)).float().chunk(2, dim=-1)
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
+    def draw_raw(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """N actions per observation before the tanh, (B, N, A), from standard normal noise of that shape."""
+        mean, log_std = self.distribution(observation)
+        return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
+
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The squashed mean, in [-1, 1], shape (B, A): when it acts, the policy is not random."""

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from one_state_task import train
 
 from spi_diffusers.algorithms import bcq_lag, bear_lag
-from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.bcq_lag import BCQLag, perturbation_loss
 from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
 from spi_diffusers.algorithms.bear_lag import BEARLag, actor_loss, alpha_loss
@@ -38,30 +38,6 @@ def test_losses_by_hand():
     only_support = actor_loss(reward, cost, discrepancy, log_alpha, 0.0, 2.0, 0.05, reward_weight=0.0)
     assert only_support.item() == pytest.approx(0.3)
     assert alpha_loss(log_alpha, discrepancy, 0.05).item() == pytest.approx(-2.0 * 0.15)
-
-
-def one_state_batch(seed, size=128):
-    """One state, each action ends the episode: reward a, cost 1 where a > 0; actions near -0.5 and 0.5."""
-    generator = torch.Generator().manual_seed(seed)
-    side = torch.randint(2, (size, 1), generator=generator) - 0.5
-    action = (side + 0.05 * torch.randn(size, 1, generator=generator)).clamp(-1, 1)
-    zeros, ends = torch.zeros(size, 2), torch.ones(size, dtype=torch.bool)
-    reward, cost = action[:, 0], (action[:, 0] > 0).float()
-    return Batch(zeros, zeros, action, reward, cost, ends, ~ends, zeros)
-
-
-def train(algorithm, config, cost_limit, updates=400):
-    """Trained for a task of one step, whose discounted cost is its cost."""
-    torch.manual_seed(0)
-    made = algorithm(config, PolicySizes(2, 1, 1, cost_limit))
-    generator = torch.Generator().manual_seed(0)
-    for step in range(updates):
-        batch = one_state_batch(step)
-        shapes = algorithm.noise_shapes(config, len(batch.reward), 1)
-        noise = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        metrics = made.update(batch, noise)
-    action = made.actor.act(torch.zeros(100, 2), torch.Generator().manual_seed(1))
-    return action, {name: float(value) for name, value in metrics.items()}
 
 
 def test_bcq_lag_takes_the_costly_action_only_where_it_may():

@@ -2,17 +2,15 @@
 
 import pytest
 import torch
-from test_bcq_bear_lag import train
+from one_state_task import train
 
-from spi_diffusers.algorithms.cpq import CPQ, constrained_value, latent_divergence, ood_penalty, outside_data
+from spi_diffusers.algorithms.cpq import CPQ, constrained_value, ood_penalty, outside_data
 from spi_diffusers.algorithms.cpq_config import CPQConfig
 
 
 def test_values_and_penalty_by_hand():
     reward, cost = torch.tensor([2.0, 4.0, -1.0]), torch.tensor([1.0, 3.0, 2.0])
     assert constrained_value(reward, cost, 2.0).tolist() == [2.0, 0.0, -1.0]
-    divergence = latent_divergence(torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.zeros(2, 2))
-    assert divergence.tolist() == [0.0, 1.0]  # (2^2 / 2 + 0) / 2
     values = torch.tensor([[[1.0, 3.0], [0.0, 2.0]]])  # means 2 and 1
     assert ood_penalty(values, 0.5, 4.0).item() == pytest.approx(-0.5 * (-2.0 - 3.0))
     assert ood_penalty(values, 0.5, 1.5).item() == pytest.approx(-0.5 * (0.0 - 0.5))  # 2 is above already
