@@ -7,6 +7,9 @@ critics count a next state only where its cost keeps the limit; and the policy c
 
 The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated: nothing
 brings it back from there, and where Q^r rises towards costly actions it comes to rest beyond the threshold.
+
+Which actions count as outside the data is decided within the batch of one process, so that a run on several
+processes differs a little from a run on one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +33,7 @@ LOG_ALPHA_RANGE = 5.0
 
 
 def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float) -> Tensor:
-    """1[Q^c <= threshold] Q^r, each of shape (B,): equations 5 and 6 without the Bellman backup."""
+    """1[Q^c <= threshold] Q^r, each of shape (B,): what is backed up, and what the policy climbs."""
     return reward_value.masked_fill(cost_value > threshold, 0.0)
 
 
@@ -48,13 +51,14 @@ def outside_data(divergence: Tensor, quantile: float) -> Tensor:
 def ood_penalty(cost_values: Tensor, alpha: Tensor | float, threshold: float) -> Tensor:
     """-alpha min(E[Q^c] - threshold, 0): raises the cost of actions outside the data up to the threshold.
 
-    The minimum is ours. The paper leaves it to alpha's descent to end the rise; at the benchmark's step of
-    alpha the values of a task with a small threshold reach hundreds before it does.
+    The minimum is ours. Without it the rise ends only by alpha's descent; at the benchmark's step of alpha
+    the values of a task with a small threshold reach hundreds before that. The benchmark's own code takes
+    no gradient through this penalty (its values come from the target critics), so there it does nothing.
 
     Args:
         cost_values: Of every critic, shape (P, 2, B); summed over critics, as the critics' own loss is.
         alpha: Weight, detached.
-        threshold: Largest discounted cost.
+        threshold: Discounted cost that actions outside the data should have.
     """
     return -alpha * (cost_values.mean(dim=-1) - threshold).clamp_max(0.0).sum()
 
@@ -134,13 +138,15 @@ class CPQ(Baseline):
             outside = outside_data(divergence, self.config.ood_quantile)
         _, ood_cost = self.critics.values(observation[outside], tested[outside])
         alpha = self.log_alpha.value.exp()
-        penalty = ood_penalty(ood_cost, alpha, threshold)
+        # Above the limit, not at it: at it they would still count as allowed.
+        ood_threshold = self.config.ood_cost_scale * threshold
+        penalty = ood_penalty(ood_cost, alpha, ood_threshold)
         metrics = self.critics.update(batch, reward_value, cost_value, penalty)
         mean_ood_cost = ood_cost.detach().mean()
         if self._reduce is not None:
             self._reduce([mean_ood_cost])
-        # Alpha's dual ascent: more weight while actions outside the data look cheaper than the threshold.
-        step = self.config.alpha_learning_rate * alpha * (threshold - mean_ood_cost)
+        # Alpha's dual ascent: more weight while actions outside the data look cheaper than that.
+        step = self.config.alpha_learning_rate * alpha * (ood_threshold - mean_ood_cost)
         self.log_alpha.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
         return metrics | {"critic/ood_cost_value": mean_ood_cost, "critic/alpha": self.log_alpha.value.exp()}
 

@@ -14,6 +14,7 @@ class CPQConfig(ConstrainedConfig):
         alpha_learning_rate: Step of log alpha, the weight on the cost of actions outside the data.
         ood_quantile: Policy actions whose latent diverges from the prior by at least this quantile of the
             batch count as outside the data.
+        ood_cost_scale: What actions outside the data are to cost, in units of the largest discounted cost.
     """
 
     critic_pairs: int = 1
@@ -21,9 +22,10 @@ class CPQConfig(ConstrainedConfig):
     actor_learning_rate: float = 1e-4
     alpha_learning_rate: float = 1e-4
     ood_quantile: float = 0.75
+    ood_cost_scale: float = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("actor_learning_rate", "alpha_learning_rate")
+        self._check_positive("actor_learning_rate", "alpha_learning_rate", "ood_cost_scale")
         if not 0.0 <= self.ood_quantile < 1.0:
             raise ValueError(f"ood_quantile must lie in [0, 1), got {self.ood_quantile}.")

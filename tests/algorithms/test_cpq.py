@@ -33,8 +33,8 @@ def test_cpq_climbs_the_reward_and_sees_where_it_breaks_the_limit():
     )
     free, metrics = train(CPQ, config, cost_limit=1.2, updates=600)
     assert free.mean() > 0.4
-    # Actions outside the data are learned to cost what the limit allows, and no multiple of it.
-    assert 1.2 <= metrics["critic/ood_cost_value"] < 2.4
+    # Actions outside the data are learned to cost one and a half times the limit, not hundreds.
+    assert 1.2 < metrics["critic/ood_cost_value"] < 2.4
     # The costly action breaks a lower limit. CPQ climbs up to there all the same, and has no gradient beyond.
     _, metrics = train(CPQ, config, cost_limit=0.3, updates=600)
     assert metrics["policy/cost_value"] > 0.3
