@@ -52,6 +52,9 @@ class SPIConfig:
         cost_remap: Eq. 4.
         predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
             an episode's end costs nothing. Safe extraction compares it with the cost limit.
+        imitation_share: Share of the data that the noise loss imitates under each safety weight: the
+            episodes with the best trade-off between return and cost under it. 1 imitates all of the data
+            under every weight; less needs conditioning.
         num_train_timesteps: Number T of diffusion steps.
         beta_min: Start of the VP noise schedule.
         beta_max: End of the VP noise schedule.
@@ -69,6 +72,7 @@ class SPIConfig:
     next_action: Literal["policy", "dataset"] = "policy"
     cost_remap: CostRemapConfig = field(default_factory=CostRemapConfig)
     predict_cost: bool = True
+    imitation_share: float = 1.0
     num_train_timesteps: int = 5
     beta_min: float = 0.1
     beta_max: float = 10.0
@@ -83,6 +87,13 @@ class SPIConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         if self.gamma == 1.0:
             raise ValueError("gamma must be below 1: the critics' values would not be bounded.")
+        if not 0.0 < self.imitation_share <= 1.0:
+            raise ValueError(f"imitation_share must lie in (0, 1], got {self.imitation_share}.")
+        if self.imitation_share < 1.0 and not self.conditioned:
+            raise ValueError(
+                "imitation_share below 1 needs conditioned=true: which episodes are imitated depends on the "
+                "safety weight."
+            )
         if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max < math.inf:
             raise ValueError(
                 "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "

@@ -90,9 +90,22 @@ def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * action + (1.0 - alpha_bar).sqrt() * noise
 
 
-def noise_loss(predicted: Tensor, noise: Tensor) -> Tensor:
-    """Eq. 9: mean squared error of the predicted noise, both of shape (B, A)."""
-    return (predicted - noise).square().mean()
+def noise_loss(
+    predicted: Tensor, noise: Tensor, imitated: Tensor | None = None, share: float = 1.0
+) -> Tensor:
+    """Eq. 9: mean squared error of the predicted noise, both of shape (B, A).
+
+    Args:
+        predicted: Predicted noise.
+        noise: True noise.
+        imitated: Which samples count, shape (B,), bool; None: all.
+        share: The share of samples that count in expectation. It divides, not the number of this batch,
+            so that the mean over processes is the mean over the whole batch.
+    """
+    error = (predicted - noise).square()
+    if imitated is None:
+        return error.mean()
+    return (error.mean(dim=-1) * imitated).mean() / share
 
 
 def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -312,7 +325,7 @@ class SPI:
         predicted = policy(noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False)[
             0
         ].float()
-        denoising = noise_loss(predicted, inputs.noise)
+        denoising = noise_loss(predicted, inputs.noise, inputs.imitated, config.imitation_share)
         if config.guidance == "chain":
             action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)
         else:

@@ -24,6 +24,7 @@ class StepInputs:
         guidance_noise: Standard normal, shape (T, B, A), for chain guidance; empty (0, B, A) otherwise.
         twin: Which twin guides, int64 scalar 0 or 1.
         next_action: a_{i+1}, in [-1, 1], shape (B, A).
+        imitated: Whether the noise loss counts a transition, shape (B,), bool; None: it counts all.
     """
 
     observation: Tensor
@@ -39,6 +40,7 @@ class StepInputs:
     guidance_noise: Tensor
     twin: Tensor
     next_action: Tensor | None = None
+    imitated: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""

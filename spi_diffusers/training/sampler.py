@@ -10,12 +10,15 @@ from torch import Tensor
 from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.step_inputs import StepInputs
 from spi_diffusers.data.columns import ACTION_TOLERANCE
-from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
+from spi_diffusers.data.transitions import DatasetError, EpisodeTable, TransitionBatch, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.imitation import PreferredEpisodes
 
 #: Fields of `StepInputs` whose batch dimension is not the first one, and the one that has none.
 _BATCH_DIM = {"chain_noise": 1, "guidance_noise": 1}
 _SHARED = ("twin",)
+#: Column of a transition's episode's ranks, which becomes `StepInputs.imitated`.
+_RANKS = "episode_ranks"
 
 
 def batch_dim(name: str) -> int | None:
@@ -78,6 +81,7 @@ class UpdateSampler(ABC):
     Args:
         normalizer: Fitted observation normalizer.
         config: The algorithm's configuration.
+        episodes: All episodes of the dataset, of which each safety weight may prefer some.
         batch_size: Size G of the global batch; a multiple of `world_size`.
         seed: Seed of the generator.
         action_dim: Size A of an action.
@@ -97,6 +101,7 @@ class UpdateSampler(ABC):
         normalizer: ObservationNormalizer,
         config: SPIConfig,
         *,
+        episodes: EpisodeTable,
         batch_size: int,
         seed: int,
         action_dim: int,
@@ -119,6 +124,8 @@ class UpdateSampler(ABC):
         self._action_dim = action_dim
         self._action_range = (action_low, action_high, clip_actions)
         self._slice = (rank, world_size)
+        share = config.imitation_share
+        self._preferred = PreferredEpisodes(episodes, share) if share < 1.0 else None
 
     @abstractmethod
     def _transitions(self) -> dict[str, Tensor]:
@@ -143,6 +150,9 @@ class UpdateSampler(ABC):
         for name, value in random.items():
             part = take_slice(name, value, rank, world_size)
             random[name] = part if name in _SHARED else part.to(self.device)
+        if self._preferred is not None:
+            ranks = transitions.pop(_RANKS)
+            random["imitated"] = self._preferred.picks(ranks, random["safety_weight"])
         return StepInputs(**transitions, **random)
 
     def get_state(self) -> Tensor:
@@ -154,9 +164,22 @@ class UpdateSampler(ABC):
         self.generator.set_state(state)
 
     def _training_columns(self, batch: TransitionBatch, source: str, first_row: int = 0) -> dict[str, Tensor]:
-        """Fields of `StepInputs` from raw transitions: observations normalised, actions scaled."""
+        """Fields of `StepInputs` from raw transitions: observations normalised, actions scaled.
+
+        Where safety weights prefer episodes, also the ranks of each transition's episode.
+
+        Args:
+            batch: Transitions that follow each other in the dataset.
+            source: What to call the data in messages.
+            first_row: Row of the dataset that the batch starts with.
+        """
         low, high, clip = self._action_range
+        ranks = {}
+        if self._preferred is not None:
+            rows = torch.arange(first_row, first_row + len(batch))
+            ranks[_RANKS] = self._preferred.ranks(rows)
         return {
+            **ranks,
             "observation": self._normalizer(batch.observation),
             "next_observation": self._normalizer(batch.next_observation),
             "action": scale_actions(batch.action, low, high, clip, source=source, first_row=first_row),
@@ -183,7 +206,9 @@ class TransitionSampler(UpdateSampler):
     def __init__(
         self, dataset: TransitionDataset, normalizer: ObservationNormalizer, config: SPIConfig, **options: Any
     ):
-        super().__init__(normalizer, config, action_dim=dataset.action_dim, **options)
+        super().__init__(
+            normalizer, config, episodes=dataset.episodes, action_dim=dataset.action_dim, **options
+        )
         columns = self._training_columns(dataset.transitions, dataset.source)
         self._rows: Tensor | None = None
         if config.next_action == "dataset":

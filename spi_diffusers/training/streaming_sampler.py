@@ -95,7 +95,14 @@ class StreamingSampler(UpdateSampler):
         buffer_size: int,
         **options: Any,
     ):
-        super().__init__(normalizer, config, seed=seed, action_dim=dataset.action_dim, **options)
+        super().__init__(
+            normalizer,
+            config,
+            episodes=dataset.episodes,
+            seed=seed,
+            action_dim=dataset.action_dim,
+            **options,
+        )
         self._dataset = dataset
         self._seed = seed
         self._buffer_size = buffer_size

@@ -37,6 +37,12 @@ def test_weights_off_the_simplex_are_refused(eta, mu, phi):
         ({"gamma": 1.0}, "gamma must be below 1"),
         ({"target_update_rate": 2.0}, "target_update_rate must lie in"),
         ({"ema_decay": -1.0}, "ema_decay must lie in"),
+        ({"imitation_share": 0.0}, r"imitation_share must lie in \(0, 1\]"),
+        ({"imitation_share": 1.5}, r"imitation_share must lie in \(0, 1\]"),
+        (
+            {"imitation_share": 0.5, "conditioned": False, "eta": 1.0, "mu": 0.0, "phi": 0.0},
+            "imitation_share below 1 needs conditioned=true",
+        ),
         ({"num_train_timesteps": 0}, "noise schedule"),
         ({"beta_min": 0.0}, "noise schedule"),
         ({"beta_min": 11.0}, "noise schedule"),

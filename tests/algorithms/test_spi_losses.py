@@ -133,6 +133,18 @@ def test_noise_loss_by_hand():
     assert noise_loss(tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[0.0, 2.0], [1.0, 5.0]])).item() == 1.5
 
 
+def test_noise_loss_of_what_is_imitated_by_hand():
+    predicted, noise = tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[0.0, 2.0], [1.0, 5.0]])
+    # The samples' means are 0.5 and 2.5; half of them is expected to count.
+    for imitated, expected in (
+        ([True, False], 0.5),
+        ([False, True], 2.5),
+        ([True, True], 3.0),
+        ([False] * 2, 0),
+    ):
+        assert noise_loss(predicted, noise, tensor(imitated), 0.5).item() == expected
+
+
 def test_one_step_action_by_hand():
     # (1.0 - 0.6 * 1.0) / 0.8 = 0.5; (0.4 - 0.6 * 2) / 0.8 = -1; 2 / 0.8 = 2.5 is clipped.
     noisy, predicted = tensor([[1.0, 0.4, 2.0]]), tensor([[1.0, 2.0, 0.0]])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.imitation import PreferredEpisodes
 from spi_diffusers.training.sampler import TransitionSampler, batch_dim, scale_actions, take_slice
 
 
@@ -40,8 +41,13 @@ def make_sampler(dataset, config=None, **options):
 
 @pytest.mark.parametrize(
     "config",
-    [SPIConfig(), SPIConfig(guidance="chain"), SPIConfig(next_action="dataset")],
-    ids=["one step", "chain", "recorded next action"],
+    [
+        SPIConfig(),
+        SPIConfig(guidance="chain"),
+        SPIConfig(next_action="dataset"),
+        SPIConfig(imitation_share=0.5),
+    ],
+    ids=["one step", "chain", "recorded next action", "preferred episodes"],
 )
 @given(seed=st.integers(0, 2**62), world_size=st.sampled_from([1, 2, 4]), steps=st.integers(1, 3))
 def test_the_processes_slices_make_up_the_batch_of_one_process(config, seed, world_size, steps):
@@ -102,6 +108,16 @@ def test_the_recorded_next_action_is_the_next_rows_and_rows_without_one_are_not_
     action = dataset.transitions.action
     expected = torch.where((rows == 4).unsqueeze(1), 0.0, action[(rows + 1).clamp(max=8)])
     assert torch.equal(inputs.next_action, expected)
+
+
+def test_what_is_imitated_goes_with_row_and_weight():
+    dataset = make_dataset(lengths=(3, 2, 4, 3))
+    assert make_sampler(dataset).draw().imitated is None
+    inputs = make_sampler(dataset, SPIConfig(imitation_share=0.4), batch_size=512).draw()
+    preferred = PreferredEpisodes(dataset.episodes, 0.4)
+    expected = preferred.picks(preferred.ranks(inputs.reward.long()), inputs.safety_weight)
+    assert torch.equal(inputs.imitated, expected)
+    assert 0.35 < inputs.imitated.float().mean() < 0.8  # whole episodes, of up to a third of the data
 
 
 def test_no_recorded_next_action_at_all_is_an_error():

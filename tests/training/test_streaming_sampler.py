@@ -15,6 +15,7 @@ from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.data.writing import to_arrow
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
+from spi_diffusers.training.imitation import PreferredEpisodes
 from spi_diffusers.training.sampler import TransitionSampler, batch_dim, take_slice
 from spi_diffusers.training.streaming_sampler import PIECES_PER_BUFFER, StreamingSampler, cut_into_pieces
 
@@ -149,6 +150,14 @@ def test_recorded_next_actions_are_those_of_sampling_from_memory(stream, data, b
     rows = inputs.reward.long()
     assert torch.equal(rows.sort().values, memory._rows)  # an epoch is exactly the rows that may be drawn
     assert torch.equal(inputs.next_action, memory._columns["next_action"][rows])
+
+
+def test_episodes_are_preferred_as_in_memory(stream, data):
+    inputs = make_sampler(stream, SPIConfig(imitation_share=0.3), batch_size=256, buffer_size=300).draw()
+    preferred = PreferredEpisodes(data.episodes, 0.3)
+    expected = preferred.picks(preferred.ranks(inputs.reward.long()), inputs.safety_weight)
+    assert torch.equal(inputs.imitated, expected)
+    assert 0.2 < inputs.imitated.float().mean() < 0.4
 
 
 def test_no_recorded_next_action_at_all_is_an_error(tmp_path):
