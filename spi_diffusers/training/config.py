@@ -19,7 +19,14 @@ from spi_diffusers.data.tasks import get_task
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 #: Settings outside its groups that only SPI looks at.
-SPI_SETTINGS = ("learning_rate", "max_grad_norm", "calibrate", "budget_reserve", "selection", "min_safety_weight")
+SPI_SETTINGS = (
+    "learning_rate",
+    "max_grad_norm",
+    "calibrate",
+    "budget_reserve",
+    "selection",
+    "min_safety_weight",
+)
 
 
 class ConfigError(ValueError):
