@@ -34,6 +34,7 @@ BASELINES: dict[str, BaselineEntry] = {
     "bcq-lag": BaselineEntry("bcq_lag", "bcq_lag", "BCQLag"),
     "bear-lag": BaselineEntry("bear_lag", "bear_lag", "BEARLag"),
     "cpq": BaselineEntry("cpq", "cpq", "CPQ"),
+    "coptidice": BaselineEntry("coptidice", "coptidice", "COptiDICE"),
     "diffusion-ql": BaselineEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
 }
 

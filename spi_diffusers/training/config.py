@@ -12,6 +12,7 @@ from spi_diffusers.algorithms.bc_config import BCConfig
 from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
 from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
 from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.coptidice_config import COptiDICEConfig
 from spi_diffusers.algorithms.cpq_config import CPQConfig
 from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_method
@@ -74,7 +75,7 @@ class TrainConfig:
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
         method: Algorithm: "spi", or a baseline: "bc", "bc-safe" (the episodes within the cost limit only),
-            "bcq-lag", "bear-lag", "cpq" or "diffusion-ql" (knows no cost).
+            "bcq-lag", "bear-lag", "cpq", "coptidice" or "diffusion-ql" (knows no cost).
         cost_limit: Cost of an episode that a baseline is trained for; empty: the task's smallest usual limit.
             SPI is told its limit when it acts.
         preset: Variant on top of the task's preset, such as `paper`, `paper-no-safety` or `bc`.
@@ -91,6 +92,7 @@ class TrainConfig:
         bcq_lag: BCQ-Lag's own settings.
         bear_lag: BEAR-Lag's own settings.
         cpq: CPQ's own settings.
+        coptidice: COptiDICE's own settings.
         diffusion_ql: Diffusion-QL's own settings.
         mixed_precision: "bf16" computes in bfloat16 and keeps float32 weights; "no" computes in float32.
         device: "auto", "cpu", "cuda" or "mps".
@@ -134,6 +136,7 @@ class TrainConfig:
     bcq_lag: BCQLagConfig = field(default_factory=BCQLagConfig)
     bear_lag: BEARLagConfig = field(default_factory=BEARLagConfig)
     cpq: CPQConfig = field(default_factory=CPQConfig)
+    coptidice: COptiDICEConfig = field(default_factory=COptiDICEConfig)
     diffusion_ql: DiffusionQLConfig = field(default_factory=DiffusionQLConfig)
     mixed_precision: str = "bf16"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
