@@ -161,7 +161,8 @@ def test_the_saved_policy_acts_as_the_trained_one(data, tmp_path, method):
     observation = data.transitions.observation[:3]
     seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
     expected = trainer.algorithm.baseline.actor.act(trainer.normalizer(observation), seeded[0])
-    assert torch.equal(pipe(observation, generator=seeded[1]), expected)
+    # Not bit for bit: where in memory weights lie can change the last bit of a product on some processors.
+    torch.testing.assert_close(pipe(observation, generator=seeded[1]), expected)
     assert pipe(observation[0].numpy()).shape == (2,)
     with pytest.raises(ValueError, match="is of a BaselinePolicyPipeline"):
         SPIPolicyPipeline.from_pretrained(str(folder))
