@@ -1,9 +1,15 @@
 """CPQ: constraints penalized Q-learning.
 
 Source: Xu, Zhan and Zhu, "Constraints Penalized Q-Learning for Safe Offline Reinforcement Learning" (2022),
-with the settings of the DSRL benchmark (Liu et al. 2023). One update, top-down: a VAE learns the data's
-actions; the cost critics learn the policy's cost and that actions outside the data are costly; the reward
-critics count a next state only where its cost keeps the limit; and the policy climbs Q^r there.
+with the settings of the DSRL benchmark (Liu et al. 2023). One update, top-down: the cost critics learn the
+policy's cost; the reward critics count a next state only where its cost keeps the limit; and the policy
+climbs Q^r there.
+
+With `ood_penalty`, the cost critics also learn that actions outside the data, as a VAE tells them, are
+costly. That is in the paper, but has no effect in the benchmark's code, whose penalty carries no gradient,
+and is off by default: what an action outside the data is to cost goes into the value of every state before
+it. With a discount of 0.99 a policy that leaves the data at one step in a hundred already looks half as
+costly everywhere as if it always did, so that on BallCircle soon no action counts as within the limit.
 
 The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated: nothing
 brings it back from there, and where Q^r rises towards costly actions it comes to rest beyond the threshold.
@@ -37,23 +43,22 @@ def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float
     return reward_value.masked_fill(cost_value > threshold, 0.0)
 
 
-def outside_data(divergence: Tensor, quantile: float) -> Tensor:
-    """Indices, largest divergence first, of the actions that count as outside the data.
+def outside_data(divergence: Tensor, data_divergence: Tensor, quantile: float) -> Tensor:
+    """Indices of the actions that count as outside the data, as few or many as they are.
 
     Args:
-        divergence: Shape (B,).
-        quantile: In [0, 1): the share of actions that does not count. At least one action does.
+        divergence: Of the actions' latents from the prior, shape (M,).
+        data_divergence: The same of recorded actions, shape (B,).
+        quantile: Of the recorded actions' divergence, which is the paper's bound d; in [0, 1].
     """
-    count = max(1, round(len(divergence) * (1.0 - quantile)))
-    return divergence.topk(count).indices
+    return (divergence > data_divergence.quantile(quantile)).nonzero().squeeze(1)
 
 
 def ood_penalty(cost_values: Tensor, alpha: Tensor | float, threshold: float) -> Tensor:
     """-alpha min(E[Q^c] - threshold, 0): raises the cost of actions outside the data up to the threshold.
 
     The minimum is ours. Without it the rise ends only by alpha's descent; at the benchmark's step of alpha
-    the values of a task with a small threshold reach hundreds before that. The benchmark's own code takes
-    no gradient through this penalty (its values come from the target critics), so there it does nothing.
+    the values of a task with a small threshold reach hundreds before that.
 
     Args:
         cost_values: Of every critic, shape (P, 2, B); summed over critics, as the critics' own loss is.
@@ -97,58 +102,81 @@ class CPQ(Baseline):
     ):
         self.config = config
         dims: dict[str, Any] = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
-        self.vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(device)
         self.actor = GaussianActor(**dims, hidden_dims=list(config.hidden_dims)).to(device)
         critics = ([c.to(device) for c in make_critics(config, sizes)] for _ in range(2))
         self.log_alpha = _LogAlpha().to(device)
         shared: dict[str, Any] = {"dtype": dtype, "reduce_gradients": reduce_gradients}
         self.critics = ConstrainedCritics(config, sizes, *critics, **shared)
-        self._vae = Learner(self.vae, config.learning_rate, **shared)
+        self._vae: Learner[ActionVAE] | None = None
+        if config.ood_penalty:
+            vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(device)
+            self._vae = Learner(vae, config.learning_rate, **shared)
         self._actor = Learner(self.actor, config.actor_learning_rate, **shared)
         self._reduce = reduce_gradients
 
     @classmethod
     def noise_shapes(cls, config: CPQConfig, batch_size: int, action_dim: int) -> dict[str, tuple[int, ...]]:
         """Standard normal tensors that an update needs; the VAE's latent has size 2 A."""
+        shapes = {"next_action": (batch_size, 1, action_dim), "action": (batch_size, 1, action_dim)}
+        if not config.ood_penalty:
+            return shapes
         return {
             "encoding": (batch_size, 2 * action_dim),
-            "next_action": (batch_size, 1, action_dim),
             "tested_action": (batch_size, config.num_candidates, action_dim),
-            "action": (batch_size, 1, action_dim),
+            **shapes,
         }
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One training step; returns metrics as detached scalars."""
-        metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-        metrics |= self._update_critics(batch, noise["next_action"], noise["tested_action"])
+        metrics = {}
+        penalty: Tensor | float = 0.0
+        if self._vae is not None:
+            metrics |= update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
+            penalty, ood_metrics = self._penalize_outside(self._vae.module, batch, noise["tested_action"])
+            metrics |= ood_metrics
+        metrics |= self._update_critics(batch, noise["next_action"], penalty)
         metrics |= self._update_actor(batch, noise["action"])
         self.critics.learner.update_target()
         return metrics
 
-    def _update_critics(self, batch: Batch, next_noise: Tensor, tested_noise: Tensor) -> dict[str, Tensor]:
-        threshold = self.critics.threshold
+    def _update_critics(self, batch: Batch, noise: Tensor, penalty: Tensor | float) -> dict[str, Tensor]:
         with torch.no_grad():
-            next_action = self._actor.module.draw_raw(batch.next_observation, next_noise).tanh()
+            next_action = self._actor.module.draw_raw(batch.next_observation, noise).tanh()
             reward_value, cost_value = self.critics.candidate_values(batch.next_observation, next_action)
             reward_value, cost_value = reward_value.squeeze(1), cost_value.squeeze(1)
-            reward_value = constrained_value(reward_value, cost_value, threshold)
-            tested = self._actor.module.draw_raw(batch.observation, tested_noise).tanh().flatten(0, 1)
+            reward_value = constrained_value(reward_value, cost_value, self.critics.threshold)
+        return self.critics.update(batch, reward_value, cost_value, penalty)
+
+    def _penalize_outside(
+        self, vae: ActionVAE, batch: Batch, noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The penalty of policy actions outside the data, and a step of its weight alpha."""
+
+        def divergence(observation: Tensor, action: Tensor) -> Tensor:
+            return latent_divergence(*vae.encode(observation, action)).mean(dim=-1)
+
+        with torch.no_grad():
+            tested = self._actor.module.draw_raw(batch.observation, noise).tanh().flatten(0, 1)
             observation = batch.observation.repeat_interleave(self.config.num_candidates, dim=0)
-            divergence = latent_divergence(*self._vae.module.encode(observation, tested)).mean(dim=-1)
-            outside = outside_data(divergence, self.config.ood_quantile)
-        _, ood_cost = self.critics.values(observation[outside], tested[outside])
+            recorded = divergence(batch.observation, batch.action)
+            outside = outside_data(divergence(observation, tested), recorded, self.config.ood_quantile)
         alpha = self.log_alpha.value.exp()
         # Above the limit, not at it: at it they would still count as allowed.
-        ood_threshold = self.config.ood_cost_scale * threshold
-        penalty = ood_penalty(ood_cost, alpha, ood_threshold)
-        metrics = self.critics.update(batch, reward_value, cost_value, penalty)
-        mean_ood_cost = ood_cost.detach().mean()
+        threshold = self.config.ood_cost_scale * self.critics.threshold
+        penalty, mean_cost = torch.zeros_like(alpha), torch.full_like(alpha, threshold)  # none: all is well
+        if len(outside) > 0:
+            _, cost = self.critics.values(observation[outside], tested[outside])
+            penalty, mean_cost = ood_penalty(cost, alpha, threshold), cost.detach().mean()
         if self._reduce is not None:
-            self._reduce([mean_ood_cost])
+            self._reduce([mean_cost])
         # Alpha's dual ascent: more weight while actions outside the data look cheaper than that.
-        step = self.config.alpha_learning_rate * alpha * (ood_threshold - mean_ood_cost)
+        step = self.config.alpha_learning_rate * alpha * (threshold - mean_cost)
         self.log_alpha.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
-        return metrics | {"critic/ood_cost_value": mean_ood_cost, "critic/alpha": self.log_alpha.value.exp()}
+        return penalty, {
+            "critic/ood_share": torch.tensor(len(outside) / len(tested)),
+            "critic/ood_cost_value": mean_cost,
+            "critic/alpha": self.log_alpha.value.exp(),
+        }
 
     def _update_actor(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
         action = self._actor.module.draw_raw(batch.observation, noise).tanh().squeeze(1)
@@ -163,20 +191,20 @@ class CPQ(Baseline):
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything to checkpoint."""
-        return {
-            "vae": self.vae,
-            "actor": self.actor,
-            "log_alpha": self.log_alpha,
-            **self.critics.modules(),
-        }
+        modules = {"actor": self.actor, **self.critics.modules()}
+        if self._vae is not None:
+            modules |= {"vae": self._vae.master, "log_alpha": self.log_alpha}
+        return modules
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Every network's optimiser."""
-        return {
-            "vae": self._vae.optimizer,
+        optimizers: dict[str, Optimizer] = {
             "actor": self._actor.optimizer,
             "critics": self.critics.learner.optimizer,
         }
+        if self._vae is not None:
+            optimizers["vae"] = self._vae.optimizer
+        return optimizers
 
     def policy_components(self) -> dict[str, ModelMixin]:
         """What acts."""
@@ -185,4 +213,5 @@ class CPQ(Baseline):
     def refresh_replicas(self) -> None:
         """Copy the weights into the compute replicas; call it after loading weights."""
         for learner in (self._vae, self._actor, self.critics.learner):
-            learner.refresh()
+            if learner is not None:
+                learner.refresh()
