@@ -36,7 +36,7 @@ class ConstrainedMDP:
     @property
     def shape(self) -> tuple[int, int]:
         """S and M."""
-        return self.next_state.shape  # type: ignore[return-value]
+        return self.next_state.shape
 
     def transition(self) -> np.ndarray:
         """Probability that the episode goes on in s', (S, M, S)."""
