@@ -1,0 +1,80 @@
+"""SPI on the circuit: one model, safe extraction, every limit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from algorithm_testbed import train
+from circuit import GAMMA, JUMP, STATES, STEPS, circuit_world
+from constrained_mdp import deterministic_policies, episode_sums, evaluate, neighbours
+
+LIMITS = (5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 80.0)
+EPISODES = 30
+
+WORLD = circuit_world()
+#: Episodes start in state 0, as in the data.
+EPISODE = replace(WORLD.mdp, start=np.eye(STATES)[0])
+PURE = [episode_sums(EPISODE, policy, STEPS) for policy in deterministic_policies(EPISODE)]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    settings = {
+        "algorithm.gamma": GAMMA,
+        # Values count ten times as much as imitation: the optimum is the theory's where that does not count.
+        "algorithm.eta": 0.1,
+        "algorithm.target_update_rate": 0.05,
+        "network.hidden_dims": [64, 64],
+        "learning_rate": 3e-3,
+        "lr_schedule": "cosine",
+    }
+    return train(WORLD, "spi", settings, updates=3000).spi_pipeline(WORLD)
+
+
+def episodes(pipeline, cost_limit: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and costs of whole episodes, the running cost fed back at every step, each (EPISODES,)."""
+    generator, moves = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    state, reward, cost = np.zeros(EPISODES, dtype=np.int64), np.zeros(EPISODES), np.zeros(EPISODES)
+    for step in range(STEPS):
+        actions = pipeline(
+            torch.from_numpy(WORLD.observations[state]),
+            cost_limit=cost_limit,
+            cost_budget=torch.from_numpy(cost_limit - cost).float(),
+            steps_left=STEPS - step,
+            generator=generator,
+        ).actions
+        move = (moves.random(EPISODES) < WORLD.moves(actions.numpy())[:, JUMP]).astype(np.int64)
+        reward += WORLD.mdp.reward[state, move]
+        cost += WORLD.mdp.cost[state, move]
+        state = WORLD.mdp.next_state[state, move]
+    return reward, cost
+
+
+@pytest.mark.slow
+def test_with_the_cost_fed_back_every_limit_is_kept_and_used(pipeline):
+    """Costs are whole, and a budget is seen to be spent only afterwards: so one may be one too many."""
+    played = [episodes(pipeline, limit) for limit in LIMITS]
+    rewards, costs = (
+        np.array([column.mean() for column in columns]) for columns in zip(*played, strict=True)
+    )
+    for limit, reward, cost in zip(LIMITS, rewards, costs, strict=True):
+        pure = neighbours(limit, PURE)
+        assert cost <= limit + 1.0
+        assert reward >= pure.within.reward - pure.slack_reward
+    assert (np.diff(rewards) > -0.5).all()
+    assert (np.diff(costs) > -0.5).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [5.0, 30.0, 80.0])
+def test_without_feedback_it_keeps_what_the_limits_policies_keep(pipeline, limit):
+    """A table of moves, evaluated exactly; at these limits exact values give the right policy as well."""
+    judged = WORLD.started_as_the_data()
+    pure = neighbours(WORLD.threshold(limit), [evaluate(judged, p) for p in deterministic_policies(judged)])
+    values = evaluate(
+        judged,
+        WORLD.play(lambda observation, g: pipeline(observation, cost_limit=limit, generator=g).actions),
+    )
+    assert values.cost <= WORLD.threshold(limit) + pure.slack_cost
+    assert values.reward >= pure.within.reward - pure.slack_reward
