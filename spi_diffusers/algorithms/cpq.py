@@ -11,8 +11,9 @@ and is off by default: what an action outside the data is to cost goes into the 
 it. With a discount of 0.99 a policy that leaves the data at one step in a hundred already looks half as
 costly everywhere as if it always did, so that on BallCircle soon no action counts as within the limit.
 
-The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated: nothing
-brings it back from there, and where Q^r rises towards costly actions it comes to rest beyond the threshold.
+The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated. So it
+must be slower than the critics: of a policy that is a little beyond, some actions are within and pull it
+back. Once none is, it stands still for good, and comes to rest beyond the threshold.
 
 Which actions count as outside the data is decided within the batch of one process, so that a run on several
 processes differs a little from a run on one.
