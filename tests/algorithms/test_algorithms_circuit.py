@@ -148,10 +148,11 @@ def test_a_multiplier_keeps_the_limit_on_average(method, cost_limit):
 def test_coptidice_imitates_its_way_to_the_middle_limit():
     """Its theory is about weighted data, and is compared with a linear program in `test_coptidice.py`.
 
-    The policy acts with the middle of one Gaussian that imitates this data. Sizes of actions are spread evenly,
-    so that is an action of about 0.5, which makes its move by chance only. Near the middle limit, between both
-    extremes, that comes within the tolerance; it does not at the tight limit (cost 0.14 per step, allowed are
-    0.05 and a tolerance of 0.05) and at the loose one (reward 0.28, the optimum less the tolerance is 0.31).
+    The policy acts with the middle of one Gaussian that imitates this data. Sizes of actions are spread
+    evenly, so that is an action of about 0.5, which makes its move by chance only. Near the middle limit,
+    between both extremes, that comes within the tolerance. It does not at the tight limit (cost 0.14 per
+    step, allowed are 0.05 and a tolerance of 0.05), nor at the loose one (reward 0.28, the optimum less the
+    tolerance is 0.31).
     """
     values, limit = play(trained("coptidice", MIDDLE, updates=4000)), around(MIDDLE)
     assert values.cost <= WORLD.threshold(MIDDLE) + limit.slack_cost
