@@ -118,7 +118,10 @@ class CPQ(Baseline):
     @classmethod
     def noise_shapes(cls, config: CPQConfig, batch_size: int, action_dim: int) -> dict[str, tuple[int, ...]]:
         """Standard normal tensors that an update needs; the VAE's latent has size 2 A."""
-        shapes = {"next_action": (batch_size, 1, action_dim), "action": (batch_size, 1, action_dim)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "next_action": (batch_size, 1, action_dim),
+            "action": (batch_size, 1, action_dim),
+        }
         if not config.ood_penalty:
             return shapes
         return {
@@ -129,7 +132,7 @@ class CPQ(Baseline):
 
     def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One training step; returns metrics as detached scalars."""
-        metrics = {}
+        metrics: dict[str, Tensor] = {}
         penalty: Tensor | float = 0.0
         if self._vae is not None:
             metrics |= update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
