@@ -12,7 +12,7 @@ EXAMPLES = """\
 examples:
   spi benchmark --suite table1 --dataset datasets --jobs 2
   spi benchmark --suite table2 --tasks ballcircle --seeds 0 1 2 --output outputs/ablation
-  spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 15000 bc-safe=100000
+  spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
   spi benchmark --suite table1 table2 --dry-run
   spi benchmark --suite table1 --ray-address auto --output /shared/benchmark
   spi benchmark --report outputs/benchmark results/ballcircle.json --output outputs/report
