@@ -3,24 +3,39 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from spi_diffusers.benchmark.report import TABLES_FILE, write_report
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results" / "paper"
 
 
-def documented_results() -> list[Path]:
-    """The results that the documented command makes the report from."""
+def documented_reports() -> list[tuple[list[Path], Path]]:
+    """Of every documented command that makes a report: its results files, and the folder it writes."""
     text = (FOLDER / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    line = next(line for line in text.splitlines() if line.startswith("spi benchmark --report"))
-    words = shlex.split(line)
-    patterns = words[words.index("--report") + 1 : words.index("--output")]
-    return [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    reports = []
+    for line in text.splitlines():
+        if line.startswith("spi benchmark --report"):
+            words = shlex.split(line)
+            output = words.index("--output")
+            patterns = words[words.index("--report") + 1 : output]
+            files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+            reports.append((files, ROOT / words[output + 1]))
+    return reports
 
 
-def test_committed_tables_come_from_the_committed_results(tmp_path):
-    results = documented_results()
-    assert len(results) == 9  # the paper's systems, and safe SPI on eight tasks
+def test_the_reports_are_of_all_results():
+    (paper, paper_folder), (baselines, baselines_folder) = documented_reports()
+    assert len(paper) == 9  # the paper's systems, and safe SPI on eight tasks
+    assert len(baselines) == 2  # the baselines, and safe SPI on the one task where they were run
+    assert (paper_folder, baselines_folder) == (FOLDER / "report", FOLDER / "baselines_report")
+
+
+@pytest.mark.parametrize(
+    ("results", "folder"), documented_reports(), ids=lambda value: getattr(value, "name", "")
+)
+def test_committed_tables_come_from_the_committed_results(results, folder, tmp_path):
     write_report(results, tmp_path)
     written = (tmp_path / TABLES_FILE).read_text(encoding="utf-8")
-    assert written == (FOLDER / "report" / TABLES_FILE).read_text(encoding="utf-8")
+    assert written == (folder / TABLES_FILE).read_text(encoding="utf-8")
