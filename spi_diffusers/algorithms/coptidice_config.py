@@ -15,7 +15,7 @@ class COptiDICEConfig:
         reward_scale: Factor on rewards before they are learned; the multiplier stands against scaled rewards.
         hidden_dims: Width of each hidden layer, of all networks.
         num_networks: Networks of which the minimum counts, for nu and for chi each. One is the paper's; the
-            benchmark's two take twice the time, and on BallCircle the result was the same.
+            benchmark's two take twice the time, and on BallCircle the result was the same (one seed).
         learning_rate: Adam's, of nu and chi.
         actor_learning_rate: Adam's, of the policy.
         multiplier_learning_rate: Adam's, of the cost multiplier and the bound's temperature. The benchmark's

@@ -9,7 +9,8 @@ With `ood_penalty`, the cost critics also learn that actions outside the data, a
 costly. That is in the paper, but has no effect in the benchmark's code, whose penalty carries no gradient,
 and is off by default: what an action outside the data is to cost goes into the value of every state before
 it. With a discount of 0.99 a policy that leaves the data at one step in a hundred already looks half as
-costly everywhere as if it always did, so that on BallCircle soon no action counts as within the limit.
+costly everywhere as if it always did. On BallCircle (limit 10, one seed) the share of actions that count as
+within the limit fell from 0.87 to 0.58 between updates 300 and 1,500; without the penalty it was 0.92.
 
 The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated. So it
 must be slower than the critics: of a policy that is a little beyond, some actions are within and pull it
