@@ -28,6 +28,7 @@ from spi_diffusers.collection.ppo_lagrangian import (
 from spi_diffusers.data.rounding import round_significant
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs import make_env
+from spi_diffusers.envs.velocity import speed_threshold
 
 _COST_AVERAGE_RATE = 0.1  # of a budget's average cost return, per episode
 _PROBE_NOISE = (0.0, 0.25, 0.5)  # shares of the policy's deviation
@@ -64,8 +65,13 @@ class BehaviourRun:
         self.observations = RunningMoments(task.observation_dim)
         self.discounted = RunningMoments(2)  # discounted sums of reward and cost, whose spread scales them
         lagrangian = len(config.cost_targets)
-        self.multipliers = torch.tensor([config.initial_multiplier] * lagrangian + list(config.penalties))
+        self.multipliers = torch.tensor(
+            [config.initial_multiplier] * lagrangian
+            + list(config.penalties)
+            + [config.speed_penalty] * len(config.speed_targets)
+        )
         self.average_cost = torch.full((lagrangian,), float("nan"))
+        self._speed_limit = _speed_limits(task, config)
 
     @property
     def total_steps(self) -> int:
@@ -125,7 +131,8 @@ class BehaviourRun:
             signals = np.array([(row[1], row[4]["cost"]) for row in played])
             terminated = np.array([row[2] for row in played])
             ended = terminated | np.array([row[3] for row in played])
-            running = config.gamma * running + signals
+            learned = self._learned_signals(signals, [row[4] for row in played], budget)
+            running = config.gamma * running + learned
             steps.append(
                 {
                     "observation": normalized,
@@ -133,7 +140,7 @@ class BehaviourRun:
                     "raw": observation,
                     "action": sampled,
                     "budget": budget.copy(),
-                    "signals": signals,
+                    "signals": learned,
                     "running": running,
                     "terminated": terminated,
                     "ended": ended,
@@ -154,6 +161,15 @@ class BehaviourRun:
             if len(steps) == config.segment_steps or step == horizon - 1:
                 self._update(steps)
                 steps = []
+
+    def _learned_signals(self, signals: np.ndarray, infos: list[dict], budget: np.ndarray) -> np.ndarray:
+        """Rewards and costs that the policy learns from, (N, 2): not the task's with a speed target."""
+        limit = self._speed_limit[budget]
+        limited = np.isfinite(limit)
+        if not limited.any():
+            return signals
+        excess = np.maximum(np.array([info["speed"] for info in infos]) - limit, 0.0)
+        return np.stack([signals[:, 0] - excess, np.where(limited, excess, signals[:, 1])], axis=1)
 
     def _draw_noise(self, count: int) -> np.ndarray:
         """Share of the policy's deviation for each environment, (N,): the last ones are probes."""
@@ -254,6 +270,18 @@ class BehaviourRun:
             vars(getattr(self, name)).update(groups[name])
         self.multipliers, self.average_cost = tensors["multipliers"], tensors["average_cost"]
         self.rounds_done, self.steps_done = tensors["progress"].tolist()
+
+
+def _speed_limits(task: Task, config: CollectConfig) -> np.ndarray:
+    """Speed that each budget must not exceed, m/s, (K,); infinite for those without a speed target."""
+    limits = np.full(config.num_budgets, np.inf)
+    if config.speed_targets:
+        if task.simulator != "velocity":
+            raise CollectionError(
+                f"{task.name}: speed_targets are for the Velocity tasks, whose cost is one of speed"
+            )
+        limits[-len(config.speed_targets) :] = speed_threshold(task) * np.array(config.speed_targets)
+    return limits
 
 
 class _Recorder:

@@ -11,7 +11,7 @@ from spi_diffusers.data.tasks import Task, get_task
 
 _NOT_NEGATIVE = (
     *("initial_multiplier", "multiplier_rate", "max_multiplier"),
-    *("learning_rate", "entropy_weight", "scripted_episodes"),
+    *("learning_rate", "entropy_weight", "scripted_episodes", "speed_penalty"),
 )
 
 
@@ -25,6 +25,10 @@ class CollectConfig:
         runs: Number of behaviour-policy runs with different seeds.
         cost_targets: Cost returns that the Lagrangian budgets aim at.
         penalties: Fixed multipliers, a budget each; 0 is the unconstrained one.
+        speed_targets: Shares of the speed at which a step of a Velocity task begins to cost, a budget each.
+            Such a policy learns not from the cost, which is 0 or 1, but from its speed beyond the target:
+            that earns nothing and is penalised.
+        speed_penalty: Fixed multiplier of these budgets.
         initial_multiplier: Multiplier of the Lagrangian budgets at the start.
         multiplier_rate: Step size of the multipliers, which move once a round.
         max_multiplier: Largest multiplier.
@@ -46,6 +50,8 @@ class CollectConfig:
     runs: int = 1
     cost_targets: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
     penalties: tuple[float, ...] = (0.0, 0.3, 1.0)
+    speed_targets: tuple[float, ...] = ()
+    speed_penalty: float = 0.3
     initial_multiplier: float = 0.5
     multiplier_rate: float = 0.1
     max_multiplier: float = 5.0
@@ -72,13 +78,14 @@ class CollectConfig:
                 f"num_probes must leave at least two of num_envs={self.num_envs} to learn from, got "
                 f"{self.num_probes}"
             )
-        if not self.cost_targets and not self.penalties:
-            raise ValueError("cost_targets and penalties are both empty: name at least one budget")
+        if not self.num_budgets:
+            raise ValueError("cost_targets, penalties and speed_targets are all empty: name a budget")
         if not self.hidden_dims or not min(self.hidden_dims) >= 1:
             raise ValueError(f"hidden_dims must be at least one width of at least 1, got {self.hidden_dims}")
         not_negative: dict[str, tuple[float, ...]] = {
             "cost_targets": self.cost_targets,
             "penalties": self.penalties,
+            "speed_targets": self.speed_targets,
             **{name: (getattr(self, name),) for name in _NOT_NEGATIVE},
             "max_cost_return": () if self.max_cost_return is None else (self.max_cost_return,),
         }
@@ -96,7 +103,7 @@ class CollectConfig:
     @property
     def num_budgets(self) -> int:
         """Number of budgets that the behaviour policy is conditioned on."""
-        return len(self.cost_targets) + len(self.penalties)
+        return len(self.cost_targets) + len(self.penalties) + len(self.speed_targets)
 
 
 def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:

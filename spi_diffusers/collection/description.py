@@ -102,6 +102,11 @@ def _behaviour(task: Task, config: CollectConfig) -> str:
         kinds.append(f"Lagrangian cost targets of {_list(config.cost_targets)}")
     if config.penalties:
         kinds.append(f"fixed penalties of {_list(config.penalties)}")
+    if config.speed_targets:
+        kinds.append(
+            f"speed targets of {_list(config.speed_targets)} times the cost's threshold, beyond which speed "
+            f"earned nothing and was penalised with a multiplier of {config.speed_penalty:g}"
+        )
     runs = "One run" if config.runs == 1 else f"{config.runs} runs with different seeds"
     each = "" if config.runs == 1 else " each"
     text = (

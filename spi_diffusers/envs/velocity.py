@@ -45,7 +45,7 @@ class VelocityCost(gymnasium.Wrapper):
         self._planar = planar
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Step; the info gains `cost`, 0.0 or 1.0."""
+        """Step; the info gains `cost`, 0.0 or 1.0, and `speed`, m/s, which the cost looks at."""
         # The reward holds the action's norm. In float32 its digits would depend on the version of NumPy,
         # because 1.x and 2.x differ in the type of a float32 times a Python float.
         action = np.asarray(action, dtype=np.float64)
@@ -54,7 +54,7 @@ class VelocityCost(gymnasium.Wrapper):
         if self._planar:
             velocity = np.sqrt(velocity**2 + info["y_velocity"] ** 2)
         cost = float(velocity > self._threshold)
-        return observation, reward, terminated, truncated, {**info, "cost": cost}
+        return observation, reward, terminated, truncated, {**info, "cost": cost, "speed": velocity}
 
 
 def make_velocity_env(
@@ -73,8 +73,7 @@ def make_velocity_env(
     Raises:
         SimulatorNotInstalledError: MuJoCo is missing, or its version does not fit gymnasium's.
     """
-    robot = task.env_id.removeprefix("Safety").partition("Velocity")[0]
-    threshold = VELOCITY_THRESHOLDS[robot]
+    robot = _robot(task)
     _check_versions(task)
     choose_renderer(render_mode)
     try:
@@ -93,7 +92,12 @@ def make_velocity_env(
             f"task {task.name} runs in gymnasium's {robot}-v4 with MuJoCo, which cannot be made here "
             f"({error}). Install it with: {install_command(task.simulator)}"
         ) from error
-    return VelocityCost(env, threshold, planar=robot == "Ant")
+    return VelocityCost(env, speed_threshold(task), planar=robot == "Ant")
+
+
+def speed_threshold(task: Task) -> float:
+    """Speed above which a step of a Velocity task costs 1, m/s."""
+    return VELOCITY_THRESHOLDS[_robot(task)]
 
 
 def choose_renderer(render_mode: str | None) -> None:
@@ -105,6 +109,10 @@ def choose_renderer(render_mode: str | None) -> None:
     if render_mode is not None and not os.environ.get("DISPLAY"):
         # Read when MuJoCo's renderer is first imported; the default needs a display.
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _robot(task: Task) -> str:
+    return task.env_id.removeprefix("Safety").partition("Velocity")[0]
 
 
 def _check_versions(task: Task) -> None:

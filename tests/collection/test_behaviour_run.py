@@ -7,6 +7,7 @@ from collection_factory import tiny_config
 
 from spi_diffusers.collection import scripted
 from spi_diffusers.collection.behaviour import BehaviourRun
+from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.scripted import ScriptedRun
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
@@ -105,6 +106,39 @@ def test_multipliers_of_targets_move_and_penalties_stay():
     torch.testing.assert_close(run.average_cost, torch.tensor([41.0, 0.0]))
     run._update_multipliers()
     torch.testing.assert_close(run.multipliers, torch.tensor([0.7, 0.4, 0.3]))
+
+
+def test_speed_beyond_its_target_earns_nothing_and_is_what_a_speed_budget_pays_for():
+    task = get_task("hoppervelocity")  # a step faster than 0.7402 m/s costs 1
+    config = tiny_config(task, cost_targets=[], penalties=[0.5], speed_targets=[0.5, 1.0], speed_penalty=0.2)
+    run = BehaviourRun(task, config, seed=0)
+    torch.testing.assert_close(run.multipliers, torch.tensor([0.5, 0.2, 0.2]))
+    signals = np.array([[3.0, 1.0], [3.0, 1.0], [3.0, 1.0], [1.5, 0.0]])
+    infos = [{"speed": speed} for speed in (2.0, 2.0, 2.0, 0.5)]
+    learned = run._learned_signals(signals, infos, np.array([0, 1, 2, 2]))
+    expected = [[3.0, 1.0], [3.0 - 1.6299, 1.6299], [3.0 - 1.2598, 1.2598], [1.5, 0.0]]
+    np.testing.assert_allclose(learned, expected, atol=1e-12)
+    np.testing.assert_array_equal(signals[:, 1], [1.0, 1.0, 1.0, 0.0])  # what is recorded is left alone
+
+
+def test_with_speed_targets_the_episodes_still_have_the_tasks_own_rewards_and_costs():
+    task = get_task("hoppervelocity")
+    if not simulator_status(task.simulator).installed:
+        pytest.skip("no MuJoCo here")
+    run = BehaviourRun(task, tiny_config(task, cost_targets=[], penalties=[], speed_targets=[0.1]), seed=0)
+    episodes = run.play_round()
+    run.close()
+    assert any((episode.cost > 0).any() for episode in episodes)
+    for episode in episodes:
+        # The task's reward: 1 + speed - 0.001 * squared action.
+        speed = episode.reward - 1.0 + 1e-3 * np.square(episode.action).sum(axis=1)
+        clear = abs(speed - 0.7402) > 1e-5
+        np.testing.assert_array_equal(episode.cost[clear], (speed > 0.7402)[clear])
+
+
+def test_speed_targets_are_for_tasks_whose_cost_is_one_of_speed():
+    with pytest.raises(CollectionError, match="speed_targets are for the Velocity tasks"):
+        BehaviourRun(BALL, tiny_config(speed_targets=[0.9]), seed=0)
 
 
 def test_a_scripted_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path, monkeypatch):

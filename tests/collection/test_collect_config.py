@@ -23,7 +23,9 @@ def test_every_preset_loads(name):
     assert config != CollectConfig() or name == "ballcircle"  # which has the defaults
     assert get_task(name).max_episode_steps % config.segment_steps == 0  # no short segment at the end
     assert (config.scripted_episodes > 0) == (name == "carcircle")
-    assert all(isinstance(value, float) for value in (*config.cost_targets, *config.penalties))
+    assert all(
+        isinstance(value, float) for value in (*config.cost_targets, *config.penalties, *config.speed_targets)
+    )
 
 
 def test_overrides_win_and_none_leaves_the_preset():
@@ -42,9 +44,11 @@ def test_overrides_win_and_none_leaves_the_preset():
         ({"scripted_episodes": -1}, "scripted_episodes must be finite and not negative, got -1"),
         ({"num_envs": 4, "num_probes": 3}, "at least two of num_envs=4 to learn from, got 3"),
         ({"num_probes": -1}, "got -1"),
-        ({"cost_targets": (), "penalties": ()}, "name at least one budget"),
+        ({"cost_targets": (), "penalties": ()}, "are all empty: name a budget"),
         ({"cost_targets": (5.0, -1.0)}, "cost_targets must be finite and not negative, got -1"),
         ({"penalties": (float("nan"),)}, "penalties must be finite and not negative, got nan"),
+        ({"speed_targets": (0.9, -0.1)}, "speed_targets must be finite and not negative, got -0.1"),
+        ({"speed_penalty": -0.1}, "speed_penalty must be finite and not negative, got -0.1"),
         ({"max_cost_return": -1.0}, "max_cost_return must be finite"),
         ({"multiplier_rate": float("inf")}, "multiplier_rate must be finite"),
         ({"gamma": 1.0}, "gamma must be between 0 and 1, got 1"),
@@ -59,4 +63,5 @@ def test_settings_out_of_range_are_named(settings, message):
 
 
 def test_number_of_budgets():
-    assert CollectConfig(cost_targets=(1.0, 2.0), penalties=(0.0,)).num_budgets == 3
+    config = CollectConfig(cost_targets=(1.0, 2.0), penalties=(0.0,), speed_targets=(0.9,))
+    assert config.num_budgets == 4

@@ -83,6 +83,7 @@ def test_episode_of_every_velocity_task(task):
         velocity = (
             np.hypot(info["x_velocity"], info["y_velocity"]) if "Ant" in task.name else info["x_velocity"]
         )
+        assert info["speed"] == pytest.approx(velocity, rel=1e-12)
         assert info["cost"] == float(velocity > threshold)
         if terminated:
             break
