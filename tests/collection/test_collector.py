@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from spi_diffusers.collection.collector import check_collection, collect
 from spi_diffusers.collection.config import load_collect_config
+from spi_diffusers.collection.description import describe_collection
 from spi_diffusers.collection.episodes import read_shards
 from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.data.columns import DatasetError
@@ -28,6 +29,7 @@ from spi_diffusers.data.tasks import get_task
 pytest.importorskip("bullet_safety_gym")
 TASK = "OfflineBallCircle-v0"
 CONFIG = tiny_config(runs=2)
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,26 @@ def test_card_says_how_it_was_made(reference):
     assert int(share[2]) == pytest.approx(100 * best / 881.46, abs=0.51)
     assert 'load_transitions("ball"' in card
     assert str(reference.parent) not in card
+
+
+def test_card_tells_the_speed_targets():
+    task = get_task("hoppervelocity")
+    config = load_collect_config(task, speed_targets=(0.5, 0.9), penalties=(1.0,), speed_penalty=0.4)
+    text = describe_collection(
+        load_transitions(DATASETS, task),
+        task,
+        config,
+        folder=DATASETS,
+        seed=0,
+        max_bytes=1,
+        full_precision=False,
+        episodes_kept=1000,
+    )
+    assert (
+        "(fixed penalties of 1 and speed targets of 0.5, 0.9 times the cost's threshold, beyond which speed "
+        "earned nothing and was penalised with a multiplier of 0.4)"
+    ) in text
+    assert "`speed_targets=(0.5, 0.9)`" in text  # the command alone would take the preset's
 
 
 def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_path):
