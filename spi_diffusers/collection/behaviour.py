@@ -168,6 +168,7 @@ class BehaviourRun:
         limited = np.isfinite(limit)
         if not limited.any():
             return signals
+        # In m/s, so in the reward's own unit: all robots earn 1 for each m/s.
         excess = np.maximum(np.array([info["speed"] for info in infos]) - limit, 0.0)
         return np.stack([signals[:, 0] - excess, np.where(limited, excess, signals[:, 1])], axis=1)
 
