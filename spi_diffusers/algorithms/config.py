@@ -92,7 +92,7 @@ class SPIConfig:
         if self.imitation_share < 1.0 and not self.conditioned:
             raise ValueError(
                 "imitation_share below 1 needs conditioned=true: which episodes are imitated depends on the "
-                "safety weight."
+                "safety weight. Set imitation_share to 1 to imitate all of them."
             )
         if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max < math.inf:
             raise ValueError(

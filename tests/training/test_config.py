@@ -88,11 +88,11 @@ def test_layers_override_each_other_in_order(tmp_path):
     assert TrainConfig(task="ballcircle").learning_rate == 3e-4  # the dataclass
     assert parse("--task", "swimmervelocity").learning_rate == 6e-4  # presets/default.yaml
     assert parse("--task", "swimmervelocity").updates == 20_000
-    assert parse("--task", "ballcircle").updates == 25_000  # presets/ballcircle.yaml
+    assert parse("--task", "ballcircle").updates == 15_000  # presets/ballcircle.yaml
     assert parse("--config", str(file)).learning_rate == 2e-3
     config = parse("--config", str(file), "--seed", "7", "--algorithm.eta", "0.4")
     assert (config.learning_rate, config.seed, config.algorithm.gamma) == (2e-3, 7, 0.9)
-    assert (config.algorithm.eta, config.algorithm.ema_decay, config.updates) == (0.4, 0.99, 25_000)
+    assert (config.algorithm.eta, config.algorithm.ema_decay, config.updates) == (0.4, 0.99, 15_000)
 
 
 def test_every_preset_can_be_used():
