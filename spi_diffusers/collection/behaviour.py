@@ -277,10 +277,6 @@ def _speed_limits(task: Task, config: CollectConfig) -> np.ndarray:
     """Speed that each budget must not exceed, m/s, (K,); infinite for those without a speed target."""
     limits = np.full(config.num_budgets, np.inf)
     if config.speed_targets:
-        if task.simulator != "velocity":
-            raise CollectionError(
-                f"{task.name}: speed_targets are for the Velocity tasks, whose cost is one of speed"
-            )
         limits[-len(config.speed_targets) :] = speed_threshold(task) * np.array(config.speed_targets)
     return limits
 

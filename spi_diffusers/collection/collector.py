@@ -168,7 +168,8 @@ def check_collection(
         ValueError: a number is out of range.
         UnknownTaskError: no such task.
         FileExistsError: the folder has the config already and `overwrite` is off, or it is a file.
-        CollectionError: the work folder belongs to another collection, or the task has no scripted driver.
+        CollectionError: the work folder belongs to another collection, or the task has no scripted driver, or
+            no speed targets.
         DatasetError: the folder's card cannot be read.
         SimulatorNotInstalledError: the simulator is missing.
     """
@@ -188,6 +189,10 @@ def check_collection(
     if config.scripted_episodes and task.short_name != "carcircle":
         raise CollectionError(
             f"scripted_episodes must be 0 for {task.short_name}: only carcircle has a scripted driver"
+        )
+    if config.speed_targets and task.simulator != "velocity":
+        raise CollectionError(
+            f"speed_targets must be empty for {task.short_name}: only a Velocity task's cost is one of speed"
         )
     work = _work_folder(folder, task)
     if (work / "collect.json").exists():

@@ -7,7 +7,6 @@ from collection_factory import tiny_config
 
 from spi_diffusers.collection import scripted
 from spi_diffusers.collection.behaviour import BehaviourRun
-from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.scripted import ScriptedRun
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
@@ -134,11 +133,6 @@ def test_with_speed_targets_the_episodes_still_have_the_tasks_own_rewards_and_co
         speed = episode.reward - 1.0 + 1e-3 * np.square(episode.action).sum(axis=1)
         clear = abs(speed - 0.7402) > 1e-5
         np.testing.assert_array_equal(episode.cost[clear], (speed > 0.7402)[clear])
-
-
-def test_speed_targets_are_for_tasks_whose_cost_is_one_of_speed():
-    with pytest.raises(CollectionError, match="speed_targets are for the Velocity tasks"):
-        BehaviourRun(BALL, tiny_config(speed_targets=[0.9]), seed=0)
 
 
 def test_a_scripted_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path, monkeypatch):

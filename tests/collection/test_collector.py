@@ -289,6 +289,7 @@ def test_arguments_are_checked_before_any_work(tmp_path):
         ({"folder": file}, FileExistsError, "file: is a file; name a folder"),
         ({"folder": broken}, DatasetError, "README.md: the YAML header cannot be read"),
         ({"config": tiny_config(scripted_episodes=1)}, CollectionError, "only carcircle has a scripted"),
+        ({"config": tiny_config(speed_targets=[0.9])}, CollectionError, "only a Velocity task's cost"),
         ({"task": "easysparse"}, ImportError, "MetaDrive|metadrive"),
     ):
         arguments = {"task": "ballcircle", "folder": folder, "config": CONFIG, **options}
@@ -315,6 +316,6 @@ def test_other_tasks_of_the_folder_stay(work_only, tmp_path):
 
 @pytest.mark.slow
 def test_behaviour_policies_learn(tmp_path):
-    dataset = collect("ballcircle", tmp_path, load_collect_config("ballcircle", steps=60_000))
+    dataset = collect("ballcircle", tmp_path, load_collect_config("ballcircle", steps=80_000))
     assert dataset.episodes.best_return_within(40.0) > 400
     assert dataset.episodes.cost_return.max() <= get_task("ballcircle").cost_max
