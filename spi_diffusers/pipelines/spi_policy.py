@@ -133,7 +133,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
             the highest Q^r; or "weight", the policies of the safety weights, valued by the mean over their
             candidates, of which it plays one. The latter does not seek out the critics' errors; it was better
             on Walker2d and worse on BallCircle.
-        min_safety_weight: Safe extraction draws no candidates with a lower safety weight, in [0, 1].
         format_version: Version of this folder format.
     """
 
@@ -153,7 +152,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
         gamma: float = 0.99,
         budget_reserve: float = 3.0,
         selection: str = "candidate",
-        min_safety_weight: float = 0.0,
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -164,8 +162,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
         if selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}.")
-        if not 0.0 <= min_safety_weight <= 1.0:
-            raise ValueError(f"min_safety_weight must lie in [0, 1], got {min_safety_weight}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
         self._check_components(noise_model, reward_critic, safety_critic, normalizer)
@@ -185,7 +181,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
             gamma=gamma,
             budget_reserve=budget_reserve,
             selection=selection,
-            min_safety_weight=min_safety_weight,
             format_version=format_version,
         )
         for component in (noise_model, reward_critic, safety_critic, normalizer):
@@ -327,15 +322,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
         )
 
     @property
-    def safety_weights(self) -> tuple[float, ...]:
-        """The safety weights that safe extraction draws candidates with, increasing."""
-        return tuple(w for w in SAFETY_WEIGHT_GRID if w >= self.config.min_safety_weight)
-
-    @property
     def num_groups(self) -> int | None:
         """Number of groups that safe extraction compares; None where it compares candidates."""
         grouped = self.config.selection == "weight" and self.noise_model.config.use_safety_weight
-        return len(self.safety_weights) if grouped else None
+        return len(SAFETY_WEIGHT_GRID) if grouped else None
 
     def _check_observation(self, observation: Any) -> tuple[Tensor, bool, bool]:
         """The observation as float32 (B, O) on the device; whether it was one; whether to return NumPy."""
@@ -421,7 +411,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if safety_weight is not None and not 0.0 <= safety_weight <= 1.0:
             raise ValueError(f"safety_weight must lie in [0, 1], got {safety_weight}.")
         if extraction == "safe" and safety_weight is None:
-            grid = torch.tensor(self.safety_weights, device=device)
+            grid = torch.tensor(SAFETY_WEIGHT_GRID, device=device)
             per_weight = max(1, count // len(grid))
             return grid.repeat_interleave(per_weight), per_weight * len(grid)
         # The paper weighs both critics; without further notice, equally.

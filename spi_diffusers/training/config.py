@@ -26,7 +26,6 @@ SPI_SETTINGS = (
     "calibrate",
     "budget_reserve",
     "selection",
-    "min_safety_weight",
 )
 
 
@@ -104,7 +103,6 @@ class TrainConfig:
         budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
         selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
             policies of the safety weights, which does not seek out the critics' errors.
-        min_safety_weight: Safe extraction draws no candidates with a lower safety weight, in [0, 1].
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
@@ -145,7 +143,6 @@ class TrainConfig:
     calibrate: bool = True
     budget_reserve: float = 3.0
     selection: Literal["candidate", "weight"] = "candidate"
-    min_safety_weight: float = 0.0
     log_every: int = 100
     checkpoint_every: int = 2_000
     keep_checkpoints: int = 2
@@ -182,9 +179,6 @@ class TrainConfig:
             )
         if not (_is_number(self.budget_reserve) and self.budget_reserve >= 0):
             raise ConfigError(f"budget_reserve must be finite and at least 0, got {self.budget_reserve!r}.")
-        weight = self.min_safety_weight
-        if not (_is_number(weight) and 0 <= weight <= 1):
-            raise ConfigError(f"min_safety_weight must lie in [0, 1], got {weight!r}.")
         for name in ("clip_actions", "resume", "calibrate"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")

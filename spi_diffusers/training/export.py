@@ -71,7 +71,6 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipelin
         gamma=trainer.config.algorithm.gamma,
         budget_reserve=trainer.config.budget_reserve,
         selection=trainer.config.selection,
-        min_safety_weight=trainer.config.min_safety_weight,
     )
 
 

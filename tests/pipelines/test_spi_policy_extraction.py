@@ -218,16 +218,6 @@ def test_selection_by_weight_compares_the_weights_policies():
     assert torch.equal(alone.feasible, x_of(alone) <= 1e-6), "one weight: candidates are compared"
 
 
-def test_a_smallest_safety_weight_leaves_lower_ones_out():
-    pipe = pipeline_by_hand(selection="weight", min_safety_weight=0.8)
-    assert pipe.safety_weights == (0.9, 1.0)
-    output = pipe(torch.zeros(4, 3), cost_limit=50.0, generator=seeded())
-    assert output.safety_weights[0].tolist() == pytest.approx([0.9] * 25 + [1.0] * 25)
-    means = x_of(output).unflatten(1, (2, 25)).mean(2)
-    assert torch.equal(output.feasible, (means <= 1e-6).repeat_interleave(25, dim=1))
-    assert pipeline_by_hand(min_safety_weight=1.0).safety_weights == (1.0,)
-
-
 def test_budgets_and_steps_per_observation(by_hand):
     output = by_hand(
         torch.zeros(2, 3),

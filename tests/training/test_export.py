@@ -87,7 +87,7 @@ def test_algorithm_names(tmp_path):
         return algorithm_name(tiny_config(tmp_path, **settings))
 
     fixed = {"algorithm.conditioned": False, "algorithm.eta": 0.5, "algorithm.predict_cost": False}
-    fixed["algorithm.imitation_share"] = 1.0
+    fixed |= {"algorithm.imitation_share": 1.0}
     assert named() == "spi"
     assert named(**fixed, **{"algorithm.mu": 0.25, "algorithm.phi": 0.25}) == "spi-paper"
     assert named(**fixed, **{"algorithm.mu": 0.5, "algorithm.phi": 0.0}) == "spi-paper-no-safety"
