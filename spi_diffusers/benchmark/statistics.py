@@ -2,9 +2,10 @@
 
 After R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS
 2021): the interquartile mean over all (task, seed) scores, with percentile intervals from resampling the
-seeds of every task by themselves.
+seeds of every task by themselves. Where tasks have different numbers of seeds, every task weighs alike.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,9 +25,10 @@ class ScoreStatistic:
 
     Attributes:
         mean: Mean of the tasks' means; every task weighs alike, whatever its number of seeds.
-        seed_std: Mean over the tasks of the sample deviation over seeds; None where a task has a single seed.
-        iqm: Interquartile mean over all (task, seed) scores.
-        interval: 95% bootstrap interval of `iqm`; None where a task has a single seed.
+        seed_std: Mean of the sample deviation over seeds, over the tasks with several; None if there are none.
+        iqm: Interquartile mean over all (task, seed) scores; every task weighs alike here too.
+        interval: 95% bootstrap interval of `iqm`, which knows nothing of the spread on a task with a single
+            seed; None if no task has several.
         mean_interval: 95% bootstrap interval of `mean`; None likewise.
     """
 
@@ -46,6 +48,7 @@ class AlgorithmStatistics:
         extraction: How it acts.
         tasks: The tasks, sorted.
         seeds: Fewest and most training seeds of a task, without those that diverged.
+        single_seed_tasks: Number of tasks with one seed only; they add nothing to deviations and intervals.
         diverged: Training runs on these tasks that diverged; the figures leave them out.
         reward: Normalised reward.
         cost: Normalised cost.
@@ -61,6 +64,7 @@ class AlgorithmStatistics:
     extraction: str
     tasks: tuple[str, ...]
     seeds: tuple[int, int]
+    single_seed_tasks: int
     diverged: int
     reward: ScoreStatistic
     cost: ScoreStatistic
@@ -103,28 +107,33 @@ def bootstrap_interval(
     """Percentile bootstrap interval over seeds, stratified by task.
 
     Args:
-        groups: Scores of the seeds, one sequence per task; each is resampled by itself.
+        groups: Scores of the seeds, one sequence per task; each is resampled by itself. A single score
+            stays as it is.
         mean_of_groups: Of the mean of the groups' means, instead of the interquartile mean of all scores.
         confidence: Between 0 and 1.
         resamples: Number of bootstrap samples.
         seed: Decides them.
 
     Returns:
-        Lower and upper end; None where a group has a single score: its spread is unknown.
+        Lower and upper end; None if no group has several scores: nothing is known of their spread.
     """
     from scipy.stats import bootstrap
 
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    if not arrays or min(map(len, arrays)) < 2:
+    several = [array for array in arrays if len(array) > 1]
+    single = [array for array in arrays if len(array) == 1]
+    if not several:
         return None
 
     def statistic(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        shape = samples[0].shape[:-1]
+        everything = [*samples, *(np.broadcast_to(array, (*shape, 1)) for array in single)]
         if mean_of_groups:
-            return np.mean([sample.mean(axis=axis) for sample in samples], axis=0)
-        return np.asarray(interquartile_mean(np.concatenate(samples, axis=axis), axis=axis))
+            return np.mean([sample.mean(axis=axis) for sample in everything], axis=0)
+        return np.asarray(interquartile_mean(_alike(everything), axis=axis))
 
     found = bootstrap(
-        tuple(arrays),
+        tuple(several),
         statistic,
         n_resamples=resamples,
         confidence_level=confidence,
@@ -144,14 +153,21 @@ def score_statistic(groups: Sequence[Sequence[float]]) -> ScoreStatistic:
     """
     if not groups or not all(len(group) for group in groups):
         raise ValueError("need at least one task, and at least one seed of every task.")
-    several = all(len(group) > 1 for group in groups)
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    spreads = [np.std(array, ddof=1) for array in arrays if len(array) > 1]
     return ScoreStatistic(
         mean=float(np.mean([np.mean(group) for group in groups])),
-        seed_std=float(np.mean([np.std(group, ddof=1) for group in groups])) if several else None,
-        iqm=float(interquartile_mean(np.concatenate([np.asarray(group) for group in groups]))),
+        seed_std=float(np.mean(spreads)) if spreads else None,
+        iqm=float(interquartile_mean(_alike(arrays))),
         interval=bootstrap_interval(groups),
         mean_interval=bootstrap_interval(groups, mean_of_groups=True),
     )
+
+
+def _alike(groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Scores of several tasks side by side, along the last axis, repeated until all have equally many."""
+    most = math.lcm(*(group.shape[-1] for group in groups))
+    return np.concatenate([np.repeat(group, most // group.shape[-1], axis=-1) for group in groups], axis=-1)
 
 
 def algorithm_statistics(
@@ -196,6 +212,7 @@ def algorithm_statistics(
         extraction=first.extraction,
         tasks=tuple(by_task),
         seeds=(min(counts), max(counts)),
+        single_seed_tasks=counts.count(1),
         diverged=len(lost),
         reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
         cost=score_statistic(costs),

@@ -56,9 +56,10 @@ def statistics_table(data: TableData) -> str:
             *_markdown(header, rows),
             "",
             "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean over all tasks "
-            "and seeds, with the 95% bootstrap interval, seeds resampled within every task (needs two "
-            "seeds of each). Tasks kept: mean normalised cost at most 1. Worst seed: lowest reward / "
-            "highest cost of a seed on a task. Updates and minutes of one training.",
+            "and seeds, every task weighing alike, with the 95% bootstrap interval, seeds resampled within "
+            "every task. ‡ n: n tasks have a single seed, of whose spread deviations and intervals know "
+            "nothing. Tasks kept: mean normalised cost at most 1. Worst seed: lowest reward / highest cost "
+            "of a seed on a task. Updates and minutes of one training.",
         ]
     )
 
@@ -127,6 +128,8 @@ def _seeds(groups: dict[str, list[EvaluationEntry]]) -> str:
 def _statistics_row(row: AlgorithmStatistics, tasks: int) -> list[str]:
     few, many = row.seeds
     seeds = str(few) if few == many else f"{few} to {many}"
+    if many > 1 and row.single_seed_tasks:
+        seeds += f" ‡ {row.single_seed_tasks}"
     return [
         title_of(row.algorithm),
         _mean(row.reward),

@@ -39,8 +39,15 @@ def test_bootstrap_interval_of_two_seeds_by_hand():
     assert bootstrap_interval([[0.0, 0.0], [1.0, 1.0]], mean_of_groups=True) == (0.5, 0.5)
     low, high = bootstrap_interval([[0.0, 1.0], [10.0, 11.0]], mean_of_groups=True)
     assert (low, high) == (5.0, 6.0)
-    assert bootstrap_interval([[0.0, 1.0], [1.0]]) is None
+    assert bootstrap_interval([[0.0], [1.0]]) is None
     assert bootstrap_interval([]) is None
+
+
+def test_bootstrap_interval_holds_a_single_seed_fixed():
+    # The first task's mean goes from 0 to 1, the second's stays 4.
+    assert bootstrap_interval([[0.0, 1.0], [4.0]], mean_of_groups=True) == (2.0, 2.5)
+    # Repeated so that tasks weigh alike: 0 0 4 4, 0 1 4 4 or 1 1 4 4; half of them are the middle.
+    assert bootstrap_interval([[0.0, 1.0], [4.0]]) == (2.0, 2.5)
 
 
 def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
@@ -69,9 +76,12 @@ def test_score_statistic_is_within_the_scores(groups):
 
 def test_every_task_weighs_alike_whatever_its_seeds():
     statistic = score_statistic([[0.0, 0.0, 0.0], [1.0]])
-    assert statistic.mean == 0.5
-    assert statistic.seed_std is None
-    assert statistic.interval is None
+    assert (statistic.mean, statistic.iqm) == (0.5, 0.5)
+    assert (statistic.seed_std, statistic.interval) == (0.0, (0.5, 0.5))  # of the task with several
+    # 1 1 3 3 5 5 and 0 0 0 9 9 9: of twelve the middle six are 1 1 3 3 5 5.
+    assert score_statistic([[1.0, 3.0, 5.0], [0.0, 9.0]]).iqm == 3.0
+    alone = score_statistic([[0.0], [1.0]])
+    assert (alone.iqm, alone.seed_std, alone.interval, alone.mean_interval) == (0.5, None, None, None)
     with pytest.raises(ValueError, match="at least one seed"):
         score_statistic([[1.0], []])
 
