@@ -1,7 +1,7 @@
 """The paper's figures from a results file; Figure 2 from the Pixel world itself."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from spi_diffusers.benchmark.paper import paper_table
 from spi_diffusers.benchmark.selection import CurveData, TableData, title_of
-from spi_diffusers.benchmark.statistics import score_statistic
+from spi_diffusers.benchmark.statistics import AlgorithmStatistics, score_statistic
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.plots import figure_at
 
@@ -44,7 +44,7 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
         axes = figure.subplots()
         scores = [getattr(row, score) for row in statistics]
         means = np.array([one.mean for one in scores])
-        # Where a task has a single seed there is no interval, and none is drawn.
+        # Where no task has several seeds there is no interval, and none is drawn.
         ends = np.array([one.mean_interval or (one.mean, one.mean) for one in scores])
         bars = np.maximum([means - ends[:, 0], ends[:, 1] - means], 0.0)
         axes.bar(where - 0.2, means, 0.38, color=_OURS, label="ours, 95% interval over seeds")
@@ -62,21 +62,27 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
             axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOUR, label=label)
         if score == "cost":
             axes.axhline(1.0, label="limit", **_LIMIT)
-        axes.set_xticks(where, [_in_mathtext(row.algorithm) for row in statistics], rotation=20, ha="right")
+        names = [_in_mathtext(row.algorithm) + _lost_mark(row.diverged) for row in statistics]
+        axes.set_xticks(where, names, rotation=20, ha="right")
         axes.grid(axis="x", visible=False)
         tasks = len(data.common_tasks)
         axes.set(title=f"{title}, over {tasks} task{'s' * (tasks > 1)}", ylabel=f"normalised {score}")
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.legend(loc="outside lower center", ncols=2, title=_lost_note(statistics))
     return Path(path)
 
 
 def plot_learning_curves(
-    curves: Sequence[CurveData], score: str, path: str | os.PathLike[str], title: str
+    curves: Sequence[CurveData],
+    tasks: Sequence[str],
+    score: str,
+    path: str | os.PathLike[str],
+    title: str,
 ) -> Path:
     """Draw the average score along training, one curve per draw of (eta, mu, phi).
 
     Args:
-        curves: At least one.
+        curves: At least one; one without points, as all of its runs diverged, is named in the legend only.
+        tasks: DSRL's names of the tasks to average over; all curves with points must have them.
         score: "reward" or "cost".
         path: The picture; its suffix gives the format.
         title: Of the figure.
@@ -85,12 +91,12 @@ def plot_learning_curves(
         `path`.
 
     Raises:
-        ValueError: There are no curves.
+        ValueError: There are no curves, or no tasks.
     """
-    if not curves:
-        raise ValueError("there are no learning curves to draw.")
-    tasks = sorted({entry.task for curve in curves for group in curve.points.values() for entry in group})
-    with figure_at(path, (6.0, 3.8)) as figure:
+    if not curves or not tasks:
+        raise ValueError("there are no learning curves of common tasks to draw.")
+    seeds = set()
+    with figure_at(path, (6.0, 4.0)) as figure:
         axes = figure.subplots()
         for curve, colour in zip(curves, _CURVES * (1 + len(curves) // len(_CURVES)), strict=False):
             shares, means, spreads = [], [], []
@@ -101,12 +107,13 @@ def plot_learning_curves(
                 ]
                 if not all(groups):
                     continue  # an average over other tasks would bend the curve
+                seeds |= {len(group) for group in groups}
                 statistic = score_statistic(groups)
                 shares.append(100 * share)
                 means.append(statistic.mean)
                 spreads.append(statistic.seed_std or 0.0)
             eta, mu, phi = curve.weights
-            label = rf"$\eta$ {eta:.2f}, $\mu$ {mu:.2f}, $\phi$ {phi:.2f}"
+            label = rf"$\eta$ {eta:.2f}, $\mu$ {mu:.2f}, $\phi$ {phi:.2f}{_lost_mark(curve.diverged)}"
             axes.plot(shares, means, color=colour, marker="o", markersize=3.5, label=label)
             low, high = np.array(means) - spreads, np.array(means) + spreads
             axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -114,9 +121,12 @@ def plot_learning_curves(
             axes.axhline(1.0, label="limit", **_LIMIT)
             axes.set_ylim(bottom=0)
         names = ", ".join(get_task(task).short_name for task in tasks)
+        few, many = min(seeds, default=0), max(seeds, default=0)
+        over = f"{few if few == many else f'{few} to {many}'} training seed{'s' * (many != 1)}"
+        band = ", band: ± deviation over them" if many > 1 else ""
         axes.set(title=title, xlabel="share of the training that is done, in %", ylabel=f"normalised {score}")
-        figure.suptitle(names, fontsize=8)
-        figure.legend(loc="outside lower center", ncols=2)
+        figure.suptitle(f"{names}\n{over}{band}", fontsize=8)
+        figure.legend(loc="outside lower center", ncols=2, title=_lost_note(curves))
     return Path(path)
 
 
@@ -181,6 +191,15 @@ def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dic
             float(world.action_values(stay, 1.0 - world.cost, gamma)[world.start, UP])
         )
     return {name: np.array(column) for name, column in values.items()}
+
+
+def _lost_mark(diverged: int) -> str:
+    return f" † {diverged}" if diverged else ""
+
+
+def _lost_note(of: Iterable[CurveData | AlgorithmStatistics]) -> str | None:
+    """What † means, where it stands."""
+    return "† n: n training runs diverged and are not in it" if any(one.diverged for one in of) else None
 
 
 def _in_mathtext(system: str) -> str:

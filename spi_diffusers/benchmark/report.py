@@ -1,20 +1,36 @@
 """Tables and figures of a results file: what it holds is drawn, what it does not hold is named."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spi_diffusers.benchmark.figures import plot_averages, plot_learning_curves, plot_pixel_world
-from spi_diffusers.benchmark.selection import learning_curves, limit_entries, table_data
-from spi_diffusers.benchmark.tables import diverged_list, published_table, results_table, statistics_table
+from spi_diffusers.benchmark.selection import (
+    common_curve_tasks,
+    learning_curves,
+    limit_entries,
+    table_data,
+    title_of,
+)
+from spi_diffusers.benchmark.suites import LIMIT_FREE
+from spi_diffusers.benchmark.tables import (
+    diverged_list,
+    limits_table,
+    published_table,
+    results_table,
+    statistics_table,
+    within_table,
+)
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results
+from spi_diffusers.evaluation.summary import SeedSummary
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}
@@ -40,7 +56,7 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
 
     Args:
         results: The results files; an evaluation that several hold must be the same in all.
-        folder: Where they go; files of the same names are replaced.
+        folder: Where they go; figures of an earlier report are replaced or removed.
 
     Returns:
         What was made, and what could not be.
@@ -54,41 +70,90 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
     folder = Path(folder)
     report, parts = Report(), []
     report.files.append(plot_pixel_world(folder / "figure_2_pixel_world.png"))
-    for suite, (title, number) in _TABLES.items():
-        data = table_data(suite, entries, diverged)
-        if not data.systems:
-            report.left_out.append(f"{title}: the results hold none of its systems")
-            continue
-        parts += [f"## {title}", results_table(data), statistics_table(data), published_table(suite)]
-        if not data.common_tasks:
-            report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every system")
-            continue
-        for place, score in ((number, "reward"), (number + 1, "cost")):
-            path = folder / f"figure_{place}_average_{score}.png"
-            report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
-    curves = learning_curves(entries)
-    if curves:
-        for place, score in ((8, "reward"), (9, "cost")):
-            path = folder / f"figure_{place}_random_weights_{score}.png"
-            title = f"Figure {place}: {score} for random weights (Eq. 6)"
-            report.files.append(plot_learning_curves(curves, score, path, title))
-    else:
-        report.left_out.append("Figures 8 and 9: the results hold no draw of eta, mu and phi")
-    by_task = limit_entries(entries)
-    for task, chosen in by_task.items():
-        path = folder / f"limits_{get_task(task).short_name}.png"
-        report.files.append(plot_limits(chosen, path))
-    if not by_task:
-        report.left_out.append(
-            "reward against the cost limit: no task has SPI and a baseline at several limits"
-        )
+    for suite in _TABLES:
+        parts += _compare(suite, entries, diverged, folder, report)
+    parts += _draw_learning_curves(entries, diverged, folder, report)
+    parts += _draw_limits(entries, diverged, folder, report)
     if diverged:
         parts += ["## Diverged training runs", diverged_list(diverged)]
     report.text = "\n\n".join(parts) + "\n" if parts else "The results hold nothing that the tables show.\n"
     with written_aside(folder / TABLES_FILE) as aside:
         aside.write_text(report.text, encoding="utf-8")
     report.files.insert(0, folder / TABLES_FILE)
+    _remove_old_figures(folder, report)
     return report
+
+
+def _compare(
+    suite: str, entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
+) -> list[str]:
+    """Table 1 or 2 and its two figures of averages; returns the parts of the text."""
+    title, number = _TABLES[suite]
+    data = table_data(suite, entries, diverged)
+    if not data.systems:
+        report.left_out.append(f"{title}: the results hold none of its systems")
+        return []
+    if data.common_tasks:
+        for place, score in ((number, "reward"), (number + 1, "cost")):
+            path = folder / f"figure_{place}_average_{score}.png"
+            report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
+    else:
+        report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every system")
+    tables = [results_table(data), within_table(data), statistics_table(data), published_table(suite)]
+    return [f"## {title}", *tables]
+
+
+def _draw_learning_curves(
+    entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
+) -> list[str]:
+    curves = learning_curves(entries, diverged)
+    if not curves:
+        report.left_out.append("Figures 8 and 9: the results hold no draw of eta, mu and phi")
+        return []
+    tasks, others = common_curve_tasks(curves)
+    if not tasks:
+        report.left_out.append("Figures 8 and 9: no task has a finished training of every draw")
+    elif others:
+        names = ", ".join(get_task(task).short_name for task in others)
+        report.left_out.append(f"{names} in Figures 8 and 9: not every draw has finished there")
+    for place, score in ((8, "reward"), (9, "cost")) if tasks else ():
+        path = folder / f"figure_{place}_random_weights_{score}.png"
+        title = f"Figure {place}: {score} for random weights (Eq. 6)"
+        report.files.append(plot_learning_curves(curves, tasks, score, path, title))
+    data = table_data("sensitivity", entries, diverged)
+    return ["## Random weights, at the end of training", results_table(data), statistics_table(data)]
+
+
+def _draw_limits(
+    entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
+) -> list[str]:
+    by_task = limit_entries(entries)
+    if not by_task:
+        report.left_out.append(
+            "reward against the cost limit: no task has SPI and a baseline at several limits"
+        )
+        return []
+    for task, chosen in by_task.items():
+        lost = Counter(run.algorithm for run in diverged if run.task == task)
+
+        def name_of(summary: SeedSummary, lost: Counter[str] = lost) -> str:
+            how = "one policy" if summary.algorithm in LIMIT_FREE else "one per limit"
+            mark = f" † {lost[summary.algorithm]}" if lost[summary.algorithm] else ""
+            return f"{title_of(summary.algorithm)}, {how}{mark}"
+
+        shown = {entry.algorithm for entry in chosen}
+        note = "† n: n training runs diverged and are not in it" if shown & lost.keys() else ""
+        path = folder / f"limits_{get_task(task).short_name}.png"
+        report.files.append(plot_limits(chosen, path, name_of=name_of, note=note))
+    return ["## Every limit", limits_table(by_task, diverged)]
+
+
+def _remove_old_figures(folder: Path, report: Report) -> None:
+    """Remove the figures of an earlier report that this one lacks: they would not fit its tables."""
+    for old in sorted([*folder.glob("figure_[0-9]_*.png"), *folder.glob("limits_*.png")]):
+        if old not in report.files:
+            old.unlink()
+            report.left_out.append(f"{old.name}: of an earlier report, removed")
 
 
 def _read_all(

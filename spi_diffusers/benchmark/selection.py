@@ -77,14 +77,36 @@ class CurveData:
         weights: (eta, mu, phi).
         points: By share of the training that is done, in (0, 1]: an entry per task and training seed. Tasks
             are trained for different numbers of updates.
+        diverged: Number of training runs of this draw that diverged; they have no points.
     """
 
     weights: tuple[float, float, float]
     points: dict[float, list[EvaluationEntry]]
+    diverged: int = 0
+
+    @property
+    def finished_tasks(self) -> set[str]:
+        """DSRL's names of the tasks on which it was trained to the end."""
+        return {entry.task for entry in self.points.get(1.0, ())}
+
+
+def common_curve_tasks(curves: Sequence[CurveData]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tasks on which all curves go to the end, and the other ones; names and order are DSRL's.
+
+    A draw of which every run diverged is on no task, so it does not count.
+    """
+    finished = [curve.finished_tasks for curve in curves if curve.points]
+    shared = set.intersection(*finished) if finished else set()
+    present = {entry.task for curve in curves for group in curve.points.values() for entry in group}
+    in_order = [name for name in TASKS if name in present]
+    return tuple(t for t in in_order if t in shared), tuple(t for t in in_order if t not in shared)
 
 
 def title_of(system: str) -> str:
     """What tables call a system."""
+    match = _DRAWN.fullmatch(system)
+    if match:
+        return f"eta {match[1]}, mu {match[2]}, phi {match[3]}"
     return TITLES.get(system, system)
 
 
@@ -137,16 +159,22 @@ def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[Evaluati
     return chosen
 
 
-def learning_curves(entries: Iterable[EvaluationEntry]) -> list[CurveData]:
+def learning_curves(
+    entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+) -> list[CurveData]:
     """The learning curves of the sensitivity suite, one per draw, in the order of their weights.
 
-    A point of a task holds what is done of the longest training that the task has.
+    A point of a task holds what is done of the longest training that the task has. A draw of which every
+    run diverged has no points.
     """
     drawn: dict[tuple[float, float, float], list[EvaluationEntry]] = {}
     for entry in entries:
-        match = _DRAWN.fullmatch(entry.algorithm)
-        if match:
-            drawn.setdefault((float(match[1]), float(match[2]), float(match[3])), []).append(entry)
+        weights = _weights_of(entry.algorithm)
+        if weights:
+            drawn.setdefault(weights, []).append(entry)
+    lost = [weights for run in diverged if (weights := _weights_of(run.algorithm))]
+    for weights in lost:
+        drawn.setdefault(weights, [])
     last: dict[str, int] = {}
     for entry in (entry for group in drawn.values() for entry in group):
         last[entry.task] = max(last.get(entry.task, 0), entry.updates)
@@ -155,5 +183,10 @@ def learning_curves(entries: Iterable[EvaluationEntry]) -> list[CurveData]:
         points: dict[float, list[EvaluationEntry]] = {}
         for entry in drawn[weights]:
             points.setdefault(round(entry.updates / max(last[entry.task], 1), 2), []).append(entry)
-        curves.append(CurveData(weights, dict(sorted(points.items()))))
+        curves.append(CurveData(weights, dict(sorted(points.items())), lost.count(weights)))
     return curves
+
+
+def _weights_of(algorithm: str) -> tuple[float, float, float] | None:
+    match = _DRAWN.fullmatch(algorithm)
+    return (float(match[1]), float(match[2]), float(match[3])) if match else None

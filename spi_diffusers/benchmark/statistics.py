@@ -25,7 +25,7 @@ class ScoreStatistic:
 
     Attributes:
         mean: Mean of the tasks' means; every task weighs alike, whatever its number of seeds.
-        seed_std: Mean of the sample deviation over seeds, over the tasks with several; None if there are none.
+        seed_std: Mean of the tasks' sample deviations over seeds, where there are several; else None.
         iqm: Interquartile mean over all (task, seed) scores; every task weighs alike here too.
         interval: 95% bootstrap interval of `iqm`, which knows nothing of the spread on a task with a single
             seed; None if no task has several.
@@ -216,7 +216,7 @@ def algorithm_statistics(
         diverged=len(lost),
         reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
         cost=score_statistic(costs),
-        within_limit=float(np.mean([_within_limit(group) for group in groups])),
+        within_limit=float(np.mean([within_limit(group) for group in groups])),
         safe_tasks=sum(float(np.mean(cost)) <= 1.0 for cost in costs),
         worst_reward=min(entry.normalized_reward for entry in entries),
         worst_cost=max(max(cost) for cost in costs),
@@ -225,6 +225,6 @@ def algorithm_statistics(
     )
 
 
-def _within_limit(entries: Sequence[EvaluationEntry]) -> float:
-    """Share of the episodes of several seeds."""
+def within_limit(entries: Sequence[EvaluationEntry]) -> float:
+    """Share of the episodes of several seeds with a cost within the limit."""
     return float(np.average([e.within_limit for e in entries], weights=[e.episodes for e in entries]))

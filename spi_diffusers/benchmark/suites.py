@@ -26,8 +26,8 @@ EVALUATION_SEED_OFFSET = 1000
 CURVE_POINTS = 10
 #: What the draws of Figures 8 and 9 follow from; the paper does not say what it drew.
 DRAW_SEED, DRAWS = 2026, 3
-#: Baselines whose training does not depend on the cost limit: trained once, measured at every limit.
-_LIMIT_FREE = {"bc", "diffusion-ql"}
+#: Algorithms whose training does not depend on the cost limit: trained once, measured at every limit.
+LIMIT_FREE = {"spi", "bc", "diffusion-ql"}
 _PAPER_SYSTEMS = ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
 
 
@@ -275,7 +275,7 @@ def _drawn_system(eta: float, mu: float, phi: float) -> System:
 
 def _baseline(name: str) -> System:
     settings = {"preset": name} if name in list_presets() else {"method": name}
-    return System(name, settings, per_limit=name not in _LIMIT_FREE)
+    return System(name, settings, per_limit=name not in LIMIT_FREE)
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

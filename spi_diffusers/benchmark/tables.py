@@ -1,17 +1,24 @@
 """The paper's tables from a results file, as Markdown: ours, the statistics over seeds, the paper's own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from spi_diffusers.benchmark.paper import paper_table
 from spi_diffusers.benchmark.selection import TableData, title_of
-from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic
+from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic, within_limit
+from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
+_RESULTS_NOTE = (
+    "Normalised reward / normalised cost, mean ± deviation over training seeds. A normalised cost "
+    "of at most 1 keeps the limit (DSRL's rule); ✗ does not. **Bold**: the highest reward among "
+    "those that keep the limit. † n: n seeds diverged; they have no figures, so the system is not "
+    "ranked."
+)
 
 
 def results_table(data: TableData) -> str:
@@ -21,22 +28,60 @@ def results_table(data: TableData) -> str:
     for task in data.tasks:
         known = get_task(task)
         groups = {system: data.entries.get((task, system), []) for system in data.systems}
-        best = _best_safe(data, task, groups)
-        cells = [
-            _cell(group, data.diverged_of(task, system), bold=system == best)
-            for system, group in groups.items()
-        ]
+        lost = {system: data.diverged_of(task, system) for system in data.systems}
+        best = _best_safe(groups, lost)
+        cells = [_cell(group, lost[system], bold=system == best) for system, group in groups.items()]
         rows.append([f"{known.short_name} ({known.cost_limits[0]:g}, {_seeds(groups)})", *cells])
-    return "\n".join(
-        [
-            *_markdown(header, rows),
-            "",
-            "Normalised reward / normalised cost, mean ± deviation over training seeds. A normalised cost "
-            "of at most 1 keeps the limit (DSRL's rule); ✗ does not. **Bold**: the highest reward among "
-            "those that keep the limit. † n: n seeds diverged; they have no figures, so the system is not "
-            "ranked.",
-        ]
-    )
+    return "\n".join([*_markdown(header, rows), "", _RESULTS_NOTE])
+
+
+def within_table(data: TableData) -> str:
+    """Share of the episodes within the limit, of every system on every task."""
+    rows = []
+    for task in data.tasks:
+        groups = [data.entries.get((task, system), []) for system in data.systems]
+        known = get_task(task)
+        rows.append(
+            [
+                f"{known.short_name} ({known.cost_limits[0]:g})",
+                *(f"{within_limit(group):.0%}" if group else "" for group in groups),
+            ]
+        )
+    header = ["episodes within the limit", *map(title_of, data.systems)]
+    return "\n".join(_markdown(header, rows))
+
+
+def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Sequence[DivergedRun]) -> str:
+    """Normalised reward / normalised cost of every system at every limit.
+
+    Args:
+        by_task: What `limit_entries` chose.
+        diverged: Runs that diverged.
+    """
+    known = systems_of("limits")
+    present = {entry.algorithm for entries in by_task.values() for entry in entries}
+    systems = [name for name in known if name in present]
+    rows = []
+    for task, entries in by_task.items():
+        for limit in sorted({entry.cost_limit for entry in entries}):
+            groups = {
+                system: [e for e in entries if (e.algorithm, e.cost_limit) == (system, limit)]
+                for system in systems
+            }
+            lost = {
+                system: sum(
+                    (run.task, run.algorithm) == (task, system) and run.cost_limit in (None, limit)
+                    for run in diverged
+                )
+                for system in systems
+            }
+            best = _best_safe(groups, lost)
+            cells = [_cell(groups[name], lost[name], bold=name == best) for name in systems]
+            rows.append([f"{get_task(task).short_name} ({limit:g}, {_seeds(groups)})", *cells])
+    header = ["task (limit, seeds)", *map(title_of, systems)]
+    one = " and ".join(title_of(name) for name in systems if name in LIMIT_FREE)
+    note = f"One policy of {one} for all limits; the others are trained for each limit. {_RESULTS_NOTE}"
+    return "\n".join([*_markdown(header, rows), "", note])
 
 
 def statistics_table(data: TableData) -> str:
@@ -93,13 +138,11 @@ def diverged_list(runs: Sequence[DivergedRun]) -> str:
     return "\n".join(lines)
 
 
-def _best_safe(data: TableData, task: str, groups: dict[str, list[EvaluationEntry]]) -> str | None:
+def _best_safe(groups: Mapping[str, list[EvaluationEntry]], lost: Mapping[str, int]) -> str | None:
     rewards = {
         system: np.mean([entry.normalized_reward for entry in group])
         for system, group in groups.items()
-        if group
-        and np.mean([entry.normalized_cost for entry in group]) <= 1
-        and not data.diverged_of(task, system)
+        if group and np.mean([entry.normalized_cost for entry in group]) <= 1 and not lost[system]
     }
     return max(rewards, key=lambda system: rewards[system], default=None)
 
@@ -119,7 +162,7 @@ def _with_spread(values: list[float]) -> str:
     return f"{text} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else text
 
 
-def _seeds(groups: dict[str, list[EvaluationEntry]]) -> str:
+def _seeds(groups: Mapping[str, list[EvaluationEntry]]) -> str:
     counts = [len(group) for group in groups.values() if group] or [0]
     few, many = min(counts), max(counts)
     return f"{few if few == many else f'{few} to {many}'} seed{'s' * (many != 1)}"

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which differ for colour-blind readers too.
 _SAFE, _PAPER, _BEST, _UNSAFE = "#0072B2", "#D55E00", "#009E73", "#CC3311"
 _SAFE_COLOURS = (_SAFE, "#56B4E9", "#CC79A7", "#000000")
-_OTHER_COLOURS = (_PAPER, "#E69F00", "#8B4513", "#882255")
+_OTHER_COLOURS = (_PAPER, "#E69F00", "#8B4513", "#882255", "#44AA99", "#999933", "#AA4499", "#117733")
 _DATA = "#8A8A8A"
 _MARKERS = "osD^vP"
 
@@ -120,6 +120,8 @@ def plot_limits(
     entries: Iterable[EvaluationEntry],
     path: str | os.PathLike[str],
     behaviour: Sequence[BehaviourRow] = (),
+    name_of: Callable[[SeedSummary], str] = policy_name,
+    note: str = "",
 ) -> Path:
     """Draw reward and cost against the cost limit, one curve per way of choosing actions.
 
@@ -129,6 +131,8 @@ def plot_limits(
         entries: entries of one task.
         path: the picture; its suffix gives the format.
         behaviour: the behaviour data's own figures; the best episode within each limit is marked.
+        name_of: what the legend calls a curve.
+        note: one more line of the title.
 
     Returns:
         `path`.
@@ -136,17 +140,16 @@ def plot_limits(
     Raises:
         ValueError: no entries, or entries of several tasks.
     """
-    groups, task = _grouped(entries)
+    groups, task = _grouped(entries, name_of)
     limits = _limits(groups)
-    several_seeds = any(len(summary.train_seeds) > 1 for group in groups for summary in group.summaries)
-    width = (limits[-1] - limits[0]) or max(limits[-1], 1.0)
-    with figure_at(path, (8.6, 3.9)) as figure:
+    # Limits stand side by side as categories, and the curves of one limit beside each other.
+    span = min(0.8, 0.1 * len(groups))
+    shifts = (np.arange(len(groups)) - (len(groups) - 1) / 2) * span / max(len(groups), 1)
+    with figure_at(path, (8.6, 4.1)) as figure:
         reward_axes, cost_axes = figure.subplots(1, 2)
         handles: list[Any] = []
-        for number, group in enumerate(groups):
-            # Side by side, so that the bars of one limit do not cover each other.
-            shift = (number - (len(groups) - 1) / 2) * 0.012 * width
-            x = np.array([summary.cost_limit for summary in group.summaries]) + shift
+        for group, shift in zip(groups, shifts, strict=True):
+            x = np.array([limits.index(summary.cost_limit) for summary in group.summaries]) + shift
             for axes, quantity in ((reward_axes, "reward"), (cost_axes, "cost")):
                 statistics = [getattr(summary, quantity) for summary in group.summaries]
                 means = np.array([statistic.mean for statistic in statistics])
@@ -160,20 +163,20 @@ def plot_limits(
         best = [row for row in best if row.best_return is not None]
         if best:
             mark: dict[str, Any] = {"color": _BEST, "marker": "*", "markersize": 10, "linestyle": "none"}
-            x = np.array([row.cost_limit for row in best])
+            x = np.array([limits.index(row.cost_limit) for row in best])
             label = "data: best episode within the limit"
             cost_axes.plot(x, [row.best_cost_return for row in best], zorder=4, **mark)
             handles += reward_axes.plot(x, [row.best_return for row in best], zorder=4, label=label, **mark)
         for axes in (reward_axes, cost_axes):
             axes.set_xlabel("cost limit per episode")
-            axes.set_xticks(limits, [f"{limit:g}" for limit in limits])
-            axes.set_xlim(limits[0] - 0.06 * width, limits[-1] + 0.06 * width)
-        handles.append(_draw_limit(cost_axes))
+            axes.set_xticks(range(len(limits)), [f"{limit:g}" for limit in limits])
+            axes.set_xlim(-0.6, len(limits) - 0.4)
+        handles.append(_draw_limits(cost_axes, limits))
         reward_axes.set(title="Reward", ylabel="return")
         cost_axes.set(title="Cost", ylabel="cost return")
         _add_normalized_axis(reward_axes, task)
-        unit = "training seeds" if several_seeds else "episodes"
-        figure.suptitle(f"{task.name}: mean ± standard deviation over {unit}", fontsize=10.5)
+        title = f"{task.name}: mean ± standard deviation over {_spread_over(groups)}"
+        figure.suptitle(f"{title}\n{note}" if note else title, fontsize=10.5)
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return Path(path)
 
@@ -260,7 +263,9 @@ class _Group:
         return self.summaries[0].extraction != "reward"
 
 
-def _grouped(entries: Iterable[EvaluationEntry]) -> tuple[list[_Group], Task]:
+def _grouped(
+    entries: Iterable[EvaluationEntry], name_of: Callable[[SeedSummary], str] = policy_name
+) -> tuple[list[_Group], Task]:
     """Summaries by policy, each sorted by limit; safe extraction first."""
     summaries = summarize_seeds(entries)
     tasks = sorted({summary.task for summary in summaries})
@@ -268,7 +273,7 @@ def _grouped(entries: Iterable[EvaluationEntry]) -> tuple[list[_Group], Task]:
         raise ValueError(f"a plot shows entries of one task, got {tasks or 'none'}")
     by_name: dict[str, list[SeedSummary]] = {}
     for summary in sorted(summaries, key=lambda s: (s.extraction != "safe", not s.feedback)):
-        by_name.setdefault(policy_name(summary), []).append(summary)
+        by_name.setdefault(name_of(summary), []).append(summary)
     groups: list[_Group] = []
     for name, members in by_name.items():
         is_safe = members[0].extraction == "safe"
@@ -319,16 +324,23 @@ def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout
             )
 
 
-def _draw_limit(axes: "Axes") -> Any:
-    """The line where the cost return is the limit, and what lies above it shaded; returns the line."""
-    left, right = axes.get_xlim()
-    span = np.array([max(0.0, left), right])
-    top = max(axes.get_ylim()[1], 1.1 * right)
+def _draw_limits(axes: "Axes", limits: list[float]) -> Any:
+    """A line at each limit across its column, and what lies above it shaded; returns one of the lines."""
+    top = max(axes.get_ylim()[1], 1.1 * limits[-1])
     style: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0, "zorder": 1}
-    (line,) = axes.plot(span, span, label="cost = limit", **style)
-    axes.fill_between(span, span, top, color=_UNSAFE, alpha=0.06, linewidth=0, zorder=0)
-    axes.set(xlim=(left, right), ylim=(0, top))
+    for column, limit in enumerate(limits):
+        ends = [column - 0.48, column + 0.48]
+        (line,) = axes.plot(ends, [limit, limit], label="limit", **style)
+        axes.fill_between(ends, limit, top, color=_UNSAFE, alpha=0.06, linewidth=0, zorder=0)
+    axes.set_ylim(0, top)
     return line
+
+
+def _spread_over(groups: list[_Group]) -> str:
+    several = {len(summary.train_seeds) > 1 for group in groups for summary in group.summaries}
+    if len(several) > 1:
+        return "training seeds, or episodes where there is one seed"
+    return "training seeds" if True in several else "episodes"
 
 
 def _add_normalized_axis(axes: "Axes", task: Task) -> None:

@@ -7,8 +7,13 @@ from benchmark_factory import entry
 from spi_diffusers.benchmark.figures import pixel_world_values, plot_averages
 from spi_diffusers.benchmark.paper import paper_table
 from spi_diffusers.benchmark.report import write_report
-from spi_diffusers.benchmark.selection import learning_curves, limit_entries, table_data
-from spi_diffusers.benchmark.tables import results_table, statistics_table
+from spi_diffusers.benchmark.selection import (
+    common_curve_tasks,
+    learning_curves,
+    limit_entries,
+    table_data,
+)
+from spi_diffusers.benchmark.tables import results_table, statistics_table, within_table
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.results import ResultsFileError, write_results
 
@@ -69,6 +74,12 @@ def test_averages_compare_over_the_tasks_that_all_have():
     ]
     data = table_data("table1", entries)
     assert data.common_tasks == (BALL,)
+    assert rows_of(within_table(data)) == {
+        "---": ["---", "---"],
+        "episodes within the limit": ["safe SPI", "BC"],
+        "ballcircle (10)": ["100%", "100%"],
+        "carrun (10)": ["100%", ""],
+    }
     rows = rows_of(statistics_table(data))
     assert rows["safe SPI"][0] == "0.50"
     assert rows["BC"][0] == "0.40"
@@ -85,6 +96,20 @@ def test_learning_curves_by_share_of_training():
     (curve,) = learning_curves(entries)
     assert curve.weights == (0.25, 0.36, 0.39)
     assert {share: len(group) for share, group in curve.points.items()} == {0.5: 1, 1.0: 2}
+
+
+def test_learning_curves_are_averaged_over_the_tasks_on_which_all_have_finished():
+    first, second = "spi-eta0.25-mu0.36-phi0.39", "spi-eta0.08-mu0.69-phi0.23"
+    lost = "spi-eta0.50-mu0.50-phi0.00"
+    entries = [
+        *(entry(task, first, extraction="reward", updates=50) for task in ("ballcircle", "carrun")),
+        entry("ballcircle", second, extraction="reward", updates=50),
+        entry("carrun", f"{second}@25", extraction="reward", updates=25),
+    ]
+    curves = learning_curves(entries, [DivergedRun(BALL, lost, None, seed, "nan") for seed in (0, 1)])
+    assert [(curve.weights[0], curve.diverged) for curve in curves] == [(0.08, 0), (0.25, 0), (0.5, 2)]
+    assert curves[2].points == {}
+    assert common_curve_tasks(curves) == ((BALL,), ("OfflineCarRun-v0",))
 
 
 def test_limits_need_spi_and_a_baseline_at_several_limits():
@@ -129,6 +154,36 @@ def test_report_draws_what_the_results_hold_and_names_the_rest(tmp_path):
     assert text == report.text
     assert "* ballcircle, safe SPI, seed 2: loss is nan" in text
     assert "paper, other data" in text
+
+
+def test_report_says_which_seeds_and_tasks_its_figures_leave_out(tmp_path):
+    names = ("spi-eta0.08-mu0.69-phi0.23", "spi-eta0.25-mu0.36-phi0.39")
+    entries = [
+        *(entry("ballcircle", name, extraction="reward") for name in names),
+        entry("carrun", names[0], extraction="reward"),
+        *(entry(limit=limit) for limit in (10.0, 20.0)),
+        *(
+            entry(algorithm="cpq", extraction="policy", reward=r, limit=x)
+            for x, r in ((10.0, 0.9), (20.0, 0.4))
+        ),
+    ]
+    results, folder = tmp_path / "results.json", tmp_path / "report"
+    write_results(results, entries, [DivergedRun(BALL, "cpq", 10.0, 1, "loss is nan")])
+    report = write_report([results], folder)
+    assert "carrun in Figures 8 and 9: not every draw has finished there" in report.left_out
+    limits = rows_of(report.text[report.text.index("## Every limit") :])
+    # CPQ has the higher reward at 10, but as one of its seeds diverged, it is not ranked.
+    assert limits["ballcircle (10, 1 seed)"] == ["**0.50** / 0.50", "0.90 / 0.50 † 1"]
+    assert limits["ballcircle (20, 1 seed)"] == ["**0.50** / 0.50", "0.40 / 0.50"]
+    drawn = rows_of(report.text[report.text.index("## Random weights") : report.text.index("## Every limit")])
+    assert drawn["task (limit, seeds)"] == ["eta 0.08, mu 0.69, phi 0.23", "eta 0.25, mu 0.36, phi 0.39"]
+
+    # A later report without the baseline must not leave its figures beside its own tables.
+    (folder / "figure_of_mine.png").write_bytes(b"mine")
+    write_results(results, entries[:5])
+    later = write_report([results], folder)
+    assert "limits_ballcircle.png: of an earlier report, removed" in later.left_out
+    assert {path.name for path in folder.iterdir()} == {p.name for p in later.files} | {"figure_of_mine.png"}
 
 
 def test_report_of_a_broken_file_is_refused(tmp_path):

@@ -94,12 +94,38 @@ def test_limits_show_means_spread_and_the_limit(tmp_path, figures):
     assert paper.lines[0].get_ydata().tolist() == [695.0, 695.0]
     bars = safe.lines[2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([610 - 200**0.5, 610 + 200**0.5])
-    (line,) = [line for line in cost_axes.lines if line.get_label() == "cost = limit"]
-    np.testing.assert_array_equal(line.get_xdata(), line.get_ydata())
+    lines = [line for line in cost_axes.lines if line.get_label() == "limit"]
+    assert [list(line.get_ydata()) for line in lines] == [[10.0, 10.0], [20.0, 20.0]]
     (stars,) = [line for line in reward_axes.lines if line.get_marker() == "*"]
-    assert (stars.get_xdata().tolist(), list(stars.get_ydata())) == ([10.0], [679.0]), (
-        "limits of entries only"
-    )
+    assert (stars.get_xdata().tolist(), list(stars.get_ydata())) == ([0], [679.0]), "limits of entries only"
+
+
+def test_every_curve_stands_under_the_limit_that_it_is_compared_with(tmp_path, figures):
+    many = [
+        make_entry(
+            [600.0],
+            [cost],
+            algorithm=f"a{number}",
+            cost_limit=limit,
+            train_seed=seed,
+            extraction="safe" if number == 0 else "policy",
+            feedback=number == 0,
+        )
+        for number in range(8)
+        for seed in range(1 + number % 2)
+        for limit, cost in ((10, 9.5), (20, 19.5), (80, 79.5))
+    ]
+    plot_limits(many, tmp_path / "limits.png", name_of=lambda summary: summary.algorithm.upper(), note="note")
+
+    (reward_axes, cost_axes), title = figures[0].axes[:2], figures[0].get_suptitle()
+    lines = [line for line in cost_axes.lines if line.get_label() == "limit"]
+    for container in cost_axes.containers:
+        for x, y in zip(*container.lines[0].get_data(), strict=True):
+            (limit,) = [line for line in lines if line.get_xdata()[0] < x < line.get_xdata()[1]]
+            assert y < limit.get_ydata()[0] == y + 0.5
+    assert [container.get_label() for container in reward_axes.containers] == [f"A{n}" for n in range(8)]
+    assert len({container.lines[0].get_color() for container in reward_axes.containers}) == 8
+    assert "over training seeds, or episodes where there is one seed\nnote" in title
 
 
 def test_one_limit_without_data(tmp_path):
