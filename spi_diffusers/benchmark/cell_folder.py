@@ -43,9 +43,12 @@ class Outcome:
 
     def covers(self, cell: Cell) -> bool:
         """Whether nothing is left to do for a cell: it diverged, or all of its evaluations are here."""
-        return self.status == "diverged" or (
-            self.status == "done" and not missing_evaluations(cell, self.entries)
-        )
+        if self.status != "done":
+            return self.status == "diverged"
+        # The curve's points come before the end, so all are here once that is; but maybe with fewer episodes.
+        points = [e for e in self.entries if cell.curve_points > 1 and is_curve_point(cell, e)]
+        enough = max(wanted.episodes for wanted in cell.evaluations)
+        return not missing_evaluations(cell, self.entries) and all(e.episodes >= enough for e in points)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
@@ -71,13 +74,27 @@ class Outcome:
 
 
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
-    """The evaluations of a cell that the entries do not hold, at as many episodes."""
-    held = {(entry.algorithm, entry.extraction, entry.cost_limit, entry.episodes) for entry in entries}
+    """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
+    held = {
+        (entry.extraction, entry.cost_limit): entry.episodes
+        for entry in entries
+        if entry.algorithm == cell.system
+    }
     return [
         wanted
         for wanted in cell.evaluations
-        if (cell.system, wanted.extraction, wanted.cost_limit, wanted.episodes) not in held
+        if held.get((wanted.extraction, wanted.cost_limit), 0) < wanted.episodes
     ]
+
+
+def curve_name(system: str, updates: int) -> str:
+    """What results call a system before the end of its training: one entry per point of the curve."""
+    return f"{system}@{updates}"
+
+
+def is_curve_point(cell: Cell, entry: EvaluationEntry) -> bool:
+    """Whether an entry is a point of the cell's learning curve, before the end of training."""
+    return entry.algorithm == curve_name(cell.system, entry.updates)
 
 
 def diverged_run(cell: Cell, message: str) -> DivergedRun:

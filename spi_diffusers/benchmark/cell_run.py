@@ -16,6 +16,7 @@ from typing import Any
 
 from spi_diffusers.benchmark.cell_folder import (
     Outcome,
+    curve_name,
     missing_evaluations,
     read_cell,
     read_outcome,
@@ -123,8 +124,9 @@ def _evaluate_along_training(folder: Path, cell: Cell, config: Any) -> None:
     from spi_diffusers.evaluation.results import merge_results, read_results
 
     results = folder / RESULTS
-    held = {entry.algorithm for entry in read_results(results)} if results.exists() else set()
     wanted = cell.evaluations[0]
+    known = read_results(results) if results.exists() else []
+    held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
     for step, pipeline, info in policies_along_training(config):
         name = curve_name(cell.system, step)
         if step == config.updates or name in held:
@@ -140,11 +142,6 @@ def _evaluate_along_training(folder: Path, cell: Cell, config: Any) -> None:
             progress=False,
         )
         merge_results(results, entries)
-
-
-def curve_name(system: str, updates: int) -> str:
-    """What results call a system before the end of its training: one entry per point of the curve."""
-    return f"{system}@{updates}"
 
 
 @contextlib.contextmanager

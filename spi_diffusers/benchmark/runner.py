@@ -114,6 +114,38 @@ def check_simulators(cells: Sequence[Cell]) -> None:
             raise BenchmarkError(f"{', '.join(tasks)}: {status.problem}.{install}")
 
 
+def check_datasets(configs: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Refuse to start where a dataset is not there, which every cell would find out for itself.
+
+    Raises:
+        MissingDatasetError: Naming it.
+    """
+    from spi_diffusers.data.loading import check_source
+
+    for task, dataset in {(cell.task, config["dataset"]) for cell, config in configs.items()}:
+        if dataset is not None:
+            check_source(dataset, task)
+
+
+def outcome_so_far(cell: Cell, config: Mapping[str, Any], output: Path) -> Outcome | None:
+    """How a cell ended; None where something is left to do.
+
+    Args:
+        cell: The cell.
+        config: Its complete training configuration.
+        output: Folder of the benchmark.
+
+    Raises:
+        CellError: It was made with other settings, or its files are broken.
+    """
+    folder = output / cell.folder
+    if not (folder / CELL_FILE).exists():
+        return None
+    check_same_settings(folder, _as_of_now(folder, read_cell(folder)[1]), config)
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and outcome.covers(cell) else None
+
+
 def run_benchmark(
     cells: Sequence[Cell],
     output: str | Path,
@@ -215,12 +247,8 @@ def _look_at(
         read_results(results), read_diverged(results)
     done = {}
     for cell in cells:
-        folder = output / cell.folder
-        if not (folder / CELL_FILE).exists():
-            continue
-        check_same_settings(folder, _as_of_now(folder, read_cell(folder)[1]), configs[cell])
-        outcome = read_outcome(folder)
-        if outcome is not None and outcome.covers(cell):
+        outcome = outcome_so_far(cell, configs[cell], output)
+        if outcome is not None:
             done[cell] = outcome
     if done:
         _gather(results, done)  # a kill may have come between a cell's end and this

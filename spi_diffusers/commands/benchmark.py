@@ -93,15 +93,14 @@ def run(args: argparse.Namespace) -> int:
         datasets=_named(args.dataset),
     )
     output = args.output or Path("outputs") / "benchmark"
-    from spi_diffusers.benchmark.cell_folder import read_outcome
-
     if args.dry_run:
-        from spi_diffusers.benchmark.runner import resolve_configs
+        from spi_diffusers.benchmark.runner import check_datasets, outcome_so_far, resolve_configs
 
-        for cell, config in resolve_configs(cells, args.config).items():
-            outcome = read_outcome(output / cell.folder)
-            done = outcome is not None and outcome.covers(cell)
-            print(f"{cell}: {config['updates']} updates, {'done' if done else 'to do'}")
+        configs = resolve_configs(cells, args.config)
+        check_datasets(configs)
+        for cell, config in configs.items():
+            outcome = outcome_so_far(cell, config, output)
+            print(f"{cell}: {config['updates']} updates, {'to do' if outcome is None else outcome.status}")
         return 0
     return _run(cells, output, args)
 
@@ -109,12 +108,13 @@ def run(args: argparse.Namespace) -> int:
 def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
     from spi_diffusers.benchmark.runner import (
         Executor,
+        check_datasets,
         check_simulators,
         resolve_configs,
         run_benchmark,
     )
 
-    resolve_configs(cells, args.config)  # before a cluster is asked for
+    configs = resolve_configs(cells, args.config)  # before a cluster is asked for
     executor: Executor
     if args.ray_address:
         from spi_diffusers.benchmark.ray_cluster import RayExecutor
@@ -125,6 +125,7 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
         from spi_diffusers.benchmark.local import LocalExecutor
 
         check_simulators(cells)
+        check_datasets(configs)
         executor = LocalExecutor()
         jobs = 1 if args.jobs is None else args.jobs
     result = run_benchmark(
@@ -132,8 +133,9 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
     )
     bad = {status: result.with_status(status) for status in ("diverged", "failed")}
     done = len(result.with_status("done"))
-    print(f"{done} of {len(cells)} cells are done ({result.skipped} were before). {result.results_file}")
+    print(f"{done} of {len(cells)} cells are done ({result.skipped} were before).")
     if result.results_file.exists():
+        print(f"Results: {result.results_file}")
         _report([result.results_file], output / "report", args.quiet)
     for status, messages in bad.items():
         for cell, message in messages.items():

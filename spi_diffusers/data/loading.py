@@ -15,6 +15,7 @@ from spi_diffusers.data.transitions import TransitionDataset
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 _FILE_LOADERS = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
+_SUFFIXES = (*_FILE_LOADERS, ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FORMS = (
     "a Hub dataset id (org/name), a local folder in the parquet layout, a DSRL .hdf5 file, or a .npz file in "
@@ -77,11 +78,36 @@ def load_transitions(
             raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}")
         return loader(path, known, clip_actions=clip_actions)
     text = str(dataset)
-    if path.suffix.lower() in (*_FILE_LOADERS, ".parquet") or not HUB_ID.fullmatch(text):
+    if path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(text):
         raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")
     if text.lower() == DSRL_DATASET_REPO.lower():
         return _load_dsrl_from_hub(known, revision, token, clip_actions)
     return load_hub(text, known, revision=revision, token=token, clip_actions=clip_actions)
+
+
+def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
+    """Refuse at once what cannot be loaded because it is not there; nothing is read, nothing downloaded.
+
+    Args:
+        dataset: as in `load_transitions`.
+        task: DSRL id or short form.
+
+    Raises:
+        UnknownTaskError: there is no such task.
+        MissingDatasetError: there is no such file or folder, or the folder has no data of the task.
+        DatasetError: the folder is not a dataset.
+    """
+    known, path = get_task(task), Path(dataset).expanduser()
+    if str(dataset) in ("embedded", "dsrl"):
+        return
+    if path.is_dir():
+        configs = folder_configs(path)
+        if known.name not in configs:
+            raise MissingDatasetError(
+                f"{path}: has no data of {known.name}, only of {', '.join(configs) or 'nothing'}"
+            )
+    elif not path.exists() and (path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(str(dataset))):
+        raise MissingDatasetError(f"{dataset}: no such file or folder (give {_FORMS})")
 
 
 def embedded_tasks() -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -27,6 +28,7 @@ from spi_diffusers.cli import main
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results, write_results
 
+DRAWN = next(iter(systems_of("sensitivity")))
 TIMES = {"train_seconds", "steps_per_second"}
 
 
@@ -102,6 +104,15 @@ def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
     assert main(arguments) == 0
     assert [one.episodes for one in read_results(results)] == [3]
     assert policy.stat().st_mtime_ns == trained
+    # Fewer episodes are there already, and do not replace more.
+    arguments[arguments.index("--episodes") + 1] = "1"
+    assert main(arguments) == 0
+    assert [one.episodes for one in read_results(results)] == [3]
+    # What a run would refuse is not listed as done.
+    capsys.readouterr()
+    arguments[arguments.index("--updates") + 1] = "30"
+    assert main([*arguments, "--dry-run"]) == 2
+    assert "was trained with other settings: updates was 20, is 30" in capsys.readouterr().err
 
 
 def test_wrong_names_are_one_line(tmp_path, capsys):
@@ -115,6 +126,14 @@ def test_wrong_names_are_one_line(tmp_path, capsys):
         (["--suite", "table1", "--updates", "many"], "--updates: must be a whole number"),
         (["--suite", "table1", "--updates", "3", "4"], "'4': is given twice"),
         (["--suite", "table1", "--tasks", "carrun"], "carrun: its data is not in the package; name it"),
+        (
+            ["--suite", "table1", "--dataset", "nosuch"],
+            "nosuch: no such file or folder (give a Hub dataset id",
+        ),
+        (
+            ["--suite", "table1", "--dataset", "ballcircle=x.npz", "--dry-run", "--tasks", "ballcircle"],
+            "x.npz: no",
+        ),
         (["--report", str(tmp_path)], f"no results file at {tmp_path / 'results.json'}"),
     ):
         assert main(["benchmark", *words, "--output", str(tmp_path / "out")]) == 2
@@ -242,11 +261,23 @@ def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
     assert [one.updates for one in read_results(output / "results.json")] == [2000]
 
 
+def test_points_of_a_learning_curve_are_played_again_for_more_episodes():
+    (cell,) = make_cells(["sensitivity"], tasks=["ballcircle"], algorithms=[DRAWN], seeds=[0], episodes=2)
+    end, point = (
+        entry(algorithm=DRAWN, extraction="reward"),
+        entry(algorithm=f"{DRAWN}@50", extraction="reward"),
+    )
+    point = replace(point, updates=50)
+    assert Outcome("done", entries=(end, point)).covers(cell)
+    assert not Outcome("done", entries=(end, replace(point, episodes=1))).covers(cell)
+    assert not Outcome("done", entries=(replace(end, episodes=1), point)).covers(cell)
+
+
 @pytest.mark.slow
 def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_path):
     pytest.importorskip("bullet_safety_gym")
     config = tiny_config(tmp_path, "lr_schedule: constant\n")
-    name = next(iter(systems_of("sensitivity")))
+    name = DRAWN
 
     def train(updates: int) -> list[EvaluationEntry]:
         output = tmp_path / str(updates)

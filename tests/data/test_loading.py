@@ -8,7 +8,13 @@ import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, embedded_tasks, load_transitions
+from spi_diffusers.data.loading import (
+    EMBEDDED_FOLDER,
+    MissingDatasetError,
+    check_source,
+    embedded_tasks,
+    load_transitions,
+)
 from spi_diffusers.data.tasks import UnknownTaskError, get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -160,3 +166,17 @@ def test_suffix_in_capitals_and_home_folder(tmp_path, monkeypatch):
         np.savez(file, **to_dsrl(make_columns()))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert load_transitions("~/DATA.NPZ").sha256 == make_dataset().sha256
+
+
+def test_a_source_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    for source in ("embedded", "dsrl", "org/name", "YYY-45/DSRL", EMBEDDED_FOLDER):
+        check_source(source, "ballcircle")  # a Hub dataset may exist: only a download tells
+    for source in ("nosuch", tmp_path / "x.npz", "org/x.hdf5"):
+        with pytest.raises(MissingDatasetError, match=f"{source}: no such file or folder"):
+            check_source(source, "ballcircle")
+    with pytest.raises(
+        MissingDatasetError, match="has no data of OfflineCarRun-v0, only of OfflineBallCircle"
+    ):
+        check_source(EMBEDDED_FOLDER, "carrun")
+    with pytest.raises(DatasetError, match="is not a dataset folder"):
+        check_source(tmp_path, "carrun")
