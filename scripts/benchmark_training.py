@@ -12,14 +12,20 @@ the number to look at.
 import argparse
 import json
 import statistics
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarking import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
+from benchmarking import (
+    check_cores,
+    machine,
+    peak_memory_mb,
+    pin_to_cores,
+    positive,
+    ratios_within_rounds,
+    run_pinned,
+    save,
+)
+from measured_training import MeasuredTraining, take_turns
 
 EPILOG = """\
 examples:
@@ -46,7 +52,6 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("+ bfloat16", {"mixed_precision": "bf16"}),
     ("+ overlap", {"overlap": "auto"}),
 ]
-WARMUP_UPDATES = 10
 MEMORY_UPDATES = 20
 
 
@@ -60,72 +65,13 @@ def variants(cores: int) -> dict[str, dict[str, Any]]:
     return named
 
 
-class Measured:
-    """One variant's training, ready to go on whenever it is its turn."""
-
-    def __init__(self, overrides: dict[str, Any], dataset_name: str | None):
-        import torch
-
-        from spi_diffusers.data.loading import load_transitions
-        from spi_diffusers.training.build import build_algorithm, build_normalizer
-        from spi_diffusers.training.config_layers import make_train_config
-        from spi_diffusers.training.runtime import resolve_overlap
-        from spi_diffusers.training.sampler import TransitionSampler
-
-        self.config = config = make_train_config({"task": "ballcircle", **overrides})
-        dataset = load_transitions(dataset_name, config.task)
-        self.overlap = resolve_overlap(config, 1, torch.device("cpu"))
-        self.algorithm = build_algorithm(config, dataset, overlap=self.overlap)
-        self.sampler = TransitionSampler(
-            dataset,
-            build_normalizer(dataset),
-            config.algorithm,
-            batch_size=config.batch_size,
-            seed=config.seed,
-        )
-        with self.threads():
-            self.inputs = self.algorithm.with_next_action(self.sampler.draw())
-            self.run(updates=WARMUP_UPDATES)
-
-    @contextmanager
-    def threads(self) -> Iterator[int]:
-        """Torch's threads per operation as the trainer sets them; yields how many."""
-        import torch
-
-        from spi_diffusers.training.runtime import intra_op_threads
-
-        with intra_op_threads(self.config, self.overlap):
-            yield torch.get_num_threads()
-
-    def run(self, seconds: float = 0.0, updates: int = 1) -> float:
-        """Train for at least so long and so many updates; returns updates per second."""
-        import torch
-
-        done, started = 0, time.perf_counter()
-        while done < updates or time.perf_counter() - started < seconds:
-            metrics, self.inputs = self.algorithm.update(self.inputs, self.sampler.draw())
-            values = torch.stack(list(metrics.values())).tolist()  # as the trainer reads them
-            done += 1
-        elapsed = time.perf_counter() - started
-        if not all(abs(value) < float("inf") for value in values):
-            raise ArithmeticError(f"training diverged: {dict(zip(metrics, values, strict=True))}")
-        return done / elapsed
-
-
 def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
     """In a worker: all variants in turn, each round in the other direction."""
     trainings = {
-        name: Measured(overrides, args.dataset) for name, overrides in variants(args.worker_cores).items()
+        name: MeasuredTraining(overrides, args.dataset)
+        for name, overrides in variants(args.worker_cores).items()
     }
-    rates: dict[str, list[float]] = {name: [] for name in trainings}
-    for round_index in range(args.rounds):
-        order = list(trainings)
-        for name in order if round_index % 2 == 0 else reversed(order):
-            with trainings[name].threads():
-                trainings[name].run(updates=2)  # let the variant before leave the caches
-                rates[name].append(trainings[name].run(seconds=args.seconds))
-        shown = ", ".join(f"{name} {rates[name][-1]:.1f}" for name in trainings)
-        print(f"{args.worker_cores} core(s), round {round_index + 1}: {shown}", file=sys.stderr, flush=True)
+    rates = take_turns(trainings, args.rounds, args.seconds, f"{args.worker_cores} core(s)")
     rows = []
     for name, training in trainings.items():
         with training.threads() as threads:
@@ -138,26 +84,16 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
                     "overlap": training.overlap,
                     "threads_per_operation": threads,
                     "updates_per_second": round(statistics.median(rates[name]), 2),
-                    "times_plain": ratio_to_plain(rates[name], rates["plain"]),
+                    "times_plain": ratios_within_rounds(rates[name], rates["plain"]),
                     "rounds": [round(rate, 2) for rate in rates[name]],
                 }
             )
     return rows
 
 
-def ratio_to_plain(rates: list[float], plain: list[float]) -> dict[str, float]:
-    """Median, smallest and largest of the ratios within each round."""
-    ratios = [rate / reference for rate, reference in zip(rates, plain, strict=True)]
-    return {
-        "median": round(statistics.median(ratios), 2),
-        "min": round(min(ratios), 2),
-        "max": round(max(ratios), 2),
-    }
-
-
 def measure_memory(args: argparse.Namespace) -> float:
     """In a worker of its own, because a process's peak can only rise: peak memory of one variant, MB."""
-    training = Measured(variants(args.worker_cores)[args.worker_memory], args.dataset)
+    training = MeasuredTraining(variants(args.worker_cores)[args.worker_memory], args.dataset)
     with training.threads():
         training.run(updates=MEMORY_UPDATES)
     return peak_memory_mb()

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,16 @@ def save(path: Path, results: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, to_json(results))
     print(f"Results written to {path}.")
+
+
+def ratios_within_rounds(rates: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest of the ratios within each round."""
+    ratios = [rate / other for rate, other in zip(rates, reference, strict=True)]
+    return {
+        "median": round(statistics.median(ratios), 2),
+        "min": round(min(ratios), 2),
+        "max": round(max(ratios), 2),
+    }
 
 
 def positive(kind: type) -> Any:
