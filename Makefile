@@ -18,7 +18,7 @@ demo: $(VENV)/.installed-demo ## Train on the embedded data, evaluate in the sim
 test: lint ## Run linters, the type checker and the fast tests
 	$(FAST_TESTS)
 
-test-slow: $(VENV)/.installed-dev ## Run the tests that take longer than ten seconds
+test-slow: $(VENV)/.installed-slow ## Run the tests that take longer than ten seconds, Ray's among them
 	$(PYTEST) -m slow
 
 lint: $(VENV)/.installed-dev ## Run ruff and mypy only
@@ -36,6 +36,7 @@ cards: $(VENV)/.installed-demo ## Render model_cards/ from the committed results
 
 benchmark: $(VENV)/.installed-demo ## Measure the speed of training and of acting; rewrites results/benchmark_*.json
 	$(BIN)/python scripts/benchmark_training.py
+	$(BIN)/python scripts/benchmark_algorithms.py
 	$(BIN)/python scripts/benchmark_inference.py
 	$(BIN)/python scripts/update_readme.py
 
@@ -54,6 +55,10 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@echo "Installing the development packages into $(VENV): a few minutes, once."
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e ".[dev]"
 	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e ".[dev,ray]"
+	@touch $@
 
 $(BIN)/python:
 	@for python in $(or $(PYTHON),python3.11 python3 python); do \

@@ -26,6 +26,17 @@ SETTINGS = {
     "bcq-lag": ("bcq_lag", {**LAGRANGIAN, "selection": "lagrangian"}),
     "bear-lag": ("bear_lag", {**LAGRANGIAN, "mmd_sigma": 20.0, "mmd_threshold": 0.5}),
     "cpq": ("cpq", {**CONSTRAINED, "actor_learning_rate": 3e-4}),
+    "coptidice": (
+        "coptidice",
+        {
+            "hidden_dims": [64, 64],
+            "gamma": GAMMA,
+            "alpha": 0.02,
+            "reward_scale": 1.0,
+            "learning_rate": 1e-3,
+            "actor_learning_rate": 1e-3,
+        },
+    ),
 }
 
 
