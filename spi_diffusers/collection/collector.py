@@ -1,13 +1,10 @@
 """From a task to a dataset: runs are played, kept on disk as they go, thinned, and written."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +16,7 @@ from spi_diffusers.collection.episodes import read_shards
 from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.parallel import collect_parts
 from spi_diffusers.collection.parts import SCRIPTED, Part, Progress, shard_files
+from spi_diffusers.collection.record import check_work, claim_work, collection_record
 from spi_diffusers.data.card import read_card
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -26,7 +24,6 @@ from spi_diffusers.envs import make_env
 
 WORK_FOLDER = ".collect"
 MAX_BYTES = 7_500_000
-_FORMAT_VERSION = 1
 
 
 def collect(
@@ -94,7 +91,8 @@ def collect(
     work.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(work / "lock", timeout=0):
-            _claim(work, _record(task, config, seed, full_precision))
+            record = collection_record(task, config, seed, full_precision)
+            claim_work(work, record)
             parts = _parts(task, config, seed, full_precision, work, checkpoint_every)
             collect_parts(parts, workers, on_progress or _ignore)
             episodes = read_shards(path for part in parts for path in shard_files(part.folder))
@@ -124,6 +122,7 @@ def collect(
                 max_bytes=max_bytes,
                 seed=seed,
                 describe=describe,
+                record=record | {"max_bytes": max_bytes},
                 trial_folder=work / "trial",
                 overwrite=overwrite,
             )
@@ -194,9 +193,7 @@ def check_collection(
         raise CollectionError(
             f"speed_targets must be empty for {task.short_name}: only a Velocity task's cost is one of speed"
         )
-    work = _work_folder(folder, task)
-    if (work / "collect.json").exists():
-        _check_claim(work, _record(task, config, seed, full_precision))
+    check_work(_work_folder(folder, task), collection_record(task, config, seed, full_precision))
     make_env(task).close()  # a simulator that is missing shows here
 
 
@@ -206,46 +203,6 @@ def _ignore(progress: Progress) -> None:
 
 def _work_folder(folder: Path, task: Task) -> Path:
     return folder / WORK_FOLDER / task.short_name
-
-
-def _record(task: Task, config: CollectConfig, seed: int, full_precision: bool) -> dict[str, Any]:
-    """What decides the episodes, as it is read back from JSON."""
-    record = {
-        "format_version": _FORMAT_VERSION,
-        "task": task.name,
-        "seed": seed,
-        "full_precision": full_precision,
-        **asdict(config),
-    }
-    return json.loads(json.dumps(record))
-
-
-def _claim(work: Path, record: dict[str, Any]) -> None:
-    """Mark the work folder as that of one collection, or make sure that it is marked so."""
-    file = work / "collect.json"
-    if file.exists():
-        _check_claim(work, record)
-        return
-    aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, file)
-
-
-def _check_claim(work: Path, record: dict[str, Any]) -> None:
-    file = work / "collect.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CollectionError(f"{file}: is not JSON ({error}); remove {work} to start again") from error
-    if not isinstance(found, dict):
-        raise CollectionError(f"{file}: holds no settings; remove {work} to start again")
-    differing = [name for name in record.keys() | found.keys() if record.get(name) != found.get(name)]
-    if differing:
-        name = min(differing)
-        raise CollectionError(
-            f"{work}: holds a collection with {name}={found.get(name)!r}, not {record.get(name)!r}; give the "
-            f"same settings to go on with it, or remove {work} to start again"
-        )
 
 
 def _parts(

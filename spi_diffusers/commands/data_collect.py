@@ -1,6 +1,7 @@
 """`spi data collect`: make a dataset in the simulator."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ examples:
 Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
-given again. The card says how the dataset was made. Then look at it:
+given again; tasks that it has finished are left as they are, except with --overwrite. The card says how the
+dataset was made. Then look at it:
   spi data describe datasets --task ballcircle
 """
 
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check all tasks, then collect them one after the other."""
+    """Check all tasks, then collect those that are not finished, one after the other."""
     from spi_diffusers.data.tasks import get_task
 
     tasks = [get_task(task) for task in args.task]  # before the heavy imports: a typing error shows at once
@@ -72,15 +74,23 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--task names {repeated[0]} twice")
     from spi_diffusers.collection.collector import check_collection, collect
     from spi_diffusers.collection.config import load_collect_config
+    from spi_diffusers.collection.record import is_collected
 
     overrides = {name: getattr(args, name) for name in ("steps", "runs", "scripted_episodes")}
-    configs = [load_collect_config(task, **overrides) for task in tasks]
-    options = {
-        name: getattr(args, name) for name in ("seed", "workers", "max_bytes", "full_precision", "overwrite")
-    }
-    for task, config in zip(tasks, configs, strict=True):
+    configs = {task: load_collect_config(task, **overrides) for task in tasks}
+    same = {name: getattr(args, name) for name in ("seed", "max_bytes", "full_precision")}
+    options = {**same, "workers": args.workers, "overwrite": args.overwrite}
+    finished = [
+        task
+        for task, config in configs.items()
+        if not args.overwrite and is_collected(task, Path(args.output), config, **same)
+    ]
+    wanted = {task: config for task, config in configs.items() if task not in finished}
+    for task, config in wanted.items():
         check_collection(task, args.output, config, **options)
-    for task, config in zip(tasks, configs, strict=True):
+    for task in finished:
+        print(f"{task.name}: there already, collected with these settings", flush=True)
+    for task, config in wanted.items():
         with _ProgressBars(task, quiet=args.quiet) as bars:
             dataset = collect(
                 task, args.output, config, **options, keep_work=args.keep_work, on_progress=bars.show
