@@ -139,17 +139,33 @@ def convert_dataset(
             f"{folder}: has {', '.join(existing)} already; replace it with overwrite=True (--overwrite), "
             "leave it as it is with keep_existing=True (--keep-existing), or choose another folder"
         )
-    return _convert(parts, folder, set(existing) if keep_existing else set(), license, description)
+    keep = set(existing) if keep_existing else set()
+    return _convert(parts, folder, keep, license, description, goes_on=overwrite or keep_existing)
 
 
 def _convert(
-    parts: list[_Part], folder: Path, keep: set[str], license: str | None, description: str | None
+    parts: list[_Part],
+    folder: Path,
+    keep: set[str],
+    license: str | None,
+    description: str | None,
+    *,
+    goes_on: bool,
 ) -> Iterator[ConvertedConfig]:
-    for part in parts:
+    """Write part by part; `goes_on`: whether the same call again would take what is written by then."""
+    for number, part in enumerate(parts):
         if part.config in keep:
             yield ConvertedConfig(part.config, None)
             continue
-        dataset = part.load()
+        try:
+            dataset = part.load()
+        except DatasetError as error:
+            if goes_on or number == 0:
+                raise
+            raise DatasetError(
+                f"{error}. Written: {', '.join(before.config for before in parts[:number])}; to go on with "
+                "the others, add keep_existing=True (--keep-existing)"
+            ) from error
         write_parquet_dataset(
             dataset,
             folder,

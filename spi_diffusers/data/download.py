@@ -191,7 +191,7 @@ def fetch(
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
             f"{file.repo_id}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What has "
-            "arrived is kept; the same command goes on there"
+            "arrived is kept; the next try goes on there"
         ) from error
     raise DatasetError(
         f"{file.repo_id}: {file.path} arrives damaged: twice its content did not have the checksum "

@@ -190,10 +190,25 @@ def test_a_bad_file_in_the_middle_leaves_the_parts_before_it_complete(dsrl_folde
     assert next(parts).config == BALL.name
     with pytest.raises(
         DatasetError, match=r"OfflineCarRun-v0\.npz: column 'rewards' has 9 values that are not"
-    ):
+    ) as caught:
         next(parts)
     assert load_transitions(tmp_path / "set").sha256 == make_dataset().sha256
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [BALL.name, "README.md"]
+    assert f". Written: {BALL.name}; to go on with the others, add keep_existing=True" in str(caught.value)
+    write_npz(dsrl_folder / "OfflineCarRun-v0.npz", arrays)
+    with pytest.raises(FileExistsError):  # so the advice is needed
+        convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"])
+    again = convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"], keep_existing=True)
+    assert again[CAR_RUN.name].sha256 == make_dataset(observation_dim=7).sha256
+
+
+@pytest.mark.parametrize("option", ["overwrite", "keep_existing"])
+def test_a_call_that_goes_on_as_it_is_gets_no_advice(dsrl_folder, tmp_path, option):
+    arrays = to_dsrl(make_columns(observation_dim=7))
+    write_npz(dsrl_folder / "OfflineCarRun-v0.npz", arrays | {"rewards": np.full(9, np.nan)})
+    with pytest.raises(DatasetError, match="values that are not finite") as caught:
+        convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"], **{option: True})
+    assert "--keep-existing" not in str(caught.value)
 
 
 BAD_ARRAYS = {

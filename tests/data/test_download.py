@@ -113,7 +113,7 @@ def test_content_that_stays_wrong_is_an_error_and_leaves_no_file(hub, tmp_path):
 def test_a_download_that_fails_for_good_keeps_what_arrived_and_a_later_one_goes_on(hub, tmp_path):
     hub.reset("reset@150000", *["status@500"] * 9)
     with pytest.raises(
-        DatasetError, match=r"cannot be downloaded to .*kept; the same command goes on"
+        DatasetError, match=r"cannot be downloaded to .*kept; the next try goes on there"
     ) as error:
         get(hub, tmp_path)
     assert "500" in str(error.value)
