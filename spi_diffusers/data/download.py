@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.network import is_transient, say
+from spi_diffusers.data.network import is_transient, say, with_retries
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task
 
 logger = logging.getLogger(__name__)
@@ -56,14 +56,16 @@ def find_dsrl_files(
     revision: str | None = None,
     token: str | bool | None = None,
     endpoint: str | None = None,
+    wait: float = 1.0,
 ) -> dict[str, HubFile]:
-    """Ask the Hub for the sizes and checksums of DSRL's files.
+    """Ask the Hub for the sizes and checksums of DSRL's files; again where it is busy or broken.
 
     Args:
         tasks: whose files.
         revision: branch, tag or commit.
         token: access token; True takes the stored one.
         endpoint: address of the Hub, where it is not the usual one.
+        wait: seconds before the first new try; doubled with every further one.
 
     Returns:
         The files by task name.
@@ -76,9 +78,13 @@ def find_dsrl_files(
 
     api = HfApi(endpoint=endpoint, token=token)
     names = [task.dataset_file for task in tasks]
-    try:
+
+    def ask() -> tuple[Any, Any]:
         commit = api.dataset_info(DSRL_DATASET_REPO, revision=revision).sha
-        found = api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
+        return commit, api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
+
+    try:
+        commit, found = with_retries(ask, what=f"{DSRL_DATASET_REPO}: asking for the files", wait=wait)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(_cannot_download(tasks, error)) from error
     by_path = {item.path: item for item in found if isinstance(item, RepoFile)}
@@ -121,7 +127,7 @@ def download_dsrl_file(
     """
     folder = folder or default_folder()
     try:
-        file = find_dsrl_files([task], revision=revision, token=token, endpoint=endpoint)[task.name]
+        found = find_dsrl_files([task], revision=revision, token=token, endpoint=endpoint, wait=wait)
     except DatasetError as error:
         kept = sorted(folder.glob(f"*/{task.dataset_file}"), key=lambda path: path.stat().st_mtime)
         if revision is not None or not kept or not _is_offline(error.__cause__):
@@ -131,7 +137,7 @@ def download_dsrl_file(
             raise DatasetError(f"{path}: is damaged, and the Hub cannot be reached: {error}") from error
         logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", path)
         return path
-    return fetch(file, folder, token=token, endpoint=endpoint, wait=wait)
+    return fetch(found[task.name], folder, token=token, endpoint=endpoint, wait=wait)
 
 
 def default_folder() -> Path:
