@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
+from spi_diffusers.data.download import default_folder, fetch, find_or_reuse_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.loading import HUB_ID, MissingDatasetError, load_transitions
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
@@ -354,22 +354,20 @@ def _dsrl_parts(request: _Request) -> list[_Part]:
     if request.name is not None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: name tasks with --task; --name is for data of no task")
     tasks = request.tasks or tuple(TASKS.values())
-    files = find_dsrl_files(tasks, revision=request.revision, token=request.token)
+    folder = default_folder()
+    files = find_or_reuse_dsrl_files(tasks, folder, revision=request.revision, token=request.token)
     megabytes = sum(file.size for file in files.values()) / 1e6
-    logger.info(
-        "%s: %d files, %.0f MB, at commit %s",
-        *(DSRL_DATASET_REPO, len(files), megabytes),
-        files[tasks[0].name].commit,
-    )
+    commit = files[tasks[0].name].commit or "unknown"
+    logger.info("%s: %d files, %.0f MB, commit %s", DSRL_DATASET_REPO, len(files), megabytes, commit)
 
     def load(task: Task) -> TransitionDataset:
-        path = fetch(files[task.name], default_folder(), token=request.token)
+        path = fetch(files[task.name], folder, token=request.token)
         return load_hdf5(path, task, clip_actions=request.clip_actions)
 
     parts = []
     for task in tasks:
         file = files[task.name]
-        source = f"{file.repo_id}, file {file.path}, commit {file.commit}, SHA-256 {file.sha256 or 'unknown'}"
+        source = f"{file.repo_id}, file {file.path}, commit {commit}, SHA-256 {file.sha256 or 'unknown'}"
         parts.append(_Part(task.name, partial(load, task), source, _DSRL_LICENSE))
     return parts
 

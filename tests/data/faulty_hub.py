@@ -85,9 +85,9 @@ class FaultyHandler(DatasetHandler):
 
 
 class FaultyHub(DatasetHub):
-    """Attributes to set: `faults`, one per CDN request in order; `api_statuses`, one per API request, 0 for one
-    that succeeds; `sha256`, wrong checksums by path. `asked` counts API requests; `served` has the first byte
-    of each CDN request."""
+    """Attributes to set: `faults`, one per CDN request in order; `api_statuses`, one per API request, 0 for
+    success; `sha256`, wrong checksums by path. `asked` counts API requests; `served` has the first byte of
+    each CDN request."""
 
     handler = FaultyHandler
     is_lfs = True
