@@ -1,8 +1,9 @@
-"""From a task to a dataset: runs are played, kept on disk as they go, thinned, and written."""
+"""From tasks to datasets: runs are played, kept on disk as they go, thinned, and written."""
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -74,70 +75,184 @@ def collect(
         SimulatorNotInstalledError: the simulator is missing.
     """
     task = get_task(task)
-    folder = Path(folder)
-    check_collection(
-        task,
+    datasets = collect_tasks(
+        {task: config},
         folder,
-        config,
         seed=seed,
         workers=workers,
         max_bytes=max_bytes,
         full_precision=full_precision,
         overwrite=overwrite,
+        keep_work=keep_work,
+        checkpoint_every=checkpoint_every,
+        description=description,
+        on_progress=on_progress,
     )
+    return datasets[task]
+
+
+def collect_tasks(
+    configs: Mapping[Task, CollectConfig],
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    max_bytes: int = MAX_BYTES,
+    full_precision: bool = False,
+    overwrite: bool = False,
+    keep_work: bool = False,
+    checkpoint_every: int = 100_000,
+    description: str = "",
+    on_progress: Callable[[Progress], None] | None = None,
+    on_written: Callable[[Task, TransitionDataset], None] | None = None,
+) -> dict[Task, TransitionDataset]:
+    """Collect datasets of several tasks, whose parts share the workers.
+
+    The folder is the same as after a `collect` for each task, in their order.
+
+    Args:
+        configs: how to collect each task.
+        folder: the datasets' folder; it gets a config for each task.
+        seed: as for `collect`, like all that follow.
+        workers: see there.
+        max_bytes: see there; for each task.
+        full_precision: see there.
+        overwrite: see there.
+        keep_work: see there.
+        checkpoint_every: see there.
+        description: see there.
+        on_progress: see there; each task has a part called `writing`.
+        on_written: called with each task and its dataset once it is written.
+
+    Returns:
+        The datasets as written.
+
+    Raises:
+        ValueError: as for `collect`, like all that follow; what was written before stays.
+        FileExistsError: see there.
+        CollectionError: see there.
+        SimulatorNotInstalledError: see there.
+    """
+    folder = Path(folder)
+    for task, config in configs.items():
+        check_collection(
+            task,
+            folder,
+            config,
+            seed=seed,
+            workers=workers,
+            max_bytes=max_bytes,
+            full_precision=full_precision,
+            overwrite=overwrite,
+        )
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-    work = _work_folder(folder, task)
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            record = collection_record(task, config, seed, full_precision)
-            claim_work(work, record)
-            parts = _parts(task, config, seed, full_precision, work, checkpoint_every)
-            collect_parts(parts, workers, on_progress or _ignore)
-            episodes = read_shards(path for part in parts for path in shard_files(part.folder))
-            if not episodes:
-                raise CollectionError(
-                    f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
-                    f"max_cost_return, or play more steps. Remove {work} to start again"
-                )
-            tell = on_progress or _ignore
-            kept = sum(len(episode.reward) for episode in episodes)
-            tell(Progress("writing", 0, kept, len(episodes), {}))
-            describe = partial(
-                describe_collection,
-                task=task,
-                config=config,
-                folder=folder,
+    tell = on_progress or _ignore
+    parts: dict[Task, list[Part]] = {}
+    datasets: dict[Task, TransitionDataset] = {}
+    unfinished = {task: config.num_parts for task, config in configs.items()}
+
+    def finish(part: Part) -> None:
+        unfinished[get_task(part.task)] -= 1
+        # In the order of the tasks, which the words of a new card depend on.
+        for task in [task for task in configs if task not in datasets]:
+            if unfinished[task]:
+                return
+            datasets[task] = _write(
+                task,
+                configs[task],
+                folder,
+                parts[task],
+                tell,
                 seed=seed,
                 max_bytes=max_bytes,
                 full_precision=full_precision,
-                episodes_kept=len(episodes),
-                more=description,
-            )
-            dataset = write_collection(
-                task,
-                episodes,
-                folder,
-                max_bytes=max_bytes,
-                seed=seed,
-                describe=describe,
-                record=record | {"max_bytes": max_bytes},
-                trial_folder=work / "trial",
+                description=description,
                 overwrite=overwrite,
             )
-            best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
-            tell(Progress("writing", kept, kept, dataset.num_episodes, best))
             if not keep_work:
-                shutil.rmtree(work)
+                shutil.rmtree(_work_folder(folder, task))
+            if on_written is not None:
+                on_written(task, datasets[task])
+
+    with ExitStack() as locks:
+        for task, config in configs.items():
+            work = _work_folder(folder, task)
+            work.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(_lock(work, task))
+            claim_work(work, collection_record(task, config, seed, full_precision))
+            parts[task] = _parts(task, config, seed, full_precision, work, checkpoint_every)
+        collect_parts([part for of_task in parts.values() for part in of_task], workers, tell, finish)
+    work_folders = folder / WORK_FOLDER
+    if work_folders.is_dir() and not any(work_folders.iterdir()):
+        work_folders.rmdir()
+    return datasets
+
+
+def _write(
+    task: Task,
+    config: CollectConfig,
+    folder: Path,
+    parts: list[Part],
+    tell: Callable[[Progress], None],
+    *,
+    seed: int,
+    max_bytes: int,
+    full_precision: bool,
+    description: str,
+    overwrite: bool,
+) -> TransitionDataset:
+    """Thin what the parts of a task have kept, and write it."""
+    work = _work_folder(folder, task)
+    episodes = read_shards(path for part in parts for path in shard_files(part.folder))
+    if not episodes:
+        raise CollectionError(
+            f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
+            f"max_cost_return, or play more steps. Remove {work} to start again"
+        )
+    kept = sum(len(episode.reward) for episode in episodes)
+    tell(Progress(task.name, "writing", 0, kept, len(episodes), {}))
+    describe = partial(
+        describe_collection,
+        task=task,
+        config=config,
+        folder=folder,
+        seed=seed,
+        max_bytes=max_bytes,
+        full_precision=full_precision,
+        episodes_kept=len(episodes),
+        more=description,
+    )
+    dataset = write_collection(
+        task,
+        episodes,
+        folder,
+        max_bytes=max_bytes,
+        seed=seed,
+        describe=describe,
+        record=collection_record(task, config, seed, full_precision) | {"max_bytes": max_bytes},
+        trial_folder=work / "trial",
+        overwrite=overwrite,
+    )
+    best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
+    tell(Progress(task.name, "writing", kept, kept, dataset.num_episodes, best))
+    return dataset
+
+
+@contextmanager
+def _lock(work: Path, task: Task) -> Iterator[None]:
+    lock = FileLock(work / "lock", timeout=0)
+    try:
+        lock.acquire()
     except Timeout as error:
         raise CollectionError(
             f"{work}: another process is collecting {task.name} into this folder now; wait for it, or choose "
             "another folder"
         ) from error
-    if not any(work.parent.iterdir()):
-        work.parent.rmdir()
-    return dataset
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_collection(

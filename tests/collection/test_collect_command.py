@@ -82,13 +82,18 @@ def test_the_same_command_goes_on_after_the_tasks_that_it_has_finished(tmp_path,
     assert main(arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()}
     capsys.readouterr()
-    assert main([*arguments, "carrun"]) == 0
+    assert main([*arguments, "carrun", "--workers", "3"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{config}: there already, collected with these settings\nOfflineCarRun-v0: ")
+    assert out.startswith(
+        f"{config}: there already, collected with these settings\nOnly 1 of 3 workers can be used, one for "
+        "each run: a run is sequential, and more runs (--runs) are other data\nOfflineCarRun-v0: "
+    )
     assert {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()} == before
     assert load_transitions(folder, "carrun").num_episodes > 0
     assert main([*arguments, "carrun"]) == 0
-    assert capsys.readouterr().out.count("there already") == 2
+    out = capsys.readouterr().out
+    assert out.count("there already") == 2
+    assert "worker" not in out
     assert main([*arguments, "--overwrite"]) == 0
     assert "there already" not in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()} != before

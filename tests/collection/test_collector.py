@@ -16,7 +16,7 @@ import torch
 from collection_factory import start_collection, tiny_config
 from filelock import FileLock
 
-from spi_diffusers.collection.collector import check_collection, collect
+from spi_diffusers.collection.collector import check_collection, collect, collect_tasks
 from spi_diffusers.collection.config import load_collect_config
 from spi_diffusers.collection.description import describe_collection
 from spi_diffusers.collection.episodes import read_shards
@@ -140,6 +140,30 @@ def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_pa
     assert (
         "Made for a test.\n\nCollected in the real simulator" in (tmp_path / "ball" / "README.md").read_text()
     )
+
+
+def test_several_tasks_side_by_side_give_the_same_folder_as_one_after_the_other(tmp_path):
+    configs = {get_task(name): tiny_config(name, steps=1200) for name in ("carrun", "ballcircle")}
+    for task, config in configs.items():
+        collect(task, tmp_path / "one" / "set", config)
+    seen, written = set(), []
+    datasets = collect_tasks(
+        configs,
+        tmp_path / "two" / "set",
+        workers=2,
+        on_progress=lambda progress: seen.add((progress.task, progress.part, progress.steps)),
+        on_written=lambda task, dataset: written.append((task.short_name, len(dataset))),
+    )
+    assert {(task.name, "run-0", steps) for task in configs for steps in (0, 600, 1200)} <= seen
+    assert written == [(task.short_name, len(datasets[task])) for task in configs]
+    files = {
+        name: {
+            path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
+        }
+        for name in ("one", "two")
+    }
+    assert len(files["one"]) == 9
+    assert files["two"] == files["one"]
 
 
 def test_another_seed_gives_other_data(reference, tmp_path):
