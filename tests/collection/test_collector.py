@@ -21,6 +21,7 @@ from spi_diffusers.collection.config import load_collect_config
 from spi_diffusers.collection.description import describe_collection
 from spi_diffusers.collection.episodes import read_shards
 from spi_diffusers.collection.errors import CollectionError
+from spi_diffusers.collection.processor import processor_name
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.rounding import round_significant
@@ -93,6 +94,7 @@ def test_card_says_how_it_was_made(reference):
     assert "12 significant bits" in card
     for package in ("pybullet", "bullet-safety-gym", "gymnasium", "torch"):
         assert f"{package} {version(package)}" in card
+    assert f". Processor: {processor_name()}. With other versions, or on another kind of processor," in card
     best = float(load_transitions(reference, "ballcircle").episodes.return_.max())
     share = re.search(r"The highest return is (\d+), (\d+)% of DSRL's reference maximum of 881;", card)
     assert int(share[1]) == round(best)
