@@ -5,12 +5,14 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from spi_diffusers.collection.episodes import Episode
 from spi_diffusers.collection.errors import CollectionError
+from spi_diffusers.collection.record import STATS_KEY
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.thinning import thin_transitions
 from spi_diffusers.data.transitions import EpisodeTable, TransitionDataset
@@ -28,6 +30,7 @@ def write_collection(
     max_bytes: int,
     seed: int,
     describe: Callable[[TransitionDataset], str],
+    record: dict[str, Any],
     trial_folder: Path,
     overwrite: bool,
 ) -> TransitionDataset:
@@ -40,6 +43,7 @@ def write_collection(
         max_bytes: The largest size of the config's folder.
         seed: Decides the choice.
         describe: Makes the card's words from the dataset.
+        record: JSON values that `is_collected` knows the collection by.
         trial_folder: A folder to find out in how large a choice is; it is removed.
         overwrite: Replace the config if the folder has it.
 
@@ -60,7 +64,7 @@ def write_collection(
         dataset = to_dataset(task, [episodes[index] for index in chosen.tolist()])
         description = describe(dataset)
         size = _written_size(dataset, task, trial_folder)
-        words = len(json.dumps([SOURCE, description]))
+        words = len(json.dumps([SOURCE, description])) + len(json.dumps({STATS_KEY: record}, indent=2))
         if size + words <= max_bytes:
             write_parquet_dataset(
                 dataset,
@@ -68,6 +72,7 @@ def write_collection(
                 source=SOURCE,
                 description=description,
                 location=folder.resolve().name,
+                more_stats={STATS_KEY: record},
                 overwrite=overwrite,
             )
             return dataset
@@ -82,7 +87,7 @@ def write_collection(
 
 
 def _written_size(dataset: TransitionDataset, task: Task, trial_folder: Path) -> int:
-    """Bytes of the config's folder, except for the card's words about it."""
+    """Bytes of the config's folder, except for the words about it and the record."""
     written = write_parquet_dataset(dataset, trial_folder, source="trial", overwrite=True)
     size = sum(file.stat().st_size for file in (written / task.name).iterdir())
     shutil.rmtree(written)

@@ -1,13 +1,11 @@
-"""From a task to a dataset: runs are played, kept on disk as they go, thinned, and written."""
+"""From tasks to datasets: runs are played, kept on disk as they go, thinned, and written."""
 
-import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,6 +17,7 @@ from spi_diffusers.collection.episodes import read_shards
 from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.parallel import collect_parts
 from spi_diffusers.collection.parts import SCRIPTED, Part, Progress, shard_files
+from spi_diffusers.collection.record import check_work, claim_work, collection_record
 from spi_diffusers.data.card import read_card
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -26,7 +25,6 @@ from spi_diffusers.envs import make_env
 
 WORK_FOLDER = ".collect"
 MAX_BYTES = 7_500_000
-_FORMAT_VERSION = 1
 
 
 def collect(
@@ -77,68 +75,184 @@ def collect(
         SimulatorNotInstalledError: the simulator is missing.
     """
     task = get_task(task)
-    folder = Path(folder)
-    check_collection(
-        task,
+    datasets = collect_tasks(
+        {task: config},
         folder,
-        config,
         seed=seed,
         workers=workers,
         max_bytes=max_bytes,
         full_precision=full_precision,
         overwrite=overwrite,
+        keep_work=keep_work,
+        checkpoint_every=checkpoint_every,
+        description=description,
+        on_progress=on_progress,
     )
+    return datasets[task]
+
+
+def collect_tasks(
+    configs: Mapping[Task, CollectConfig],
+    folder: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    max_bytes: int = MAX_BYTES,
+    full_precision: bool = False,
+    overwrite: bool = False,
+    keep_work: bool = False,
+    checkpoint_every: int = 100_000,
+    description: str = "",
+    on_progress: Callable[[Progress], None] | None = None,
+    on_written: Callable[[Task, TransitionDataset], None] | None = None,
+) -> dict[Task, TransitionDataset]:
+    """Collect datasets of several tasks, whose parts share the workers.
+
+    The folder is the same as after a `collect` for each task, in their order.
+
+    Args:
+        configs: how to collect each task.
+        folder: the datasets' folder; it gets a config for each task.
+        seed: as for `collect`, like all that follow.
+        workers: see there.
+        max_bytes: see there; for each task.
+        full_precision: see there.
+        overwrite: see there.
+        keep_work: see there.
+        checkpoint_every: see there.
+        description: see there.
+        on_progress: see there; each task has a part called `writing`.
+        on_written: called with each task and its dataset once it is written.
+
+    Returns:
+        The datasets as written.
+
+    Raises:
+        ValueError: as for `collect`, like all that follow; what was written before stays.
+        FileExistsError: see there.
+        CollectionError: see there.
+        SimulatorNotInstalledError: see there.
+    """
+    folder = Path(folder)
+    for task, config in configs.items():
+        check_collection(
+            task,
+            folder,
+            config,
+            seed=seed,
+            workers=workers,
+            max_bytes=max_bytes,
+            full_precision=full_precision,
+            overwrite=overwrite,
+        )
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-    work = _work_folder(folder, task)
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            _claim(work, _record(task, config, seed, full_precision))
-            parts = _parts(task, config, seed, full_precision, work, checkpoint_every)
-            collect_parts(parts, workers, on_progress or _ignore)
-            episodes = read_shards(path for part in parts for path in shard_files(part.folder))
-            if not episodes:
-                raise CollectionError(
-                    f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
-                    f"max_cost_return, or play more steps. Remove {work} to start again"
-                )
-            tell = on_progress or _ignore
-            kept = sum(len(episode.reward) for episode in episodes)
-            tell(Progress("writing", 0, kept, len(episodes), {}))
-            describe = partial(
-                describe_collection,
-                task=task,
-                config=config,
-                folder=folder,
+    tell = on_progress or _ignore
+    parts: dict[Task, list[Part]] = {}
+    datasets: dict[Task, TransitionDataset] = {}
+    unfinished = {task: config.num_parts for task, config in configs.items()}
+
+    def finish(part: Part) -> None:
+        unfinished[get_task(part.task)] -= 1
+        # In the order of the tasks, which the words of a new card depend on.
+        for task in [task for task in configs if task not in datasets]:
+            if unfinished[task]:
+                return
+            datasets[task] = _write(
+                task,
+                configs[task],
+                folder,
+                parts[task],
+                tell,
                 seed=seed,
                 max_bytes=max_bytes,
                 full_precision=full_precision,
-                episodes_kept=len(episodes),
-                more=description,
-            )
-            dataset = write_collection(
-                task,
-                episodes,
-                folder,
-                max_bytes=max_bytes,
-                seed=seed,
-                describe=describe,
-                trial_folder=work / "trial",
+                description=description,
                 overwrite=overwrite,
             )
-            best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
-            tell(Progress("writing", kept, kept, dataset.num_episodes, best))
             if not keep_work:
-                shutil.rmtree(work)
+                shutil.rmtree(_work_folder(folder, task))
+            if on_written is not None:
+                on_written(task, datasets[task])
+
+    with ExitStack() as locks:
+        for task, config in configs.items():
+            work = _work_folder(folder, task)
+            work.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(_lock(work, task))
+            claim_work(work, collection_record(task, config, seed, full_precision))
+            parts[task] = _parts(task, config, seed, full_precision, work, checkpoint_every)
+        collect_parts([part for of_task in parts.values() for part in of_task], workers, tell, finish)
+    work_folders = folder / WORK_FOLDER
+    if work_folders.is_dir() and not any(work_folders.iterdir()):
+        work_folders.rmdir()
+    return datasets
+
+
+def _write(
+    task: Task,
+    config: CollectConfig,
+    folder: Path,
+    parts: list[Part],
+    tell: Callable[[Progress], None],
+    *,
+    seed: int,
+    max_bytes: int,
+    full_precision: bool,
+    description: str,
+    overwrite: bool,
+) -> TransitionDataset:
+    """Thin what the parts of a task have kept, and write it."""
+    work = _work_folder(folder, task)
+    episodes = read_shards(path for part in parts for path in shard_files(part.folder))
+    if not episodes:
+        raise CollectionError(
+            f"{task.name}: no episode was kept, as all of them cost too much; allow more with "
+            f"max_cost_return, or play more steps. Remove {work} to start again"
+        )
+    kept = sum(len(episode.reward) for episode in episodes)
+    tell(Progress(task.name, "writing", 0, kept, len(episodes), {}))
+    describe = partial(
+        describe_collection,
+        task=task,
+        config=config,
+        folder=folder,
+        seed=seed,
+        max_bytes=max_bytes,
+        full_precision=full_precision,
+        episodes_kept=len(episodes),
+        more=description,
+    )
+    dataset = write_collection(
+        task,
+        episodes,
+        folder,
+        max_bytes=max_bytes,
+        seed=seed,
+        describe=describe,
+        record=collection_record(task, config, seed, full_precision) | {"max_bytes": max_bytes},
+        trial_folder=work / "trial",
+        overwrite=overwrite,
+    )
+    best = {limit: dataset.episodes.best_return_within(limit) for limit in task.cost_limits}
+    tell(Progress(task.name, "writing", kept, kept, dataset.num_episodes, best))
+    return dataset
+
+
+@contextmanager
+def _lock(work: Path, task: Task) -> Iterator[None]:
+    lock = FileLock(work / "lock", timeout=0)
+    try:
+        lock.acquire()
     except Timeout as error:
         raise CollectionError(
             f"{work}: another process is collecting {task.name} into this folder now; wait for it, or choose "
             "another folder"
         ) from error
-    if not any(work.parent.iterdir()):
-        work.parent.rmdir()
-    return dataset
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_collection(
@@ -194,9 +308,7 @@ def check_collection(
         raise CollectionError(
             f"speed_targets must be empty for {task.short_name}: only a Velocity task's cost is one of speed"
         )
-    work = _work_folder(folder, task)
-    if (work / "collect.json").exists():
-        _check_claim(work, _record(task, config, seed, full_precision))
+    check_work(_work_folder(folder, task), collection_record(task, config, seed, full_precision))
     make_env(task).close()  # a simulator that is missing shows here
 
 
@@ -206,46 +318,6 @@ def _ignore(progress: Progress) -> None:
 
 def _work_folder(folder: Path, task: Task) -> Path:
     return folder / WORK_FOLDER / task.short_name
-
-
-def _record(task: Task, config: CollectConfig, seed: int, full_precision: bool) -> dict[str, Any]:
-    """What decides the episodes, as it is read back from JSON."""
-    record = {
-        "format_version": _FORMAT_VERSION,
-        "task": task.name,
-        "seed": seed,
-        "full_precision": full_precision,
-        **asdict(config),
-    }
-    return json.loads(json.dumps(record))
-
-
-def _claim(work: Path, record: dict[str, Any]) -> None:
-    """Mark the work folder as that of one collection, or make sure that it is marked so."""
-    file = work / "collect.json"
-    if file.exists():
-        _check_claim(work, record)
-        return
-    aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, file)
-
-
-def _check_claim(work: Path, record: dict[str, Any]) -> None:
-    file = work / "collect.json"
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CollectionError(f"{file}: is not JSON ({error}); remove {work} to start again") from error
-    if not isinstance(found, dict):
-        raise CollectionError(f"{file}: holds no settings; remove {work} to start again")
-    differing = [name for name in record.keys() | found.keys() if record.get(name) != found.get(name)]
-    if differing:
-        name = min(differing)
-        raise CollectionError(
-            f"{work}: holds a collection with {name}={found.get(name)!r}, not {record.get(name)!r}; give the "
-            f"same settings to go on with it, or remove {work} to start again"
-        )
 
 
 def _parts(

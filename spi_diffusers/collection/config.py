@@ -105,6 +105,11 @@ class CollectConfig:
         """Number of budgets that the behaviour policy is conditioned on."""
         return len(self.cost_targets) + len(self.penalties) + len(self.speed_targets)
 
+    @property
+    def num_parts(self) -> int:
+        """Number of parts that can be played side by side: the runs, and the scripted driver."""
+        return self.runs + (self.scripted_episodes > 0)
+
 
 def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
     """The preset of a task: the defaults, changed by `presets/<task>.yaml` where there is one.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import spi_diffusers
 from spi_diffusers.collection.config import CollectConfig, load_collect_config
+from spi_diffusers.collection.processor import processor_name
 from spi_diffusers.data.rounding import SIGNIFICANT_BITS
 from spi_diffusers.data.simulators import SIMULATORS
 from spi_diffusers.data.tasks import Task
@@ -58,8 +59,8 @@ def describe_collection(
         f"{_choice(dataset.num_episodes, episodes_kept)} The highest return is {best:.0f}, "
         f"{best / task.reward_max:.0%} of DSRL's reference maximum of {task.reward_max:.0f}; the highest "
         f"cost return is {costliest:.0f}. Episodes have at most {task.max_episode_steps} steps.",
-        f"Versions: {versions}. With other versions, or on another kind of processor, the same command may "
-        "give other episodes.",
+        f"Versions: {versions}. Processor: {processor_name()}. With other versions, or on another kind of "
+        "processor, the same command may give other episodes.",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 

@@ -16,22 +16,30 @@ from spi_diffusers.collection.parts import Part, Progress, collect_part
 _SECONDS_BETWEEN_REPORTS = 0.2
 
 
-def collect_parts(parts: Sequence[Part], workers: int, on_progress: Callable[[Progress], None]) -> None:
+def collect_parts(
+    parts: Sequence[Part],
+    workers: int,
+    on_progress: Callable[[Progress], None],
+    on_done: Callable[[Part], None],
+) -> None:
     """Work on all parts to their end.
 
     Args:
-        parts: What to work on.
+        parts: What to work on, of one task or several; they are started in this order.
         workers: Processes side by side; with one, all happens in this process.
         on_progress: Called in this process.
+        on_done: Called in this process for every part at its end, after the last progress of it; the other
+            workers do not wait for it.
 
     Raises:
         CollectionError: A file of a part cannot be read or written, or a process was killed. An error in one
             part ends the others at once; all of them can go on later.
     """
-    if workers == 1 or len(parts) == 1:
+    if workers == 1 or len(parts) <= 1:
         for part in parts:
             for progress in collect_part(part):
                 on_progress(progress)
+            on_done(part)
         return
     # Spawned, as forked processes would inherit the threads of torch and of the simulators in any state.
     context = multiprocessing.get_context("spawn")
@@ -45,15 +53,15 @@ def collect_parts(parts: Sequence[Part], workers: int, on_progress: Callable[[Pr
     )
     try:
         with pool, our_end:  # left in reverse order, so that an error does not wait for busy workers
-            jobs = [pool.submit(_report_part, part) for part in parts]
-            while True:
-                done, running = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
+            jobs = {pool.submit(_report_part, part): part for part in parts}
+            while jobs:
+                done, _ = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
                 while not queue.empty():
                     on_progress(queue.get())
                 for job in done:
                     job.result()
-                if not running:
-                    break
+                for job in done:
+                    on_done(jobs.pop(job))
     except BrokenProcessPool as error:
         raise CollectionError(
             "a worker process was killed (is there enough memory for so many workers?); what was collected "

@@ -50,6 +50,7 @@ class Progress:
     """How far one part of a collection is.
 
     Attributes:
+        task: Name of the task.
         part: Name of the part.
         steps: Steps done, of the simulator; while writing, of the episodes kept.
         total: Steps in all.
@@ -57,6 +58,7 @@ class Progress:
         best: Highest return so far within each of the task's cost limits; None where there is none.
     """
 
+    task: str
     part: str
     steps: int
     total: int
@@ -103,7 +105,7 @@ def _collect(part: Part) -> Iterator[Progress]:
     try:
         while True:
             steps = min(run.steps_done, run.total_steps)
-            yield Progress(part.name, steps, run.total_steps, kept.count, dict(kept.best))
+            yield Progress(task.name, part.name, steps, run.total_steps, kept.count, dict(kept.best))
             if run.finished:
                 return
             for episode in run.play_round():

@@ -1,22 +1,26 @@
 """`spi data collect`: make a dataset in the simulator."""
 
 import argparse
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spi_diffusers.collection.collector import Progress
     from spi_diffusers.data.tasks import Task
+    from spi_diffusers.data.transitions import TransitionDataset
 
 EXAMPLES = """\
 examples:
   spi data collect --task ballcircle --output datasets
-  spi data collect --task carcircle dronecircle --output datasets --workers 2 --runs 2
+  spi data collect --task carcircle dronecircle --output datasets --workers 2
   spi data collect --task hoppervelocity --output datasets --steps 5_000_000 --seed 1
 
 Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
-given again. The card says how the dataset was made. Then look at it:
+given again; tasks that it has finished are left as they are, except with --overwrite. The card says how the
+dataset was made. Then look at it:
   spi data describe datasets --task ballcircle
 """
 
@@ -43,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=1,
-        help="processes side by side, at most one per run (default: 1); the dataset does not depend on it",
+        help="processes side by side, at most one for each run of each task (default: 1); the datasets do "
+        "not depend on it",
     )
     parser.add_argument(
         "--max-bytes", type=int, default=7_500_000, help="size to thin a task's folder to (default: 7500000)"
@@ -63,40 +68,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check all tasks, then collect them one after the other."""
+    """Collect all tasks that are not finished."""
     from spi_diffusers.data.tasks import get_task
 
     tasks = [get_task(task) for task in args.task]  # before the heavy imports: a typing error shows at once
     repeated = [task.short_name for index, task in enumerate(tasks) if task in tasks[:index]]
     if repeated:
         raise ValueError(f"--task names {repeated[0]} twice")
-    from spi_diffusers.collection.collector import check_collection, collect
+    from spi_diffusers.collection.collector import collect_tasks
     from spi_diffusers.collection.config import load_collect_config
+    from spi_diffusers.collection.record import is_collected
 
     overrides = {name: getattr(args, name) for name in ("steps", "runs", "scripted_episodes")}
-    configs = [load_collect_config(task, **overrides) for task in tasks]
-    options = {
-        name: getattr(args, name) for name in ("seed", "workers", "max_bytes", "full_precision", "overwrite")
-    }
-    for task, config in zip(tasks, configs, strict=True):
-        check_collection(task, args.output, config, **options)
-    for task, config in zip(tasks, configs, strict=True):
-        with _ProgressBars(task, quiet=args.quiet) as bars:
-            dataset = collect(
-                task, args.output, config, **options, keep_work=args.keep_work, on_progress=bars.show
-            )
-        print(f"{task.name}: {dataset.num_episodes} episodes, {len(dataset)} transitions", flush=True)
+    configs = {task: load_collect_config(task, **overrides) for task in tasks}
+    same = {name: getattr(args, name) for name in ("seed", "max_bytes", "full_precision")}
+    finished = [
+        task
+        for task, config in configs.items()
+        if not args.overwrite and is_collected(task, Path(args.output), config, **same)
+    ]
+    wanted = {task: config for task, config in configs.items() if task not in finished}
+    for task in finished:
+        print(f"{task.name}: there already, collected with these settings", flush=True)
+    parts = sum(config.num_parts for config in wanted.values())
+    if 0 < parts < args.workers:
+        print(
+            f"Only {parts} of {args.workers} workers can be used, one for each run: a run is sequential, and "
+            "more runs (--runs) are other data",
+            flush=True,
+        )
+    with _ProgressBars(quiet=args.quiet) as bars:
+        collect_tasks(
+            wanted,
+            args.output,
+            **same,
+            workers=args.workers,
+            overwrite=args.overwrite,
+            keep_work=args.keep_work,
+            on_progress=bars.show,
+            on_written=bars.finish,
+        )
     print(f"Written: {args.output}\nNext: spi data describe {args.output} --task {tasks[0].name}")
     return 0
 
 
 class _ProgressBars:
-    """One bar per part of a collection: steps, and the best return so far within each cost limit."""
+    """One bar per part of each task: steps, and the best return so far within each cost limit."""
 
-    def __init__(self, task: "Task", quiet: bool):
-        self._task = task
+    def __init__(self, quiet: bool):
         self._quiet = quiet
-        self._bars: dict[str, Any] = {}
+        self._bars: dict[tuple[str, str], Any] = {}
 
     def __enter__(self) -> "_ProgressBars":
         return self
@@ -109,16 +130,17 @@ class _ProgressBars:
         """Bring the bar of a part up to date."""
         from tqdm import tqdm
 
-        bar = self._bars.get(progress.part)
+        from spi_diffusers.data.tasks import get_task
+
+        bar = self._bars.get((progress.task, progress.part))
         if bar is None:
-            bar = self._bars[progress.part] = tqdm(
-                desc=f"{self._task.short_name} {progress.part}",
+            bar = self._bars[progress.task, progress.part] = tqdm(
+                desc=f"{get_task(progress.task).short_name} {progress.part}",
                 total=progress.total,
                 initial=progress.steps,
                 unit=" steps",
                 unit_scale=True,
                 disable=self._quiet,
-                position=len(self._bars),
             )
         best = " ".join(
             f"{limit:g}:{'-' if highest is None else round(highest)}"
@@ -126,3 +148,13 @@ class _ProgressBars:
         )
         bar.set_postfix_str(f"{progress.episodes} kept, best within {best}", refresh=False)
         bar.update(progress.steps - bar.n)
+
+    def finish(self, task: "Task", dataset: "TransitionDataset") -> None:
+        """Close the bars of a task, and say what was written."""
+        from tqdm import tqdm
+
+        for key in [key for key in self._bars if key[0] == task.name]:
+            self._bars.pop(key).close()
+        text = f"{task.name}: {dataset.num_episodes} episodes, {len(dataset)} transitions"
+        tqdm.write(text, file=sys.stdout)  # not print, which would end up in the bars of other tasks
+        sys.stdout.flush()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
+from spi_diffusers.data.download import default_folder, fetch, find_or_reuse_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.loading import HUB_ID, MissingDatasetError, load_transitions
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
@@ -139,17 +139,33 @@ def convert_dataset(
             f"{folder}: has {', '.join(existing)} already; replace it with overwrite=True (--overwrite), "
             "leave it as it is with keep_existing=True (--keep-existing), or choose another folder"
         )
-    return _convert(parts, folder, set(existing) if keep_existing else set(), license, description)
+    keep = set(existing) if keep_existing else set()
+    return _convert(parts, folder, keep, license, description, goes_on=overwrite or keep_existing)
 
 
 def _convert(
-    parts: list[_Part], folder: Path, keep: set[str], license: str | None, description: str | None
+    parts: list[_Part],
+    folder: Path,
+    keep: set[str],
+    license: str | None,
+    description: str | None,
+    *,
+    goes_on: bool,
 ) -> Iterator[ConvertedConfig]:
-    for part in parts:
+    """Write part by part; `goes_on`: whether the same call again would take what is written by then."""
+    for number, part in enumerate(parts):
         if part.config in keep:
             yield ConvertedConfig(part.config, None)
             continue
-        dataset = part.load()
+        try:
+            dataset = part.load()
+        except DatasetError as error:
+            if goes_on or number == 0:
+                raise
+            raise DatasetError(
+                f"{error}. Written: {', '.join(before.config for before in parts[:number])}; to go on with "
+                "the others, add keep_existing=True (--keep-existing)"
+            ) from error
         write_parquet_dataset(
             dataset,
             folder,
@@ -338,22 +354,20 @@ def _dsrl_parts(request: _Request) -> list[_Part]:
     if request.name is not None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: name tasks with --task; --name is for data of no task")
     tasks = request.tasks or tuple(TASKS.values())
-    files = find_dsrl_files(tasks, revision=request.revision, token=request.token)
+    folder = default_folder()
+    files = find_or_reuse_dsrl_files(tasks, folder, revision=request.revision, token=request.token)
     megabytes = sum(file.size for file in files.values()) / 1e6
-    logger.info(
-        "%s: %d files, %.0f MB, at commit %s",
-        *(DSRL_DATASET_REPO, len(files), megabytes),
-        files[tasks[0].name].commit,
-    )
+    commit = files[tasks[0].name].commit or "unknown"
+    logger.info("%s: %d files, %.0f MB, commit %s", DSRL_DATASET_REPO, len(files), megabytes, commit)
 
     def load(task: Task) -> TransitionDataset:
-        path = fetch(files[task.name], default_folder(), token=request.token)
+        path = fetch(files[task.name], folder, token=request.token)
         return load_hdf5(path, task, clip_actions=request.clip_actions)
 
     parts = []
     for task in tasks:
         file = files[task.name]
-        source = f"{file.repo_id}, file {file.path}, commit {file.commit}, SHA-256 {file.sha256 or 'unknown'}"
+        source = f"{file.repo_id}, file {file.path}, commit {commit}, SHA-256 {file.sha256 or 'unknown'}"
         parts.append(_Part(task.name, partial(load, task), source, _DSRL_LICENSE))
     return parts
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.network import is_transient, say
+from spi_diffusers.data.network import is_transient, say, with_retries
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class HubFile:
     Attributes:
         repo_id: the dataset repository.
         path: the file in it.
-        commit: commit that the description belongs to.
+        commit: commit that the description belongs to; None where the Hub could not be reached, and the
+            description is that of a file that was fetched before.
         size: in bytes.
         sha256: of the content, 64 hexadecimal digits; None where the Hub keeps the file in git itself.
         blob_id: git's SHA-1 of the file, 40 digits (for LFS files that of the pointer).
@@ -39,7 +40,7 @@ class HubFile:
 
     repo_id: str
     path: str
-    commit: str
+    commit: str | None
     size: int
     sha256: str | None
     blob_id: str
@@ -56,14 +57,16 @@ def find_dsrl_files(
     revision: str | None = None,
     token: str | bool | None = None,
     endpoint: str | None = None,
+    wait: float = 1.0,
 ) -> dict[str, HubFile]:
-    """Ask the Hub for the sizes and checksums of DSRL's files.
+    """Ask the Hub for the sizes and checksums of DSRL's files; again where it is busy or broken.
 
     Args:
         tasks: whose files.
         revision: branch, tag or commit.
         token: access token; True takes the stored one.
         endpoint: address of the Hub, where it is not the usual one.
+        wait: seconds before the first new try; doubled with every further one.
 
     Returns:
         The files by task name.
@@ -76,9 +79,13 @@ def find_dsrl_files(
 
     api = HfApi(endpoint=endpoint, token=token)
     names = [task.dataset_file for task in tasks]
-    try:
+
+    def ask() -> tuple[Any, Any]:
         commit = api.dataset_info(DSRL_DATASET_REPO, revision=revision).sha
-        found = api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
+        return commit, api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
+
+    try:
+        commit, found = with_retries(ask, what=f"{DSRL_DATASET_REPO}: asking for the files", wait=wait)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(_cannot_download(tasks, error)) from error
     by_path = {item.path: item for item in found if isinstance(item, RepoFile)}
@@ -120,18 +127,52 @@ def download_dsrl_file(
         DatasetError: it cannot be downloaded; what has arrived is kept, and the next try goes on there.
     """
     folder = folder or default_folder()
+    found = find_or_reuse_dsrl_files(
+        [task], folder, revision=revision, token=token, endpoint=endpoint, wait=wait
+    )
+    return fetch(found[task.name], folder, token=token, endpoint=endpoint, wait=wait)
+
+
+def find_or_reuse_dsrl_files(
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
+    wait: float = 1.0,
+) -> dict[str, HubFile]:
+    """Ask the Hub as `find_dsrl_files` does; without a connection, take what was fetched before.
+
+    That is done unless a revision is asked for, as nothing here tells which one a file belongs to.
+
+    Args:
+        tasks: whose files.
+        folder: where files are kept.
+        revision: branch, tag or commit.
+        token: access token; True takes the stored one.
+        endpoint: address of the Hub, where it is not the usual one.
+        wait: seconds before the first new try; doubled with every further one.
+
+    Returns:
+        The files by task name, for `fetch` into the same folder.
+
+    Raises:
+        DatasetError: the Hub has no such repository, revision or file; or it cannot be reached, and a file
+            was not fetched before.
+    """
     try:
-        file = find_dsrl_files([task], revision=revision, token=token, endpoint=endpoint)[task.name]
+        return find_dsrl_files(tasks, revision=revision, token=token, endpoint=endpoint, wait=wait)
     except DatasetError as error:
-        kept = sorted(folder.glob(f"*/{task.dataset_file}"), key=lambda path: path.stat().st_mtime)
-        if revision is not None or not kept or not _is_offline(error.__cause__):
+        cause = error.__cause__
+        if revision is not None or not isinstance(cause, Exception) or not _is_offline(cause):
             raise
-        path = kept[-1]
-        if not _is_intact(path, path.stat().st_size, path.parent.name):
-            raise DatasetError(f"{path}: is damaged, and the Hub cannot be reached: {error}") from error
-        logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", path)
-        return path
-    return fetch(file, folder, token=token, endpoint=endpoint, wait=wait)
+        kept = {task: sorted(folder.glob(f"*/{task.dataset_file}"), key=_modified) for task in tasks}
+        if missing := [task for task, paths in kept.items() if not paths]:
+            raise DatasetError(_cannot_download(missing, cause)) from cause
+    for paths in kept.values():
+        logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", paths[-1])
+    return {task.name: _kept_file(paths[-1]) for task, paths in kept.items()}
 
 
 def default_folder() -> Path:
@@ -174,6 +215,11 @@ def fetch(
             if target.exists():
                 if _is_intact(target, file.size, file.digest):
                     return target
+                if file.commit is None:
+                    raise DatasetError(
+                        f"{target}: is damaged, and the Hub cannot be reached; once it can, the file is "
+                        "fetched again"
+                    )
                 logger.warning("%s: is damaged; fetching it again.", target)
                 target.unlink()
             part = target.with_name(f"{target.name}.part")
@@ -191,7 +237,7 @@ def fetch(
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
             f"{file.repo_id}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What has "
-            "arrived is kept; the same command goes on there"
+            "arrived is kept; the next try goes on there"
         ) from error
     raise DatasetError(
         f"{file.repo_id}: {file.path} arrives damaged: twice its content did not have the checksum "
@@ -256,10 +302,27 @@ def _is_intact(path: Path, size: int, digest: str) -> bool:
     return hasher.hexdigest() == digest
 
 
-def _is_offline(error: BaseException | None) -> bool:
+def _is_offline(error: Exception) -> bool:
     from huggingface_hub.errors import HfHubHTTPError
 
-    return error is not None and not isinstance(error, HfHubHTTPError) and is_transient(error)
+    return not isinstance(error, HfHubHTTPError) and is_transient(error)
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _kept_file(path: Path) -> HubFile:
+    """Describe a file that `fetch` has kept: its folder is named after its digest."""
+    digest = path.parent.name
+    return HubFile(
+        repo_id=DSRL_DATASET_REPO,
+        path=path.name,
+        commit=None,
+        size=path.stat().st_size,
+        sha256=digest if len(digest) == 64 else None,
+        blob_id=digest,
+    )
 
 
 def _hub_file(item: Any, repo_id: str, commit: str) -> HubFile:

@@ -29,6 +29,8 @@ def is_transient(error: BaseException) -> bool:
 def with_retries(call: Callable[[], Result], *, what: str, attempts: int = 4, wait: float = 1.0) -> Result:
     """Call something that only reads, and again while what it raises may pass.
 
+    The client's offline mode is a lack of connection that does not pass while this process runs.
+
     Args:
         call: takes nothing; may be called several times.
         what: what it does, for messages.
@@ -38,11 +40,13 @@ def with_retries(call: Callable[[], Result], *, what: str, attempts: int = 4, wa
     Returns:
         What `call` returned.
     """
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     for attempt in range(1, attempts):
         try:
             return call()
         except Exception as error:
-            if not is_transient(error):
+            if not is_transient(error) or isinstance(error, OfflineModeIsEnabled):
                 raise
             pause = min(wait * 2 ** (attempt - 1), 30.0)
             logger.warning("%s failed (%s); trying again in %.0f s.", what, say(error), pause)

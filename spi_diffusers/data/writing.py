@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def write_parquet_dataset(
     description: str = "",
     license: str = "cc-by-4.0",
     location: str | None = None,
+    more_stats: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a dataset as one config of a folder that `load_transitions` and `datasets` can load.
@@ -51,6 +53,7 @@ def write_parquet_dataset(
         description: how the data was made, for the card (Markdown).
         license: licence id as the Hub knows it.
         location: what a reader passes to `load_transitions`, for the card; the folder's name by default.
+        more_stats: JSON values that `stats.json` shall hold besides what is written there anyway.
         overwrite: replace the config if the folder has it already.
 
     Returns:
@@ -84,6 +87,7 @@ def write_parquet_dataset(
             "source": source if source is not None else Path(dataset.source).name,
             "license": license,
             "description": description,
+            **(more_stats or {}),
         }
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         readme = folder / "README.md"

@@ -11,6 +11,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from spi_diffusers.data.simulators import SIMULATORS
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
+from spi_diffusers.envs.dsrl import make_dsrl_env
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
 from spi_diffusers.envs.safety_gymnasium import make_safety_gymnasium_env
 from spi_diffusers.envs.velocity import make_velocity_env
@@ -25,9 +26,13 @@ from spi_diffusers.envs.wrappers import (
 
 #: What makes the environments of a simulator's tasks, by backend; the first of each is what "auto" takes.
 _BACKENDS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
-    "bullet": {"bullet": BulletEnv},
-    "velocity": {"gymnasium": make_velocity_env, "safety_gymnasium": make_safety_gymnasium_env},
-    "safety_gymnasium": {"safety_gymnasium": make_safety_gymnasium_env},
+    "bullet": {"bullet": BulletEnv, "dsrl": make_dsrl_env},
+    "velocity": {
+        "gymnasium": make_velocity_env,
+        "safety_gymnasium": make_safety_gymnasium_env,
+        "dsrl": make_dsrl_env,
+    },
+    "safety_gymnasium": {"safety_gymnasium": make_safety_gymnasium_env, "dsrl": make_dsrl_env},
     "metadrive": {},
 }
 
@@ -57,7 +62,8 @@ def make_env(
         backend: which simulator. "auto" takes bullet-safety-gym for the Bullet tasks, gymnasium's own
             robots for the Velocity tasks, and safety-gymnasium for its navigation tasks. Velocity tasks
             run in the real safety-gymnasium with "safety_gymnasium", where that is installed; "gymnasium"
-            names their default.
+            names their default. "dsrl" takes the environment that the real `dsrl` registers for the task,
+            where that is installed (not MetaDrive's).
 
     Returns:
         The environment; observations (observation_dim,) float32, actions (action_dim,) float32.
@@ -124,6 +130,7 @@ def make_vector_env(
     *,
     seed: int | None,
     backend: str = "sync",
+    simulator: str = "auto",
     render_mode: str | None = None,
 ) -> gymnasium.vector.VectorEnv:
     """Make environments that are stepped together, one episode each, to the end of the longest.
@@ -147,6 +154,7 @@ def make_vector_env(
             `reset(seed=s)` on the result follows gymnasium: s, s + 1, ...
         backend: "sync" (one process; best for Bullet) or "async" (one process per sub-environment,
             started by spawn: a script needs an `if __name__ == "__main__"` guard).
+        simulator: which simulator, as `backend` of `make_env`.
         render_mode: as in `make_env`.
 
     Returns:
@@ -156,7 +164,7 @@ def make_vector_env(
     Raises:
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing.
-        ValueError: num_envs below 1, unknown backend or render mode, invalid seed.
+        ValueError: num_envs below 1, unknown backend, simulator or render mode, invalid seed.
     """
     task = get_task(task)
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
@@ -164,7 +172,7 @@ def make_vector_env(
     if backend not in ("sync", "async"):
         raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
     makers = [
-        functools.partial(_make_episode_env, task, episode_seed, render_mode)
+        functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator)
         for episode_seed in episode_seeds(seed, int(num_envs))
     ]
     if backend == "sync":
@@ -193,5 +201,5 @@ def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
     return [int(word) for word in sequence.generate_state(num_envs, np.uint32)]
 
 
-def _make_episode_env(task: Task, seed: int, render_mode: str | None) -> Any:
-    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode))
+def _make_episode_env(task: Task, seed: int, render_mode: str | None, simulator: str) -> Any:
+    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode, backend=simulator))

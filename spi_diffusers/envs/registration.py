@@ -9,6 +9,9 @@ from gymnasium.envs.registration import WrapperSpec, registry
 
 from spi_diffusers.data.tasks import TASKS
 
+#: By what an id is known as registered here, and not by the real `dsrl`.
+ENTRY_POINT = "spi_diffusers.envs.offline:OfflineEnv"
+
 
 def register_tasks() -> list[str]:
     """Register every task under DSRL's ids, in both spellings of the safety-gymnasium tasks.
@@ -26,7 +29,7 @@ def register_tasks() -> list[str]:
                 continue
             gymnasium.register(
                 id=env_id,
-                entry_point="spi_diffusers.envs.offline:OfflineEnv",
+                entry_point=ENTRY_POINT,
                 max_episode_steps=task.max_episode_steps,
                 # The environments check actions themselves, and raise where the checker would warn.
                 disable_env_checker=True,

@@ -57,12 +57,46 @@ def test_a_small_collection_with_its_progress(tmp_path, capsys):
     assert f"Next: spi data describe {tmp_path / 'set'} --task OfflineBallCircle-v0" in captured.out
     assert "ballcircle run-0: 100%" in captured.err
     assert f"{dataset.num_episodes} kept, best within 10:" in captured.err
-    line = fails(capsys, *arguments)
+    line = fails(capsys, *arguments, "--seed", "1")
     assert "exists already; choose another folder, or replace it" in line
     # The first of two tasks could start; the second cannot, so neither does.
-    line = fails(capsys, *arguments, "--task", "carcircle", "ballcircle")
+    line = fails(capsys, *arguments, "--task", "carcircle", "ballcircle", "--seed", "1")
     assert "OfflineBallCircle-v0: exists already" in line
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["OfflineBallCircle-v0", "README.md"]
+
+
+def test_the_same_command_goes_on_after_the_tasks_that_it_has_finished(tmp_path, capsys):
+    pytest.importorskip("bullet_safety_gym")
+    folder, config = tmp_path / "set", "OfflineBallCircle-v0"
+    arguments = [
+        "data",
+        "collect",
+        "--output",
+        str(folder),
+        "--steps",
+        "1",
+        "--quiet",
+        "--task",
+        "ballcircle",
+    ]
+    assert main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()}
+    capsys.readouterr()
+    assert main([*arguments, "carrun", "--workers", "3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(
+        f"{config}: there already, collected with these settings\nOnly 1 of 3 workers can be used, one for "
+        "each run: a run is sequential, and more runs (--runs) are other data\nOfflineCarRun-v0: "
+    )
+    assert {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()} == before
+    assert load_transitions(folder, "carrun").num_episodes > 0
+    assert main([*arguments, "carrun"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("there already") == 2
+    assert "worker" not in out
+    assert main([*arguments, "--overwrite"]) == 0
+    assert "there already" not in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (folder / config).iterdir()} != before
 
 
 def test_errors_are_one_line_and_come_before_any_work(tmp_path, capsys):

@@ -16,11 +16,12 @@ import torch
 from collection_factory import start_collection, tiny_config
 from filelock import FileLock
 
-from spi_diffusers.collection.collector import check_collection, collect
+from spi_diffusers.collection.collector import check_collection, collect, collect_tasks
 from spi_diffusers.collection.config import load_collect_config
 from spi_diffusers.collection.description import describe_collection
 from spi_diffusers.collection.episodes import read_shards
 from spi_diffusers.collection.errors import CollectionError
+from spi_diffusers.collection.processor import processor_name
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.rounding import round_significant
@@ -93,6 +94,7 @@ def test_card_says_how_it_was_made(reference):
     assert "12 significant bits" in card
     for package in ("pybullet", "bullet-safety-gym", "gymnasium", "torch"):
         assert f"{package} {version(package)}" in card
+    assert f". Processor: {processor_name()}. With other versions, or on another kind of processor," in card
     best = float(load_transitions(reference, "ballcircle").episodes.return_.max())
     share = re.search(r"The highest return is (\d+), (\d+)% of DSRL's reference maximum of 881;", card)
     assert int(share[1]) == round(best)
@@ -140,6 +142,30 @@ def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_pa
     assert (
         "Made for a test.\n\nCollected in the real simulator" in (tmp_path / "ball" / "README.md").read_text()
     )
+
+
+def test_several_tasks_side_by_side_give_the_same_folder_as_one_after_the_other(tmp_path):
+    configs = {get_task(name): tiny_config(name, steps=1200) for name in ("carrun", "ballcircle")}
+    for task, config in configs.items():
+        collect(task, tmp_path / "one" / "set", config)
+    seen, written = set(), []
+    datasets = collect_tasks(
+        configs,
+        tmp_path / "two" / "set",
+        workers=2,
+        on_progress=lambda progress: seen.add((progress.task, progress.part, progress.steps)),
+        on_written=lambda task, dataset: written.append((task.short_name, len(dataset))),
+    )
+    assert {(task.name, "run-0", steps) for task in configs for steps in (0, 600, 1200)} <= seen
+    assert written == [(task.short_name, len(datasets[task])) for task in configs]
+    files = {
+        name: {
+            path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
+        }
+        for name in ("one", "two")
+    }
+    assert len(files["one"]) == 9
+    assert files["two"] == files["one"]
 
 
 def test_another_seed_gives_other_data(reference, tmp_path):

@@ -14,6 +14,11 @@ class FaultyHandler(DatasetHandler):
     def answer(self):
         path = unquote(self.path)
         if not path.startswith("/cdn/"):
+            if path.startswith("/api/"):
+                self.hub.asked += 1
+                status = self.hub.api_statuses.pop(0) if self.hub.api_statuses else 0
+                if status:
+                    return self.send(status, b"", {"X-Error-Message": "as the test says"})
             return super().answer()
         _, _, owner, name, *inner = path.split("/")
         content = self.hub.repositories[f"{owner}/{name}"]["/".join(inner)]
@@ -80,7 +85,9 @@ class FaultyHandler(DatasetHandler):
 
 
 class FaultyHub(DatasetHub):
-    """Attributes to set: `faults`, one per CDN request in order; `sha256`, wrong checksums by path."""
+    """Attributes to set: `faults`, one per CDN request in order; `api_statuses`, one per API request, 0 for
+    success; `sha256`, wrong checksums by path. `asked` counts API requests; `served` has the first byte of
+    each CDN request."""
 
     handler = FaultyHandler
     is_lfs = True
@@ -89,8 +96,9 @@ class FaultyHub(DatasetHub):
         super().__init__(repositories)
         self.reset()
 
-    def reset(self, *faults, sha256=()):
+    def reset(self, *faults, sha256=(), api_statuses=()):
         self.faults, self.sha256, self.served = list(faults), dict(sha256), []
+        self.api_statuses, self.asked = list(api_statuses), 0
         self.requests.clear()
 
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 import yaml
 from data_factory import make_columns, make_dataset, to_dsrl
+from faulty_hub import FaultyHub, sha256
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
+from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.loading import MissingDatasetError, load_transitions
 from spi_diffusers.data.tables import TableColumns
-from spi_diffusers.data.tasks import UnknownTaskError, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -83,8 +85,8 @@ def test_round_trip_of_dsrl_files_whatever_their_types(
     else:
         with pytest.warns(UserWarning, match="took the following row"):
             written = convert(source, folder / "set")
-    sha256 = TransitionDataset.from_columns(expected).sha256
-    assert written[BALL.name].sha256 == load_transitions(folder / "set", "ballcircle").sha256 == sha256
+    wanted = TransitionDataset.from_columns(expected).sha256
+    assert written[BALL.name].sha256 == load_transitions(folder / "set", "ballcircle").sha256 == wanted
 
 
 @pytest.fixture
@@ -190,10 +192,25 @@ def test_a_bad_file_in_the_middle_leaves_the_parts_before_it_complete(dsrl_folde
     assert next(parts).config == BALL.name
     with pytest.raises(
         DatasetError, match=r"OfflineCarRun-v0\.npz: column 'rewards' has 9 values that are not"
-    ):
+    ) as caught:
         next(parts)
     assert load_transitions(tmp_path / "set").sha256 == make_dataset().sha256
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == [BALL.name, "README.md"]
+    assert f". Written: {BALL.name}; to go on with the others, add keep_existing=True" in str(caught.value)
+    write_npz(dsrl_folder / "OfflineCarRun-v0.npz", arrays)
+    with pytest.raises(FileExistsError):  # so the advice is needed
+        convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"])
+    again = convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"], keep_existing=True)
+    assert again[CAR_RUN.name].sha256 == make_dataset(observation_dim=7).sha256
+
+
+@pytest.mark.parametrize("option", ["overwrite", "keep_existing"])
+def test_a_call_that_goes_on_as_it_is_gets_no_advice(dsrl_folder, tmp_path, option):
+    arrays = to_dsrl(make_columns(observation_dim=7))
+    write_npz(dsrl_folder / "OfflineCarRun-v0.npz", arrays | {"rewards": np.full(9, np.nan)})
+    with pytest.raises(DatasetError, match="values that are not finite") as caught:
+        convert(dsrl_folder, tmp_path / "set", tasks=["ballcircle", "carrun"], **{option: True})
+    assert "--keep-existing" not in str(caught.value)
 
 
 BAD_ARRAYS = {
@@ -242,6 +259,33 @@ def test_a_name_instead_of_a_task_frees_the_dimensions(tmp_path):
     source = write_npz(tmp_path / "x.npz", to_dsrl(make_columns(observation_dim=3, action_dim=5)))
     written = convert(source, tmp_path / "set", name="mine")
     assert (written["mine"].observation_dim, written["mine"].task) == (3, None)
+
+
+# ---- DSRL's files on the Hub
+
+
+def test_without_a_connection_dsrl_files_that_were_fetched_before_serve(
+    dsrl_folder, tmp_path, monkeypatch, caplog
+):
+    content = (dsrl_folder / BALL.dataset_file).read_bytes()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("spi_diffusers.data.convert.default_folder", lambda: tmp_path / "kept")
+    options = {"tasks": [BALL], "token": False}
+    with FaultyHub({DSRL_DATASET_REPO: {BALL.dataset_file: content}}) as hub:
+        kept = download_dsrl_file(BALL, folder=tmp_path / "kept", endpoint=hub.url, token=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    written = convert(DSRL_DATASET_REPO, tmp_path / "set", **options)
+    assert written[BALL.name].sha256 == make_dataset().sha256
+    assert f"The Hub cannot be reached; taking {kept}, which was fetched before." in caplog.text
+    stats = json.loads((tmp_path / "set" / BALL.name / "stats.json").read_text())
+    assert stats["source"].endswith(f"{BALL.dataset_file}, commit unknown, SHA-256 {sha256(content)}")
+    # What was never fetched is missing, and only that is named.
+    with pytest.raises(DatasetError, match=rf"{DSRL_DATASET_REPO}: {CAR_RUN.dataset_file} of .* cannot be"):
+        convert(DSRL_DATASET_REPO, tmp_path / "more", tasks=[BALL, CAR_RUN], token=False)
+    kept.write_bytes(content[:-1] + b"?")
+    with pytest.raises(DatasetError, match="is damaged, and the Hub cannot be reached"):
+        convert(DSRL_DATASET_REPO, tmp_path / "more", **options)
+    assert not (tmp_path / "more").exists()
 
 
 # ---- Minari

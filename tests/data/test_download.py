@@ -113,7 +113,7 @@ def test_content_that_stays_wrong_is_an_error_and_leaves_no_file(hub, tmp_path):
 def test_a_download_that_fails_for_good_keeps_what_arrived_and_a_later_one_goes_on(hub, tmp_path):
     hub.reset("reset@150000", *["status@500"] * 9)
     with pytest.raises(
-        DatasetError, match=r"cannot be downloaded to .*kept; the same command goes on"
+        DatasetError, match=r"cannot be downloaded to .*kept; the next try goes on there"
     ) as error:
         get(hub, tmp_path)
     assert "500" in str(error.value)
@@ -150,6 +150,33 @@ def test_a_status_that_will_not_change_is_not_tried_again(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("statuses", "requests"),
+    [([503], 3), ([429, 500], 4), ([0, 500], 4), ([503, 503, 0, 429], 6)],
+    ids=str,
+)
+def test_a_busy_hub_is_asked_again(hub, tmp_path, caplog, statuses, requests):
+    hub.reset(api_statuses=statuses)
+    assert get(hub, tmp_path).read_bytes() == CONTENT
+    assert "trying again" in caplog.text
+    assert hub.asked == requests
+
+
+def test_a_hub_that_stays_busy_is_an_error(hub, tmp_path):
+    hub.reset(api_statuses=[503] * 9)
+    with pytest.raises(DatasetError, match=rf"{BALL.dataset_file} of {BALL.name} cannot .*503"):
+        get(hub, tmp_path)
+    assert hub.asked == 4
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_not_asked_again(hub, tmp_path, status):
+    hub.reset(api_statuses=[status] * 9)
+    with pytest.raises(DatasetError, match="cannot be downloaded"):
+        get(hub, tmp_path)
+    assert hub.asked == 1
+
+
+@pytest.mark.parametrize(
     ("task", "revision", "message"),
     [
         (CAR, None, rf"{CAR.dataset_file} of OfflineCarCircle-v0 cannot .*no such file in revision main"),
@@ -174,6 +201,7 @@ def test_without_a_connection_an_earlier_download_serves(hub, tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DatasetError, match="cannot be downloaded"):
         get(hub, tmp_path)
+    assert "trying again" not in caplog.text  # it would take seconds and change nothing
     monkeypatch.undo()
     path = get(hub, tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

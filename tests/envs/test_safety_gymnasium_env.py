@@ -102,9 +102,9 @@ def test_a_release_that_cannot_make_its_tasks(monkeypatch):
 @pytest.mark.parametrize(
     ("task", "backend", "names"),
     [
-        ("ballcircle", "safety_gymnasium", "'auto', 'bullet'; got 'safety_gymnasium'"),
-        ("hoppervelocity", "bullet", "'auto', 'gymnasium', 'safety_gymnasium'; got 'bullet'"),
-        ("pointgoal1", "gymnasium", "'auto', 'safety_gymnasium'; got 'gymnasium'"),
+        ("ballcircle", "safety_gymnasium", "'auto', 'bullet', 'dsrl'; got 'safety_gymnasium'"),
+        ("hoppervelocity", "bullet", "'auto', 'gymnasium', 'safety_gymnasium', 'dsrl'; got 'bullet'"),
+        ("pointgoal1", "gymnasium", "'auto', 'safety_gymnasium', 'dsrl'; got 'gymnasium'"),
         ("easysparse", "gymnasium", "'auto'; got 'gymnasium'"),
     ],
 )

@@ -1,0 +1,59 @@
+"""Tasks as the real `dsrl` package makes them, where it is installed.
+
+It pins packages that do not install on the Pythons of this package, so only a patched or later version can be
+here, and nothing here needs it: its environments are the simulators that `make_env` takes anyway.
+"""
+
+from dataclasses import replace
+
+import gymnasium
+from gymnasium.envs.registration import registry
+
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.registration import ENTRY_POINT
+
+
+def make_dsrl_env(
+    task: Task, *, render_mode: str | None = None, render_size: tuple[int, int] = (360, 480)
+) -> gymnasium.Env:
+    """Make the environment that `dsrl` registers under a task's id; no time limit is added.
+
+    Importing `dsrl` replaces what this package has registered under DSRL's ids.
+
+    Args:
+        task: a task.
+        render_mode: None or "rgb_array".
+        render_size: height and width of a rendered frame in pixels; `dsrl` has sizes of its own.
+
+    Returns:
+        The environment.
+
+    Raises:
+        SimulatorNotInstalledError: `dsrl` is missing, or cannot make the task here.
+    """
+    try:
+        import dsrl  # noqa: F401  (registers its environments)
+    except Exception as error:  # a version that does not fit fails in many ways
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl ({type(error).__name__}: {error}). `pip install dsrl` "
+            f"is what it takes, which works on Python 3.10 and before only; {_WITHOUT}"
+        ) from error
+    spec = registry.get(task.name)
+    # Where a simulator is missing, importing dsrl prints so, succeeds and registers less.
+    if spec is None or spec.entry_point == ENTRY_POINT:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl: it is installed, but has not registered the task, as "
+            f"a simulator that it needs is missing (importing dsrl says which); {_WITHOUT}"
+        )
+    try:
+        return gymnasium.make(
+            replace(spec, max_episode_steps=None), render_mode=render_mode, disable_env_checker=True
+        )
+    except Exception as error:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl ({type(error).__name__}: {error}); {_WITHOUT}"
+        ) from error
+
+
+_WITHOUT = "without backend='dsrl' the task's simulator is used directly"
