@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +98,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "Hub dataset in the parquet layout, a Minari folder, or minari:ID",
     )
     parser.add_argument("folder", metavar="DST", help="folder to write; other configs in it are kept")
-    parser.add_argument("--task", nargs="+", default=[], help="which tasks (default: all that SRC holds)")
+    parser.add_argument(
+        "--task", nargs="+", default=[], help="which tasks or configs (default: all that SRC holds)"
+    )
     parser.add_argument("--name", help="name of the config, for data of none of DSRL's tasks")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace configs that DST has already")
@@ -131,10 +134,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.data.config_names import resolve_task
 
     for task in args.task:
-        get_task(task)  # before the heavy imports: a typing error shows at once
+        resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
     show_messages(args.quiet)
     from spi_diffusers.data.convert import convert_dataset
     from spi_diffusers.data.tables import TableColumns
@@ -173,7 +176,8 @@ def _convert(args: argparse.Namespace) -> int:
             print(
                 f"{config}: {part.dataset.num_episodes} episodes, {len(part.dataset)} transitions", flush=True
             )
-    print(f"Written: {args.folder}\nNext: spi data describe {args.folder} --task {config}")
+    following = shlex.join(["spi", "data", "describe", args.folder, "--task", config])
+    print(f"Written: {args.folder}\nNext: {following}")
     return 0
 
 
@@ -183,7 +187,7 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="what --dataset of spi train takes: embedded, a folder, a file, org/name",
     )
-    parser.add_argument("--task", help="which task (not needed where there is only one)")
+    parser.add_argument("--task", help="which task or config (not needed where there is only one)")
     parser.add_argument(
         "--cost-limit",
         type=float,
@@ -198,10 +202,9 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.data.config_names import resolve_task
 
-    if args.task is not None:
-        get_task(args.task)
+    resolve_task(args.task, args.dataset)  # before the heavy imports: a typing error shows at once
     show_messages()
     from pathlib import Path
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.config_names import HUB_ID, resolve_task
 from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
-from spi_diffusers.data.loading import HUB_ID, MissingDatasetError, load_transitions
+from spi_diffusers.data.loading import MissingDatasetError
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
-from spi_diffusers.data.parquet import folder_configs
+from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -61,12 +62,17 @@ class _Part:
 class _Request:
     """What the caller asks for, apart from the source."""
 
-    tasks: tuple[Task, ...]
+    wanted: tuple[str, ...]
     name: str | None
     columns: TableColumns
     revision: str | None
     token: str | bool | None
     clip_actions: bool
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The wanted tasks, for a source that has no configs; an unknown one raises."""
+        return tuple(get_task(name) for name in self.wanted)
 
 
 def convert_dataset(
@@ -94,8 +100,9 @@ def convert_dataset(
             - a folder or Hub dataset (`org/name`) in the parquet layout;
             - a folder of a Minari dataset, or `minari:` and a Minari dataset id.
         folder: where to; made if it does not exist, else the new configs are added to it.
-        tasks: which of the source's tasks to convert, all by default. For a file that does not have its
-            task in its name, the task that it belongs to.
+        tasks: which of the source's tasks to convert, all by default; of a dataset in the parquet layout,
+            also names of configs of no task. For a file that does not have its task in its name, the task
+            that it belongs to.
         name: name of the config for data of no DSRL task; dimensions and action range are then free.
         columns: which columns of a table hold what.
         license: licence id for the card; by default DSRL's for DSRL's files, what the card of a dataset
@@ -111,7 +118,7 @@ def convert_dataset(
         Each config right after it has been written.
 
     Raises:
-        UnknownTaskError: there is no such task.
+        UnknownTaskError: there is no such task, and the source has no such config.
         DatasetError: the source is none of the above, or cannot be used; nothing has changed, or only
             the configs that were yielded before are new.
         FileExistsError: the folder has one of the configs, and neither option says what to do.
@@ -120,7 +127,7 @@ def convert_dataset(
     if name is not None and tasks:
         raise ValueError("give tasks (--task) or a name for data of no task (--name), not both")
     request = _Request(
-        tasks=tuple(dict.fromkeys(get_task(task) for task in tasks)),
+        wanted=tuple(dict.fromkeys(str(resolve_task(task, source)[1]) for task in tasks)),
         name=name,
         columns=columns or TableColumns(),
         revision=revision,
@@ -271,14 +278,13 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
         there = ", ".join(sorted(task.name for task in by_task)) or "files of no known task"
         raise DatasetError(f"{path}: has no file for {', '.join(missing)}; there are {there}")
     wanted = request.tasks or tuple(by_task)
-    alone = {task: _Request(**(vars(request) | {"tasks": (task,)})) for task in wanted}
+    alone = {task: _Request(**(vars(request) | {"wanted": (task.name,)})) for task in wanted}
     return [_file_part(by_task[task], alone[task]) for task in wanted]
 
 
 def _layout_part(path: Path, config: str, request: _Request) -> _Part:
     stats = _read_stats(path / config / "stats.json")
-    # A config that is no task of DSRL's can only be told apart by the folder's one config.
-    load = partial(load_transitions, path, TASKS.get(config), clip_actions=request.clip_actions)
+    load = partial(load_folder, path, TASKS.get(config), config=config, clip_actions=request.clip_actions)
     return _Part(
         request.name or config,
         load,
@@ -300,20 +306,9 @@ def _read_stats(path: Path) -> dict[str, Any]:
 
 def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
     """Pick the wanted ones of the configs that there are."""
-    wanted = [task.name for task in request.tasks]
-    missing = [name for name in wanted if name not in configs]
-    if missing:
-        raise DatasetError(
-            f"{where}: has no config for {', '.join(missing)}. Available: {', '.join(configs)}"
-        )
-    chosen = wanted or configs
+    chosen = [pick_config(where, configs, name) for name in request.wanted] or configs
     if request.name is not None and len(chosen) > 1:
         raise DatasetError(f"{where}: holds several configs; name= (--name) is for one")
-    if len(configs) > 1 and any(config not in TASKS for config in chosen):
-        foreign = ", ".join(config for config in chosen if config not in TASKS)
-        raise DatasetError(
-            f"{where}: {foreign} belong to no task of DSRL's; convert the tasks by name (--task)"
-        )
     return chosen
 
 
@@ -371,9 +366,10 @@ def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
     parts = []
     for config in _choose(repo_id, configs, request):
         load = partial(
-            load_transitions,
+            load_hub,
             repo_id,
             TASKS.get(config),
+            config=config,
             revision=request.revision,
             token=request.token,
             clip_actions=request.clip_actions,

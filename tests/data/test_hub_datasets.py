@@ -50,7 +50,10 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "set"
     write_parquet_dataset(make_dataset(task=BALL), folder)
     write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
+    for name in ("robot1", "robot2"):
+        write_parquet_dataset(make_dataset(action_dim=3), folder.with_name("robots"), config_name=name)
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    robots = folder.with_name("robots")
     damaged = dict(files)
     name = f"{BALL.name}/train-00000-of-00001.parquet"
     damaged[name] = files[name][:400] + bytes(40) + files[name][440:]
@@ -61,6 +64,7 @@ def hub(tmp_path_factory):
     repositories = {
         "lab/set": files,
         "lab/damaged": damaged,
+        "lab/robots": {str(p.relative_to(robots)): p.read_bytes() for p in robots.rglob("*") if p.is_file()},
         "YYY-45/DSRL": {BALL.dataset_file: hdf5.read_bytes()},
     }
     with DatasetHub(repositories) as server:
@@ -142,3 +146,19 @@ def test_parquet_and_dsrl_repositories(hub, tmp_path):
     assert cached == by_task
     assert downloaded[0] == car
     assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]
+
+
+def test_a_config_of_no_task_by_its_name(hub, tmp_path):
+    by_name, several, unknown = ask(
+        [
+            {"dataset": "lab/robots", "task": "robot2"},
+            {"dataset": "lab/robots"},
+            {"dataset": "lab/robots", "task": "robot3"},
+        ],
+        hub.environment(tmp_path / "home"),
+    )
+    assert by_name == [make_dataset(action_dim=3).sha256, f"lab/robots@{COMMIT} (robot2)", None]
+    assert "say which one: robot1, robot2" in several[1]
+    assert unknown[0] == "UnknownTaskError"
+    assert "unknown task 'robot3'" in unknown[1]
+    assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]

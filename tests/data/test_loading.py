@@ -15,6 +15,7 @@ from spi_diffusers.data.loading import (
     embedded_tasks,
     load_transitions,
 )
+from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.tasks import UnknownTaskError, get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -180,3 +181,15 @@ def test_a_source_that_is_not_there_is_refused_before_anything_is_read(tmp_path)
         check_source(EMBEDDED_FOLDER, "carrun")
     with pytest.raises(DatasetError, match="is not a dataset folder"):
         check_source(tmp_path, "carrun")
+
+
+def test_a_config_of_no_task_by_its_name_in_memory_and_streamed(tmp_path):
+    data = {name: make_dataset(action_dim=3, seed=seed) for seed, name in enumerate(("one", "two"))}
+    for name, dataset in data.items():
+        write_parquet_dataset(dataset, tmp_path / "set", config_name=name)
+    for name, dataset in data.items():
+        for loaded in (load_transitions(tmp_path / "set", name), open_stream(tmp_path / "set", name)):
+            assert (loaded.sha256, loaded.task) == (dataset.sha256, None)
+    for load in (load_transitions, open_stream):
+        with pytest.raises(UnknownTaskError, match=r"unknown task 'three'.* Nor is it .* has one, two"):
+            load(tmp_path / "set", "three")
