@@ -87,11 +87,13 @@ def write_parquet_dataset(
         }
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         readme = folder / "README.md"
-        tasks = [*_other_stats(folder, config), stats]
+        there = read_stats(folder)
+        tasks = [*(task for task in there if task["config"] != config), stats]
         card = make_card(
             sorted(tasks, key=lambda task: task["config"]),
             readme if readme.is_file() else None,
             location=location or folder.name,
+            replaced=[task for task in there if task["config"] == config],
         )
         (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
         _move_into_place(aside, folder, config)
@@ -207,11 +209,20 @@ def _column_stats(values: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _other_stats(folder: Path, config: str) -> list[dict[str, Any]]:
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """Read the statistics of all configs that `write_parquet_dataset` wrote.
+
+    Args:
+        folder: in the parquet layout; need not exist.
+
+    Returns:
+        The content of each `stats.json`, in the order of the configs' names.
+
+    Raises:
+        DatasetError: a file is not JSON.
+    """
     stats = []
     for path in sorted(folder.glob(f"*/{STATS_FILE}")):
-        if path.parent.name == config:
-            continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
