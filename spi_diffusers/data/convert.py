@@ -6,14 +6,12 @@ first part is loaded; every part is then loaded, checked and written before the 
 middle leaves the parts before it complete.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.config_names import HUB_ID, resolve_task
@@ -22,6 +20,7 @@ from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.loading import MissingDatasetError
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
+from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, read_provenance
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _DSRL_SUFFIXES = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
 _DSRL_LICENSE = "cc-by-4.0"
-_UNKNOWN_LICENSE = "unknown"
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
     else:
         load = partial(_DSRL_SUFFIXES[suffix], path, task, clip_actions=request.clip_actions)
     is_dsrl = told is not None and path.name == told.dataset_file
-    return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else _UNKNOWN_LICENSE)
+    return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else UNKNOWN_LICENSE)
 
 
 def _task_of_file(path: Path) -> Task | None:
@@ -283,25 +281,9 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
 
 
 def _layout_part(path: Path, config: str, request: _Request) -> _Part:
-    stats = _read_stats(path / config / "stats.json")
+    known = read_provenance(path, config, source=path.name)
     load = partial(load_folder, path, TASKS.get(config), config=config, clip_actions=request.clip_actions)
-    return _Part(
-        request.name or config,
-        load,
-        str(stats.get("source", path.name)),
-        str(stats.get("license", _UNKNOWN_LICENSE)),
-        str(stats.get("description", "")),
-    )
-
-
-def _read_stats(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    return stats if isinstance(stats, dict) else {}
+    return _Part(request.name or config, load, known.source, known.license, known.description)
 
 
 def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
@@ -326,7 +308,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
         load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
     )
     label = source if isinstance(source, str) else f"Minari dataset {source.name}"
-    return _Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
+    return _Part(request.name or (task.name if task else ""), load, label, UNKNOWN_LICENSE)
 
 
 def _dsrl_parts(request: _Request) -> list[_Part]:
@@ -357,7 +339,8 @@ def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
     import datasets
 
     try:
-        configs = datasets.get_dataset_config_names(repo_id, revision=request.revision, token=request.token)
+        folder, commit = download_provenance(repo_id, revision=request.revision, token=request.token)
+        configs = datasets.get_dataset_config_names(repo_id, revision=commit, token=request.token)
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
             f"{repo_id}: cannot be loaded from the Hub: {type(error).__name__}: {error}. (No local file or "
@@ -370,9 +353,12 @@ def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
             repo_id,
             TASKS.get(config),
             config=config,
-            revision=request.revision,
+            revision=commit,
             token=request.token,
             clip_actions=request.clip_actions,
         )
-        parts.append(_Part(request.name or config, load, repo_id, _UNKNOWN_LICENSE))
+        here = f"{repo_id}, commit {commit}"
+        known = read_provenance(folder, config, source="")
+        source = f"{known.source}; by way of {here}" if known.source else here
+        parts.append(_Part(request.name or config, load, source, known.license, known.description))
     return parts

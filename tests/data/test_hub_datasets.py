@@ -48,7 +48,9 @@ def ask(calls, environment):
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "set"
-    write_parquet_dataset(make_dataset(task=BALL), folder)
+    write_parquet_dataset(
+        make_dataset(task=BALL), folder, source="a robot", license="mit", description="By *hand*."
+    )
     write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
     for name in ("robot1", "robot2"):
         write_parquet_dataset(make_dataset(action_dim=3), folder.with_name("robots"), config_name=name)
@@ -64,6 +66,11 @@ def hub(tmp_path_factory):
     repositories = {
         "lab/set": files,
         "lab/damaged": damaged,
+        "lab/plain": {
+            "README.md": b"---\nlicense: apache-2.0\n"
+            b"configs:\n- config_name: d\n  data_files: d/*.parquet\n---\n",
+            "d/rows.parquet": files[name],
+        },
         "lab/robots": {str(p.relative_to(robots)): p.read_bytes() for p in robots.rglob("*") if p.is_file()},
         "YYY-45/DSRL": {BALL.dataset_file: hdf5.read_bytes()},
     }
@@ -162,3 +169,29 @@ def test_a_config_of_no_task_by_its_name(hub, tmp_path):
     assert unknown[0] == "UnknownTaskError"
     assert "unknown task 'robot3'" in unknown[1]
     assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]
+
+
+def test_converting_keeps_licence_description_and_source_with_the_commit(hub, tmp_path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
+    code = "import sys; from spi_diffusers.cli import main; " + "".join(
+        f"assert main(['data', 'convert', {repo!r}, {target!r}]) == 0; "
+        for repo, target in (("lab/set", "set"), ("lab/plain", "plain"))
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    ball, plain = (
+        json.loads((tmp_path / config / "stats.json").read_text())
+        for config in (f"set/{BALL.name}", "plain/d")
+    )
+    assert ball["sha256"] == plain["sha256"] == make_dataset().sha256
+    assert (ball["license"], ball["description"]) == ("mit", "By *hand*.")
+    assert ball["source"] == f"a robot; by way of lab/set, commit {COMMIT}"
+    assert (plain["license"], plain["description"]) == ("apache-2.0", "")
+    assert plain["source"] == f"lab/plain, commit {COMMIT}"
