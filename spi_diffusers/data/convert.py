@@ -288,6 +288,11 @@ def _layout_part(path: Path, config: str, request: _Request) -> _Part:
 
 def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
     """Pick the wanted ones of the configs that there are."""
+    missing = [name for name in request.wanted if name in TASKS and name not in configs]
+    if missing:
+        raise DatasetError(
+            f"{where}: has no config for {', '.join(missing)}. Available: {', '.join(configs)}"
+        )
     chosen = [pick_config(where, configs, name) for name in request.wanted] or configs
     if request.name is not None and len(chosen) > 1:
         raise DatasetError(f"{where}: holds several configs; name= (--name) is for one")

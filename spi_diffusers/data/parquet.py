@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.card import read_card, written_config
-from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.tasks import TASKS, Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -233,7 +233,7 @@ def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
             get_task(wanted)
         except UnknownTaskError as error:
             raise UnknownTaskError(f"{error} Nor is it a config of {where}, which has {listing}") from None
-        raise DatasetError(f"{where}: has no config for {wanted}. Available: {listing}")
+        raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
     return wanted
 
 
@@ -323,6 +323,7 @@ def _from_table(
     table: "pa.Table", source: str, config: str, task: Task | None, clip_actions: bool
 ) -> TransitionDataset:
     label = f"{source} ({config})" if config not in source else source
+    ColumnChecker(label).check_present(table.column_names, table.column_names)
     columns = {
         name: column_to_numpy(table.column(name), name, label)
         for name in (*COLUMNS, *INDEX_COLUMNS)

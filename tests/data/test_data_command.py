@@ -95,7 +95,7 @@ def test_data_of_no_task_goes_by_the_name_that_it_was_given(tmp_path, capsys, mo
         line = fails(capsys, *arguments, "--task", "robot2")
         assert "unknown task 'robot2'" in line
         assert "Nor is it a config of set, which has my robot, robot1" in line
-    assert "has no config for OfflineBallCircle-v0" in fails(
+    assert "has no config for task OfflineBallCircle-v0" in fails(
         capsys, "describe", "set", "--task", "ballcircle"
     )
 

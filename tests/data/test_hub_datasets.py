@@ -1,5 +1,6 @@
 """Loading from the Hub, by fresh client processes against a real (loopback) server."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import h5py
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
 from dataset_hub import COMMIT, DatasetHub
@@ -63,9 +66,12 @@ def hub(tmp_path_factory):
     with h5py.File(hdf5, "w") as file:
         for column, values in to_dsrl(make_columns()).items():
             file.create_dataset(column, data=values)
+    foreign = io.BytesIO()
+    pq.write_table(pa.table({"state": [1.0], "force": [2.0], "gain": [3.0]}), foreign)
     repositories = {
         "lab/set": files,
         "lab/damaged": damaged,
+        "lab/foreign": {"rows.parquet": foreign.getvalue()},
         "lab/plain": {
             "README.md": b"---\nlicense: apache-2.0\n"
             b"configs:\n- config_name: d\n  data_files: d/*.parquet\n---\n",
@@ -155,12 +161,13 @@ def test_parquet_and_dsrl_repositories(hub, tmp_path):
     assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]
 
 
-def test_a_config_of_no_task_by_its_name(hub, tmp_path):
-    by_name, several, unknown = ask(
+def test_data_of_no_task(hub, tmp_path):
+    by_name, several, unknown, foreign = ask(
         [
             {"dataset": "lab/robots", "task": "robot2"},
             {"dataset": "lab/robots"},
             {"dataset": "lab/robots", "task": "robot3"},
+            {"dataset": "lab/foreign"},
         ],
         hub.environment(tmp_path / "home"),
     )
@@ -169,6 +176,7 @@ def test_a_config_of_no_task_by_its_name(hub, tmp_path):
     assert unknown[0] == "UnknownTaskError"
     assert "unknown task 'robot3'" in unknown[1]
     assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]
+    assert "'observation' is missing; the file has 'state', 'force', 'gain'" in foreign[1]
 
 
 def test_converting_keeps_licence_description_and_source_with_the_commit(hub, tmp_path):
