@@ -299,7 +299,7 @@ class ColumnChecker:
                 "action",
                 f"has {int(outside.sum())} rows outside [-1, 1], the action range of {task.name}, first in "
                 f"row {self.first_row + row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the "
-                "simulator clipped them itself when it ran, load with clip_actions=True",
+                "simulator clipped them itself when it ran, load with clip_actions=True (--clip-actions)",
             )
         return np.clip(action, -1.0, 1.0) if (excess > 0).any() else action
 
