@@ -75,7 +75,16 @@ def load_transitions(
     if path.exists():
         loader = _FILE_LOADERS.get(path.suffix.lower())
         if loader is None:
-            raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}")
+            is_table = path.name.lower().endswith((".csv", ".csv.gz", ".parquet"))
+            hint = (
+                f". Of a table of logged transitions, `spi data convert {path} FOLDER --task TASK` (or "
+                "--name NAME, for data of no DSRL task) makes such a folder; its --help says how to name "
+                "the columns"
+            )
+            raise DatasetError(
+                f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}"
+                f"{hint if is_table else ''}"
+            )
         return loader(path, known, clip_actions=clip_actions)
     text = str(dataset)
     if path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(text):

@@ -148,6 +148,13 @@ def test_unknown_suffix(tmp_path):
         load_transitions(tmp_path / "data.csv")
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_a_table_is_told_how_to_become_a_dataset(tmp_path, name):
+    (tmp_path / name).write_text("a,b\n")
+    with pytest.raises(DatasetError, match=rf"`spi data convert .*{name} FOLDER --task TASK` \(or --name"):
+        load_transitions(tmp_path / name)
+
+
 def test_revision_of_something_local(tmp_path):
     folder = write_parquet_dataset(make_dataset(task=get_task("ballcircle")), tmp_path / "set")
     with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
