@@ -187,7 +187,9 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="what --dataset of spi train takes: embedded, a folder, a file, org/name",
     )
-    parser.add_argument("--task", help="which task or config (not needed where there is only one)")
+    parser.add_argument(
+        "--task", help="which task or config (not needed where there is only one, or a file's name tells)"
+    )
     parser.add_argument(
         "--cost-limit",
         type=float,
@@ -196,6 +198,9 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         help="cost limits per episode (default: the task's)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--clip-actions", action="store_true", help="clip actions outside [-1, 1] instead of refusing them"
+    )
     parser.add_argument(
         "--output", metavar="DIR", help="folder for description.png and .json (default: outputs/data/TASK)"
     )
@@ -212,15 +217,21 @@ def _describe(args: argparse.Namespace) -> int:
 
     from spi_diffusers.data.describe import describe_dataset, description_tables, save_description
     from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.data.tasks import task_of_file
 
-    dataset = load_transitions(args.dataset, args.task, revision=args.revision)
+    path = Path(args.dataset).expanduser()
+    told = task_of_file(path) if args.task is None and path.is_file() else None
+    dataset = load_transitions(
+        args.dataset, args.task or told, revision=args.revision, clip_actions=args.clip_actions
+    )
     description = describe_dataset(dataset, args.cost_limit)
     # Piped output has no width; do not fold names there.
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in description_tables(description):
         console.print(table)
     plain = re.sub(r"[^\w.-]+", "-", Path(dataset.source).name).strip("-.")
-    name = dataset.task.short_name if dataset.task is not None else plain or "data"
+    # Of several files of one task each has a folder of its own.
+    name = dataset.task.short_name if dataset.task is not None and told is None else plain or "data"
     files = save_description(dataset, description, args.output or Path("outputs", "data", name))
     print("Written: " + ", ".join(str(path) for path in files))
     return 0

@@ -22,7 +22,7 @@ from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
 from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, read_provenance
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -203,7 +203,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
         raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; known are {known}")
     if len(request.tasks) > 1:
         raise DatasetError(f"{path}: is one file, and so belongs to one task, not {len(request.tasks)}")
-    told = _task_of_file(path)
+    told = task_of_file(path)
     task = request.tasks[0] if request.tasks else None
     if request.name is None:
         if task is not None and told is not None and task != told:
@@ -227,17 +227,6 @@ def _file_part(path: Path, request: _Request) -> _Part:
     return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else UNKNOWN_LICENSE)
 
 
-def _task_of_file(path: Path) -> Task | None:
-    """Tell the task from DSRL's file name or from a stem that is a task's name."""
-    for task in TASKS.values():
-        if path.name == task.dataset_file:
-            return task
-    try:
-        return get_task(path.name.partition(".")[0] if path.suffix == ".gz" else path.stem)
-    except UnknownTaskError:
-        return None
-
-
 # ---- folders
 
 
@@ -259,7 +248,7 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
     by_task: dict[Task, Path] = {}
     unknown = []
     for file in files:
-        task = _task_of_file(file)
+        task = task_of_file(file)
         if task is None:
             unknown.append(file.name)
         elif task in by_task:

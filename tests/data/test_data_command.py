@@ -65,6 +65,20 @@ def test_options_of_tables_reach_the_reader(tmp_path, capsys):
     assert batch.truncated.tolist() == [False, True, True]
 
 
+def test_describe_knows_the_task_by_the_files_name_as_convert_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arrays = to_dsrl(make_columns(observation_dim=11, action_dim=3))
+    file = "OfflineHopperVelocityGymnasium-v1.npz"
+    np.savez(file, **arrays)
+    assert main(["data", "describe", file, "--output", "out"]) == 0
+    described = json.loads(Path("out/description.json").read_text())
+    assert described["task"] == "OfflineHopperVelocityGymnasium-v1"
+    assert [entry["cost_limit"] for entry in described["limits"]] == [20, 40, 80]
+    np.savez(file, **arrays | {"actions": 2 * np.ones((9, 3))})
+    assert "--clip-actions" in fails(capsys, "describe", file)
+    assert main(["data", "describe", file, "--clip-actions", "--output", "out"]) == 0
+
+
 ROBOT = (
     "obs_0,obs_1,steer,gas,r,c,run\n"
     "1,2,30,4,5,0,a\n3,4,5,6,7,1,a\n5,6,7,8,9,0,a\n7,8,9,9,9,0,b\n9,8,7,6,5,1,b\n"
