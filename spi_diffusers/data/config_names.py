@@ -10,6 +10,7 @@ from pathlib import Path
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, UnknownTaskError, get_task
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code
 _FILE_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet", ".csv", ".gz")
 
 
@@ -38,6 +39,24 @@ def resolve_task(
             raise
         return None, str(task)
     return known, known.name
+
+
+def check_config_name(name: str) -> None:
+    """Refuse a name that cannot be that of a config, because it could not be written or loaded again.
+
+    Args:
+        name: of a config, which is also that of its folder and stands in file patterns.
+
+    Raises:
+        ValueError: it is not a plain folder name, or is that of the dataset card.
+    """
+    if not name or Path(name).name != name or name.startswith(".") or set(name) & set(_SPECIAL):
+        raise ValueError(
+            f"config_name must be a plain folder name (--name), without any of {' '.join(_SPECIAL)}, got "
+            f"{name!r}"
+        )
+    if name.lower() == "readme.md":
+        raise ValueError(f"config_name cannot be {name!r} (--name): that is the card")
 
 
 def _has_configs(dataset: str | os.PathLike[str] | None) -> bool:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.config_names import HUB_ID, resolve_task
+from spi_diffusers.data.config_names import HUB_ID, check_config_name, resolve_task
 from spi_diffusers.data.download import default_folder, fetch, find_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.loading import MissingDatasetError
@@ -22,7 +22,7 @@ from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
 from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, read_provenance
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task, task_of_file
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -117,6 +117,7 @@ def convert_dataset(
 
     Raises:
         UnknownTaskError: there is no such task, and the source has no such config.
+        ValueError: `name` cannot be that of a config, or is a task of DSRL's.
         DatasetError: the source is none of the above, or cannot be used; nothing has changed, or only
             the configs that were yielded before are new.
         FileExistsError: the folder has one of the configs, and neither option says what to do.
@@ -124,6 +125,8 @@ def convert_dataset(
     """
     if name is not None and tasks:
         raise ValueError("give tasks (--task) or a name for data of no task (--name), not both")
+    if name is not None:
+        _check_name(name)
     request = _Request(
         wanted=tuple(dict.fromkeys(str(resolve_task(task, source)[1]) for task in tasks)),
         name=name,
@@ -138,6 +141,10 @@ def convert_dataset(
     if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
         raise ValueError(f"{folder}: is the source itself; name another folder to write to")
     parts = _find_parts(source, request)
+    for part in parts:
+        check_config_name(part.config)
+        if (folder / part.config).is_file():
+            raise FileExistsError(f"{folder / part.config}: is a file, so a config cannot have its name")
     existing = [part.config for part in parts if (folder / part.config).exists()]
     if existing and not (overwrite or keep_existing):
         raise FileExistsError(
@@ -145,6 +152,19 @@ def convert_dataset(
             "leave it as it is with keep_existing=True (--keep-existing), or choose another folder"
         )
     return _convert(parts, folder, set(existing) if keep_existing else set(), license, description)
+
+
+def _check_name(name: str) -> None:
+    check_config_name(name)
+    try:
+        task = get_task(name)
+    except UnknownTaskError:
+        return
+    raise ValueError(
+        f"name={name!r} (--name) is a task of DSRL's, {task.name}: say so with tasks= (--task "
+        f"{task.short_name}), which checks dimensions and action range, or choose another name for "
+        "data of no task"
+    )
 
 
 def _convert(

@@ -12,6 +12,7 @@ import torch
 
 from spi_diffusers.data.card import make_card, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.config_names import check_config_name
 from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -65,11 +66,12 @@ def write_parquet_dataset(
     config = config_name or (dataset.task.name if dataset.task else None)
     if config is None:
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
-    if Path(config).name != config or config.startswith("."):
-        raise ValueError(f"config_name must be a plain folder name, got {config!r}")
+    check_config_name(config)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
+    if (folder / config).is_file():
+        raise FileExistsError(f"{folder / config}: is a file, so a config cannot have its name")
     if (folder / config).exists() and not overwrite:
         raise FileExistsError(
             f"{folder / config}: exists already; pass overwrite=True or choose another folder"
