@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import select
 import signal
 import sys
 import traceback
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; by default the process's own.
 
     Returns:
-        Exit code: 0; 2 for an error that one line explains; 128 + N when signal N stopped a training run.
+        Exit code: 0; 2 for an error that one line explains; 128 + N when signal N stopped a training run, and
+        128 + SIGPIPE when who read the output, such as `head`, has read enough.
     """
     parser, commands = _make_parser()
     args, unknown = parser.parse_known_args(arguments)
@@ -81,11 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         command.error(_explain_unknown(unknown[0], command))
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
+        return code
     except KeyboardInterrupt:
         print(f"{command.prog}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 128 + signal.SIGPIPE
         if not _is_known(error):
             raise
         if args.traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
@@ -116,6 +122,20 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
 
 
 # ---- errors
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads the output any more; what is left of it is then thrown away."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # the output is no file
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False  # the pipe that broke is another one
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # else Python complains when it ends
+    return True
 
 
 def _is_known(error: Exception) -> bool:

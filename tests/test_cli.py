@@ -172,10 +172,27 @@ def test_tasks_lists_what_there_is(capsys):
     assert cells[0][8] == ("yes" if find_spec("bullet_safety_gym") else "no")
 
 
+def test_tasks_in_detail(capsys):
+    assert main(["tasks", "--paper", "--simulator", "bullet", "--verbose"]) == 0
+    lines = capsys.readouterr().out.partition("YYY-45/DSRL")[2].splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if ".hdf5" in line]
+    assert [row[0] for row in cells] == ["ballcircle", "carcircle", "carrun", "dronecircle"]
+    assert cells[0] == ["ballcircle", "0..80", "SafetyBallCircle-v0-80-886.hdf5"]
+    assert max(map(len, (line for line in lines if ".hdf5" in line))) <= 100
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    for arguments, code in (("", 1), (" --json", 141)):  # tables are rich's, which ends with 1
+        command = f"{sys.executable} -m spi_diffusers.cli tasks{arguments} | true"
+        result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (code, "")
+
+
 def test_tasks_as_json_and_only_what_is_installed(capsys):
     assert main(["tasks", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(TASKS)
+    assert {row["dataset_repo"] for row in rows} == {"YYY-45/DSRL"}
     assert main(["tasks", "--json", "--installed"]) == 0
     installed = json.loads(capsys.readouterr().out)
     assert installed == [row for row in rows if row["simulator_installed"]]

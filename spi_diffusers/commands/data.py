@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -97,7 +98,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "Hub dataset in the parquet layout, a Minari folder, or minari:ID",
     )
     parser.add_argument("folder", metavar="DST", help="folder to write; other configs in it are kept")
-    parser.add_argument("--task", nargs="+", default=[], help="which tasks (default: all that SRC holds)")
+    parser.add_argument(
+        "--task", nargs="+", default=[], help="which tasks or configs (default: all that SRC holds)"
+    )
     parser.add_argument("--name", help="name of the config, for data of none of DSRL's tasks")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace configs that DST has already")
@@ -131,10 +134,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.data.config_names import resolve_task
 
     for task in args.task:
-        get_task(task)  # before the heavy imports: a typing error shows at once
+        resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
     show_messages(args.quiet)
     from spi_diffusers.data.convert import convert_dataset
     from spi_diffusers.data.tables import TableColumns
@@ -173,7 +176,8 @@ def _convert(args: argparse.Namespace) -> int:
             print(
                 f"{config}: {part.dataset.num_episodes} episodes, {len(part.dataset)} transitions", flush=True
             )
-    print(f"Written: {args.folder}\nNext: spi data describe {args.folder} --task {config}")
+    following = shlex.join(["spi", "data", "describe", args.folder, "--task", config])
+    print(f"Written: {args.folder}\nNext: {following}")
     return 0
 
 
@@ -183,7 +187,9 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="what --dataset of spi train takes: embedded, a folder, a file, org/name",
     )
-    parser.add_argument("--task", help="which task (not needed where there is only one)")
+    parser.add_argument(
+        "--task", help="which task or config (not needed where there is only one, or a file's name tells)"
+    )
     parser.add_argument(
         "--cost-limit",
         type=float,
@@ -193,15 +199,17 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
+        "--clip-actions", action="store_true", help="clip actions outside [-1, 1] instead of refusing them"
+    )
+    parser.add_argument(
         "--output", metavar="DIR", help="folder for description.png and .json (default: outputs/data/TASK)"
     )
 
 
 def _describe(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.data.config_names import resolve_task
 
-    if args.task is not None:
-        get_task(args.task)
+    resolve_task(args.task, args.dataset)  # before the heavy imports: a typing error shows at once
     show_messages()
     from pathlib import Path
 
@@ -209,15 +217,21 @@ def _describe(args: argparse.Namespace) -> int:
 
     from spi_diffusers.data.describe import describe_dataset, description_tables, save_description
     from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.data.tasks import task_of_file
 
-    dataset = load_transitions(args.dataset, args.task, revision=args.revision)
+    path = Path(args.dataset).expanduser()
+    told = task_of_file(path) if args.task is None and path.is_file() else None
+    dataset = load_transitions(
+        args.dataset, args.task or told, revision=args.revision, clip_actions=args.clip_actions
+    )
     description = describe_dataset(dataset, args.cost_limit)
     # Piped output has no width; do not fold names there.
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in description_tables(description):
         console.print(table)
     plain = re.sub(r"[^\w.-]+", "-", Path(dataset.source).name).strip("-.")
-    name = dataset.task.short_name if dataset.task is not None else plain or "data"
+    # Of several files of one task each has a folder of its own.
+    name = dataset.task.short_name if dataset.task is not None and told is None else plain or "data"
     files = save_description(dataset, description, args.output or Path("outputs", "data", name))
     print("Written: " + ", ".join(str(path) for path in files))
     return 0

@@ -1,5 +1,6 @@
 """The dataset card of a folder in the parquet layout, made from its `stats.json` files alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +39,22 @@ def read_card(readme: Path) -> "DatasetCard":
     return card
 
 
-def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: str) -> "DatasetCard":
+def make_card(
+    tasks: list[dict[str, Any]],
+    existing: Path | None,
+    *,
+    location: str,
+    replaced: Sequence[dict[str, Any]] = (),
+) -> "DatasetCard":
     """Write the card of a dataset folder.
 
     Args:
         tasks: the `stats.json` content of every task of the folder, in the wanted order.
         existing: the folder's present `README.md`, where there is one: everything of it is kept except
-            the configs of these tasks, of tasks that were removed, and the section between our two marks.
+            the configs of these tasks, of tasks that were removed, what `refresh_header` writes, and the
+            section between our two marks.
         location: what a reader passes to `load_transitions` to get the data (Hub id or folder name).
+        replaced: as for `refresh_header`.
 
     Returns:
         The card; `str(card)` is the text of `README.md`.
@@ -61,11 +70,11 @@ def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: s
     section = template.render(tasks=tasks, three=_min_median_max, begin=BEGIN, end=END).strip()
     if existing is None:
         data = DatasetCardData(
-            license=tasks[0]["license"],
+            license=_license(tasks),
             task_categories=["reinforcement-learning"],
             pretty_name="Offline safe reinforcement learning",
             tags=["offline-rl", "safe-rl", "dsrl", "spi-diffusers"],
-            size_categories=[_size_category(sum(task["num_transitions"] for task in tasks))],
+            size_categories=_size_categories(tasks),
             configs=_merge_configs([], tasks),
         )
         return DatasetCard.from_template(
@@ -78,10 +87,28 @@ def make_card(tasks: list[dict[str, Any]], existing: Path | None, *, location: s
         )
     card = read_card(existing)
     card.data["configs"] = _merge_configs(card.data.get("configs") or [], tasks)
+    refresh_header(card, tasks, replaced=replaced)
     before, mark, rest = card.text.partition(BEGIN)
     after = rest.partition(END)[2] if mark else ""
     card.text = f"{before.rstrip()}\n\n{section}\n{after}"
     return card
+
+
+def refresh_header(
+    card: "DatasetCard", tasks: Sequence[dict[str, Any]], *, replaced: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write size and licence anew into a card's YAML header; a licence that we did not write is kept.
+
+    Args:
+        card: is changed.
+        tasks: the `stats.json` content of every config.
+        replaced: the same of configs that have just been replaced: their licences were ours, too.
+    """
+    card.data["size_categories"] = _size_categories(tasks)
+    given = card.data.get("license") or []
+    ours = set(_licenses([*tasks, *replaced]))
+    if ours.issuperset([given] if isinstance(given, str) else given):
+        card.data["license"] = _license(tasks)
 
 
 def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits: tuple[float, ...]) -> None:
@@ -130,13 +157,21 @@ def _min_median_max(summary: dict[str, float]) -> str:
     return " / ".join(f"{summary[key]:.1f}" for key in ("min", "median", "max"))
 
 
-def _size_category(rows: int) -> str:
-    for limit, label in [
-        (1_000, "n<1K"),
-        (10_000, "1K<n<10K"),
-        (100_000, "10K<n<100K"),
-        (10**6, "100K<n<1M"),
-    ]:
-        if rows < limit:
-            return label
-    return "1M<n<10M"
+def _licenses(tasks: Sequence[dict[str, Any]]) -> list[str]:
+    return sorted({str(task.get("license", "unknown")) for task in tasks})
+
+
+def _license(tasks: Sequence[dict[str, Any]]) -> str | list[str]:
+    """The licence of all configs; where they differ a list, which the Hub shows as several licences."""
+    licenses = _licenses(tasks)
+    return licenses[0] if len(licenses) == 1 else licenses
+
+
+def _size_categories(tasks: Sequence[dict[str, Any]]) -> list[str]:
+    """The Hub's category for the rows of all configs together."""
+    rows = sum(task["num_transitions"] for task in tasks)
+    marks = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
+    power = next((k for k in range(len(marks)) if rows < 10 ** (k + 3)), len(marks))
+    if power == 0:
+        return [f"n<{marks[0]}"]
+    return [f"{marks[power - 1]}<n<{marks[power]}" if power < len(marks) else f"n>{marks[-1]}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.simulators import SIMULATORS, simulator_status
-from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,8 +25,9 @@ def list_tasks(
 
     Returns:
         One dictionary per task, in DSRL's order, ready for JSON: the fields of `Task`, and
-            `simulator_installed` (bool), `simulator_problem` (what is missing, or empty), `install` (the
-            command that puts it right, or None), `simulator_note`, `data_in_package` (bool).
+            `dataset_repo` (the Hub dataset that holds `dataset_file`), `simulator_installed` (bool),
+            `simulator_problem` (what is missing, or empty), `install` (the command that puts it right, or
+            None), `simulator_note`, `data_in_package` (bool).
 
     Raises:
         ValueError: there is no such simulator.
@@ -35,6 +36,7 @@ def list_tasks(
     return [
         {
             **dataclasses.asdict(task),
+            "dataset_repo": DSRL_DATASET_REPO,
             "simulator_installed": status[task.simulator].installed,
             "simulator_problem": status[task.simulator].problem,
             "install": status[task.simulator].install,
@@ -80,6 +82,27 @@ def tasks_table(rows: list[dict[str, Any]]) -> "Table":
             "yes" if row["simulator_installed"] else "no",
             "yes" if row["data_in_package"] else "",
         )
+    return table
+
+
+def references_table(rows: list[dict[str, Any]]) -> "Table":
+    """Lay out what `tasks_table` has no room for: DSRL's reference cost and data file.
+
+    Args:
+        rows: from `list_tasks`.
+
+    Returns:
+        The table, one row per task; it fits into 100 columns.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"DSRL's reference costs, and its files in {DSRL_DATASET_REPO} on the Hub")
+    table.add_column("short form", no_wrap=True)
+    table.add_column("cost min..max", justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for row in rows:
+        cost = f"{row['cost_min']:.0f}..{row['cost_max']:.0f}"
+        table.add_row(row["short_name"], cost, row["dataset_file"])
     return table
 
 

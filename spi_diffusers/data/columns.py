@@ -4,7 +4,7 @@ Checks run once, on whole NumPy columns, before anything else is done with the d
 `DatasetError` that names the source, the column as the source calls it, and the first bad row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ INDEX_COLUMNS = ("episode_index", "frame_index")
 
 #: How far outside [-1, 1] an action of a DSRL task may lie (rounding); such values are clamped.
 ACTION_TOLERANCE = 1e-3
+_SHOWN = 30  # names in a message, at most
 
 
 class DatasetError(ValueError):
@@ -82,10 +83,7 @@ class ColumnChecker:
         Raises:
             DatasetError: see the class.
         """
-        for column in COLUMNS:
-            if column not in raw:
-                has = ", ".join(repr(self.names.get(name, name)) for name in raw) or "none"
-                raise self.error(column, f"is missing; the file has {has}")
+        self.check_present(raw, [self.names.get(name, name) for name in raw])
         clean: dict[str, np.ndarray] = {}
         for column in VECTOR_COLUMNS:
             clean[column] = self._vectors(column, raw[column])
@@ -106,6 +104,22 @@ class ColumnChecker:
         if task is not None:
             clean["action"] = self._actions_in_range(clean["action"], task, clip_actions)
         return clean
+
+    def check_present(self, columns: Collection[str], available: Sequence[str]) -> None:
+        """Check that no column is missing.
+
+        Args:
+            columns: those that there are, by our names.
+            available: all that the source has, as it calls them, for the message.
+
+        Raises:
+            DatasetError: one of `COLUMNS` is missing.
+        """
+        for column in COLUMNS:
+            if column not in columns:
+                has = ", ".join(map(repr, available[:_SHOWN])) or "none"
+                more = f" and {len(available) - _SHOWN} more" if len(available) > _SHOWN else ""
+                raise self.error(column, f"is missing; the file has {has}{more}")
 
     def clean_column(
         self, column: str, values: np.ndarray, task: Task | None, *, clip_actions: bool = False
@@ -285,7 +299,7 @@ class ColumnChecker:
                 "action",
                 f"has {int(outside.sum())} rows outside [-1, 1], the action range of {task.name}, first in "
                 f"row {self.first_row + row}: {action[row].tolist()}. Rescale the actions to [-1, 1]; if the "
-                "simulator clipped them itself when it ran, load with clip_actions=True",
+                "simulator clipped them itself when it ran, load with clip_actions=True (--clip-actions)",
             )
         return np.clip(action, -1.0, 1.0) if (excess > 0).any() else action
 

@@ -6,23 +6,23 @@ first part is loaded; every part is then loaded, checked and written before the 
 middle leaves the parts before it complete.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.config_names import HUB_ID, check_config_name, resolve_task
 from spi_diffusers.data.download import default_folder, fetch, find_or_reuse_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
-from spi_diffusers.data.loading import HUB_ID, MissingDatasetError, load_transitions
+from spi_diffusers.data.loading import MissingDatasetError
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
-from spi_diffusers.data.parquet import folder_configs
+from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
+from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, read_provenance
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _DSRL_SUFFIXES = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
 _DSRL_LICENSE = "cc-by-4.0"
-_UNKNOWN_LICENSE = "unknown"
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,17 @@ class _Part:
 class _Request:
     """What the caller asks for, apart from the source."""
 
-    tasks: tuple[Task, ...]
+    wanted: tuple[str, ...]
     name: str | None
     columns: TableColumns
     revision: str | None
     token: str | bool | None
     clip_actions: bool
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The wanted tasks, for a source that has no configs; an unknown one raises."""
+        return tuple(get_task(name) for name in self.wanted)
 
 
 def convert_dataset(
@@ -94,8 +98,9 @@ def convert_dataset(
             - a folder or Hub dataset (`org/name`) in the parquet layout;
             - a folder of a Minari dataset, or `minari:` and a Minari dataset id.
         folder: where to; made if it does not exist, else the new configs are added to it.
-        tasks: which of the source's tasks to convert, all by default. For a file that does not have its
-            task in its name, the task that it belongs to.
+        tasks: which of the source's tasks to convert, all by default; of a dataset in the parquet layout,
+            also names of configs of no task. For a file that does not have its task in its name, the task
+            that it belongs to.
         name: name of the config for data of no DSRL task; dimensions and action range are then free.
         columns: which columns of a table hold what.
         license: licence id for the card; by default DSRL's for DSRL's files, what the card of a dataset
@@ -111,7 +116,8 @@ def convert_dataset(
         Each config right after it has been written.
 
     Raises:
-        UnknownTaskError: there is no such task.
+        UnknownTaskError: there is no such task, and the source has no such config.
+        ValueError: `name` cannot be that of a config, or is a task of DSRL's.
         DatasetError: the source is none of the above, or cannot be used; nothing has changed, or only
             the configs that were yielded before are new.
         FileExistsError: the folder has one of the configs, and neither option says what to do.
@@ -119,8 +125,10 @@ def convert_dataset(
     """
     if name is not None and tasks:
         raise ValueError("give tasks (--task) or a name for data of no task (--name), not both")
+    if name is not None:
+        _check_name(name)
     request = _Request(
-        tasks=tuple(dict.fromkeys(get_task(task) for task in tasks)),
+        wanted=tuple(dict.fromkeys(str(resolve_task(task, source)[1]) for task in tasks)),
         name=name,
         columns=columns or TableColumns(),
         revision=revision,
@@ -133,6 +141,10 @@ def convert_dataset(
     if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
         raise ValueError(f"{folder}: is the source itself; name another folder to write to")
     parts = _find_parts(source, request)
+    for part in parts:
+        check_config_name(part.config)
+        if (folder / part.config).is_file():
+            raise FileExistsError(f"{folder / part.config}: is a file, so a config cannot have its name")
     existing = [part.config for part in parts if (folder / part.config).exists()]
     if existing and not (overwrite or keep_existing):
         raise FileExistsError(
@@ -141,6 +153,19 @@ def convert_dataset(
         )
     keep = set(existing) if keep_existing else set()
     return _convert(parts, folder, keep, license, description, goes_on=overwrite or keep_existing)
+
+
+def _check_name(name: str) -> None:
+    check_config_name(name)
+    try:
+        task = get_task(name)
+    except UnknownTaskError:
+        return
+    raise ValueError(
+        f"name={name!r} (--name) is a task of DSRL's, {task.name}: say so with tasks= (--task "
+        f"{task.short_name}), which checks dimensions and action range, or choose another name for "
+        "data of no task"
+    )
 
 
 def _convert(
@@ -214,7 +239,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
         raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; known are {known}")
     if len(request.tasks) > 1:
         raise DatasetError(f"{path}: is one file, and so belongs to one task, not {len(request.tasks)}")
-    told = _task_of_file(path)
+    told = task_of_file(path)
     task = request.tasks[0] if request.tasks else None
     if request.name is None:
         if task is not None and told is not None and task != told:
@@ -235,18 +260,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
     else:
         load = partial(_DSRL_SUFFIXES[suffix], path, task, clip_actions=request.clip_actions)
     is_dsrl = told is not None and path.name == told.dataset_file
-    return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else _UNKNOWN_LICENSE)
-
-
-def _task_of_file(path: Path) -> Task | None:
-    """Tell the task from DSRL's file name or from a stem that is a task's name."""
-    for task in TASKS.values():
-        if path.name == task.dataset_file:
-            return task
-    try:
-        return get_task(path.name.partition(".")[0] if path.suffix == ".gz" else path.stem)
-    except UnknownTaskError:
-        return None
+    return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else UNKNOWN_LICENSE)
 
 
 # ---- folders
@@ -270,7 +284,7 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
     by_task: dict[Task, Path] = {}
     unknown = []
     for file in files:
-        task = _task_of_file(file)
+        task = task_of_file(file)
         if task is None:
             unknown.append(file.name)
         elif task in by_task:
@@ -287,49 +301,26 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
         there = ", ".join(sorted(task.name for task in by_task)) or "files of no known task"
         raise DatasetError(f"{path}: has no file for {', '.join(missing)}; there are {there}")
     wanted = request.tasks or tuple(by_task)
-    alone = {task: _Request(**(vars(request) | {"tasks": (task,)})) for task in wanted}
+    alone = {task: _Request(**(vars(request) | {"wanted": (task.name,)})) for task in wanted}
     return [_file_part(by_task[task], alone[task]) for task in wanted]
 
 
 def _layout_part(path: Path, config: str, request: _Request) -> _Part:
-    stats = _read_stats(path / config / "stats.json")
-    # A config that is no task of DSRL's can only be told apart by the folder's one config.
-    load = partial(load_transitions, path, TASKS.get(config), clip_actions=request.clip_actions)
-    return _Part(
-        request.name or config,
-        load,
-        str(stats.get("source", path.name)),
-        str(stats.get("license", _UNKNOWN_LICENSE)),
-        str(stats.get("description", "")),
-    )
-
-
-def _read_stats(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    return stats if isinstance(stats, dict) else {}
+    known = read_provenance(path, config, source=path.name)
+    load = partial(load_folder, path, TASKS.get(config), config=config, clip_actions=request.clip_actions)
+    return _Part(request.name or config, load, known.source, known.license, known.description)
 
 
 def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
     """Pick the wanted ones of the configs that there are."""
-    wanted = [task.name for task in request.tasks]
-    missing = [name for name in wanted if name not in configs]
+    missing = [name for name in request.wanted if name in TASKS and name not in configs]
     if missing:
         raise DatasetError(
             f"{where}: has no config for {', '.join(missing)}. Available: {', '.join(configs)}"
         )
-    chosen = wanted or configs
+    chosen = [pick_config(where, configs, name) for name in request.wanted] or configs
     if request.name is not None and len(chosen) > 1:
         raise DatasetError(f"{where}: holds several configs; name= (--name) is for one")
-    if len(configs) > 1 and any(config not in TASKS for config in chosen):
-        foreign = ", ".join(config for config in chosen if config not in TASKS)
-        raise DatasetError(
-            f"{where}: {foreign} belong to no task of DSRL's; convert the tasks by name (--task)"
-        )
     return chosen
 
 
@@ -347,7 +338,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
         load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
     )
     label = source if isinstance(source, str) else f"Minari dataset {source.name}"
-    return _Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
+    return _Part(request.name or (task.name if task else ""), load, label, UNKNOWN_LICENSE)
 
 
 def _dsrl_parts(request: _Request) -> list[_Part]:
@@ -376,7 +367,8 @@ def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
     import datasets
 
     try:
-        configs = datasets.get_dataset_config_names(repo_id, revision=request.revision, token=request.token)
+        folder, commit = download_provenance(repo_id, revision=request.revision, token=request.token)
+        configs = datasets.get_dataset_config_names(repo_id, revision=commit, token=request.token)
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
             f"{repo_id}: cannot be loaded from the Hub: {type(error).__name__}: {error}. (No local file or "
@@ -385,12 +377,16 @@ def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
     parts = []
     for config in _choose(repo_id, configs, request):
         load = partial(
-            load_transitions,
+            load_hub,
             repo_id,
             TASKS.get(config),
-            revision=request.revision,
+            config=config,
+            revision=commit,
             token=request.token,
             clip_actions=request.clip_actions,
         )
-        parts.append(_Part(request.name or config, load, repo_id, _UNKNOWN_LICENSE))
+        here = f"{repo_id}, commit {commit}"
+        known = read_provenance(folder, config, source="")
+        source = f"{known.source}; by way of {here}" if known.source else here
+        parts.append(_Part(request.name or config, load, source, known.license, known.description))
     return parts

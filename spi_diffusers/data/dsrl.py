@@ -92,6 +92,10 @@ def load_hdf5(path: Path, task: Task | None = None, *, clip_actions: bool = Fals
     try:
         with h5py.File(path, "r") as file:
             names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+            # Those in groups are not read, but shown where one is missing. (No links are visited here.)
+            file.visititems(
+                lambda name, item: names.append(name) if "/" in name and hasattr(item, "dtype") else None
+            )
             return _from_arrays(path, names, lambda name: file[name][()], task, clip_actions)
     except OSError as error:
         raise DatasetError(
@@ -193,5 +197,7 @@ def _from_arrays(
                 else f"cannot be read; the file is cut off or damaged ({error})"
             )
             raise DatasetError(f"{path}: column {name!r} {reason}") from error
+    # Not left to the checks later, which know only what was read.
+    ColumnChecker(str(path), DSRL_NAMES).check_present({*raw, "next_observation"}, available)
     # Warnings point at the caller of `load_npz` or `load_hdf5`.
     return dataset_from_raw(raw, str(path), DSRL_NAMES, task, clip_actions=clip_actions, stacklevel=4)

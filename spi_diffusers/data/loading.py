@@ -1,10 +1,10 @@
 """One way to load transitions: `load_transitions` takes whatever `--dataset` may say."""
 
 import os
-import re
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.config_names import HUB_ID, resolve_task
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
@@ -16,7 +16,6 @@ EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 _FILE_LOADERS = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
 _SUFFIXES = (*_FILE_LOADERS, ".parquet")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FORMS = (
     "a Hub dataset id (org/name), a local folder in the parquet layout, a DSRL .hdf5 file, or a .npz file in "
     "DSRL's layout"
@@ -46,7 +45,8 @@ def load_transitions(
             - a local folder in the parquet layout, a DSRL `.hdf5` file, or a `.npz` file in DSRL's
               layout. What exists on disk is never looked up on the Hub.
         task: DSRL id or short form. It fixes the dimensions and the action range [-1, 1], and names the
-            config of a folder or repository; may be left out where there is nothing to choose.
+            config of a folder or repository; for data of no task of DSRL's, the config's name. May be left
+            out where there is nothing to choose.
         revision: branch, tag or commit of a Hub dataset.
         token: access token for a private Hub dataset; True takes the stored one.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
@@ -55,12 +55,12 @@ def load_transitions(
         The dataset, checked, in contiguous CPU tensors.
 
     Raises:
-        UnknownTaskError: there is no such task.
+        UnknownTaskError: there is no such task, and no config of that name.
         DatasetError: the dataset does not exist or cannot be used; the message names the file, the
             column and the row, and says what to do.
         ImportError: h5py is needed and not installed.
     """
-    known = None if task is None else get_task(task)
+    known, config = resolve_task(task, dataset)
     if dataset is None or str(dataset) == "embedded":
         return _load_embedded(known, clip_actions)
     if str(dataset) == "dsrl":
@@ -71,18 +71,27 @@ def load_transitions(
             f"{path}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
         )
     if path.is_dir():
-        return load_folder(path, known, clip_actions=clip_actions)
+        return load_folder(path, known, config=config, clip_actions=clip_actions)
     if path.exists():
         loader = _FILE_LOADERS.get(path.suffix.lower())
         if loader is None:
-            raise DatasetError(f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}")
+            is_table = path.name.lower().endswith((".csv", ".csv.gz", ".parquet"))
+            hint = (
+                f". Of a table of logged transitions, `spi data convert {path} FOLDER --task TASK` (or "
+                "--name NAME, for data of no DSRL task) makes such a folder; its --help says how to name "
+                "the columns"
+            )
+            raise DatasetError(
+                f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}"
+                f"{hint if is_table else ''}"
+            )
         return loader(path, known, clip_actions=clip_actions)
     text = str(dataset)
     if path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(text):
         raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")
     if text.lower() == DSRL_DATASET_REPO.lower():
         return _load_dsrl_from_hub(known, revision, token, clip_actions)
-    return load_hub(text, known, revision=revision, token=token, clip_actions=clip_actions)
+    return load_hub(text, known, config=config, revision=revision, token=token, clip_actions=clip_actions)
 
 
 def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:

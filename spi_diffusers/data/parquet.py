@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.card import read_card, written_config
-from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
-from spi_diffusers.data.tasks import TASKS, Task
+from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.tasks import TASKS, Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
@@ -45,15 +45,21 @@ class ConfigFiles:
 
 
 def load_folder(
-    folder: Path, task: Task | None = None, *, source: str | None = None, clip_actions: bool = False
+    folder: Path,
+    task: Task | None = None,
+    *,
+    config: str | None = None,
+    source: str | None = None,
+    clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load a task from a local folder in the parquet layout.
+    """Load a config from a local folder in the parquet layout.
 
     The files are read directly: nothing is downloaded, and no copy is left in a cache.
 
     Args:
         folder: holds `README.md` and `<task>/train-*.parquet`.
-        task: the config to load; may be left out where there is only one.
+        task: the task that it belongs to, where it is one of DSRL's.
+        config: its name, by default the task's; may be left out where there is only one.
         source: what to call the data in messages, the folder by default.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
 
@@ -61,13 +67,14 @@ def load_folder(
         The dataset.
 
     Raises:
+        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
         DatasetError: there is no such config (the message lists those there are), a file is missing,
             cut off or not parquet, or its columns do not pass the checks of
             `TransitionDataset.from_columns`.
     """
     import pyarrow as pa
 
-    config = _pick(str(folder), folder_configs(folder), task.name if task else None)
+    config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
     with _folder_builder(folder, config) as (builder, files):
         stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
         table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
@@ -80,15 +87,16 @@ def find_folder_files(folder: Path, task: Task | None = None, *, config: str | N
     Args:
         folder: as for `load_folder`.
         task: as for `load_folder`.
-        config: name of the config, where it is not the task's.
+        config: as for `load_folder`.
 
     Returns:
         The files.
 
     Raises:
+        UnknownTaskError: as `load_folder`.
         DatasetError: as `load_folder`.
     """
-    config = _pick(str(folder), folder_configs(folder), config or (task.name if task else None))
+    config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
     with _folder_builder(folder, config) as (_, files):
         return ConfigFiles(config, tuple(files), f"{folder} ({config})")
 
@@ -97,6 +105,7 @@ def find_hub_files(
     repo_id: str,
     task: Task | None = None,
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> ConfigFiles:
@@ -105,6 +114,7 @@ def find_hub_files(
     Args:
         repo_id: as for `load_hub`.
         task: as for `load_hub`.
+        config: as for `load_hub`.
         revision: as for `load_hub`.
         token: as for `load_hub`.
 
@@ -112,9 +122,11 @@ def find_hub_files(
         The files, as `hf://` addresses of one commit.
 
     Raises:
+        UnknownTaskError: as `load_hub`.
         DatasetError: as `load_hub`; also if the files are only in the cache, offline.
     """
-    with _hub_builder(repo_id, task, revision, token) as (builder, config):
+    wanted = config or (task.name if task else None)
+    with _hub_builder(repo_id, wanted, revision, token) as (builder, config):
         files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
         if not files or not all(file.startswith("hf://") for file in files):
             raise DatasetError(
@@ -128,15 +140,17 @@ def load_hub(
     repo_id: str,
     task: Task | None = None,
     *,
+    config: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load a task from a dataset repository on the Hub; files are cached by `datasets`.
+    """Load a config from a dataset repository on the Hub; files are cached by `datasets`.
 
     Args:
         repo_id: `organisation/name`.
-        task: the config to load; may be left out where there is only one.
+        task: the task that it belongs to, where it is one of DSRL's.
+        config: its name, by default the task's; may be left out where there is only one.
         revision: branch, tag or commit.
         token: access token for a private repository; True takes the stored one.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
@@ -145,11 +159,13 @@ def load_hub(
         The dataset; its source is `repo_id@commit`.
 
     Raises:
+        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
         DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
             reached and nothing is cached, or the columns do not pass the checks of
             `TransitionDataset.from_columns`.
     """
-    with _hub_builder(repo_id, task, revision, token) as (builder, config):
+    wanted = config or (task.name if task else None)
+    with _hub_builder(repo_id, wanted, revision, token) as (builder, config):
         builder.download_and_prepare()
         table = builder.as_dataset(split=SPLIT).data.table
     # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
@@ -192,13 +208,31 @@ def folder_configs(folder: Path) -> list[str]:
     return names
 
 
-def _pick(where: str, names: list[str], wanted: str | None = None) -> str:
+def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
+    """Pick a config of those that a dataset has.
+
+    Args:
+        where: what to call the dataset in messages.
+        names: of its configs.
+        wanted: DSRL id or config's name; may be left out where there is only one.
+
+    Returns:
+        The config's name.
+
+    Raises:
+        UnknownTaskError: `wanted` is neither a config of the dataset nor a task of DSRL's.
+        DatasetError: the dataset has no data of the task, or several configs and none is wanted.
+    """
     listing = ", ".join(names)
     if wanted is None:
         if len(names) == 1:
             return names[0]
         raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
     if wanted not in names:
+        try:
+            get_task(wanted)
+        except UnknownTaskError as error:
+            raise UnknownTaskError(f"{error} Nor is it a config of {where}, which has {listing}") from None
         raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
     return wanted
 
@@ -227,22 +261,21 @@ def _folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]
 
 @contextmanager
 def _hub_builder(
-    repo_id: str, task: Task | None, revision: str | None, token: str | bool | None
+    repo_id: str, config: str | None, revision: str | None, token: str | bool | None
 ) -> Iterator[tuple[Any, str]]:
     """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
     import datasets
 
-    config = task.name if task is not None else None
     try:
-        if config is None:
-            config = _pick(
-                repo_id, datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
-            )
+        # Of a task, `datasets` says itself whether there is such a config, without a request for the list.
+        if config is None or config not in TASKS:
+            names = datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
+            config = pick_config(repo_id, names, config)
         builder = datasets.load_dataset_builder(
             repo_id, config, revision=revision, token=token, **_verify_checksums()
         )
         yield builder, config
-    except DatasetError:
+    except (DatasetError, UnknownTaskError):
         raise
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
         what = f"config {config!r}" if config else "the list of configs"
@@ -290,6 +323,7 @@ def _from_table(
     table: "pa.Table", source: str, config: str, task: Task | None, clip_actions: bool
 ) -> TransitionDataset:
     label = f"{source} ({config})" if config not in source else source
+    ColumnChecker(label).check_present(table.column_names, table.column_names)
     columns = {
         name: column_to_numpy(table.column(name), name, label)
         for name in (*COLUMNS, *INDEX_COLUMNS)

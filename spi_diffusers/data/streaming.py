@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, HUB_ID, load_transitions
+from spi_diffusers.data.config_names import HUB_ID, resolve_task
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
 from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.parquet import ConfigFiles, find_folder_files, find_hub_files
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
 
 #: Data takes at most this share of the memory that is available; else it is streamed.
@@ -221,9 +222,9 @@ class _Opened:
         token: str | bool | None,
         clip_actions: bool,
     ):
-        self.known = None if task is None else get_task(task)
+        self.known, config = resolve_task(task, dataset)
         self._token, self._clip_actions = token, clip_actions
-        self.files = _find_files(dataset, self.known, revision, token)
+        self.files = _find_files(dataset, config, revision, token)
 
     @cached_property
     def rows(self) -> ParquetRows:
@@ -240,22 +241,22 @@ class _Opened:
 
 
 def _find_files(
-    dataset: str | os.PathLike[str] | None, task: Task | None, revision: str | None, token: str | bool | None
+    dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None, token: str | bool | None
 ) -> ConfigFiles:
     if dataset is None or str(dataset) == "embedded":
-        found = find_folder_files(EMBEDDED_FOLDER, task)
+        found = find_folder_files(EMBEDDED_FOLDER, config=config)
         return replace(found, source=f"embedded:{found.config}")
     path, text = Path(dataset).expanduser(), str(dataset)
     if path.is_dir():
         if revision is not None:
             raise DatasetError(f"{path}: is local, so revision={revision!r} means nothing")
-        return find_folder_files(path, task)
+        return find_folder_files(path, config=config)
     if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
         raise DatasetError(
             f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "
             f"data convert {text} FOLDER` makes a folder of it"
         )
-    return find_hub_files(text, task, revision=revision, token=token)
+    return find_hub_files(text, config=config, revision=revision, token=token)
 
 
 def _writable(values: np.ndarray) -> np.ndarray:

@@ -130,7 +130,7 @@ def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
             return (
                 f"column 'action' reaches from {low.min():g} to {high.max():g}, outside [-1, 1], the "
                 f"action range of {task.name}. Rescale the actions to [-1, 1]; if the simulator clipped them "
-                "itself when it ran, load with clip_actions=True"
+                "itself when it ran, load with clip_actions=True (--clip-actions)"
             )
     return ""
 

@@ -70,9 +70,9 @@ def load_table(
         The dataset. A missing next observation is derived, see `dsrl.derive_next_observation`.
 
     Raises:
-        DatasetError: the file is not such a table, a column is missing, empty in some row or not
-            numeric, the rows of an episode do not go together, nothing tells where episodes end, or the
-            columns do not pass the checks of `TransitionDataset.from_columns`.
+        DatasetError: the file is not such a table, a column is missing, named for two roles, empty in some
+            row or not numeric, the rows of an episode do not go together, nothing tells where episodes end,
+            or the columns do not pass the checks of `TransitionDataset.from_columns`.
     """
     table = read_table(path)
     reader = _TableReader(str(path), table)
@@ -150,6 +150,7 @@ class _TableReader:
     def __init__(self, source: str, table: "pa.Table"):
         self.source = source
         self.table = table
+        self._roles: dict[str, str] = {}  # of the columns that were taken
 
     def numbers(self, role: str, name: str) -> np.ndarray:
         self._require(role, name)
@@ -179,12 +180,20 @@ class _TableReader:
     def _require(self, role: str, name: str) -> None:
         if name not in self.table.column_names:
             raise self._missing(role, name)
+        self._take(role, name)
+
+    def _take(self, role: str, name: str) -> None:
+        other = self._roles.setdefault(name, role)
+        if other != role:
+            raise DatasetError(
+                f"{self.source}: column {name!r} is taken both for the {other} ({_option(other)}) and for "
+                f"the {role} ({_option(role)}); a column has one role. Give each the columns of its own, by "
+                "name where a pattern matches too many"
+            )
 
     def _missing(self, role: str, name: str) -> DatasetError:
-        option = f"--{role.replace('_', '-')}-column"
-        option += "s" if role in ("observation", "next_observation", "action") else ""
         return DatasetError(
-            f"{self.source}: has no column {name!r} for the {role}; name one with {option}. It has "
+            f"{self.source}: has no column {name!r} for the {role}; name one with {_option(role)}. It has "
             f"{', '.join(self.table.column_names) or 'none'}"
         )
 
@@ -198,7 +207,13 @@ class _TableReader:
             if not matches:
                 raise self._missing(role, pattern)
             found += sorted((name for name in matches if name not in found), key=_natural)
+        for name in found:
+            self._take(role, name)
         return found
+
+
+def _option(role: str) -> str:
+    return f"--{role.replace('_', '-')}-column" + ("s" if role in VECTOR_COLUMNS else "")
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -145,3 +146,21 @@ def get_task(name: "str | Task") -> Task:
         f"All {len(TASKS)} task names: list(spi_diffusers.data.tasks.TASKS), e.g. "
         f"{next(t.name for t in TASKS.values() if t.paper)}."
     )
+
+
+def task_of_file(path: Path) -> Task | None:
+    """Tell the task from DSRL's file name or from a stem that is a task's name.
+
+    Args:
+        path: a file; only its name is looked at.
+
+    Returns:
+        The task, or None where the name tells none.
+    """
+    for task in TASKS.values():
+        if path.name == task.dataset_file:
+            return task
+    try:
+        return get_task(path.name.partition(".")[0] if path.suffix == ".gz" else path.stem)
+    except UnknownTaskError:
+        return None

@@ -13,6 +13,7 @@ import torch
 
 from spi_diffusers.data.card import make_card, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.config_names import check_config_name
 from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -68,11 +69,12 @@ def write_parquet_dataset(
     config = config_name or (dataset.task.name if dataset.task else None)
     if config is None:
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
-    if Path(config).name != config or config.startswith("."):
-        raise ValueError(f"config_name must be a plain folder name, got {config!r}")
+    check_config_name(config)
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
+    if (folder / config).is_file():
+        raise FileExistsError(f"{folder / config}: is a file, so a config cannot have its name")
     if (folder / config).exists() and not overwrite:
         raise FileExistsError(
             f"{folder / config}: exists already; pass overwrite=True or choose another folder"
@@ -91,11 +93,13 @@ def write_parquet_dataset(
         }
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         readme = folder / "README.md"
-        tasks = [*_other_stats(folder, config), stats]
+        there = read_stats(folder)
+        tasks = [*(task for task in there if task["config"] != config), stats]
         card = make_card(
             sorted(tasks, key=lambda task: task["config"]),
             readme if readme.is_file() else None,
             location=location or folder.name,
+            replaced=[task for task in there if task["config"] == config],
         )
         (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
         _move_into_place(aside, folder, config)
@@ -211,11 +215,20 @@ def _column_stats(values: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _other_stats(folder: Path, config: str) -> list[dict[str, Any]]:
+def read_stats(folder: Path) -> list[dict[str, Any]]:
+    """Read the statistics of all configs that `write_parquet_dataset` wrote.
+
+    Args:
+        folder: in the parquet layout; need not exist.
+
+    Returns:
+        The content of each `stats.json`, in the order of the configs' names.
+
+    Raises:
+        DatasetError: a file is not JSON.
+    """
     stats = []
     for path in sorted(folder.glob(f"*/{STATS_FILE}")):
-        if path.parent.name == config:
-            continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.loading import HUB_ID
+from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import acting, evaluate

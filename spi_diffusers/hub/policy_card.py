@@ -303,7 +303,7 @@ def _component_config(files: PolicyFiles, name: str) -> dict[str, Any]:
 
 def _hub_dataset(files: PolicyFiles) -> str | None:
     """Id on the Hub of what it was trained on, as the training record has it: `org/name@commit (config)`."""
-    from spi_diffusers.data.loading import HUB_ID
+    from spi_diffusers.data.config_names import HUB_ID
 
     source = str(files.train_info.get("dataset", {}).get("id", ""))
     name, mark, _ = source.partition("@")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.data.loading import HUB_ID
+from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.compare import ComparedPolicy
 from spi_diffusers.evaluation.results import read_results

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from spi_diffusers.data.card import read_card
+from spi_diffusers.data.card import read_card, refresh_header
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.parquet import find_folder_files, folder_configs
 from spi_diffusers.data.parquet_rows import ParquetRows
@@ -170,7 +170,7 @@ def plan_push(
 
 
 def published_card(files: DatasetFiles, repo_id: str) -> str:
-    """The folder's card with its load commands naming the repository instead of the folder.
+    """The folder's card with its load commands naming the repository, and size and licence as they are now.
 
     Args:
         files: of the folder.
@@ -180,9 +180,12 @@ def published_card(files: DatasetFiles, repo_id: str) -> str:
         Text of `README.md`.
 
     Raises:
-        DatasetError: the YAML header cannot be read.
+        DatasetError: the YAML header or a config's `stats.json` cannot be read.
     """
     card = read_card(files.folder / CARD)
+    refresh_header(
+        card, [_read_stats(files.folder / config / STATS_FILE, config) for config in files.configs]
+    )
     calls = r'(load_transitions|load_dataset)\("[^"]*"'
     card.text = re.sub(calls, lambda match: f'{match[1]}("{repo_id}"', card.text)
     return str(card).rstrip() + "\n"

@@ -16,7 +16,8 @@ from spi_diffusers.algorithms.coptidice_config import COptiDICEConfig
 from spi_diffusers.algorithms.cpq_config import CPQConfig
 from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_method
-from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.config_names import resolve_task
+from spi_diffusers.data.tasks import TASKS
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 #: Settings outside its groups that only SPI looks at.
@@ -64,7 +65,8 @@ class TrainConfig:
     """Everything that decides a training run.
 
     Attributes:
-        task: DSRL task, as `OfflineBallCircle-v0` or `ballcircle`. May be left out where `dataset` says it.
+        task: DSRL task, as `OfflineBallCircle-v0` or `ballcircle`; for data of no DSRL task, the name of its
+            config in `dataset`. May be left out where `dataset` says it.
         dataset: Hub dataset id, local parquet folder, DSRL `.hdf5` or `.npz`; empty: the data in the package.
         revision: Branch, tag or commit of a Hub dataset.
         streaming: Read the data in parts while training, from parquet files or the Hub; "auto": if it would
@@ -153,7 +155,7 @@ class TrainConfig:
         if self.task is None and self.dataset is None:
             raise ConfigError("task or dataset must be given, for example task=ballcircle.")
         if self.task is not None:
-            self.task = get_task(self.task).name
+            self.task = resolve_task(self.task, self.dataset)[1]
         self._check_method()
         for name in ("updates", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
             if not _is_count(getattr(self, name)):
@@ -173,7 +175,7 @@ class TrainConfig:
             raise ConfigError(
                 f"action_low must lie below action_high, both finite; got {low!r} and {high!r}."
             )
-        if self.task is not None and (low, high) != (-1.0, 1.0):
+        if self.task in TASKS and (low, high) != (-1.0, 1.0):
             raise ConfigError(
                 f"action_low and action_high are -1 and 1 for {self.task}; got {low} and {high}."
             )
@@ -222,14 +224,15 @@ class TrainConfig:
         if self.streaming is True:
             raise ConfigError(f"streaming=true: {self.method} trains on data in memory only.")
         if self.cost_limit is None:
-            if self.task is None:
-                raise ConfigError(f"{self.method} without a task needs the cost_limit to train for.")
-            self.cost_limit = float(get_task(self.task).cost_limits[0])
+            if self.task is None or self.task not in TASKS:
+                raise ConfigError(f"{self.method} without a DSRL task needs the cost_limit to train for.")
+            self.cost_limit = float(TASKS[self.task].cost_limits[0])
         if not (_is_number(self.cost_limit) and self.cost_limit >= 0):
             raise ConfigError(f"cost_limit must be finite and at least 0, got {self.cost_limit!r}.")
 
     def _run_name(self) -> str:
-        name = get_task(self.task).short_name if self.task else Path(str(self.dataset)).stem
+        name = self.task or Path(str(self.dataset)).stem
+        name = TASKS[name].short_name if name in TASKS else name
         variant = self.preset or (None if self.method == SPI_METHOD else self.method)
         return "-".join([name, *([variant] if variant else []), f"seed{self.seed}"])
 

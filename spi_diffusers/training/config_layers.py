@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
-from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.config_names import resolve_task
 from spi_diffusers.training.config import SPI_SETTINGS, ConfigError, TrainConfig
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
@@ -122,8 +122,9 @@ def _preset_layers(upper: Sequence[Layer]) -> list[Layer]:
 
     names = ["default"]
     task, variant = chosen("task"), chosen("preset")
-    if task is not None:
-        names.append(get_task(task).short_name)
+    known_task, _ = resolve_task(task, chosen("dataset"))
+    if known_task is not None:
+        names.append(known_task.short_name)
     known = list_presets()
     if variant is not None:
         if variant not in known:

@@ -106,7 +106,8 @@ def test_any_distinct_episode_index_is_renumbered():
 def test_actions_outside_the_range_of_a_task():
     columns = with_value("action", 2, 1.002)
     with pytest.raises(
-        DatasetError, match=r"'action' has 1 rows outside \[-1, 1\].*row 2.*clip_actions=True"
+        DatasetError,
+        match=r"'action' has 1 rows outside \[-1, 1\].*row 2.*clip_actions=True \(--clip-actions\)",
     ):
         TransitionDataset.from_columns(columns, task=BALL)
     clipped = TransitionDataset.from_columns(columns, task=BALL, clip_actions=True)

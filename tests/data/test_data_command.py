@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,55 @@ def test_options_of_tables_reach_the_reader(tmp_path, capsys):
     assert batch.next_observation.tolist() == [[5, 6], [9, 9], [2, 2]]
     assert batch.action.flatten().tolist() == [3, 7, 1]
     assert batch.truncated.tolist() == [False, True, True]
+
+
+def test_describe_knows_the_task_by_the_files_name_as_convert_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arrays = to_dsrl(make_columns(observation_dim=11, action_dim=3))
+    file = "OfflineHopperVelocityGymnasium-v1.npz"
+    np.savez(file, **arrays)
+    assert main(["data", "describe", file, "--output", "out"]) == 0
+    described = json.loads(Path("out/description.json").read_text())
+    assert described["task"] == "OfflineHopperVelocityGymnasium-v1"
+    assert [entry["cost_limit"] for entry in described["limits"]] == [20, 40, 80]
+    np.savez(file, **arrays | {"actions": 2 * np.ones((9, 3))})
+    assert "--clip-actions" in fails(capsys, "describe", file)
+    assert main(["data", "describe", file, "--clip-actions", "--output", "out"]) == 0
+
+
+ROBOT = (
+    "obs_0,obs_1,steer,gas,r,c,run\n"
+    "1,2,30,4,5,0,a\n3,4,5,6,7,1,a\n5,6,7,8,9,0,a\n7,8,9,9,9,0,b\n9,8,7,6,5,1,b\n"
+)
+ROBOT_COLUMNS = [
+    *("--observation-columns", "obs_*", "--action-columns", "steer", "gas", "--reward-column", "r"),
+    *("--cost-column", "c", "--episode-column", "run"),
+]
+
+
+def test_data_of_no_task_goes_by_the_name_that_it_was_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text(ROBOT)
+    for name in ("robot1", "my robot"):
+        assert main(["data", "convert", "log.csv", "set", "--name", name, *ROBOT_COLUMNS]) == 0
+        following = shlex.split(capsys.readouterr().out.partition("Next: spi ")[2])
+        assert following[-1] == name
+        assert main([*following, "--output", "out"]) == 0
+        assert f"set ({name})" in json.loads(Path("out/description.json").read_text())["source"]
+    # What the card says, as it stands there.
+    (call,) = re.findall(r"^dataset = (load_transitions.*)", Path("set/README.md").read_text(), re.MULTILINE)
+    assert eval(call).source == "set (robot1)"
+    assert main(["data", "convert", "set", "one", "--task", "robot1"]) == 0
+    assert load_transitions("one").sha256 == load_transitions("set", "my robot").sha256
+    assert main(["data", "convert", "set", "all"]) == 0
+    assert load_transitions("all", "robot1").task is None
+    for arguments in (["describe", "set"], ["convert", "set", "x"]):
+        line = fails(capsys, *arguments, "--task", "robot2")
+        assert "unknown task 'robot2'" in line
+        assert "Nor is it a config of set, which has my robot, robot1" in line
+    assert "has no config for task OfflineBallCircle-v0" in fails(
+        capsys, "describe", "set", "--task", "ballcircle"
+    )
 
 
 def test_errors_are_one_line(tmp_path, capsys):

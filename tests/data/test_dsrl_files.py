@@ -88,6 +88,24 @@ def test_missing_column(tmp_path, file_name, write, column):
 
 
 @formats
+def test_a_missing_column_is_told_with_what_the_file_really_has(tmp_path, file_name, write):
+    arrays = to_dsrl(make_columns())
+    arrays["cost"] = arrays.pop("costs")
+    write(tmp_path / file_name, arrays)
+    with pytest.raises(DatasetError, match=r"column 'costs' is missing; the file has .*'cost'"):
+        load_transitions(tmp_path / file_name)
+
+
+def test_arrays_in_a_group_are_shown_by_their_paths(tmp_path):
+    arrays = {f"data/{name}": values for name, values in to_dsrl(make_columns()).items()}
+    write_hdf5(tmp_path / "x.hdf5", arrays | {"version": np.ones(1)})
+    with pytest.raises(
+        DatasetError, match=r"'observations' is missing; the file has 'version', .*'data/observations'"
+    ):
+        load_transitions(tmp_path / "x.hdf5")
+
+
+@formats
 @pytest.mark.parametrize(
     ("change", "message"),
     [

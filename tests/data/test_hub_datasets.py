@@ -1,5 +1,6 @@
 """Loading from the Hub, by fresh client processes against a real (loopback) server."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import h5py
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
 from dataset_hub import COMMIT, DatasetHub
@@ -48,9 +51,14 @@ def ask(calls, environment):
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "set"
-    write_parquet_dataset(make_dataset(task=BALL), folder)
+    write_parquet_dataset(
+        make_dataset(task=BALL), folder, source="a robot", license="mit", description="By *hand*."
+    )
     write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
+    for name in ("robot1", "robot2"):
+        write_parquet_dataset(make_dataset(action_dim=3), folder.with_name("robots"), config_name=name)
     files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    robots = folder.with_name("robots")
     damaged = dict(files)
     name = f"{BALL.name}/train-00000-of-00001.parquet"
     damaged[name] = files[name][:400] + bytes(40) + files[name][440:]
@@ -58,9 +66,18 @@ def hub(tmp_path_factory):
     with h5py.File(hdf5, "w") as file:
         for column, values in to_dsrl(make_columns()).items():
             file.create_dataset(column, data=values)
+    foreign = io.BytesIO()
+    pq.write_table(pa.table({"state": [1.0], "force": [2.0], "gain": [3.0]}), foreign)
     repositories = {
         "lab/set": files,
         "lab/damaged": damaged,
+        "lab/foreign": {"rows.parquet": foreign.getvalue()},
+        "lab/plain": {
+            "README.md": b"---\nlicense: apache-2.0\n"
+            b"configs:\n- config_name: d\n  data_files: d/*.parquet\n---\n",
+            "d/rows.parquet": files[name],
+        },
+        "lab/robots": {str(p.relative_to(robots)): p.read_bytes() for p in robots.rglob("*") if p.is_file()},
         "YYY-45/DSRL": {BALL.dataset_file: hdf5.read_bytes()},
     }
     with DatasetHub(repositories) as server:
@@ -142,3 +159,47 @@ def test_parquet_and_dsrl_repositories(hub, tmp_path):
     assert cached == by_task
     assert downloaded[0] == car
     assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]
+
+
+def test_data_of_no_task(hub, tmp_path):
+    by_name, several, unknown, foreign = ask(
+        [
+            {"dataset": "lab/robots", "task": "robot2"},
+            {"dataset": "lab/robots"},
+            {"dataset": "lab/robots", "task": "robot3"},
+            {"dataset": "lab/foreign"},
+        ],
+        hub.environment(tmp_path / "home"),
+    )
+    assert by_name == [make_dataset(action_dim=3).sha256, f"lab/robots@{COMMIT} (robot2)", None]
+    assert "say which one: robot1, robot2" in several[1]
+    assert unknown[0] == "UnknownTaskError"
+    assert "unknown task 'robot3'" in unknown[1]
+    assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]
+    assert "'observation' is missing; the file has 'state', 'force', 'gain'" in foreign[1]
+
+
+def test_converting_keeps_licence_description_and_source_with_the_commit(hub, tmp_path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
+    code = "import sys; from spi_diffusers.cli import main; " + "".join(
+        f"assert main(['data', 'convert', {repo!r}, {target!r}]) == 0; "
+        for repo, target in (("lab/set", "set"), ("lab/plain", "plain"))
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    ball, plain = (
+        json.loads((tmp_path / config / "stats.json").read_text())
+        for config in (f"set/{BALL.name}", "plain/d")
+    )
+    assert ball["sha256"] == plain["sha256"] == make_dataset().sha256
+    assert (ball["license"], ball["description"]) == ("mit", "By *hand*.")
+    assert ball["source"] == f"a robot; by way of lab/set, commit {COMMIT}"
+    assert (plain["license"], plain["description"]) == ("apache-2.0", "")
+    assert plain["source"] == f"lab/plain, commit {COMMIT}"

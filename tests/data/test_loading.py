@@ -15,6 +15,7 @@ from spi_diffusers.data.loading import (
     embedded_tasks,
     load_transitions,
 )
+from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.tasks import UnknownTaskError, get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -147,6 +148,13 @@ def test_unknown_suffix(tmp_path):
         load_transitions(tmp_path / "data.csv")
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_a_table_is_told_how_to_become_a_dataset(tmp_path, name):
+    (tmp_path / name).write_text("a,b\n")
+    with pytest.raises(DatasetError, match=rf"`spi data convert .*{name} FOLDER --task TASK` \(or --name"):
+        load_transitions(tmp_path / name)
+
+
 def test_revision_of_something_local(tmp_path):
     folder = write_parquet_dataset(make_dataset(task=get_task("ballcircle")), tmp_path / "set")
     with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
@@ -180,3 +188,15 @@ def test_a_source_that_is_not_there_is_refused_before_anything_is_read(tmp_path)
         check_source(EMBEDDED_FOLDER, "carrun")
     with pytest.raises(DatasetError, match="is not a dataset folder"):
         check_source(tmp_path, "carrun")
+
+
+def test_a_config_of_no_task_by_its_name_in_memory_and_streamed(tmp_path):
+    data = {name: make_dataset(action_dim=3, seed=seed) for seed, name in enumerate(("one", "two"))}
+    for name, dataset in data.items():
+        write_parquet_dataset(dataset, tmp_path / "set", config_name=name)
+    for name, dataset in data.items():
+        for loaded in (load_transitions(tmp_path / "set", name), open_stream(tmp_path / "set", name)):
+            assert (loaded.sha256, loaded.task) == (dataset.sha256, None)
+    for load in (load_transitions, open_stream):
+        with pytest.raises(UnknownTaskError, match=r"unknown task 'three'.* Nor is it .* has one, two"):
+            load(tmp_path / "set", "three")

@@ -150,6 +150,26 @@ def test_bad_tables(tmp_path, names, change, message):
         load_table(path, columns)
 
 
+@pytest.mark.parametrize(
+    ("names", "column", "first", "second"),
+    [
+        ({"action": ("gas", "obs_1")}, "obs_1", "observation", "action"),
+        ({"cost": "r"}, "r", "reward", "cost"),
+        ({"observation": ("obs_*", "st*")}, "steer", "observation", "action"),
+        ({"observation": ("?",)}, "r", "observation", "reward"),
+        ({"next_observation": ("obs_*",)}, "obs_0", "observation", "next_observation"),
+        ({"episode": "done"}, "done", "terminated", "episode"),
+        ({"truncated": "done"}, "done", "terminated", "truncated"),
+    ],
+)
+def test_a_column_has_one_role(tmp_path, names, column, first, second):
+    _, log = robot_log()
+    path = write(tmp_path / "log.csv", log)
+    roles = rf"both for the {first} \(--.*\) and for the {second} \(--"
+    with pytest.raises(DatasetError, match=rf"log\.csv: column '{column}' is taken {roles}"):
+        load_table(path, TableColumns(**(vars(NAMED) | names)))
+
+
 def test_task_fixes_dimensions_and_action_range(tmp_path):
     _, log = robot_log(observation_dim=5)
     with pytest.raises(

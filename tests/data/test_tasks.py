@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task, task_of_file
 
 
 def test_there_are_dsrls_38_tasks_and_the_papers_eight():
@@ -93,3 +94,16 @@ def test_importing_tasks_needs_neither_torch_nor_numpy():
     code = "import sys, spi_diffusers.data.tasks; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("OfflineHopperVelocityGymnasium-v1.npz", "hoppervelocity"),
+        ("some/ballcircle.csv.gz", "ballcircle"),
+        ("SafetyBallCircle-v0-80-886.hdf5", "ballcircle"),
+        ("log.csv", None),
+    ],
+)
+def test_a_files_name_tells_its_task(name, task):
+    assert task_of_file(Path(name)) == (None if task is None else get_task(task))

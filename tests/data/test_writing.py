@@ -192,6 +192,26 @@ def test_second_task_is_added_beside_the_first_and_words_on_the_card_stay(folder
     assert text.endswith("My words.\n")
 
 
+def header_of(folder):
+    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+
+
+def test_size_and_licence_in_the_header_follow_the_configs(tmp_path):
+    folder = tmp_path / "set"
+    long = make_dataset(task=CAR_RUN, observation_dim=7, lengths=(600, 500))
+
+    def write(dataset, license):
+        write_parquet_dataset(dataset, folder, license=license, overwrite=True)
+        header = header_of(folder)
+        return header["size_categories"], header["license"]
+
+    assert write(make_dataset(task=BALL), "mit") == (["n<1K"], "mit")
+    assert write(long, "mit") == (["1K<n<10K"], "mit")
+    assert write(long, "cc-by-4.0") == (["1K<n<10K"], ["cc-by-4.0", "mit"])
+    assert write(make_dataset(task=BALL), "cc-by-4.0") == (["1K<n<10K"], "cc-by-4.0")
+    assert write(make_dataset(task=CAR_RUN, observation_dim=7), "cc-by-4.0") == (["n<1K"], "cc-by-4.0")
+
+
 def test_config_that_was_removed_by_hand(folder):
     """Loading says which one is missing, and the next writing takes it off the card; others' stay."""
     readme = folder / "README.md"

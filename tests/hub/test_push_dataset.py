@@ -15,7 +15,7 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.push_dataset import check_folder, commit_message, find_files, plan_push
+from spi_diffusers.hub.push_dataset import check_folder, commit_message, find_files, plan_push, published_card
 from spi_diffusers.hub.upload import plan_upload, upload
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
@@ -387,3 +387,10 @@ def test_an_id_of_a_model_is_another_repository(hub):
     result = upload(plan, message="Weights", token=TOKEN, endpoint=hub.url)
     assert hub.store.get("models", "org/set").files == files
     assert result.url == f"{hub.url}/org/set/commit/{result.commit}"
+
+
+def test_a_header_that_is_behind_its_configs_is_published_right(folder):
+    readme = folder / "README.md"
+    readme.write_text(readme.read_text().replace("- n<1K\n", "- 1M<n<10M\n"))
+    header = published_card(find_files(folder), "org/set").partition("\n---")[0]
+    assert "size_categories:\n- n<1K\n" in header

@@ -74,6 +74,17 @@ def test_a_task_or_a_dataset_is_needed_and_the_task_must_exist():
     assert TrainConfig(dataset="data/mine.npz", action_high=2.0).output_dir == "outputs/mine-seed0"
 
 
+def test_a_config_of_a_folder_trains_without_a_task_of_dsrls(tmp_path):
+    settings = {"task": "robot", "dataset": str(tmp_path), "action_low": -30.0, "action_high": 30.0}
+    config = make_train_config(settings)
+    assert (config.task, config.output_dir) == ("robot", "outputs/robot-seed0")
+    assert make_train_config(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="bc without a DSRL task needs the cost_limit"):
+        make_train_config(settings | {"method": "bc"})
+    with pytest.raises(UnknownTaskError, match="unknown task 'robot'"):
+        make_train_config({"task": "robot", "dataset": "data/mine.npz"})
+
+
 def test_cosine_schedule_by_hand():
     config = TrainConfig(task="ballcircle", updates=4, learning_rate=2.0, lr_schedule="cosine")
     half = 1.0 / math.sqrt(2.0)
