@@ -261,6 +261,26 @@ def test_a_name_instead_of_a_task_frees_the_dimensions(tmp_path):
     assert (written["mine"].observation_dim, written["mine"].task) == (3, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *((name, "must be a plain folder name") for name in ("../evil", "", ".x", "a/b", "a*", 'a"', "a[b]")),
+        ("README.md", "that is the card"),
+        ("OfflineCarCircle-v0", r"is a task of DSRL's, OfflineCarCircle-v0: .*--task carcircle"),
+        ("CarCircle", r"is a task of DSRL's, OfflineCarCircle-v0: .*--task carcircle"),
+        ("notes", r"set/notes: is a file, so a config cannot have its name"),
+    ],
+)
+def test_a_name_that_cannot_be_a_configs_is_refused_before_anything_is_read(tmp_path, name, message):
+    (tmp_path / "x.npz").write_bytes(b"never looked at")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "notes").write_text("mine")
+    for options in ({}, {"overwrite": True}, {"keep_existing": True}):
+        with pytest.raises((ValueError, FileExistsError), match=message):
+            convert_dataset(tmp_path / "x.npz", tmp_path / "set", name=name, **options)
+    assert list(tree(tmp_path)) == ["set/notes", "x.npz"]
+
+
 # ---- DSRL's files on the Hub
 
 
@@ -286,26 +306,6 @@ def test_without_a_connection_dsrl_files_that_were_fetched_before_serve(
     with pytest.raises(DatasetError, match="is damaged, and the Hub cannot be reached"):
         convert(DSRL_DATASET_REPO, tmp_path / "more", **options)
     assert not (tmp_path / "more").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        *((name, "must be a plain folder name") for name in ("../evil", "", ".x", "a/b", "a*", 'a"', "a[b]")),
-        ("README.md", "that is the card"),
-        ("OfflineCarCircle-v0", r"is a task of DSRL's, OfflineCarCircle-v0: .*--task carcircle"),
-        ("CarCircle", r"is a task of DSRL's, OfflineCarCircle-v0: .*--task carcircle"),
-        ("notes", r"set/notes: is a file, so a config cannot have its name"),
-    ],
-)
-def test_a_name_that_cannot_be_a_configs_is_refused_before_anything_is_read(tmp_path, name, message):
-    (tmp_path / "x.npz").write_bytes(b"never looked at")
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "notes").write_text("mine")
-    for options in ({}, {"overwrite": True}, {"keep_existing": True}):
-        with pytest.raises((ValueError, FileExistsError), match=message):
-            convert_dataset(tmp_path / "x.npz", tmp_path / "set", name=name, **options)
-    assert list(tree(tmp_path)) == ["set/notes", "x.npz"]
 
 
 # ---- Minari
