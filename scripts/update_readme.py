@@ -97,6 +97,9 @@ def blocks() -> dict[str, str]:
             json.loads((RESULTS / "benchmark_training.json").read_text(encoding="utf-8")),
             json.loads((RESULTS / "benchmark_inference.json").read_text(encoding="utf-8")),
         ),
+        "algorithms": algorithms_table(
+            json.loads((RESULTS / "benchmark_algorithms.json").read_text(encoding="utf-8"))
+        ),
     }
 
 
@@ -129,6 +132,23 @@ def benchmark_table(training: dict[str, Any], inference: dict[str, Any]) -> str:
         lines.append(
             f"| {row['extraction']} | {row['candidates']} | {row['latency_ms_median']:.1f} ms | "
             f"{row['latency_ms_99']:.1f} ms | {row['actions_per_second']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def algorithms_table(measured: dict[str, Any]) -> str:
+    """Updates per second of every algorithm, and how many take as long as SPI's training."""
+    lines = [
+        f"On {measured['machine']['cpu']}, one core, every algorithm with its preset on BallCircle.",
+        "",
+        "| training step | batch | updates/s | x SPI | updates in the time of SPI's "
+        f"{measured['settings']['spi_updates']:,} |",
+        "|---|---|---|---|---|",
+    ]
+    for row in measured["results"]:
+        lines.append(
+            f"| {row['algorithm']} | {row['batch_size']} | {row['updates_per_second']:.0f} | "
+            f"{row['times_spi']['median']:.2f} | {row['updates_as_long_as_spi']:,} |"
         )
     return "\n".join(lines)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from spi_diffusers.algorithms.registry import BASELINES
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -16,7 +18,9 @@ def run(script, *arguments):
     )
 
 
-@pytest.mark.parametrize("script", ["benchmark_training.py", "benchmark_inference.py"])
+@pytest.mark.parametrize(
+    "script", ["benchmark_training.py", "benchmark_algorithms.py", "benchmark_inference.py"]
+)
 def test_help_says_how_to_read_the_table(script):
     done = run(script, "--help")
     assert done.returncode == 0, done.stderr
@@ -30,6 +34,7 @@ def test_help_says_how_to_read_the_table(script):
     [
         ("benchmark_training.py", ["--cores", 100_000], "--cores 100000: this process may use 1 to"),
         ("benchmark_training.py", ["--seconds", -1], "must be above zero, got -1"),
+        ("benchmark_algorithms.py", ["--rounds", 0], "must be above zero, got 0"),
         ("benchmark_inference.py", ["--calls", 0], "must be above zero, got 0"),
     ],
 )
@@ -68,6 +73,24 @@ def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
     # SiLU and one-step guidance do less work on any machine; what bfloat16 gives depends on the processor.
     assert rows["+ one-step guidance"]["times_plain"]["median"] > 1.5
     assert "(default)" in done.stdout
+
+
+@pytest.mark.slow
+def test_algorithms_are_compared_with_spi(tmp_path):
+    file = tmp_path / "results.json"
+    done = run("benchmark_algorithms.py", "--rounds", 2, "--seconds", 0.2, "--output", file)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(file.read_text())
+    rows = {row["algorithm"]: row for row in results["results"]}
+    assert list(rows) == ["spi", "spi-paper", *BASELINES]
+    assert rows["spi"]["times_spi"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert rows["spi"]["updates_as_long_as_spi"] == results["settings"]["spi_updates"] == 15_000
+    for row in rows.values():
+        assert len(row["rounds"]) == 2
+        assert row["updates_as_long_as_spi"] == round(15_000 * row["times_spi"]["median"])
+    # One network with a plain loss against a diffusion model and two critics; ten critics against two.
+    assert rows["bc"]["times_spi"]["median"] > 2 > 1 > rows["bear-lag"]["times_spi"]["median"]
+    assert "as long as SPI" in done.stdout
 
 
 @pytest.mark.slow
