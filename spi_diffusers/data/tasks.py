@@ -143,7 +143,7 @@ def get_task(name: "str | Task") -> Task:
     hint = f"Did you mean {' or '.join(names)}? " if names else ""
     raise UnknownTaskError(
         f"unknown task {str(name)!r}. {hint}"
-        f"All {len(TASKS)} task names: list(spi_diffusers.data.tasks.TASKS), e.g. "
+        f"`spi tasks` lists all {len(TASKS)} (in Python: spi_diffusers.data.tasks.TASKS), e.g. "
         f"{next(t.name for t in TASKS.values() if t.paper)}."
     )
 

@@ -68,7 +68,7 @@ def test_unknown_task_lists_close_matches_and_how_to_list_all():
     assert isinstance(error.value, ValueError)
     with pytest.raises(UnknownTaskError, match="hoppervelocity"):
         get_task("hopper")
-    with pytest.raises(UnknownTaskError, match="All 38 task names"):
+    with pytest.raises(UnknownTaskError, match="`spi tasks` lists all 38"):
         get_task("")
 
 
