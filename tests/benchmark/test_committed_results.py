@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from spi_diffusers.benchmark.report import TABLES_FILE, write_report
+from spi_diffusers.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results" / "paper"
@@ -39,3 +40,15 @@ def test_committed_tables_come_from_the_committed_results(results, folder, tmp_p
     write_report(results, tmp_path)
     written = (tmp_path / TABLES_FILE).read_text(encoding="utf-8")
     assert written == (folder / TABLES_FILE).read_text(encoding="utf-8")
+
+
+def test_the_comparison_with_the_reference_implementations_is_of_the_committed_results():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    entries = read_results(FOLDER / "reference_ballcircle.json")
+    assert len(entries) == 6
+    for entry in entries:
+        ours = f"{entry.normalized_reward:.2f} / {entry.normalized_cost:.2f} / {entry.within_limit:.0%}"
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {entry.algorithm} |")]
+        assert row.startswith(f"| {entry.algorithm} | {entry.updates:,} |")
+        assert row.endswith(f"| {ours} |")
+        assert (entry.cost_limit, entry.episodes, entry.train_seed) == (10.0, 20, 0)
