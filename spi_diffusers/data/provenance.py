@@ -1,13 +1,10 @@
 """What a dataset in the parquet layout says about where a config comes from, in a folder or on the Hub."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spi_diffusers.data.card import read_card
-from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.summary import STATS_FILE
+from spi_diffusers.data.summary import STATS_FILE, read_stats_file
 
 UNKNOWN_LICENSE = "unknown"
 
@@ -41,7 +38,8 @@ def read_provenance(folder: Path, config: str, *, source: str) -> Provenance:
     Raises:
         DatasetError: `stats.json` is not JSON, or the card's YAML header cannot be read.
     """
-    stats = _read_stats(folder / config / STATS_FILE)
+    path = folder / config / STATS_FILE
+    stats = read_stats_file(path) if path.is_file() else {}
     return Provenance(
         source=str(stats.get("source") or source),
         license=str(stats.get("license") or _card_license(folder / "README.md")),
@@ -72,16 +70,6 @@ def download_provenance(
         repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=wanted
     )
     return Path(folder), Path(folder).name  # a snapshot's folder is named by its commit
-
-
-def _read_stats(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    return stats if isinstance(stats, dict) else {}
 
 
 def _card_license(readme: Path) -> str:

@@ -40,6 +40,25 @@ logger = logging.getLogger(__name__)
 STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
 
 
+def read_stats_file(path: Path) -> dict[str, Any]:
+    """Read a config's `stats.json`.
+
+    Args:
+        path: the file, which must exist.
+
+    Returns:
+        Its content; empty where that is not an object.
+
+    Raises:
+        DatasetError: the file is not JSON.
+    """
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: is not JSON: {error}") from error
+    return stats if isinstance(stats, dict) else {}
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetSummary:
     """What is known of a dataset without its rows.

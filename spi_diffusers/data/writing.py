@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spi_diffusers.data.card import make_card, save_scatter
-from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.config_names import check_config_name
-from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
+from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
@@ -229,11 +229,8 @@ def read_stats(folder: Path) -> list[dict[str, Any]]:
     """
     stats = []
     for path in sorted(folder.glob(f"*/{STATS_FILE}")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DatasetError(f"{path}: is not JSON: {error}") from error
-        if isinstance(content, dict) and content.get("config") == path.parent.name:
+        content = read_stats_file(path)
+        if content.get("config") == path.parent.name:
             stats.append(content)
     return stats
 

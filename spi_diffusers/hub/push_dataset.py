@@ -1,7 +1,6 @@
 """Publish a folder in the parquet layout as a dataset on the Hub: checked first, then one commit."""
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from spi_diffusers.data.card import read_card, refresh_header
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.parquet import find_folder_files, folder_configs
 from spi_diffusers.data.parquet_rows import ParquetRows
-from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, scanned_summary
+from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file, scanned_summary
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.hub.checksums import Checksums
 from spi_diffusers.hub.errors import HubError
@@ -223,11 +222,8 @@ def _patterns(data_files: Any) -> Iterator[str]:
 
 
 def _read_stats(path: Path, config: str) -> dict[str, Any]:
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(stats, dict) or stats.get("config") != config:
+    stats = read_stats_file(path)
+    if stats.get("config") != config:
         raise DatasetError(f"{path}: does not belong to config {config!r}")
     return stats
 
