@@ -319,3 +319,7 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
         capsys, "evaluate", str(run_folder), "--task", "carcircle"
     )
     assert "cost" in fails(capsys, "evaluate", str(run_folder), "--cost-limit", "-1")
+    assert "'bullet', 'dsrl'; got 'gymnasium'" in fails(
+        capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
+    )
+    assert "pip install dsrl" in fails(capsys, "evaluate", str(run_folder), "--simulator", "dsrl")

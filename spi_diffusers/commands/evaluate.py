@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not tell the policy what is left of the limit; it spreads the limit evenly",
     )
+    parser.add_argument(
+        "--simulator",
+        default="auto",
+        choices=("auto", "bullet", "gymnasium", "safety_gymnasium", "dsrl"),
+        help="what plays the task: its own simulator here (auto), or the real safety_gymnasium or dsrl where "
+        "it is installed",
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--dataset", help="behaviour data to compare with (default: what the policy was trained on)"
@@ -81,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         seeds=args.seeds,
         extractions=args.extraction,
         feedback=not args.no_feedback,
+        simulator=args.simulator,
         dataset=args.dataset,
         revision=args.revision,
         output=args.output,

@@ -56,4 +56,4 @@ def make_dsrl_env(
         ) from error
 
 
-_WITHOUT = "without backend='dsrl' the task's simulator is used directly"
+_WITHOUT = "'auto' instead of 'dsrl' takes the task's simulator directly"

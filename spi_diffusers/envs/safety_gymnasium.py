@@ -112,5 +112,5 @@ def make_safety_gymnasium_env(
 
 _WITHOUT = {
     "safety_gymnasium": "Its dataset can still be loaded and trained on",
-    "velocity": "backend='gymnasium' simulates the same task, bit for bit, without it",
+    "velocity": "'gymnasium' (or 'auto') simulates the same task, bit for bit, without it",
 }

@@ -41,6 +41,12 @@ _SIMULATOR_PACKAGES = {
     "metadrive": ("metadrive-simulator",),
 }
 
+#: What plays instead where it is asked for, as `simulator` of `make_vector_env`.
+_CHOSEN_PACKAGES = {
+    "safety_gymnasium": ("safety-gymnasium",),
+    "dsrl": ("dsrl", "safety-gymnasium"),
+}
+
 
 def evaluate(
     pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
@@ -55,6 +61,7 @@ def evaluate(
     num_candidates: int | None = None,
     num_inference_steps: int | None = None,
     backend: str = "sync",
+    simulator: str = "auto",
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
 ) -> list[EvaluationEntry]:
@@ -76,6 +83,7 @@ def evaluate(
         num_candidates: candidate actions per observation; None takes the pipeline's default.
         num_inference_steps: denoising steps; None takes the pipeline's default.
         backend: see `make_vector_env`.
+        simulator: see `make_vector_env`.
         progress: show progress bars.
         on_rollout: gets the episodes of every rollout, e.g. to plot them.
 
@@ -91,6 +99,7 @@ def evaluate(
         "train_info": train_info,
         "episodes": episodes,
         "backend": backend,
+        "simulator": simulator,
         "progress": progress,
         "on_rollout": on_rollout,
         "seeds": _listed("seeds", seeds),
@@ -138,6 +147,7 @@ def evaluate_policy(
     seeds: Iterable[int] = (0,),
     feedback: bool = True,
     backend: str = "sync",
+    simulator: str = "auto",
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
 ) -> list[EvaluationEntry]:
@@ -155,6 +165,7 @@ def evaluate_policy(
         seeds: as in `evaluate`.
         feedback: as in `evaluate`.
         backend: as in `evaluate`.
+        simulator: as in `evaluate`.
         progress: as in `evaluate`.
         on_rollout: as in `evaluate`.
 
@@ -169,7 +180,7 @@ def evaluate_policy(
     limits = [check_cost_limit(limit) for limit in _listed("cost_limits", cost_limits, task.cost_limits)]
     seeds = [check_seed(seed) for seed in _listed("seeds", seeds)]
     feedback = feedback and knows_limit
-    versions = package_versions(task)
+    versions = package_versions(task, simulator)
 
     def play(limit: float | None) -> list[Rollout]:
         rollouts = []
@@ -182,6 +193,7 @@ def evaluate_policy(
                 cost_limit=limit,
                 feedback=feedback,
                 backend=backend,
+                simulator=simulator,
                 progress=progress,
             )
             if on_rollout is not None:
@@ -211,11 +223,16 @@ def evaluate_policy(
     return entries
 
 
-def package_versions(task: Task) -> dict[str, str]:
-    """Versions of what an evaluation's numbers depend on; packages that are not installed are left out."""
+def package_versions(task: Task, simulator: str = "auto") -> dict[str, str]:
+    """Versions of what an evaluation's numbers depend on; packages that are not installed are left out.
+
+    Args:
+        task: the task.
+        simulator: what plays it, as in `make_vector_env`.
+    """
     versions = {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__}
-    names = ("torch", "diffusers", "numpy", "gymnasium", *_SIMULATOR_PACKAGES[task.simulator])
-    for name in names:
+    packages = (*_SIMULATOR_PACKAGES[task.simulator], *_CHOSEN_PACKAGES.get(simulator, ()))
+    for name in ("torch", "diffusers", "numpy", "gymnasium", *packages):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -178,6 +178,7 @@ def rollout(
     cost_limit: float | None,
     feedback: bool = True,
     backend: str = "sync",
+    simulator: str = "auto",
     progress: bool = True,
 ) -> Rollout:
     """Play episodes to their end.
@@ -194,6 +195,7 @@ def rollout(
         feedback: tell the policy at every step what is left of the limit and of the episode. Else it is
             told the limit alone.
         backend: see `make_vector_env`; "sync" is best for Bullet.
+        simulator: see `make_vector_env`.
         progress: show a progress bar with the mean cost so far.
 
     Returns:
@@ -209,7 +211,7 @@ def rollout(
         raise ValueError(f"episodes must be an integer of at least 1, got {episodes!r}")
     seed = check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
-    env = make_vector_env(task, int(episodes), seed=seed, backend=backend)
+    env = make_vector_env(task, int(episodes), seed=seed, backend=backend, simulator=simulator)
     try:
         return _play(policy, task, env, int(episodes), seed, limit, feedback, progress)
     finally:

@@ -110,6 +110,7 @@ def run_evaluation(
     seeds: Sequence[int] = (0,),
     extractions: Sequence[str] = ("safe", "reward"),
     feedback: bool = True,
+    simulator: str = "auto",
     dataset: str | None = None,
     revision: str | None = None,
     output: str | Path | None = None,
@@ -127,6 +128,7 @@ def run_evaluation(
         seeds: Evaluation seeds.
         extractions: "safe" and / or "reward".
         feedback: Tell the policy at every step what is left of the limit.
+        simulator: What plays the task, as `backend` of `make_env`.
         dataset: Behaviour data to compare with; None takes what the policy was trained on.
         revision: Branch, tag or commit on the Hub.
         output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
@@ -157,6 +159,7 @@ def run_evaluation(
         seeds=seeds,
         extractions=extractions,
         feedback=feedback,
+        simulator=simulator,
         progress=progress,
         on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
     )
@@ -168,7 +171,7 @@ def run_evaluation(
     if plots:
         files += _draw(output, loaded, entries, behaviour, data, rollouts)
     if video:
-        files += _record(output, loaded.pipeline, entries, feedback, seeds[0], progress)
+        files += _record(output, loaded.pipeline, entries, feedback, simulator, seeds[0], progress)
     return EvaluationResult(entries, behaviour, files)
 
 
@@ -257,6 +260,7 @@ def _record(
     pipeline: Any,
     entries: list[EvaluationEntry],
     feedback: bool,
+    simulator: str,
     seed: int,
     progress: bool,
 ) -> list[Path]:
@@ -271,6 +275,7 @@ def _record(
             cost_limit=entry.cost_limit,
             seed=seed,
             feedback=feedback,
+            simulator=simulator,
             progress=progress,
         )
     except ImportError as error:

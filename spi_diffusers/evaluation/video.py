@@ -52,6 +52,7 @@ def record_replay(
     cost_limit: float,
     seed: int = 0,
     feedback: bool = True,
+    simulator: str = "auto",
     max_frames: int = 100,
     seconds: float = 8.0,
     progress: bool = True,
@@ -67,6 +68,7 @@ def record_replay(
         cost_limit: limit on the cost return, told to the policy and drawn.
         seed: determines the episode and the policy's randomness.
         feedback: as in `rollout`.
+        simulator: as `backend` of `make_env`.
         max_frames: pictures of an episode of full length; drawing them takes most of the time (0.1 s per
             picture with Bullet, 200 steps in about 10 s), so steps in between are left out.
         seconds: how long the video of an episode of full length plays.
@@ -98,7 +100,9 @@ def record_replay(
     bar_style: dict[str, Any] = {"total": task.max_episode_steps, "unit": "step", "desc": "replay"}
     bar_style |= {"disable": not progress, "leave": False}
     (episode_seed,) = episode_seeds(seed, 1)
-    env = make_env(task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE)
+    env = make_env(
+        task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE, backend=simulator
+    )
     return_ = cost_return = 0.0
     step = frames = 0
     try:

@@ -1,9 +1,13 @@
 import importlib.metadata
+import sys
+from types import ModuleType
 
+import gymnasium
 import numpy as np
 import pytest
 from ball_circle_policies import BallCircler
 from evaluation_factory import BALL_CIRCLE, make_train_info
+from gymnasium.envs.registration import EnvSpec, registry
 
 from spi_diffusers.evaluation.evaluate import evaluate_policy
 
@@ -62,6 +66,37 @@ def test_versions_name_what_the_numbers_depend_on():
     for package in ("torch", "gymnasium", "bullet-safety-gym", "pybullet"):
         assert entry.versions[package] == importlib.metadata.version(package)
     assert {"python", "spi-diffusers"} <= set(entry.versions)
+
+
+class FreeRide(gymnasium.Env):
+    """Stands in for the real dsrl's BallCircle, which does not install here: 0.5 a step, cost 1."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (8,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(8, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(8, np.float32), 0.5, False, False, {"cost": 1.0}
+
+
+def test_the_simulator_can_be_chosen(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dsrl", ModuleType("dsrl"))
+    monkeypatch.setitem(registry, BALL_CIRCLE.name, EnvSpec(id=BALL_CIRCLE.name, entry_point=FreeRide))
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "0.1.2" if name == "dsrl" else version(name)
+    )
+    (theirs,) = _evaluate(cost_limits=[10], seeds=[0], episodes=1, simulator="dsrl")
+    assert (theirs.reward_mean, theirs.cost_mean) == (100, 200)
+    assert theirs.versions["dsrl"] == "0.1.2"
+    (own,) = _evaluate(cost_limits=[10], seeds=[0], episodes=1)
+    assert own.reward_mean > 200
+    assert "dsrl" not in own.versions
 
 
 @pytest.mark.parametrize(
