@@ -97,7 +97,7 @@ class CostAllowance:
     """What a step may cost.
 
     Attributes:
-        rate: Cost per step to hold the critic's predictions to, after calibration, shape (B,).
+        rate: Cost per step to hold the critic's predictions to, shape (B,).
         recovery: Cost that even the safest way on from a candidate may still have, shape (B,); None where
             the running cost is not fed back.
     """
@@ -123,7 +123,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
         safety_critic ([`TwinCritic`]): Q^c', and the predicted cost Q^c as its second head.
         scheduler ([`~diffusers.DDPMScheduler`]): A diffusers scheduler that takes predicted noise.
         normalizer ([`ObservationNormalizer`]): Observation statistics.
-        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows.
+        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows; for a
+            `cost_limit` alone. Where the running cost is fed back, that corrects the critic better.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
@@ -378,7 +379,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if cost_budget is None:
             if even_rate is None:
                 raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
-            return extraction, CostAllowance(self._critic_rate(even_rate), None)
+            calibrated = even_rate if self.calibration is None else self.calibration(even_rate)
+            return extraction, CostAllowance(calibrated, None)
         budget = _per_observation("cost_budget", cost_budget, batch, device)
         steps = _per_observation("steps_left", steps_left, batch, device)
         if bool((steps < 1).any()):
@@ -387,11 +389,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         rate = left / steps
         if even_rate is not None:
             rate = torch.minimum(rate, PACE_HEADROOM * even_rate)
-        return extraction, CostAllowance(self._critic_rate(rate), left)
-
-    def _critic_rate(self, wanted_rate: Tensor) -> Tensor:
-        """The rate to hold the critic's predictions to, so that `wanted_rate` (B,) results."""
-        return wanted_rate if self.calibration is None else self.calibration(wanted_rate)
+        return extraction, CostAllowance(rate, left)
 
     def _candidate_weights(
         self,

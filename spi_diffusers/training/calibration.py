@@ -24,8 +24,9 @@ from spi_diffusers.pipelines.spi_policy import (
 
 #: Episode costs the critic is held to at the knots, in units of cost.
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
-#: A knot's realised rate is kept within this factor of its allowed rate, both ways: the estimate may be
-#: wrong, and a policy should not act on a correction larger than it could have been checked for.
+#: A knot's realised rate is at most this factor of its allowed rate: a policy should not act on a correction
+#: larger than it could have been checked for. It is at least the allowed rate itself: an estimate that is wrong
+#: may cost reward, but must not allow more than the user did.
 MAX_CORRECTION = 4.0
 
 
@@ -110,8 +111,8 @@ def calibrate(
 ) -> tuple[CostCalibration, CalibrationReport]:
     """Measure offline what episode cost results from holding the critic to an episode cost.
 
-    Measured is the plain rule, a limit spread evenly over the episode. What comes on top when the running
-    cost is fed back (pace, reserve, recovery condition) is not part of it.
+    Measured is the plain rule, a limit spread evenly over the episode, and it serves for that alone: where
+    the running cost is fed back, that corrects the critic better than an estimate does.
 
     Args:
         pipeline: The trained policy; its own calibration, if any, is ignored.
@@ -160,7 +161,7 @@ def calibrate(
     if not all(torch.isfinite(torch.tensor(estimates))):
         raise ValueError(f"The calibration's cost estimates are not finite: {estimates}.")
 
-    realised = torch.tensor(estimates).clamp(allowed / MAX_CORRECTION, allowed * MAX_CORRECTION)
+    realised = torch.tensor(estimates).clamp(allowed, allowed * MAX_CORRECTION)
     realised = realised.cummax(dim=0).values
     # Strictly increasing, so that the curve can be inverted.
     realised = realised + 1e-3 * torch.arange(1, len(knots) + 1)

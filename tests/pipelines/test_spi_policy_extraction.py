@@ -235,9 +235,12 @@ def test_calibration_replaces_the_wanted_rate_by_the_one_to_hold_the_critic_to()
     pipe = pipeline_by_hand(calibration=calibration)
     observation = torch.zeros(20, 3)
     # Holding the critic to 0.5 costs 0.25: a wanted 0.25 is a rate of 0.5.
-    for options in ({"cost_limit": 25.0}, {"cost_budget": 25.0, "steps_left": 100}):
-        output = pipe(observation, generator=seeded(), **options)
-        assert torch.equal(output.feasible, x_of(output) <= 1e-6)
+    output = pipe(observation, generator=seeded(), cost_limit=25.0)
+    assert torch.equal(output.feasible, x_of(output) <= 1e-6)
+    # Where the running cost is fed back, that corrects the critic, and the wanted rate is the rate.
+    output = pipe(observation, generator=seeded(), cost_budget=25.0, steps_left=100)
+    plain = pipeline_by_hand()(observation, generator=seeded(), cost_budget=25.0, steps_left=100)
+    assert torch.equal(output.feasible, plain.feasible)
 
 
 def test_extraction_is_safe_if_and_only_if_a_limit_is_given(by_hand):

@@ -161,23 +161,34 @@ def test_estimates_are_the_true_costs_of_the_policy():
     assert report.estimated_costs == pytest.approx(expected, rel=0.1, abs=3)
 
 
-def test_a_biased_critic_is_seen_through_and_corrected():
+def test_a_critic_that_expects_too_little_is_seen_through_and_held_to_less():
+    """The critic predicts 0.1 per step too little: held to 30 it spends what the right one spends at 40."""
+    knots = (15.0, 30.0, 60.0)
+    biased = make_pipeline(bias=-0.1)
+    calibration, report = run(biased, make_dataset(), knots=knots)
+    assert report.estimated_costs == pytest.approx([true_cost(biased, k) for k in knots], rel=0.1, abs=3)
+    assert all(e > k + 5 for e, k in zip(report.estimated_costs[:2], knots[:2], strict=True))
+    wanted = torch.tensor([30.0 / HORIZON])
+    assert calibration(wanted).item() < wanted.item() - 0.05
+
+
+def test_a_critic_that_expects_too_much_is_seen_through_but_not_held_to_more_than_wanted():
     """The critic predicts 0.1 per step too much: held to 30 it spends what the right one spends at 20."""
     knots = (15.0, 30.0, 60.0)
     biased = make_pipeline(bias=0.1)
     calibration, report = run(biased, make_dataset(), knots=knots)
     assert report.estimated_costs == pytest.approx([true_cost(biased, k) for k in knots], rel=0.1, abs=3)
     assert all(e < k - 5 for e, k in zip(report.estimated_costs[1:], knots[1:], strict=True))
-    wanted = torch.tensor([30.0 / HORIZON])
-    assert calibration(wanted).item() > wanted.item() + 0.05, "it may be held to more"
+    wanted = torch.linspace(0.0, 0.6, 20)
+    torch.testing.assert_close(calibration(wanted), wanted, atol=1e-4, rtol=0)
 
 
 def test_a_steady_cost_is_estimated_exactly_and_corrections_are_bounded():
     """0.1 per step over 100 steps is 10, whatever the policy does."""
     calibration, report = run(make_pipeline(), make_dataset(lambda x: np.full_like(x, 0.1)))
     assert report.estimated_costs == pytest.approx([10.0] * 6, rel=1e-4)
-    # Within a factor of 4 of 2.5, 5, 10, 20, 40, 80; then never falling; then strictly rising by 0.001.
-    realised = [10.001, 10.002, 10.003, 10.004, 10.005, 20.006]
+    # From 1 to 4 times 2.5, 5, 10, 20, 40, 80; then never falling; then strictly rising by 0.001.
+    realised = [10.001, 10.002, 10.003, 20.004, 40.005, 80.006]
     assert MAX_CORRECTION == 4.0
     assert (calibration.realised_rates * HORIZON).tolist() == pytest.approx(realised, rel=1e-4)
     assert (calibration.allowed_rates * HORIZON).tolist() == pytest.approx(DEFAULT_KNOTS)
@@ -191,7 +202,7 @@ def test_estimates_that_fall_still_give_a_usable_curve():
     first, second, third = report.estimated_costs
     assert first > second + 5 > third + 10
     first = min(first, MAX_CORRECTION * knots[0])
-    expected = [first + 0.001, first + 0.002, first + 0.003]
+    expected = [first + 0.001, max(first, 40.0) + 0.002, max(first, 60.0) + 0.003]
     assert (calibration.realised_rates * HORIZON).tolist() == pytest.approx(expected, rel=1e-5)
 
 
