@@ -1,6 +1,6 @@
 """Rewrite the committed results: train and evaluate SPI, several seeds a task.
 
-    python scripts/reproduce.py                           # what results/ holds, about half an hour a task
+    python scripts/reproduce.py                           # what results/ holds, about 20 minutes a task
     python scripts/reproduce.py --tasks carrun            # one more task
     python scripts/reproduce.py --jobs 4                  # four trainings side by side
 

@@ -323,3 +323,9 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )
     assert "pip install dsrl" in fails(capsys, "evaluate", str(run_folder), "--simulator", "dsrl")
+
+
+def test_results_of_a_chosen_simulator_are_kept_apart(capsys, run_folder):
+    short = ["--cost-limit", "10", "--episodes", "1", "--extraction", "safe", "--no-plots", "--no-video"]
+    assert main(["evaluate", str(run_folder), "--simulator", "bullet", *short]) == 0
+    assert f"Written: {run_folder / 'evaluation-bullet' / 'results.json'}" in capsys.readouterr().out

@@ -112,7 +112,7 @@ def make_untimed_env(
     backends = _BACKENDS[task.simulator]
     if backend != "auto" and backend not in backends:
         names = ", ".join(repr(name) for name in ("auto", *backends))
-        raise ValueError(f"backend of task {task.name} must be one of {names}; got {backend!r}")
+        raise ValueError(f"the simulator of task {task.name} must be one of {names}; got {backend!r}")
     if not backends:
         simulator = SIMULATORS[task.simulator]
         raise SimulatorNotInstalledError(

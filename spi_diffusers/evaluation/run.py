@@ -132,7 +132,8 @@ def run_evaluation(
         dataset: Behaviour data to compare with; None takes what the policy was trained on.
         revision: Branch, tag or commit on the Hub.
         output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
-            where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub.
+            where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub. A chosen simulator
+            has a folder of its own, `evaluation-<simulator>`, as a results file does not tell them apart.
         plots: Draw plots.
         video: Record an episode at the smallest limit.
         progress: Show progress bars.
@@ -148,7 +149,7 @@ def run_evaluation(
     """
     loaded = load_policy(policy, revision=revision)
     known = get_task(task or loaded.pipeline.config.task) if task or loaded.pipeline.config.task else None
-    output = Path(output) if output else _default_output(policy, loaded.folder)
+    output = Path(output) if output else _default_output(policy, loaded.folder, simulator)
     rollouts: list[tuple[str, Rollout]] = []
     entries = evaluate(
         loaded.pipeline,
@@ -193,11 +194,12 @@ def _policy_folder(path: Path) -> Path:
     )
 
 
-def _default_output(policy: str | Path, folder: Path | None) -> Path:
+def _default_output(policy: str | Path, folder: Path | None, simulator: str) -> Path:
+    name = "evaluation" if simulator == "auto" else f"evaluation-{simulator}"
     if folder is None:
-        return Path("outputs") / "evaluation" / str(policy)
+        return Path("outputs") / name / str(policy)
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
-    return (folder.parent if in_a_run else folder) / "evaluation"
+    return (folder.parent if in_a_run else folder) / name
 
 
 def _read_json(path: Path) -> dict[str, Any]:

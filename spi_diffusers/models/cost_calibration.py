@@ -13,8 +13,8 @@ class CostCalibration(ModelMixin, ConfigMixin):
     """A monotone, piecewise linear map from a wanted cost rate to the rate to hold the critic to.
 
     Critics are biased, and extraction picks the candidates that they misjudge. Both are measured after
-    training, offline, as a curve of knots: holding the critic's predictions to `allowed_rates[k]` costs
-    `realised_rates[k]` per step. This component holds the curve and inverts it.
+    training, offline, as a curve of knots: holding the critic's predictions to `allowed_rates[k]` is taken to
+    cost `realised_rates[k]` per step. This component holds the curve and inverts it.
 
     Args:
         num_knots: Number K of knots.

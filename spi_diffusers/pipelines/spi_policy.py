@@ -123,8 +123,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
         safety_critic ([`TwinCritic`]): Q^c', and the predicted cost Q^c as its second head.
         scheduler ([`~diffusers.DDPMScheduler`]): A diffusers scheduler that takes predicted noise.
         normalizer ([`ObservationNormalizer`]): Observation statistics.
-        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows; for a
-            `cost_limit` alone. Where the running cost is fed back, that corrects the critic better.
+        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows; used for
+            a `cost_limit` alone. Where the running cost is fed back, the feedback corrects the critic.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
@@ -133,7 +133,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         selection: What safe extraction compares: "candidate", single actions, of which it takes the one with
             the highest Q^r; or "weight", the policies of the safety weights, valued by the mean over their
             candidates, of which it plays one. The latter does not seek out the critics' errors; it was better
-            on Walker2d and worse on BallCircle.
+            on Walker2d and worse on BallCircle and HalfCheetah.
         format_version: Version of this folder format.
     """
 

@@ -25,8 +25,8 @@ from spi_diffusers.pipelines.spi_policy import (
 #: Episode costs the critic is held to at the knots, in units of cost.
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 #: A knot's realised rate is at most this factor of its allowed rate: a policy should not act on a correction
-#: larger than it could have been checked for. It is at least the allowed rate itself: an estimate that is wrong
-#: may cost reward, but must not allow more than the user did.
+#: larger than it could have been checked for. It is at least the allowed rate itself: a wrong estimate may
+#: cost reward, but must not allow more than the user did.
 MAX_CORRECTION = 4.0
 
 
@@ -112,7 +112,7 @@ def calibrate(
     """Measure offline what episode cost results from holding the critic to an episode cost.
 
     Measured is the plain rule, a limit spread evenly over the episode, and it serves for that alone: where
-    the running cost is fed back, that corrects the critic better than an estimate does.
+    the running cost is fed back, the feedback corrects the critic.
 
     Args:
         pipeline: The trained policy; its own calibration, if any, is ignored.

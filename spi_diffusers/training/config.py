@@ -100,8 +100,8 @@ class TrainConfig:
         threads: CPU threads that training may use; empty: torch's setting.
         overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
             two or more threads.
-        calibrate: After training, measure offline what cost the extracted policy has, and correct for it;
-            only with algorithm.predict_cost.
+        calibrate: After training, measure offline what cost the extracted policy has, and allow less where a
+            limit that is not fed back would be exceeded; only with algorithm.predict_cost.
         budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
         selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
             policies of the safety weights, which does not seek out the critics' errors.

@@ -80,7 +80,7 @@ def test_missing_package():
     ) as caught:
         make_env("pointgoal1")
     assert "dataset can still be loaded" in str(caught.value)
-    with pytest.raises(SimulatorNotInstalledError, match=r"'gymnasium' \(or 'auto'\) simulates the same task"):
+    with pytest.raises(SimulatorNotInstalledError, match=r"'gymnasium' \(or 'auto'\) simulates"):
         make_env("hoppervelocity", backend="safety_gymnasium")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ball_circle_policies import BallCircler
 
+from spi_diffusers.envs import SimulatorNotInstalledError
 from spi_diffusers.evaluation.rollouts import rollout
 from spi_diffusers.evaluation.video import PANEL_HEIGHT, PICTURE_SIZE, record_replay
 
@@ -27,6 +28,12 @@ def test_it_is_the_episode_of_the_rollout(replay):
     assert replay.cost_return == played.cost_returns[0] > 10
     assert replay.length == 200
     assert os.listdir(replay.path.parent) == ["replay.mp4"]
+
+
+def test_the_simulator_can_be_chosen(tmp_path):
+    with pytest.raises(SimulatorNotInstalledError, match="cannot be made by dsrl"):
+        record_replay(BallCircler(), "ballcircle", tmp_path / "r.mp4", cost_limit=10, simulator="dsrl")
+    assert not os.listdir(tmp_path)
 
 
 def test_the_bar_grows_and_turns_red_beyond_the_limit(replay):

@@ -231,16 +231,19 @@ def test_budgets_and_steps_per_observation(by_hand):
 
 
 def test_calibration_replaces_the_wanted_rate_by_the_one_to_hold_the_critic_to():
-    calibration = CostCalibration(num_knots=1).set_curve(torch.tensor([0.5]), torch.tensor([0.25]))
+    calibration = CostCalibration(num_knots=1).set_curve(torch.tensor([0.5]), torch.tensor([0.75]))
     pipe = pipeline_by_hand(calibration=calibration)
     observation = torch.zeros(20, 3)
-    # Holding the critic to 0.5 costs 0.25: a wanted 0.25 is a rate of 0.5.
-    output = pipe(observation, generator=seeded(), cost_limit=25.0)
+    # Holding the critic to 0.5 costs 0.75: for a wanted 0.75 it is held to 0.5.
+    output = pipe(observation, generator=seeded(), cost_limit=75.0)
     assert torch.equal(output.feasible, x_of(output) <= 1e-6)
-    # Where the running cost is fed back, that corrects the critic, and the wanted rate is the rate.
-    output = pipe(observation, generator=seeded(), cost_budget=25.0, steps_left=100)
-    plain = pipeline_by_hand()(observation, generator=seeded(), cost_budget=25.0, steps_left=100)
-    assert torch.equal(output.feasible, plain.feasible)
+    # Where the running cost is fed back, the feedback corrects the critic, and the wanted rate is the rate;
+    # also where the pace binds (1.5 times 30 / 100 per step, not 75 / 100).
+    for more in ({}, {"cost_limit": 30.0}):
+        budget = {"cost_budget": 75.0, "steps_left": 100, **more}
+        output = pipe(observation, generator=seeded(), **budget)
+        plain = pipeline_by_hand()(observation, generator=seeded(), **budget)
+        assert torch.equal(output.feasible, plain.feasible)
 
 
 def test_extraction_is_safe_if_and_only_if_a_limit_is_given(by_hand):
