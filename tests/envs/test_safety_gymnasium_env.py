@@ -109,7 +109,7 @@ def test_a_release_that_cannot_make_its_tasks(monkeypatch):
     ],
 )
 def test_backends_that_a_task_does_not_have(task, backend, names):
-    with pytest.raises(ValueError, match=f"backend of task {get_task(task).name} must be one of {names}"):
+    with pytest.raises(ValueError, match=f"simulator of task {get_task(task).name} must be one of {names}"):
         make_env(task, backend=backend)
 
 
