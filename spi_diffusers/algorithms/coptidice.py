@@ -13,7 +13,7 @@ time limit ends nothing.
 
 The limit holds for the weighted data. The policy imitates it as well as one Gaussian can, and its own cost in
 the environment may be higher: on CarCircle it is four times the limit (one seed, in
-results/paper/baselines.json).
+results/paper/results.json).
 
 The weights of the bound and of the imitation are normalised within the batch of one process, so that a run on
 several processes differs a little from a run on one.
