@@ -3,7 +3,7 @@
 Trains preference-conditioned SPI on BallCircle, evaluates it in the real simulator at several cost limits
 with safe extraction and with the paper's, and writes the policy, results, plots and a video.
 
-    python scripts/demo.py                      # about seven minutes on two cores
+    python scripts/demo.py                      # about five minutes on two cores
     python scripts/demo.py --updates 2000       # a quick look; the policy will be poor
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
         console.print(f"Going on with the run in {args.output}; delete that folder for a fresh one.")
         settings["resume"] = True
     config = make_train_config(settings)
-    stage(2, f"Train preference-conditioned SPI, {config.updates:,} updates, and calibrate it: 5 minutes.")
+    stage(2, f"Train preference-conditioned SPI, {config.updates:,} updates, and calibrate it: 4 minutes.")
     trained = run_training(config)
     if trained.policy_folder is None:
         raise SystemExit(f"Training was stopped; `make demo` goes on from {args.output}.")
