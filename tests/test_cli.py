@@ -323,6 +323,7 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )
     assert "pip install dsrl" in fails(capsys, "evaluate", str(run_folder), "--simulator", "dsrl")
+    assert "got 'chess'" in fails(capsys, "evaluate", str(run_folder), "--simulator", "chess")
 
 
 def test_results_of_a_chosen_simulator_are_kept_apart(capsys, run_folder):

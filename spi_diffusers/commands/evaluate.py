@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--simulator",
         default="auto",
-        choices=("auto", "bullet", "gymnasium", "safety_gymnasium", "dsrl"),
+        metavar="NAME",
         help="what plays the task: its own simulator here (auto), or the real safety_gymnasium or dsrl where "
-        "it is installed",
+        "it is installed; results go to a folder of their own",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
