@@ -130,6 +130,9 @@ class SPIPolicyPipeline(DiffusionPipeline):
         gamma: Discount factor of the critics.
         budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back; under a limit
             at or below it the policy always does the safest thing it knows.
+        reserve_decay: At a step the reserve is budget_reserve * (steps left / max_episode_steps) **
+            reserve_decay. 0 keeps all of it to the end, for where costs come many in a row; with 0.5 it
+            shrinks as the spread of single costs that are still to come.
         selection: What safe extraction compares: "candidate", single actions, of which it takes the one with
             the highest Q^r; or "weight", the policies of the safety weights, valued by the mean over their
             candidates, of which it plays one. The latter does not seek out the critics' errors; it was better
@@ -152,6 +155,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
         budget_reserve: float = 3.0,
+        reserve_decay: float = 0.0,
         selection: str = "candidate",
         format_version: int = FORMAT_VERSION,
     ):
@@ -161,6 +165,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
         if not budget_reserve >= 0:
             raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
+        if not reserve_decay >= 0:
+            raise ValueError(f"reserve_decay must not be negative, got {reserve_decay}.")
+        if reserve_decay and max_episode_steps is None:
+            raise ValueError("reserve_decay needs max_episode_steps.")
         if selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
@@ -181,6 +189,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
             max_episode_steps=max_episode_steps,
             gamma=gamma,
             budget_reserve=budget_reserve,
+            reserve_decay=reserve_decay,
             selection=selection,
             format_version=format_version,
         )
@@ -385,7 +394,11 @@ class SPIPolicyPipeline(DiffusionPipeline):
         steps = _per_observation("steps_left", steps_left, batch, device)
         if bool((steps < 1).any()):
             raise ValueError(f"steps_left must be at least 1, got {steps_left}.")
-        left = (budget - self.config.budget_reserve).clamp_min(0.0)
+        reserve = self.config.budget_reserve
+        if self.config.reserve_decay:
+            share = (steps / self.config.max_episode_steps).clamp_max(1.0)
+            reserve = reserve * share**self.config.reserve_decay
+        left = (budget - reserve).clamp_min(0.0)
         rate = left / steps
         if even_rate is not None:
             rate = torch.minimum(rate, PACE_HEADROOM * even_rate)

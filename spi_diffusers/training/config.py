@@ -26,6 +26,7 @@ SPI_SETTINGS = (
     "max_grad_norm",
     "calibrate",
     "budget_reserve",
+    "reserve_decay",
     "selection",
 )
 
@@ -103,6 +104,8 @@ class TrainConfig:
         calibrate: After training, measure offline what cost the extracted policy has, and allow less where a
             limit that is not fed back would be exceeded; only with algorithm.predict_cost.
         budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
+        reserve_decay: How the policy lets go of it: it keeps budget_reserve * (share of the episode that is
+            left) ** reserve_decay. 0 keeps it to the end.
         selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
             policies of the safety weights, which does not seek out the critics' errors.
         log_every: Updates between two lines in metrics.jsonl.
@@ -144,6 +147,7 @@ class TrainConfig:
     overlap: Literal["auto"] | bool = "auto"
     calibrate: bool = True
     budget_reserve: float = 3.0
+    reserve_decay: float = 0.0
     selection: Literal["candidate", "weight"] = "candidate"
     log_every: int = 100
     checkpoint_every: int = 2_000
@@ -179,8 +183,10 @@ class TrainConfig:
             raise ConfigError(
                 f"action_low and action_high are -1 and 1 for {self.task}; got {low} and {high}."
             )
-        if not (_is_number(self.budget_reserve) and self.budget_reserve >= 0):
-            raise ConfigError(f"budget_reserve must be finite and at least 0, got {self.budget_reserve!r}.")
+        for name in ("budget_reserve", "reserve_decay"):
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0):
+                raise ConfigError(f"{name} must be finite and at least 0, got {value!r}.")
         for name in ("clip_actions", "resume", "calibrate"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")

@@ -70,6 +70,7 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipelin
         max_episode_steps=steps,
         gamma=trainer.config.algorithm.gamma,
         budget_reserve=trainer.config.budget_reserve,
+        reserve_decay=trainer.config.reserve_decay,
         selection=trainer.config.selection,
     )
 

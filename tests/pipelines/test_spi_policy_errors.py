@@ -124,7 +124,15 @@ def test_a_policy_of_a_newer_format_is_refused():
         make_pipeline(format_version=2)
 
 
-@pytest.mark.parametrize("settings", [{"budget_reserve": -1.0}, {"max_episode_steps": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"budget_reserve": -1.0},
+        {"reserve_decay": -0.5},
+        {"reserve_decay": 0.5, "max_episode_steps": None},
+        {"max_episode_steps": 0},
+    ],
+)
 def test_settings_that_make_no_sense(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         make_pipeline(**settings)

@@ -169,6 +169,15 @@ def test_the_reserve_is_kept_back():
     assert torch.equal(output.feasible, x_of(output) <= 1e-6), "a limit that is not fed back has none"
 
 
+def test_the_reserve_shrinks_with_the_steps_left():
+    """Of 100 steps 25 are left, so half of the reserve: (16.5 - 8 / 2) / 25 = 0.5."""
+    pipe = pipeline_by_hand(budget_reserve=8.0, reserve_decay=0.5)
+    output = pipe(torch.zeros(20, 3), cost_budget=16.5, steps_left=25, generator=seeded())
+    assert torch.equal(output.feasible, x_of(output) <= 1e-6)
+    longer = pipe(torch.zeros(20, 3), cost_budget=208.0, steps_left=400, generator=seeded())
+    assert torch.equal(longer.feasible, x_of(longer) <= 1e-6), "never more than all of it: (208 - 8) / 400"
+
+
 def test_a_known_limit_bounds_the_pace(by_hand):
     """What was saved is not thrown away: at most 1.5 times the even rate of 0.2."""
     assert PACE_HEADROOM == 1.5
