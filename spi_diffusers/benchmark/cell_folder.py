@@ -97,6 +97,15 @@ def is_curve_point(cell: Cell, entry: EvaluationEntry) -> bool:
     return entry.algorithm == curve_name(cell.system, entry.updates)
 
 
+def is_of_cell(cell: Cell, entry: EvaluationEntry) -> bool:
+    """Whether an entry is of the cell's training run, its end or a point of its learning curve."""
+    return (
+        (entry.task, entry.train_seed) == (get_task(cell.task).name, cell.seed)
+        and (entry.algorithm == cell.system or is_curve_point(cell, entry))
+        and cell.train_limit in (None, entry.cost_limit)
+    )
+
+
 def diverged_run(cell: Cell, message: str) -> DivergedRun:
     """A cell that diverged, for the results file."""
     return DivergedRun(get_task(cell.task).name, cell.system, cell.train_limit, cell.seed, message)

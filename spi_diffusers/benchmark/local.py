@@ -33,9 +33,15 @@ class LocalExecutor:
             with self._lock:  # none may start after `stop` has looked at those that run
                 if self._stopped:
                     raise WorkerDiedError(f"{folder}: stopped before it started")
-                # We never write to its input: that it closes tells the process that we are gone.
+                # We never write to its input: that it closes tells the process that we are gone. A session of
+                # its own lets Ctrl-C reach us alone: a second signal, by `stop`, would end it at once.
                 process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
                 )
                 self._processes.add(process)
             code = process.wait()

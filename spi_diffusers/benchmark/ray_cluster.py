@@ -58,7 +58,7 @@ class RayExecutor:
         try:
             return Outcome.from_dict(self._ray.get(task))
         except self._ray.exceptions.RayError as error:
-            raise WorkerDiedError(f"{folder}: {' '.join(str(error).split())[:400]}") from error
+            raise WorkerDiedError(f"{folder}: {_reason(error)}") from error
         finally:
             with self._lock:
                 self._running.discard(task)
@@ -70,6 +70,14 @@ class RayExecutor:
         for task in running:
             self._ray.cancel(task, force=True)
         self._ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the node, without the frames that Ray tells it with."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-400:]}"
 
 
 def _run_on_node(folder: str, working_folder: str) -> dict[str, Any]:

@@ -169,4 +169,11 @@ def _read_all(
                     f"{file} and {where} hold different results of {describe_key(entry.key)}: leave one out."
                 )
         diverged |= {run.key: run for run in read_diverged(file)}
+    for run in diverged.values():
+        for entry, where in entries.values():
+            if run.concerns(entry):
+                raise ResultsFileError(
+                    f"{where} holds results of {describe_key(entry.key)}, which by another file diverged: "
+                    "leave one out."
+                )
     return [entry for entry, _ in entries.values()], list(diverged.values())

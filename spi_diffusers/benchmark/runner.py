@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.benchmark.cell_folder import (
     CELL_FILE,
     CellError,
     Outcome,
     check_same_settings,
     diverged_run,
+    is_of_cell,
     read_cell,
     read_outcome,
     write_cell,
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 _ATTEMPTS = 2  # a process can die for reasons of its machine: out of memory, a node that is lost
 _POLL_SECONDS = 1.0
+#: Each makes a checkpoint of its own, which must not push out one that the learning curve needs.
+_INTERRUPTIONS = 100
 
 
 class BenchmarkError(ValueError):
@@ -88,7 +92,8 @@ def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> di
         config = make_train_config(settings, config_file)
         if cell.curve_points > 1:
             every = max(1, config.updates // cell.curve_points)
-            settings |= {"checkpoint_every": every, "keep_checkpoints": config.updates // every + 1}
+            keep = config.updates // every + _INTERRUPTIONS
+            settings |= {"checkpoint_every": every, "keep_checkpoints": keep}
             config = make_train_config(settings, config_file)
         if config.dataset in (None, "embedded") and cell.task not in embedded:
             raise BenchmarkError(
@@ -257,15 +262,30 @@ def _look_at(
 
 def _as_of_now(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the settings that did not exist when it was saved, at their defaults."""
+    from spi_diffusers.training.config import TrainConfig
     from spi_diffusers.training.config_layers import make_train_config
 
     try:
-        return make_train_config(config).to_dict()
-    except ValueError as error:
+        # Not at those of today's preset, with which it was not trained.
+        named: dict[str, Any] = {name: config.get(name) for name in ("task", "dataset", "cost_limit")}
+        defaults = TrainConfig(**named, method=config.get("method", SPI_METHOD)).to_dict()
+        return make_train_config(_laid_over(defaults, config)).to_dict()
+    except (TypeError, ValueError) as error:
         raise CellError(f"{folder / CELL_FILE}: cannot be used with this version: {error}") from error
 
 
+def _laid_over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(defaults)
+    for name, value in config.items():
+        below = merged.get(name)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = _laid_over(below, value)
+        merged[name] = value
+    return merged
+
+
 def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
+    """Put the cells' results into the file, instead of what it had of earlier runs of the same cells."""
     from spi_diffusers.evaluation.results import merge_results
 
     entries = [entry for outcome in outcomes.values() for entry in outcome.entries]
@@ -274,8 +294,11 @@ def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
         for cell, outcome in outcomes.items()
         if outcome.status == "diverged"
     ]
+    cells = [cell for cell, outcome in outcomes.items() if outcome.status in ("done", "diverged")]
     if entries or diverged:
-        merge_results(results, entries, diverged)
+        merge_results(
+            results, entries, diverged, outdated=lambda entry: any(is_of_cell(cell, entry) for cell in cells)
+        )
 
 
 def _attempt(executor: Executor, folder: Path, stopping: threading.Event) -> Outcome:

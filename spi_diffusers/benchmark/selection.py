@@ -126,7 +126,11 @@ def table_data(
             continue
         found.setdefault((entry.task, entry.algorithm), []).append(entry)
     # A system of which every run diverged must be seen too.
-    lost = {(run.task, run.algorithm) for run in diverged if run.algorithm in systems}
+    lost = {
+        (run.task, run.algorithm)
+        for run in diverged
+        if run.algorithm in systems and run.cost_limit in (None, get_task(run.task).cost_limits[0])
+    }
     present = found.keys() | lost
     return TableData(
         suite,

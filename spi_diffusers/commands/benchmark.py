@@ -15,7 +15,7 @@ examples:
   spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
   spi benchmark --suite table1 table2 --dry-run
   spi benchmark --suite table1 --ray-address auto --output /shared/benchmark
-  spi benchmark --report outputs/benchmark results/ballcircle.json --output outputs/report
+  spi benchmark --report outputs/benchmark --output outputs/report
 
 suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
 curves), limits (reward against the cost limit). A cell is one task, algorithm, limit and seed: trained and
@@ -23,6 +23,13 @@ evaluated in a process of its own, on one thread. What is done is skipped, so th
 an interruption; cells that suites share are trained once. All results go to OUTPUT/results.json, tables and
 figures to OUTPUT/report. Exit code 1: a cell failed or diverged.
 """
+
+
+_SEEDS, _EPISODES = (0, 1, 2), 20
+_OF_A_RUN = (
+    *("tasks", "algorithms", "seeds", "episodes", "updates", "dataset", "config", "jobs", "ray_address"),
+    "dry_run",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--algorithms", nargs="+", metavar="NAME", help="only these of the suite (default: all)"
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)"
+        "--seeds", type=int, nargs="+", metavar="SEED", help="training seeds (default: 0 1 2)"
     )
-    parser.add_argument("--episodes", type=int, default=20, help="episodes per seed and limit (default: 20)")
+    parser.add_argument("--episodes", type=int, help="episodes per seed and limit (default: 20)")
     parser.add_argument(
         "--updates",
         nargs="+",
@@ -78,6 +85,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the grid, then make tables and figures; exit code 1 where a cell failed or diverged."""
     log_to_stderr()
     if args.report is not None:
+        if given := [name for name in _OF_A_RUN if getattr(args, name)]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"--report runs nothing and takes all that its files hold: leave {options} out.")
         sources = [path / "results.json" if path.is_dir() else path for path in args.report]
         _report(sources, args.output or sources[0].parent / "report", args.quiet)
         return 0
@@ -87,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
         args.suite,
         tasks=args.tasks,
         algorithms=args.algorithms,
-        seeds=args.seeds,
-        episodes=args.episodes,
+        seeds=_SEEDS if args.seeds is None else args.seeds,
+        episodes=_EPISODES if args.episodes is None else args.episodes,
         updates={name: _count(name, value) for name, value in _named(args.updates).items()},
         datasets=_named(args.dataset),
     )

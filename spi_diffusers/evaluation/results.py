@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,11 @@ def results_text(
 
 
 def merge_results(
-    path: str | os.PathLike[str], entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+    path: str | os.PathLike[str],
+    entries: Iterable[EvaluationEntry],
+    diverged: Iterable[DivergedRun] = (),
+    *,
+    outdated: Callable[[EvaluationEntry], bool] | None = None,
 ) -> list[EvaluationEntry]:
     """Put entries into a results file: same key replaces, others are added, the rest stays.
 
@@ -129,6 +133,7 @@ def merge_results(
         path: the file; it and its folders are made where missing.
         entries: the new entries. A run that has entries now is no longer listed as diverged.
         diverged: training runs that diverged.
+        outdated: tells of a present entry whether it goes.
 
     Returns:
         All entries of the file, sorted by key.
@@ -141,7 +146,8 @@ def merge_results(
     path = Path(path)
     new = _sorted_unique(entries, path)
     with _turn(path):
-        merged = {entry.key: entry for entry in (read_results(path) if path.exists() else [])}
+        present = read_results(path) if path.exists() else []
+        merged = {entry.key: entry for entry in present if outdated is None or not outdated(entry)}
         merged |= {entry.key: entry for entry in new}
         before = read_diverged(path) if path.exists() else []
         kept = [run for run in before if not any(run.concerns(entry) for entry in new)]

@@ -206,6 +206,22 @@ def test_report_of_several_files_takes_each_result_once(tmp_path):
         write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "report")
 
 
+def test_report_of_a_run_that_diverged_and_did_not_is_refused(tmp_path):
+    write_results(tmp_path / "a.json", [], [DivergedRun(BALL, "cpq", 10.0, 0, "nan")])
+    write_results(tmp_path / "b.json", [entry(algorithm="cpq", extraction="policy")])
+    for files in (("a.json", "b.json"), ("b.json", "a.json")):
+        with pytest.raises(
+            ResultsFileError, match=r"b\.json holds results of task=.*by another file diverged"
+        ):
+            write_report([tmp_path / name for name in files], tmp_path / "report")
+
+
+def test_a_run_that_diverged_at_another_limit_is_not_of_the_table():
+    entries = [entry(algorithm="spi"), entry(algorithm="bc", extraction="policy")]
+    data = table_data("table1", entries, [DivergedRun(BALL, "cpq", 40.0, 0, "nan")])
+    assert data.systems == ("spi", "bc")
+
+
 def test_averages_without_a_common_task_are_refused(tmp_path):
     entries = [entry("ballcircle"), entry("carrun", "bc", extraction="policy")]
     with pytest.raises(ValueError, match="no task has results of every system"):

@@ -25,6 +25,8 @@ from spi_diffusers.benchmark.local import LocalExecutor
 from spi_diffusers.benchmark.runner import BenchmarkError, resolve_configs, run_benchmark
 from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results, write_results
 
@@ -134,6 +136,7 @@ def test_wrong_names_are_one_line(tmp_path, capsys):
             ["--suite", "table1", "--dataset", "ballcircle=x.npz", "--dry-run", "--tasks", "ballcircle"],
             "x.npz: no",
         ),
+        (["--report", str(tmp_path), "--tasks", "carrun", "--dry-run"], "leave --tasks, --dry-run out"),
         (["--report", str(tmp_path)], f"no results file at {tmp_path / 'results.json'}"),
     ):
         assert main(["benchmark", *words, "--output", str(tmp_path / "out")]) == 2
@@ -200,6 +203,30 @@ def test_a_cell_that_ran_while_its_starter_was_killed_is_gathered(tmp_path):
     write_outcome(tmp_path / cell.folder, Outcome("done", entries=(found,)))
     refused(cells, tmp_path)
     assert read_results(tmp_path / "results.json") == [found]
+
+
+def test_what_a_preset_sets_now_was_not_set_then(tmp_path):
+    """HalfCheetah's preset lets the reserve shrink, which a cell without that setting did not."""
+    cells = tiny_cells("spi", tasks=["halfcheetahvelocity"], datasets={"": "datasets"})
+    (cell,) = cells
+    config = resolve_configs(cells)[cell]
+    assert config["reserve_decay"] == 0.5
+    del config["reserve_decay"]
+    write_cell(tmp_path / cell.folder, cell, config)
+    with pytest.raises(CellError, match=r"other settings: reserve_decay was 0\.0, is 0\.5"):
+        refused(cells, tmp_path)
+
+
+def test_results_of_an_earlier_run_of_a_cell_go(tmp_path):
+    (cell,) = cells = tiny_cells("spi")
+    task, other = get_task("ballcircle").name, entry(algorithm="bc", extraction="policy")
+    old = [entry(reward=0.9), entry(algorithm="spi@50", updates=50), entry(seed=1), other]
+    write_results(tmp_path / "results.json", old, [DivergedRun(task, "spi", None, 2, "nan")])
+    write_cell(tmp_path / cell.folder, cell, resolve_configs(cells)[cell])
+    write_outcome(tmp_path / cell.folder, Outcome("diverged", "step 7: loss is nan"))
+    refused(cells, tmp_path)
+    assert read_results(tmp_path / "results.json") == [other, entry(seed=1)]
+    assert [run.train_seed for run in read_diverged(tmp_path / "results.json")] == [0, 2]
 
 
 @pytest.mark.slow
