@@ -32,7 +32,7 @@ COMMANDS = {
     "spi leaderboard TASK --author ORG": "--help",  # needs a Hub: tests/hub runs it
     "spi benchmark --suite table1 --tasks ballcircle --seeds 0": "--algorithms bc --updates 10 --episodes 1",
     "spi benchmark --report outputs/benchmark --output outputs/report": "",
-    "spi data collect --task ballcircle --output datasets": "--steps 1",
+    "spi data collect --task ballcircle --output outputs/datasets": "--steps 1",
     "spi train --task ballcircle": SMALL_TRAINING,
     "spi evaluate outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 20 --seeds 0": "--episodes 1",
     "accelerate launch scripts/train.py --task OfflineBallCircle-v0": f"{SMALL_TRAINING} --output_dir a",

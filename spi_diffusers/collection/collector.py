@@ -21,6 +21,7 @@ from spi_diffusers.collection.record import check_work, claim_work, collection_r
 from spi_diffusers.data.card import read_card
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.writing import has_config
 from spi_diffusers.envs import make_env
 
 WORK_FOLDER = ".collect"
@@ -293,7 +294,7 @@ def check_collection(
     task, folder = get_task(task), Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
-    if (folder / task.name).exists() and not overwrite:
+    if has_config(folder, task.name) and not overwrite:
         raise FileExistsError(
             f"{folder / task.name}: exists already; choose another folder, or replace it with overwrite=True "
             "(--overwrite)"

@@ -29,7 +29,7 @@ examples:
   spi data convert logs.npz datasets/mine --task carcircle
   spi data convert log.csv datasets/robot --name robot --observation-columns 'obs_*' \\
       --action-columns steer gas --reward-column r --cost-column c --episode-column run
-  spi data convert minari:D4RL/door/human-v2 datasets/door --name door
+  spi data convert minari:lab/arm-v0 datasets/arm --name arm --cost-column cost   infos hold the cost
 
 The folder gets one config per task: rows, episode table, statistics, scatter plot, and the dataset card. It
 loads with --dataset FOLDER and with the `datasets` library. A download that was stopped goes on where it

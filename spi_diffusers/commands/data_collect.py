@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  spi data collect --task ballcircle --output datasets
-  spi data collect --task carcircle dronecircle --output datasets --workers 2
-  spi data collect --task hoppervelocity --output datasets --steps 5_000_000 --seed 1
+  spi data collect --task ballcircle --output outputs/datasets
+  spi data collect --task carcircle dronecircle --output outputs/datasets --workers 2
+  spi data collect --task hoppervelocity --output outputs/datasets --steps 5_000_000 --seed 1
 
 Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
 given again; tasks that it has finished are left as they are, except with --overwrite. The card says how the
 dataset was made. Then look at it:
-  spi data describe datasets --task ballcircle
+  spi data describe outputs/datasets --task ballcircle
 """
 
 

@@ -89,6 +89,11 @@ def make_card(
     card.data["configs"] = _merge_configs(card.data.get("configs") or [], tasks)
     refresh_header(card, tasks, replaced=replaced)
     before, mark, rest = card.text.partition(BEGIN)
+    if mark and END not in rest:
+        raise DatasetError(
+            f"{existing}: the line {END} is missing after {BEGIN}, so where our part ends is not known; put "
+            "it back, or remove both to get a new part at the end"
+        )
     after = rest.partition(END)[2] if mark else ""
     card.text = f"{before.rstrip()}\n\n{section}\n{after}"
     return card

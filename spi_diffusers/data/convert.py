@@ -24,7 +24,7 @@ from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, 
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, UnknownTaskError, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.data.writing import RESERVED_NAMES, has_config, write_parquet_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,10 @@ def convert_dataset(
         token=token,
         clip_actions=clip_actions,
     )
+    if str(folder) in RESERVED_NAMES:
+        raise ValueError(
+            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
+        )
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder to write to")
@@ -143,9 +147,9 @@ def convert_dataset(
     parts = _find_parts(source, request)
     for part in parts:
         check_config_name(part.config)
-        if (folder / part.config).is_file():
-            raise FileExistsError(f"{folder / part.config}: is a file, so a config cannot have its name")
-    existing = [part.config for part in parts if (folder / part.config).exists()]
+        if _is_inside(source, folder / part.config):
+            raise ValueError(f"{folder / part.config}: holds the source itself; choose another folder")
+    existing = [part.config for part in parts if has_config(folder, part.config)]
     if existing and not (overwrite or keep_existing):
         raise FileExistsError(
             f"{folder}: has {', '.join(existing)} already; replace it with overwrite=True (--overwrite), "
@@ -153,6 +157,11 @@ def convert_dataset(
         )
     keep = set(existing) if keep_existing else set()
     return _convert(parts, folder, keep, license, description, goes_on=overwrite or keep_existing)
+
+
+def _is_inside(source: str | os.PathLike[str], folder: Path) -> bool:
+    path = Path(source).expanduser()
+    return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _check_name(name: str) -> None:
@@ -258,9 +267,21 @@ def _file_part(path: Path, request: _Request) -> _Part:
     if is_table:
         load = partial(load_table, path, request.columns, task, clip_actions=request.clip_actions)
     else:
+        _check_columns(str(path), request)
         load = partial(_DSRL_SUFFIXES[suffix], path, task, clip_actions=request.clip_actions)
     is_dsrl = told is not None and path.name == told.dataset_file
     return _Part(config, load, path.name, _DSRL_LICENSE if is_dsrl else UNKNOWN_LICENSE)
+
+
+def _check_columns(source: str, request: _Request, taken: tuple[str, ...] = ()) -> None:
+    given = [name for name, value in vars(request.columns).items() if value is not None and name not in taken]
+    if given:
+        plural = {"observation", "action", "next_observation"}
+        options = ", ".join(f"--{name.replace('_', '-')}-column{'s' * (name in plural)}" for name in given)
+        raise DatasetError(
+            f"{source}: columns= ({options}) is for tables ({', '.join(TABLE_SUFFIXES)}); the names in this "
+            "source are given"
+        )
 
 
 # ---- folders
@@ -268,6 +289,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
 
 def _folder_parts(path: Path, request: _Request) -> list[_Part]:
     if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
+        _check_columns(str(path), request)
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]
     if is_minari_folder(path):
@@ -281,6 +303,12 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
         )
     if request.name is not None:
         raise DatasetError(f"{path}: is a folder of files; name= (--name) is for one file")
+    tables = sorted(item.name for item in path.iterdir() if item.name.lower().endswith(TABLE_SUFFIXES))
+    if tables and not request.tasks:
+        raise DatasetError(
+            f"{path}: also holds {', '.join(tables)}; convert tables one by one, and name the wanted tasks "
+            "(--task) of the other files"
+        )
     by_task: dict[Task, Path] = {}
     unknown = []
     for file in files:
@@ -334,6 +362,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
             f"{source}: say which one task the Minari dataset belongs to with tasks= (--task), or name it "
             "with name= (--name) if it belongs to none of DSRL's"
         )
+    _check_columns(str(source), request, taken=("cost",))
     load = partial(
         load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
     )
@@ -342,6 +371,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
 
 
 def _dsrl_parts(request: _Request) -> list[_Part]:
+    _check_columns(DSRL_DATASET_REPO, request)
     if request.name is not None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: name tasks with --task; --name is for data of no task")
     tasks = request.tasks or tuple(TASKS.values())
@@ -366,6 +396,7 @@ def _dsrl_parts(request: _Request) -> list[_Part]:
 def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
     import datasets
 
+    _check_columns(repo_id, request)
     try:
         folder, commit = download_provenance(repo_id, revision=request.revision, token=request.token)
         configs = datasets.get_dataset_config_names(repo_id, revision=commit, token=request.token)

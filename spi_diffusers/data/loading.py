@@ -8,7 +8,7 @@ from spi_diffusers.data.config_names import HUB_ID, resolve_task
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
 
 #: The dataset that ships with the package: a folder in the parquet layout.
@@ -84,6 +84,12 @@ def load_transitions(
             raise DatasetError(
                 f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}"
                 f"{hint if is_table else ''}"
+            )
+        told = task_of_file(path)
+        if known is not None and told is not None and told != known:
+            raise DatasetError(
+                f"{path}: is by its name the file of {told.name}, not of {known.name}; rename it if that is "
+                "wrong"
             )
         return loader(path, known, clip_actions=clip_actions)
     text = str(dataset)

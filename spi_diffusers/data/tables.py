@@ -175,7 +175,15 @@ class _TableReader:
         column = self.table.column(name).combine_chunks()
         if column.null_count:
             raise DatasetError(f"{self.source}: column {name!r} has {column.null_count} missing values")
-        return column.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        encoded = column.dictionary_encode()
+        numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        # Also missing: a text that is empty, as in a CSV file, and NaN, as pandas writes it.
+        blank = [i for i, value in enumerate(encoded.dictionary.to_pylist()) if value == "" or value != value]
+        if len(rows := np.flatnonzero(np.isin(numbers, blank))):
+            raise DatasetError(
+                f"{self.source}: column {name!r} has {len(rows)} missing values, the first in row {rows[0]}"
+            )
+        return numbers
 
     def _require(self, role: str, name: str) -> None:
         if name not in self.table.column_names:

@@ -16,6 +16,7 @@ from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.config_names import check_config_name
 from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.turn import turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 TRAIN_FILE = "train-00000-of-00001.parquet"
 #: Rows of a row group, at most.
 ROW_GROUP_SIZE = 1 << 18
+#: What `load_transitions` and `--dataset` take for the data in the package and for DSRL's own.
+RESERVED_NAMES = ("embedded", "dsrl")
 _DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 
 
@@ -44,7 +47,8 @@ def write_parquet_dataset(
     `episodes.parquet`, `stats.json` and `cost_return.png`. The card's YAML names only the first, so
     `datasets` loads nothing else. A folder that exists keeps its other configs and its own words on the
     card. Everything is written aside and then renamed: a failure, e.g. a full disk, leaves the folder
-    as it was. The same data gives the same bytes with the same versions of pyarrow and matplotlib.
+    as it was. Of several processes that write into the same folder each waits for its turn. The same data
+    gives the same bytes with the same versions of pyarrow and matplotlib.
 
     Args:
         dataset: what to write; the float32 values are kept exactly.
@@ -53,7 +57,8 @@ def write_parquet_dataset(
         source: where the data comes from, for the card; the last part of `dataset.source` by default.
         description: how the data was made, for the card (Markdown).
         license: licence id as the Hub knows it.
-        location: what a reader passes to `load_transitions`, for the card; the folder's name by default.
+        location: what a reader beside the folder passes to `load_transitions`, for the card; by default
+            its name.
         more_stats: JSON values that `stats.json` shall hold besides what is written there anyway.
         overwrite: replace the config if the folder has it already.
 
@@ -61,8 +66,10 @@ def write_parquet_dataset(
         The folder.
 
     Raises:
-        ValueError: neither the dataset nor the caller names the config, or the name is not a plain one.
-        FileExistsError: the folder has this config and `overwrite` is off, or `folder` is a file.
+        ValueError: neither the dataset nor the caller names the config, or the name is not a plain one, or
+            the folder has a name that stands for other data.
+        FileExistsError: the folder has this config and `overwrite` is off, something that is no config has
+            its name, or `folder` is a file.
         OSError: the disk is full, or the place cannot be written to.
         DatasetError: the folder has a card that cannot be read.
     """
@@ -70,18 +77,20 @@ def write_parquet_dataset(
     if config is None:
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
     check_config_name(config)
+    if str(folder) in RESERVED_NAMES:
+        raise ValueError(
+            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
+        )
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
-    if (folder / config).is_file():
-        raise FileExistsError(f"{folder / config}: is a file, so a config cannot have its name")
-    if (folder / config).exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder / config}: exists already; pass overwrite=True or choose another folder"
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    _check_replaceable(folder, config, overwrite)
+    aside: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # On the same file system as the folder, which may be a mount point or a link.
+        place = folder if folder.exists() else folder.parent
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=place))
         staged = aside / "new" / config
         staged.mkdir(parents=True)
         stats = _write_config(dataset, staged, config)
@@ -92,17 +101,21 @@ def write_parquet_dataset(
             **(more_stats or {}),
         }
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-        readme = folder / "README.md"
-        there = read_stats(folder)
-        tasks = [*(task for task in there if task["config"] != config), stats]
-        card = make_card(
-            sorted(tasks, key=lambda task: task["config"]),
-            readme if readme.is_file() else None,
-            location=location or folder.name,
-            replaced=[task for task in there if task["config"] == config],
-        )
-        (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
-        _move_into_place(aside, folder, config)
+        with turn(folder):
+            _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
+            readme = folder / "README.md"
+            there = read_stats(folder)
+            tasks = [*(task for task in there if task["config"] != config), stats]
+            card = make_card(
+                sorted(tasks, key=lambda task: task["config"]),
+                readme if readme.is_file() else None,
+                location=location or _name_beside(folder),
+                replaced=[task for task in there if task["config"] == config],
+            )
+            (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
+            _move_into_place(aside, folder, config)
+    except FileExistsError:
+        raise
     except OSError as error:
         raise OSError(
             error.errno,
@@ -110,8 +123,47 @@ def write_parquet_dataset(
             str(folder),
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def has_config(folder: str | os.PathLike[str], config: str) -> bool:
+    """Whether a folder has a config of a name, which may then be replaced.
+
+    Args:
+        folder: need not exist.
+        config: the name.
+
+    Returns:
+        False also for an empty folder of that name.
+
+    Raises:
+        FileExistsError: a file, or a folder that is no config, has the name: it must not be replaced.
+    """
+    target = Path(folder) / config
+    if target.is_file():
+        raise FileExistsError(f"{target}: is a file, so a config cannot have its name")
+    if not target.exists() or not any(target.iterdir()):
+        return False
+    if (target / STATS_FILE).is_file() or any(target.glob("train-*.parquet")):
+        return True
+    raise FileExistsError(
+        f"{target}: is a folder that holds no config of a dataset, and stays as it is; choose another "
+        "folder or another name"
+    )
+
+
+def _name_beside(folder: Path) -> str:
+    name = folder.resolve().name
+    return f"./{name}" if name in RESERVED_NAMES else name
+
+
+def _check_replaceable(folder: Path, config: str, overwrite: bool) -> None:
+    if has_config(folder, config) and not overwrite:
+        raise FileExistsError(
+            f"{folder / config}: exists already; pass overwrite=True or choose another folder"
+        )
 
 
 def to_arrow(dataset: TransitionDataset) -> "pa.Table":

@@ -3,16 +3,14 @@
 Where training runs diverged, there is a list of them beside the entries, as "diverged".
 """
 
-import contextlib
-import hashlib
 import itertools
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.data.turn import turn
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, describe_key
@@ -145,7 +143,7 @@ def merge_results(
     """
     path = Path(path)
     new = _sorted_unique(entries, path)
-    with _turn(path):
+    with turn(path):
         present = read_results(path) if path.exists() else []
         merged = {entry.key: entry for entry in present if outdated is None or not outdated(entry)}
         merged |= {entry.key: entry for entry in new}
@@ -219,15 +217,3 @@ def _sorted_unique(entries: Iterable[EvaluationEntry], path: Path) -> list[Evalu
         if first.key == second.key:
             raise ResultsFileError(f"{path}: two entries have the key {describe_key(first.key)}")
     return ordered
-
-
-@contextlib.contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Keep other processes of this machine from merging into the same file meanwhile."""
-    from filelock import FileLock
-
-    # Not beside the file: a lock file would end up in a published folder. One per user, who owns it.
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    name = hashlib.sha256(f"{user}:{path.resolve()}".encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"spi-diffusers-results-{name}.lock"):
-        yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from spi_diffusers.data.card import read_card, refresh_header
+from spi_diffusers.data.card import BEGIN, read_card, refresh_header
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.parquet import find_folder_files, folder_configs
 from spi_diffusers.data.parquet_rows import ParquetRows
@@ -185,8 +185,12 @@ def published_card(files: DatasetFiles, repo_id: str) -> str:
     refresh_header(
         card, [_read_stats(files.folder / config / STATS_FILE, config) for config in files.configs]
     )
-    calls = r'(load_transitions|load_dataset)\("[^"]*"'
-    card.text = re.sub(calls, lambda match: f'{match[1]}("{repo_id}"', card.text)
+    # Only where the folder itself is loaded: words on its card may tell of other datasets.
+    head, mark, rest = card.text.partition(BEGIN)
+    if here := re.search(r'load_transitions\("([^"]*)"', head):
+        calls = rf'(load_transitions|load_dataset)\("{re.escape(here[1])}"'
+        head = re.sub(calls, lambda match: f'{match[1]}("{repo_id}"', head)
+    card.text = head + mark + rest
     return str(card).rstrip() + "\n"
 
 

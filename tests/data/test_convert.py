@@ -384,3 +384,36 @@ def test_rows_of_a_converted_dataset_are_on_the_cpu_and_contiguous(dsrl_folder, 
     batch = convert(dsrl_folder, tmp_path / "set", tasks=[BALL])[BALL.name].transitions
     assert batch.observation.dtype == torch.float32
     assert batch.observation.is_contiguous()
+
+
+def test_a_source_inside_the_config_that_it_would_replace(tmp_path):
+    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+    log = write_npz(folder / BALL.name / "more.npz", to_dsrl(make_columns()))
+    before = tree(folder)
+    with pytest.raises(ValueError, match="holds the source itself"):
+        convert_dataset(log, folder, tasks=[BALL], overwrite=True)
+    assert tree(folder) == before
+
+
+def test_columns_of_what_is_no_table_are_refused(dsrl_folder, tmp_path):
+    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+    for source in (dsrl_folder, folder, DSRL_DATASET_REPO):
+        with pytest.raises(
+            DatasetError, match=r"columns= \(--observation-columns, --cost-column\) is for tab"
+        ):
+            convert_dataset(source, tmp_path / "new", columns=TableColumns(cost="c", observation=("o",)))
+    with pytest.raises(DatasetError, match=r"--reward-column\) is for tables"):
+        convert_dataset("minari:lab/arm-v0", tmp_path / "new", tasks=[BALL], columns=TableColumns(reward="r"))
+
+
+def test_tables_in_a_folder_of_files_are_not_skipped(dsrl_folder, tmp_path):
+    (dsrl_folder / "OfflineBallRun-v0.csv").write_text("a\n")
+    with pytest.raises(DatasetError, match=r"also holds OfflineBallRun-v0\.csv; convert tables one by one"):
+        convert_dataset(dsrl_folder, tmp_path / "set")
+    assert list(convert(dsrl_folder, tmp_path / "set", tasks=[BALL])) == [BALL.name]
+
+
+def test_a_destination_that_stands_for_other_data(dsrl_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="embedded: stands for other data"):
+        convert_dataset(dsrl_folder, "embedded")

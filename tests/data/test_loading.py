@@ -200,3 +200,12 @@ def test_a_config_of_no_task_by_its_name_in_memory_and_streamed(tmp_path):
     for load in (load_transitions, open_stream):
         with pytest.raises(UnknownTaskError, match=r"unknown task 'three'.* Nor is it .* has one, two"):
             load(tmp_path / "set", "three")
+
+
+def test_a_file_of_another_task_by_its_name(tmp_path):
+    import numpy as np
+
+    np.savez(tmp_path / "OfflineCarCircle-v0.npz", **to_dsrl(make_columns()))
+    with pytest.raises(DatasetError, match=r"the file of OfflineCarCircle-v0, not of OfflineBallCircle-v0"):
+        load_transitions(tmp_path / "OfflineCarCircle-v0.npz", "ballcircle")
+    assert load_transitions(tmp_path / "OfflineCarCircle-v0.npz", "carcircle").sha256 == make_dataset().sha256

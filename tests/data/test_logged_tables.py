@@ -126,6 +126,16 @@ BAD = {
         "column 'run' uses one index for two episodes",
     ),
     "run without a name": ({}, {"run": ["a"] * 8 + [None]}, "column 'run' has 1 missing values"),
+    "run with an empty name": (
+        {},
+        {"run": ["a"] * 6 + ["", "", "b"]},
+        "column 'run' has 2 missing values, the first in row 6",
+    ),
+    "run that is NaN": (
+        {},
+        {"run": [1.0] * 8 + [np.nan]},
+        "column 'run' has 1 missing values, the first in row 8",
+    ),
     "list and number": ({"reward": "l"}, {"l": [[1.0]] * 9}, "column 'l' must hold one number per row"),
     "lists of two lengths": (
         {"action": ("l",)},

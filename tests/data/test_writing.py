@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -307,3 +308,84 @@ def test_columns_do_not_depend_on_the_task(tmp_path):
     assert loaded.task is None
     assert loaded.source == f"{folder} (robot)"
     assert "Source: robot.npz" in (folder / "README.md").read_text()
+
+
+def test_a_folder_that_is_no_config_is_never_replaced(tmp_path):
+    other = tmp_path / "set" / BALL.name
+    other.mkdir(parents=True)
+    write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")  # an empty one is no loss
+    shutil.rmtree(other)
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="is a folder that holds no config of a dataset"):
+            write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set", overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_processes_that_write_into_one_folder_are_all_on_its_card(tmp_path, there):
+    if there:
+        write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+    script = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from data_factory import make_dataset
+        from spi_diffusers.data.writing import write_parquet_dataset
+        dataset = make_dataset()
+        print("ready", flush=True)
+        input()
+        write_parquet_dataset(dataset, "set", config_name=sys.argv[1])
+    """
+    names = ["aa", "bb", "cc"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script), name],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    header = yaml.safe_load((tmp_path / "set" / "README.md").read_text().split("---")[1])
+    assert {config["config_name"] for config in header["configs"]} == {
+        *names,
+        *([BALL.name] if there else []),
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_link_to_another_file_system(tmp_path):
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system")
+    with tempfile.TemporaryDirectory(dir=shared) as elsewhere:
+        (tmp_path / "set").symlink_to(elsewhere)
+        write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+        assert load_transitions(tmp_path / "set").sha256 == make_dataset().sha256
+        assert sorted(path.name for path in Path(elsewhere).iterdir()) == [BALL.name, "README.md"]
+
+
+def test_names_that_stand_for_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="dsrl: stands for other data wherever a dataset is named"):
+        write_parquet_dataset(make_dataset(task=BALL), "dsrl")
+    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "dsrl")
+    assert 'load_transitions("./dsrl"' in (folder / "README.md").read_text()
+
+
+def test_a_card_without_the_end_of_our_part_is_left_alone(folder):
+    readme = folder / "README.md"
+    readme.write_text(readme.read_text().replace(END, "") + "\n## My own words\n")
+    before = tree(folder)
+    with pytest.raises(DatasetError, match=r"README\.md: the line .* is missing after"):
+        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
+    assert tree(folder) == before

@@ -394,3 +394,13 @@ def test_a_header_that_is_behind_its_configs_is_published_right(folder):
     readme.write_text(readme.read_text().replace("- n<1K\n", "- 1M<n<10M\n"))
     header = published_card(find_files(folder), "org/set").partition("\n---")[0]
     assert "size_categories:\n- n<1K\n" in header
+
+
+def test_words_about_other_datasets_stay(folder):
+    readme = folder / "README.md"
+    words = 'Made from `datasets.load_dataset("lerobot/pusht")`.'
+    readme.write_text(f"{readme.read_text()}\n{words}\n")
+    card = published_card(find_files(folder), "org/set")
+    assert words in card
+    assert 'load_transitions("org/set"' in card
+    assert 'load_dataset("org/set"' in card
