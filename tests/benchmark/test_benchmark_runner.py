@@ -52,9 +52,16 @@ def command(output: Path, config: str, *more: str) -> list[str]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """The command in a process group of its own, as a shell starts it."""
     words = [sys.executable, "-m", "spi_diffusers.cli", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def figures(results: Path) -> list[dict]:
@@ -286,6 +293,19 @@ def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
     assert process.returncode == 0, errors
     assert "(attempt 1 of 2)" in errors
     assert [one.updates for one in read_results(output / "results.json")] == [2000]
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_whole_group_and_the_cell_saves_a_checkpoint(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    config = tiny_config(tmp_path, "checkpoint_every: 100000\n")
+    words = command(tmp_path / "out", config, "--algorithms", "bc", "--seeds", "0", "--updates", "100000")
+    process = start(words)
+    cell = tmp_path / "out" / "runs" / "ballcircle" / "bc" / "seed0"
+    wait_for(lambda: steps_done(cell) >= 100, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert len(list((cell / "checkpoints").glob("step-*"))) == 1
 
 
 def test_points_of_a_learning_curve_are_played_again_for_more_episodes():
