@@ -178,7 +178,7 @@ class CPQ(Baseline):
         step = self.config.alpha_learning_rate * alpha * (threshold - mean_cost)
         self.log_alpha.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
         return penalty, {
-            "critic/ood_share": torch.tensor(len(outside) / len(tested)),
+            "critic/ood_share": mean_cost.new_tensor(len(outside) / len(tested)),
             "critic/ood_cost_value": mean_cost,
             "critic/alpha": self.log_alpha.value.exp(),
         }

@@ -177,7 +177,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         if self.training:
             versions = [(parameter.data_ptr(), 0) for parameter in parameters]
         else:
-            versions = [(parameter.data_ptr(), parameter._version) for parameter in parameters]
+            # Loaded in inference mode, weights have no version, and cannot be changed outside of it.
+            versions = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in parameters]
         cached = self._layer_cache
         # The cache keeps the storage it was made from alive, so an address cannot come to mean another one.
         if cached is None or cached[0] != versions:

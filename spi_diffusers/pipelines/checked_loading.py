@@ -41,6 +41,22 @@ class CheckedLoading(_Base):
         check_policy_folder(folder, cls, trust_remote_code=trust)
         return super().from_pretrained(folder, **kwargs)
 
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save the policy to a folder, as safetensors; arguments as in diffusers.
+
+        Raises:
+            ValueError: `safe_serialization` is off: a policy is never saved as a pickle.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
+        super().save_pretrained(str(save_directory), True, *args, **kwargs)
+
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
         """Download a policy's configs and safetensors weights into the Hub's cache.

@@ -32,10 +32,8 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
             repo_id: Where to publish it, `org/name`.
             **kwargs: As in diffusers; with `push_to_hub` those of [`push_to_hub`].
         """
-        if not safe_serialization:
-            raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
         if not push_to_hub:
-            super().save_pretrained(str(save_directory), True, *args, **kwargs)
+            super().save_pretrained(save_directory, safe_serialization, *args, **kwargs)
             return
         if repo_id is None:
             raise ValueError("push_to_hub=True needs repo_id='org/name'.")

@@ -72,6 +72,9 @@ def check_policy_folder(
         raise ValueError(f"{path} is of a {class_name}: it cannot be loaded as a {pipeline_class.__name__}.")
     SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
     _check_known_fields(path, index, pipeline_class)
+    for name in _component_names(pipeline_class):
+        if not isinstance(index.get(name), list):
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {index.get(name)!r}.")
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
             continue
@@ -96,8 +99,16 @@ def check_policy_folder(
             )
 
 
+def _component_names(pipeline_class: Any) -> list[str]:
+    """Components that a pipeline must have."""
+    parameters = inspect.signature(pipeline_class.__init__).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.name != "self"]
+
+
 def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
     path = os.path.join(folder, WEIGHTS_FILE)
+    if os.path.exists(f"{path}.index.json"):  # diffusers would load what it names instead
+        raise ValueError(f"{path}.index.json: weights in several files are not loaded; remove it.")
     if not os.path.isfile(path):
         others = sorted(set(os.listdir(folder)) - {"config.json"})
         raise FileNotFoundError(
@@ -163,10 +174,19 @@ def _check_known_fields(path: str, config: dict[str, Any], known_class: Any) -> 
 
 
 def _check_scheduler(folder: str) -> None:
-    steps = _read_json(folder, "scheduler_config.json").get("num_train_timesteps", 1)
+    config = _read_json(folder, "scheduler_config.json")
+    path = os.path.join(folder, "scheduler_config.json")
+    steps = config.get("num_train_timesteps", 1)
     if not isinstance(steps, int) or not 1 <= steps <= _MAX_TIMESTEPS:
-        path = os.path.join(folder, "scheduler_config.json")
         raise ValueError(f"{path}: num_train_timesteps must be 1 to {_MAX_TIMESTEPS}, got {steps!r}.")
+    betas = config.get("trained_betas")
+    if betas is None:
+        return
+    if not isinstance(betas, list) or len(betas) != steps:
+        raise ValueError(f"{path}: trained_betas must be a list of num_train_timesteps={steps} numbers.")
+    wrong = [beta for beta in betas if not isinstance(beta, int | float) or not 0 < beta < 1]
+    if wrong:
+        raise ValueError(f"{path}: trained_betas must lie in (0, 1), got {wrong[0]!r}.")
 
 
 def _read_json(*parts: str) -> dict[str, Any]:

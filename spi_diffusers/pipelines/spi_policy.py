@@ -161,8 +161,8 @@ class SPIPolicyPipeline(DiffusionPipeline):
     ):
         super().__init__()
         self.check_format_version(format_version)
-        if not 0.0 <= gamma < 1.0:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma}.")
+        if not isinstance(gamma, int | float) or not 0.0 <= gamma < 1.0:
+            raise ValueError(f"gamma must lie in [0, 1), got {gamma!r}.")
         if not budget_reserve >= 0:
             raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
         if not reserve_decay >= 0:

@@ -88,7 +88,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint, then remove those beyond the newest `keep`.
+        """Write a checkpoint, then remove those of later steps, and those beyond the newest `keep`.
 
         Args:
             step: Number of updates done.
@@ -130,6 +130,10 @@ class CheckpointStore:
                 error.errno,
                 f"{target}: the checkpoint cannot be written: {error.strerror or error}. {intact}",
             ) from error
+        # A later one was damaged, or this run had not resumed from before it; by its number it would count as
+        # the newest, and push this one out.
+        for overtaken in [later for later in self.steps() if later > step]:
+            remove_folder(self.path(overtaken))
         for old in self.steps()[: -self.keep]:
             remove_folder(self.path(old))
         return target

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import save_policy
-from spi_diffusers.training.run_folder import check_new_run
+from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run
 from spi_diffusers.training.runtime import make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
 from spi_diffusers.training.training_data import open_training_data
 
 logger = logging.getLogger(__name__)
-
-POLICY_FOLDER = "policy"
 
 
 @dataclass(frozen=True)

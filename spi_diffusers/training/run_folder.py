@@ -14,12 +14,14 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
+POLICY_FOLDER = "policy"
 
 #: Settings that do not change what is learned, so a resumed run may change them. The data counts by its
 #: content, not by where it lies; the preset by the settings it led to.
 FREE_TO_CHANGE = {
     *("dataset", "revision", "preset", "output_dir", "resume", "device", "threads", "overlap"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
+    *("calibrate", "budget_reserve", "reserve_decay", "selection"),  # of the policy that is saved in the end
 }
 
 
@@ -35,12 +37,36 @@ def check_new_run(output_dir: Path) -> None:
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise RunFolderError(f"{output_dir}: is a file; output_dir must be a folder.")
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE):
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, POLICY_FOLDER):
         if (output_dir / name).exists():
             raise RunFolderError(
                 f"{output_dir}: holds a run already (there is {name}). Go on with it by --resume, or choose "
                 "another --output_dir."
             )
+
+
+def check_restart(output_dir: Path, config: TrainConfig) -> None:
+    """Refuse to resume at update 0, where no checkpoint is, over what another run or a finished one has left.
+
+    Raises:
+        RunFolderError: Naming what is there, or the settings that differ.
+    """
+    if (output_dir / POLICY_FOLDER).exists():
+        raise RunFolderError(
+            f"{output_dir}: holds a finished policy, but no checkpoint to resume from: training would start "
+            "again and replace it. Choose another --output_dir, or move the folder away."
+        )
+    try:
+        before = json.loads((output_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(before, dict) or not (output_dir / METRICS_FILE).exists():
+        return
+    if changed := _changed(before, config, "before"):
+        raise RunFolderError(
+            f"{output_dir}: holds a run without a checkpoint, and the configuration differs. "
+            f"{'; '.join(changed)}. Choose another --output_dir, or move the folder away."
+        )
 
 
 def saved_config(config: TrainConfig) -> dict[str, Any]:
@@ -69,19 +95,7 @@ def check_same_run(
     Raises:
         RunFolderError: Naming each setting that differs, or the data.
     """
-    before, now = dict(_flat(saved["config"])), dict(_flat(saved_config(config)))
-    before.setdefault("streaming", False)  # checkpoints from before it could be chosen
-    if not before["streaming"] and not now["streaming"]:
-        now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
-    free = set(FREE_TO_CHANGE)
-    if before.get("lr_schedule") == now["lr_schedule"] == "constant":
-        free.add("updates")  # with the cosine schedule, the rate of every update depends on their number
-    changed = [
-        f"{key}: {before.get(key)!r} in the checkpoint, {now.get(key)!r} now"
-        for key in sorted(before.keys() | now.keys())
-        if key not in free and before.get(key) != now.get(key)
-    ]
-    if changed:
+    if changed := _changed(saved["config"], config, "in the checkpoint"):
         raise RunFolderError(
             f"{folder}: cannot resume, the configuration differs. {'; '.join(changed)}. Use the same "
             f"settings (--config {folder.parent.parent / CONFIG_FILE}), or a new run's own --output_dir."
@@ -91,6 +105,22 @@ def check_same_run(
             f"{folder}: cannot resume, the data differs: the run was started on data with SHA-256 "
             f"{saved['dataset_sha256'][:16]}..., but {source} has {dataset_sha256[:16]}..."
         )
+
+
+def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[str]:
+    """Settings that a resumed run must not change, and that differ."""
+    before, now = dict(_flat(saved)), dict(_flat(saved_config(config)))
+    before.setdefault("streaming", False)  # checkpoints from before it could be chosen
+    if not before["streaming"] and not now["streaming"]:
+        now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
+    free = set(FREE_TO_CHANGE)
+    if before.get("lr_schedule") == now["lr_schedule"] == "constant":
+        free.add("updates")  # with the cosine schedule, the rate of every update depends on their number
+    return [
+        f"{key}: {before.get(key)!r} {where}, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
 
 
 def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

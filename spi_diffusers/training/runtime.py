@@ -60,6 +60,8 @@ def resolve_overlap(config: TrainConfig, num_processes: int, device: torch.devic
         ConfigError: It is asked for where it cannot be had.
     """
     if config.method != SPI_METHOD:
+        if config.overlap is True:
+            raise ConfigError(f"overlap=true has no effect on {config.method}. Leave it at auto.")
         return False  # nothing to run side by side
     possible = num_processes == 1 and device.type == "cpu"
     if config.overlap == "auto":

@@ -28,7 +28,9 @@ from spi_diffusers.training.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
     MetricsLog,
+    RunFolderError,
     check_new_run,
+    check_restart,
     check_same_run,
     saved_config,
     write_config,
@@ -198,7 +200,9 @@ class Trainer:
         check_trackers(config.trackers)
         inputs = self._resume() if config.resume else None
         if inputs is None:
-            if not config.resume:
+            if config.resume:
+                check_restart(self.output_dir, config)
+            else:
                 check_new_run(self.output_dir)
             inputs = self.algorithm.prepare(self.sampler.draw())
         accelerator.wait_for_everyone()  # every process has looked at the folder before it changes
@@ -217,6 +221,11 @@ class Trainer:
             return None
         state = checkpoint.state
         check_same_run(checkpoint.folder, state, self.config, self.dataset.sha256, self.dataset.source)
+        if checkpoint.step > self.config.updates:
+            raise RunFolderError(
+                f"{checkpoint.folder}: has made {checkpoint.step} updates already, more than updates="
+                f"{self.config.updates}; ask for as many at least."
+            )
         pending, generator_state = load_training_tensors(self.algorithm, checkpoint.tensors)
         self.sampler.set_state(generator_state)
         self.step = self.algorithm.updates = checkpoint.step

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import TransitionDataset
@@ -59,6 +60,13 @@ def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
             return decided
     copies = accelerator.num_processes
     too_large = exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies)
+    if too_large and config.method != SPI_METHOD:
+        logger.warning(
+            "The data would take more than half of the available memory; it is loaded all the same, as %s "
+            "cannot stream it.",
+            config.method,
+        )
+        return False
     if too_large:
         logger.info(
             "The data would take more than half of the available memory: it is streamed, %d transitions at a "

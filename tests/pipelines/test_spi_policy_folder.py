@@ -332,7 +332,30 @@ def test_errors_leave_the_folder_as_it_was(folder):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("entry", [[], ["library"], ["a", "b", "c"], [1, 2]])
+@pytest.mark.parametrize(
+    "betas", [[0.5], [0.5] * 9, "0.5", [float("nan")] * 5, [0.1, 0.2, 0.3, 0.4, 1.0], [None] * 5]
+)
+def test_a_noise_schedule_that_cannot_be_is_named(folder, betas):
+    edit_json(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=5, trained_betas=betas)
+    with pytest.raises(ValueError, match=r"scheduler_config\.json: trained_betas must"):
+        load(folder)
+
+
+def test_weights_in_several_files_are_refused(folder):
+    (folder / "noise_model" / f"{WEIGHTS}.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="weights in several files are not loaded"):
+        load(folder)
+
+
+def test_a_policy_that_is_loaded_in_inference_mode_acts(folder):
+    with torch.inference_mode():
+        pipe = load(folder)
+    observation = torch.zeros(pipe.noise_model.config.observation_dim)
+    expected = load(folder)(observation, generator=torch.Generator().manual_seed(0)).actions
+    assert torch.equal(pipe(observation, generator=torch.Generator().manual_seed(0)).actions, expected)
+
+
+@pytest.mark.parametrize("entry", [[], ["library"], ["a", "b", "c"], [1, 2], "library", None])
 def test_a_component_that_names_no_library_and_class_is_refused(folder, entry):
     edit_json(folder / "model_index.json", noise_model=entry)
     with pytest.raises(ValueError, match=r"model_index\.json: 'noise_model' must name a library and a class"):

@@ -40,10 +40,16 @@ def test_every_baseline_can_be_named_and_is_where_it_is_said_to_be(tmp_path, met
     assert baseline_class(method).__module__.startswith("spi_diffusers.algorithms.")
 
 
-@pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, method):
-    train(config_of(tmp_path / "whole", method), data)
-    trainer = Trainer(config_of(tmp_path / "parts", method), data, progress=False)
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        *((name, {}) for name in BASELINES if name != "bc-safe"),
+        ("bear-lag", {"bear_lag.alpha_optimizer": "sgd"}),  # an optimiser without a state
+    ],
+)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, method, own):
+    train(config_of(tmp_path / "whole", method, **own), data)
+    trainer = Trainer(config_of(tmp_path / "parts", method, **own), data, progress=False)
     save = trainer._save_checkpoint
 
     def save_and_stop(pending):
@@ -53,7 +59,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, m
     trainer._save_checkpoint = save_and_stop
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    train(config_of(tmp_path / "parts", method, resume=True), data)
+    train(config_of(tmp_path / "parts", method, resume=True, **own), data)
     assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 

@@ -60,6 +60,14 @@ def test_critics_that_share_memory_are_saved_whole(store):
     assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
 
 
+def test_what_a_run_has_overtaken_goes_first(store):
+    """Damaged ones ahead of the step that a run went on from must not push out those that it makes."""
+    store = CheckpointStore(store.folder, keep=1)
+    store.save(12, make_tensors(12), {})
+    store.save(9, make_tensors(9), {})
+    assert store.steps() == [9]
+
+
 def test_only_the_newest_are_kept_and_nothing_is_a_pickle(store):
     for step in (5, 10, 1_000_000_000):
         store.save(step, make_tensors(step), {})

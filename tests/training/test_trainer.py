@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import threading
 
@@ -172,6 +173,26 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(small_dataset, tmp_
     assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
 
 
+def test_resume_without_a_checkpoint_spares_what_another_run_has_left(small_dataset, tmp_path):
+    train(tiny_config(tmp_path), small_dataset)
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError, match=r"without a checkpoint.*seed: 0 before, 7 now"):
+        train(tiny_config(tmp_path, resume=True, seed=7), small_dataset)
+    (tmp_path / "policy").mkdir()
+    with pytest.raises(RunFolderError, match="holds a finished policy, but no checkpoint to resume from"):
+        train(tiny_config(tmp_path, resume=True), small_dataset)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    (tmp_path / "policy").rmdir()
+    train(tiny_config(tmp_path, resume=True), small_dataset)  # killed before its first checkpoint
+
+
+def test_resuming_for_fewer_updates_than_were_made_is_refused(small_dataset, tmp_path):
+    train(tiny_config(tmp_path, updates=10, lr_schedule="constant"), small_dataset)
+    with pytest.raises(RunFolderError, match="has made 10 updates already, more than updates=5"):
+        train(tiny_config(tmp_path, updates=5, lr_schedule="constant", resume=True), small_dataset)
+
+
 def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_dataset, tmp_path):
     config = tiny_config(tmp_path)
     train(config, small_dataset)
@@ -205,6 +226,7 @@ def test_what_does_not_change_the_result_may_change_on_resume(small_dataset, tmp
     train(config, small_dataset)
     train(tiny_config(tmp_path / "b", updates=20, lr_schedule="constant"), small_dataset)
     longer = {"updates": 20, "lr_schedule": "constant", "resume": True, "keep_checkpoints": 1}
+    longer |= {"budget_reserve": 1.0, "reserve_decay": 0.5, "selection": "weight", "calibrate": False}
     train(tiny_config(tmp_path / "a", checkpoint_every=6, log_every=5, **longer), small_dataset)
     assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
 
@@ -310,6 +332,8 @@ def test_overlap_auto_needs_one_process_on_the_cpu_with_two_threads(tmp_path):
     assert resolve_overlap(forced, 1, cpu) is True
     with pytest.raises(ConfigError, match="overlap=true needs one process"):
         resolve_overlap(forced, 2, cpu)
+    with pytest.raises(ConfigError, match="overlap=true has no effect on bc"):
+        resolve_overlap(dataclasses.replace(forced, method="bc", cost_limit=10.0), 1, cpu)
 
 
 def test_tensorboard_gets_the_metrics_and_a_resumed_run_repeats_none(small_dataset, tmp_path):
