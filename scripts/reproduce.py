@@ -75,11 +75,11 @@ def write_task(task: str, files: list[Path], folder: Path, console: Console) -> 
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.evaluation.behaviour import behaviour_rows
     from spi_diffusers.evaluation.plots import plot_limits
-    from spi_diffusers.evaluation.results import read_results, write_results
+    from spi_diffusers.evaluation.results import merge_results, read_results
     from spi_diffusers.evaluation.tables import results_tables
 
-    entries = [entry for file in files for entry in read_results(file)]
-    write_results(result_file(folder, task), entries)
+    new = [entry for file in files for entry in read_results(file)]
+    entries = merge_results(result_file(folder, task), new)  # other seeds stay
     limits = [float(limit) for limit in get_task(task).cost_limits]
     dataset = dataset_of(task)
     behaviour = behaviour_rows(load_transitions(dataset and ROOT / dataset, task), limits)

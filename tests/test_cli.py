@@ -13,6 +13,9 @@ import torch
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.evaluation.behaviour import behaviour_rows
+from spi_diffusers.evaluation.plots import plot_limits
+from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.training.config_layers import make_train_config
 
 HEAVY = ("torch", "numpy", "diffusers", "datasets", "accelerate", "matplotlib", "rich")
@@ -310,6 +313,37 @@ def test_play_refuses_another_file_type_and_another_task(capsys, run_folder, tmp
         capsys, "play", str(run_folder), "--output", str(tmp_path / "x.gif")
     )
     assert "trained for OfflineBallCircle-v0" in fails(capsys, "play", str(run_folder), "--task", "carcircle")
+
+
+def test_what_evaluate_cannot_use_shows_before_anything_is_played(capsys, run_folder, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "results.json").write_text('{"format_version": 1, "entr')
+    for words, message in (
+        (["--output", str(tmp_path / "file")], "file: is a file; name a folder for the results"),
+        (["--output", str(tmp_path / "broken")], "results.json is not complete JSON"),
+        (["--dataset", "typo.parquet", "--output", str(tmp_path / "new")], "typo.parquet"),
+        (["--revision", "v9"], "is a folder, so a revision (v9) means nothing"),
+    ):
+        # A million episodes would not end: it is refused before they begin.
+        assert main(["evaluate", str(run_folder), "--episodes", "1000000", "--quiet", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_plots_and_video_of_a_second_evaluation_show_both(run_folder, small_file, tmp_path):
+    output = tmp_path / "both"
+    words = ["evaluate", str(run_folder), "--episodes", "1", "--quiet", "--output", str(output)]
+    assert main([*words, "--cost-limit", "10", "20", "--extraction", "safe"]) == 0
+    first = {name: (output / name).read_bytes() for name in ("limits.png", "replay.mp4")}
+    assert main([*words, "--cost-limit", "10", "--extraction", "safe", "--no-feedback"]) == 0
+    assert (output / "replay.mp4").read_bytes() == first["replay.mp4"]  # with the cost fed back, as before
+    expected = tmp_path / "expected.png"
+    entries = read_results(output / "results.json")
+    assert len(entries) == 3
+    rows = behaviour_rows(load_transitions(small_file, "ballcircle"), [10.0, 20.0])
+    plot_limits(entries, expected, rows)
+    assert (output / "limits.png").read_bytes() == expected.read_bytes()
 
 
 def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):

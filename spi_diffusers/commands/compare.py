@@ -47,11 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.tasks import get_task
 
     task = get_task(args.task).name if args.task else None
-    from spi_diffusers.evaluation.compare import compare_policies
+    from spi_diffusers.evaluation.compare import compare_policies, missing_notes
     from spi_diffusers.hub.policy_results import read_policy_results
 
     policies = [read_policy_results(policy, token=args.token) for policy in args.policies]
-    print_rows(compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=args.best), args)
+    rows = compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=args.best)
+    print_rows(rows, args)
+    for note in missing_notes(policies, rows, task=task, cost_limits=args.cost_limit):
+        print(note, file=sys.stderr)
     return 0
 
 

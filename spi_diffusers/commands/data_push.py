@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         published_card,
     )
     from spi_diffusers.hub.report import plan_table, result_text
-    from spi_diffusers.hub.upload import upload
+    from spi_diffusers.hub.upload import check_private, upload
 
     files = find_files(Path(args.folder))
     check_folder(files, progress=not args.quiet)
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan))
     if files.left_out:
         print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
+    if args.private:
+        check_private(plan)
     if args.dry_run:
         print(f"\n{published_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
         return 0

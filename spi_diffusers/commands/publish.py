@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.policy_files import CARD, read_policy_files
     from spi_diffusers.hub.publish_policy import check_acts, copy_folder, plan_publish, publish
     from spi_diffusers.hub.report import plan_table, result_text
+    from spi_diffusers.hub.upload import check_private
 
     disable_progress_bar()  # loading five small files needs none
     files = read_policy_files(args.folder, args.evaluation)
@@ -102,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     plan = plan_publish(files, args.repo_id, branch=args.revision, tag=args.tag, token=args.token)
+    if args.private:
+        check_private(plan.upload)
     # Piped output has no width; do not fold names there.
     Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan.upload))
     if args.output is not None:
@@ -117,7 +120,8 @@ def run(args: argparse.Namespace) -> int:
     print(result_text(result))
     if args.tag is not None:
         print(f"Tagged: {args.tag}")
-    revision = result.pull_request or (None if args.revision == "main" else args.revision)
-    at = f" --revision {revision}" if revision else ""
-    print(f"Next: spi evaluate {args.repo_id}{at}")
+    if files.train_info:  # without it, nobody could say whose results they are
+        revision = result.pull_request or (None if args.revision == "main" else args.revision)
+        at = f" --revision {revision}" if revision else ""
+        print(f"Next: spi evaluate {args.repo_id}{at}")
     return 0

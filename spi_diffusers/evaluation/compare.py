@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
@@ -24,10 +25,12 @@ class ComparedPolicy:
     Attributes:
         name: Folder or id on the Hub, as tables call it.
         entries: All of its results.
+        diverged: Training runs that have none, as they diverged.
     """
 
     name: str
     entries: tuple[EvaluationEntry, ...]
+    diverged: tuple[DivergedRun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,38 @@ def comparison_notes(rows: Sequence[ComparisonRow]) -> list[str]:
         protocols = {(len(row.summary.train_seeds), row.summary.episodes) for row in of_task}
         if len(protocols) > 1:
             notes.append(f"{task}: not all have as many training seeds and episodes.")
+    return notes
+
+
+def missing_notes(
+    policies: Iterable[ComparedPolicy],
+    rows: Sequence[ComparisonRow],
+    *,
+    task: str | None = None,
+    cost_limits: Sequence[float] | None = None,
+) -> list[str]:
+    """What was asked for and is in no row: policies, limits, and training runs that diverged.
+
+    Args:
+        policies: That were compared.
+        rows: What came of it.
+        task: As for `compare_policies`.
+        cost_limits: As for `compare_policies`.
+    """
+    notes = []
+    for policy in policies:
+        limits = {row.summary.cost_limit for row in rows if row.policy == policy.name}
+        absent = [f"{limit:g}" for limit in cost_limits or () if limit not in limits]
+        if not limits:
+            notes.append(f"{policy.name}: has no results that were asked for, and is not in the table.")
+        elif absent:
+            notes.append(f"{policy.name}: has no results for a cost limit of {', '.join(absent)}.")
+        for run in policy.diverged:
+            if task in (None, run.task) and (cost_limits is None or run.cost_limit in (None, *cost_limits)):
+                notes.append(
+                    f"{policy.name}: training seed {run.train_seed} of {run.algorithm} on {run.task} "
+                    "diverged; its figures are those of the other seeds."
+                )
     return notes
 
 

@@ -12,7 +12,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import acting, evaluate
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
-from spi_diffusers.evaluation.results import merge_results, read_train_info
+from spi_diffusers.evaluation.results import merge_results, read_results, read_train_info
 from spi_diffusers.evaluation.rollouts import Rollout
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 INFO_FILE = "train_info.json"
 CONFIG_FILE = "train_config.json"
+REPLAY_FILE = "replay.mp4"
 
 
 class PolicyError(ValueError):
@@ -84,18 +85,27 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
 
     path = Path(policy).expanduser()
     if path.exists():
+        if revision is not None:
+            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
         folder = _policy_folder(path)
         pipeline = _pipeline_class(folder).from_pretrained(str(folder))
         paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
     elif HUB_ID.fullmatch(str(policy)):
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import RemoteEntryNotFoundError
 
         folder = None
         pipeline = SPIPolicyPipeline.from_pretrained(str(policy), revision=revision)
-        paths = {
-            name: Path(hf_hub_download(str(policy), name, revision=revision))
-            for name in (INFO_FILE, CONFIG_FILE)
-        }
+        try:
+            paths = {
+                name: Path(hf_hub_download(str(policy), name, revision=revision))
+                for name in (INFO_FILE, CONFIG_FILE)
+            }
+        except RemoteEntryNotFoundError as error:
+            raise PolicyError(
+                f"{policy}: was published without {INFO_FILE} and {CONFIG_FILE}, so nothing says which "
+                "training its results would be of."
+            ) from error
     else:
         raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
     return LoadedPolicy(pipeline, read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
@@ -132,8 +142,9 @@ def run_evaluation(
         dataset: Behaviour data to compare with; None takes what the policy was trained on.
         revision: Branch, tag or commit on the Hub.
         output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
-            where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub. A chosen simulator
-            has a folder of its own, `evaluation-<simulator>`, as a results file does not tell them apart.
+            where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub, with
+            `@<revision>` where one is named. A chosen simulator has a folder of its own,
+            `evaluation-<simulator>`, as a results file does not tell them apart.
         plots: Draw plots.
         video: Record an episode at the smallest limit.
         progress: Show progress bars.
@@ -149,7 +160,13 @@ def run_evaluation(
     """
     loaded = load_policy(policy, revision=revision)
     known = get_task(task or loaded.pipeline.config.task) if task or loaded.pipeline.config.task else None
-    output = Path(output) if output else _default_output(policy, loaded.folder, simulator)
+    output = Path(output) if output else _default_output(policy, loaded.folder, simulator, revision)
+    # What cannot be used must show before anything is played, not after it.
+    if output.is_file():
+        raise FileExistsError(f"{output}: is a file; name a folder for the results.")
+    if (output / RESULTS_FILE).exists():
+        read_results(output / RESULTS_FILE)
+    data = _behaviour_data(dataset, loaded, known)
     rollouts: list[tuple[str, Rollout]] = []
     entries = evaluate(
         loaded.pipeline,
@@ -164,15 +181,14 @@ def run_evaluation(
         progress=progress,
         on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
     )
-    merge_results(output / RESULTS_FILE, entries)
+    shown = _of_the_policy(merge_results(output / RESULTS_FILE, entries), entries[0])
     files = [output / RESULTS_FILE]
-    data = _behaviour_data(dataset, loaded, known)
-    limits = sorted({entry.cost_limit for entry in entries})
+    limits = sorted({entry.cost_limit for entry in shown})
     behaviour = behaviour_rows(data, limits, known) if data is not None else []
     if plots:
-        files += _draw(output, loaded, entries, behaviour, data, rollouts)
-    if video:
-        files += _record(output, loaded.pipeline, entries, feedback, simulator, seeds[0], progress)
+        files += _draw(output, loaded, shown, behaviour, data, rollouts)
+    if video and (_to_record(shown) in entries or not (output / REPLAY_FILE).exists()):
+        files += _record(output, loaded.pipeline, _to_record(entries), simulator, seeds[0], progress)
     return EvaluationResult(entries, behaviour, files)
 
 
@@ -194,10 +210,10 @@ def _policy_folder(path: Path) -> Path:
     )
 
 
-def _default_output(policy: str | Path, folder: Path | None, simulator: str) -> Path:
+def _default_output(policy: str | Path, folder: Path | None, simulator: str, revision: str | None) -> Path:
     name = "evaluation" if simulator == "auto" else f"evaluation-{simulator}"
     if folder is None:
-        return Path("outputs") / name / str(policy)
+        return Path("outputs") / name / (str(policy) if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
     return (folder.parent if in_a_run else folder) / name
 
@@ -235,6 +251,20 @@ def _behaviour_data(
         return None
 
 
+def _of_the_policy(entries: list[EvaluationEntry], example: EvaluationEntry) -> list[EvaluationEntry]:
+    """Of all results in a folder those of the policy that was played, by earlier evaluations too."""
+
+    def training(entry: EvaluationEntry) -> tuple[str, str, int]:
+        return entry.task, entry.algorithm, entry.train_seed
+
+    return [entry for entry in entries if training(entry) == training(example)]
+
+
+def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
+    """What the video shows: the best way to act, at the smallest limit."""
+    return min(entries, key=lambda entry: (entry.extraction != "safe", not entry.feedback, entry.cost_limit))
+
+
 def _draw(
     output: Path,
     loaded: LoadedPolicy,
@@ -260,23 +290,21 @@ def _draw(
 def _record(
     output: Path,
     pipeline: Any,
-    entries: list[EvaluationEntry],
-    feedback: bool,
+    entry: EvaluationEntry,
     simulator: str,
     seed: int,
     progress: bool,
 ) -> list[Path]:
     from spi_diffusers.evaluation.video import record_replay
 
-    entry = min(entries, key=lambda entry: (entry.extraction != "safe", entry.cost_limit))
     try:
         replay = record_replay(
             acting(pipeline, entry.extraction),
             entry.task,
-            output / "replay.mp4",
+            output / REPLAY_FILE,
             cost_limit=entry.cost_limit,
             seed=seed,
-            feedback=feedback,
+            feedback=entry.feedback,
             simulator=simulator,
             progress=progress,
         )

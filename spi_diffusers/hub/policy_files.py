@@ -86,6 +86,8 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     from spi_diffusers.pipelines.policy_folder import check_policy_folder
 
     policy = _find_policy(Path(folder).expanduser())
+    if is_baseline(policy):
+        raise PolicyFolderError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index = _published_index(policy)
     info = _without_local_paths(_read_json(policy / TRAIN_INFO))
@@ -99,6 +101,15 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
     replay = next(_first_file(where, REPLAY), None)
     return PolicyFiles(policy, index, info, config, entries, left_out, plots, replay, where)
+
+
+def is_baseline(folder: Path) -> bool:
+    """Whether a policy folder is a baseline's; False also where its index cannot be read."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") == "BaselinePolicyPipeline"
 
 
 def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:

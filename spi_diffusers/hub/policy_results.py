@@ -7,7 +7,7 @@ from pathlib import Path
 from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.compare import ComparedPolicy
-from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.results import read_diverged, read_results
 from spi_diffusers.hub.errors import HubError, explain
 
 RESULTS = "results.json"
@@ -44,10 +44,14 @@ def read_policy_results(
     """
     path = Path(policy).expanduser()
     if path.exists():
-        return ComparedPolicy(policy, tuple(read_results(_results_file(path))))
+        return _read(policy, _results_file(path))
     if not HUB_ID.fullmatch(policy):
         raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name)")
-    return ComparedPolicy(policy, tuple(read_results(_download(policy, revision, token))))
+    return _read(policy, Path(_download(policy, revision, token)))
+
+
+def _read(policy: str, file: Path) -> ComparedPolicy:
+    return ComparedPolicy(policy, tuple(read_results(file)), tuple(read_diverged(file)))
 
 
 def find_policies(
@@ -78,7 +82,6 @@ def find_policies(
 
 def _repositories(task: Task, author: str | None, collection: str | None, token: str | None) -> Iterable[str]:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(token=token)
     try:
@@ -86,7 +89,7 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
             items = api.get_collection(collection).items
             return [item.item_id for item in items if item.item_type == "model"]
         return [model.id for model in api.list_models(author=author, filter=task.name)]
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         where = f"collection {collection}" if collection else f"author {author}"
         raise HubError(f"{where}: cannot be listed: {explain(error)}") from error
 
@@ -94,7 +97,10 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
 def _results_file(path: Path) -> Path:
     if path.is_file():
         return path
-    for folder in (path, path / "evaluation", path.parent / "evaluation" if path.name == "policy" else path):
+    places = [path, path / "evaluation", path / "policy" / "evaluation", path / "policy"]
+    if path.name == "policy":  # as in a run's folder
+        places += [path.parent / "evaluation", path.parent]
+    for folder in places:
         if (folder / RESULTS).is_file():
             return folder / RESULTS
     raise FileNotFoundError(f"{path}: there is no {RESULTS}; `spi evaluate` writes it")
@@ -102,11 +108,11 @@ def _results_file(path: Path) -> Path:
 
 def _download(repo_id: str, revision: str | None, token: str | None) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
         return HfApi(token=token).hf_hub_download(repo_id, RESULTS, revision=revision)
     except RemoteEntryNotFoundError as error:
         raise HubError(f"{repo_id}: there is no {RESULTS}: it was published without an evaluation") from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise HubError(f"{repo_id}: its results cannot be read: {explain(error)}") from error

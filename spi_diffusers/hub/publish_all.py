@@ -11,7 +11,8 @@ from typing import Any, Literal
 from spi_diffusers.hub.policy_files import TRAIN_CONFIG, PolicyFiles, read_policy_files
 from spi_diffusers.hub.publish_policy import PublishPlan, check_acts, plan_publish, publish
 from spi_diffusers.hub.trained_policies import TrainedPolicy
-from spi_diffusers.training.run_folder import FREE_TO_CHANGE
+from spi_diffusers.hub.upload import check_private
+from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,8 @@ def _publish(policy: TrainedPolicy, repo_id: str, files: PolicyFiles, settings: 
     check_acts(files)
     where: dict[str, Any] = {"token": settings.token, "endpoint": settings.endpoint}
     plan = plan_publish(files, repo_id, branch=settings.branch, tag=settings.tag, **where)
+    if settings.private:
+        check_private(plan.upload)
     if settings.dry_run:
         return Outcome(policy, repo_id, "planned", _plan_text(plan), len(files.entries))
     result = publish(plan, message=settings.message, private=settings.private, **where)
@@ -165,5 +168,5 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return {
         name: json.dumps(value, sort_keys=True)
         for name, value in config.items()
-        if name not in (*FREE_TO_CHANGE, "seed")
+        if name not in (*WITHOUT_EFFECT, "seed")
     }

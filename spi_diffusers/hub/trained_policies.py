@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import logging
 import os
 import re
 from collections import defaultdict
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import read_train_info
-from spi_diffusers.hub.policy_files import INDEX, TRAIN_INFO
+from spi_diffusers.hub.policy_files import INDEX, TRAIN_INFO, is_baseline
+
+logger = logging.getLogger(__name__)
 
 #: A run's folder has it from the first checkpoint on, long before there is a policy.
 _CHECKPOINTS = "checkpoints"
@@ -143,7 +146,10 @@ def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[
         seen.add(path.resolve())
         if INDEX in files:
             folders.clear()  # its components are no policies
-            yield path, True
+            if is_baseline(path):
+                logger.warning("%s: is left out, as policies of baselines are not published", path)
+            else:
+                yield path, True
             continue
         kept = []
         for child in sorted(folders):

@@ -171,6 +171,19 @@ def plan_upload(
     )
 
 
+def check_private(plan: UploadPlan) -> None:
+    """Refuse to publish in a repository that is public what shall be private.
+
+    Raises:
+        HubError: It exists and is public.
+    """
+    if plan.private is False:
+        raise HubError(
+            f"{plan.repo_id}: exists already and is public, so this would not be private. Nothing was "
+            "uploaded; choose another name, or change the repository's visibility on the Hub first"
+        )
+
+
 def upload(
     plan: UploadPlan,
     *,
@@ -200,11 +213,8 @@ def upload(
     """
     api = hub_api(token, endpoint)
     base = f"{api.endpoint}/{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
-    if private and plan.private is False:
-        raise HubError(
-            f"{plan.repo_id}: exists already and is public, so this would not be private. Nothing was "
-            "uploaded; choose another name, or change the repository's visibility on the Hub first"
-        )
+    if private:
+        check_private(plan)
     if plan.is_done:
         return UploadResult(plan, str(plan.head), f"{base}/tree/{plan.head}", changed=False)
     try:

@@ -16,13 +16,15 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 POLICY_FOLDER = "policy"
 
-#: Settings that do not change what is learned, so a resumed run may change them. The data counts by its
-#: content, not by where it lies; the preset by the settings it led to.
-FREE_TO_CHANGE = {
+#: Settings that do not change the result. The data counts by its content, not by where it lies; the preset by
+#: the settings it led to.
+WITHOUT_EFFECT = {
     *("dataset", "revision", "preset", "output_dir", "resume", "device", "threads", "overlap"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
-    *("calibrate", "budget_reserve", "reserve_decay", "selection"),  # of the policy that is saved in the end
 }
+#: Settings that do not change what is learned, so a resumed run may change them: also those of the policy
+#: that is saved in the end.
+FREE_TO_CHANGE = WITHOUT_EFFECT | {"calibrate", "budget_reserve", "reserve_decay", "selection"}
 
 
 class RunFolderError(ValueError):

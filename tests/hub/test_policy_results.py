@@ -8,6 +8,7 @@ from hub_server import TOKEN
 from policy_factory import BALL, ENTRIES, make_entry
 
 from spi_diffusers.cli import main
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.results import results_text, write_results
 from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.policy_results import find_policies, read_policy_results
@@ -37,6 +38,9 @@ def test_a_file_a_run_a_policy_and_an_evaluation(tmp_path):
     (tmp_path / "run" / "policy").mkdir()
     for place in ("run", "run/policy", "run/evaluation", "run/evaluation/results.json"):
         assert len(read_policy_results(str(tmp_path / place)).entries) == len(ENTRIES)
+    write_results(tmp_path / "demo" / "results.json", ENTRIES)  # as `make demo` writes it
+    (tmp_path / "demo" / "policy").mkdir()
+    assert len(read_policy_results(str(tmp_path / "demo" / "policy")).entries) == len(ENTRIES)
 
 
 def test_what_is_not_there(tmp_path):
@@ -103,3 +107,24 @@ def test_compare_refuses_a_broken_file(tmp_path, capsys):
     (tmp_path / "results.json").write_text('{"format_version": 1, "entr')
     assert main(["compare", str(tmp_path)]) == 2
     assert str(tmp_path / "results.json") in capsys.readouterr().err
+
+
+def test_what_was_named_and_is_not_in_the_table_is_said(tmp_path, capsys):
+    lost = DivergedRun(BALL.name, "spi", None, 7, "nan")
+    write_results(tmp_path / "a.json", ENTRIES, [lost])
+    write_results(tmp_path / "b.json", [make_entry([700], [5], 20)])
+    names = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    assert main(["compare", *names, "--cost-limit", "10", "99", "--markdown"]) == 0
+    notes = capsys.readouterr().err
+    assert f"{names[0]}: has no results for a cost limit of 99." in notes
+    assert f"{names[1]}: has no results that were asked for" in notes
+    assert "training seed 7 of spi on OfflineBallCircle-v0 diverged" in notes
+
+
+@pytest.mark.parametrize("where", [["--author", "org"], ["--collection", "org/all-65f0c0ffee"]])
+def test_a_hub_that_is_not_there_is_one_line(monkeypatch, capsys, where):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert main(["leaderboard", "ballcircle", *where]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be listed" in error
+    assert error.count("\n") == 1

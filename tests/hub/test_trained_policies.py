@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from policy_factory import BALL, INFO
+from policy_factory import BALL, INFO, edit_json
 
+from spi_diffusers.hub.policy_files import PolicyFolderError, read_policy_files
 from spi_diffusers.hub.trained_policies import (
     AmbiguousPoliciesError,
     TrainedPolicy,
@@ -76,6 +77,17 @@ def test_what_cannot_be_named_is_said(tmp_path):
     assert "OfflineNothing-v0" in reasons["unknown"]
     assert "is not complete JSON" in reasons["broken"]
     assert "has no train_info.json" in reasons["recordless"]
+
+
+def test_a_baseline_is_left_out_and_never_published(tmp_path, caplog):
+    make(tmp_path, "good")
+    edit_json(make(tmp_path, "bc") / "model_index.json", _class_name="BaselinePolicyPipeline")
+    result = find_trained_policies(tmp_path)
+    assert [policy.folder.name for policy in result.policies] == ["good"]
+    assert result.unnamed == {}
+    assert "bc: is left out, as policies of baselines are not published" in caplog.text
+    with pytest.raises(PolicyFolderError, match="is a baseline's policy; only SPI's are published"):
+        read_policy_files(tmp_path / "bc")
 
 
 def test_nothing_there(tmp_path):

@@ -113,7 +113,7 @@ def test_components_that_do_not_belong_together(component, message):
         make_pipeline(**component)
 
 
-@pytest.mark.parametrize("gamma", [1.0, -0.1, NAN])
+@pytest.mark.parametrize("gamma", [1.0, -0.1, NAN, "0.9"])
 def test_gamma_must_lie_below_one(gamma):
     with pytest.raises(ValueError, match="gamma must lie in"):
         make_pipeline(gamma=gamma)
