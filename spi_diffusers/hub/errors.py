@@ -26,6 +26,11 @@ def explain(error: BaseException) -> str:
         return say(error)
     status = error.response.status_code
     text = error.server_message or say(error)
+    if status == 401 and "not found" in text.lower():  # what nobody may know of does not exist
+        return (
+            "there is no such repository, or it is private and there is no access token for it: check the "
+            "name, log in with `hf auth login`, or give --token"
+        )
     if status == 401:
         return (
             f"the Hub does not accept the access token, or there is none ({text}): log in with "

@@ -128,3 +128,12 @@ def test_a_hub_that_is_not_there_is_one_line(monkeypatch, capsys, where):
     error = capsys.readouterr().err
     assert "cannot be listed" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "play"])
+def test_a_policy_that_is_not_on_the_hub_is_one_line(hub, capsys, command):
+    assert main([command, "org/nothing"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "org/nothing" in error
+    assert "http" not in error
