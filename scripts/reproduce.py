@@ -117,8 +117,12 @@ def main() -> None:
             ]
             for task in tasks
         }
-        for task, submitted in jobs.items():
-            write_task(task, [job.result() for job in submitted], args.results, console)
+        try:
+            for task, submitted in jobs.items():
+                write_task(task, [job.result() for job in submitted], args.results, console)
+        except BaseException:  # what is wrong is to be seen now, not after the trainings that still wait
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def play_episode(
     Args:
         policy: Folder or id on the Hub, as in `load_policy`.
         task: The task; None takes the policy's own.
-        cost_limit: Limit of the episode; None takes the task's first.
+        cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
+            task's first.
         seed: Decides the episode and the policy's randomness.
         extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only.
         feedback: Tell the policy at every step what is left of the limit.
@@ -59,7 +60,9 @@ def play_episode(
     """
     pipeline = load_policy(policy, revision=revision).pipeline
     known = policy_task(pipeline, task)
-    limit = float(known.cost_limits[0]) if cost_limit is None else cost_limit
+    if cost_limit is None:  # a baseline has a limit of its own
+        cost_limit = pipeline.config.get("cost_limit")
+    limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
     default = Path("outputs") / "play" / f"{known.short_name}-limit{limit:g}-seed{seed}.mp4"
     replay = record_replay(
         acting(pipeline, extraction),

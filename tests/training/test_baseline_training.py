@@ -147,7 +147,8 @@ def test_saved_configs_hold_what_is_used_and_are_read_back(tmp_path):
 def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys):
     run = tmp_path / "run"
     tiny = ["--updates", "5", "--bc.hidden_dims", "16", "--device", "cpu", "--threads", "1", "--quiet"]
-    assert main(["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(run), *tiny]) == 0
+    chosen = ["--preset", "bc", "--cost_limit", "25"]
+    assert main(["train", "--task", "ballcircle", *chosen, "--output_dir", str(run), *tiny]) == 0
     arguments = ["evaluate", str(run), "--episodes", "2", "--no-plots", "--no-video", "--quiet"]
     assert main([*arguments, "--cost-limit", "10", "40"]) == 0
     entries = json.loads((run / "evaluation" / "results.json").read_text())["entries"]
@@ -155,6 +156,8 @@ def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys
     assert named == [("bc", "policy", 10.0, False), ("bc", "policy", 40.0, False)]
     assert entries[0]["reward_mean"] == entries[1]["reward_mean"]
     assert "bc " in capsys.readouterr().out
+    assert main(["play", str(run), "--quiet", "--output", str(tmp_path / "episode.mp4")]) == 0
+    assert " of 25" in capsys.readouterr().out  # its own limit, not the task's first
 
 
 @pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
