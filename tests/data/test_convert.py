@@ -289,7 +289,7 @@ def test_without_a_connection_dsrl_files_that_were_fetched_before_serve(
 ):
     content = (dsrl_folder / BALL.dataset_file).read_bytes()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("spi_diffusers.data.convert.default_folder", lambda: tmp_path / "kept")
+    monkeypatch.setattr("spi_diffusers.data.sources.default_folder", lambda: tmp_path / "kept")
     options = {"tasks": [BALL], "token": False}
     with FaultyHub({DSRL_DATASET_REPO: {BALL.dataset_file: content}}) as hub:
         kept = download_dsrl_file(BALL, folder=tmp_path / "kept", endpoint=hub.url, token=False)
