@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         else:
-            print(f"{command.prog}: error: {_one_line(error, args)}", file=sys.stderr)
+            print(f"{command.prog}: error: {_one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -144,13 +144,8 @@ def _is_known(error: Exception) -> bool:
     return ours or isinstance(error, ValueError | OSError | ImportError)
 
 
-def _one_line(error: Exception, args: argparse.Namespace) -> str:
+def _one_line(error: Exception) -> str:
     text = str(error)
-    if type(error).__module__.startswith("huggingface_hub."):
-        from spi_diffusers.hub.errors import explain
-
-        asked_for = getattr(args, "policy", None)
-        text = f"{asked_for}: {explain(error)}" if asked_for else explain(error)
     if isinstance(error, OSError) and error.errno is not None and error.filename is None and error.strerror:
         text = error.strerror  # without "[Errno 28]": our messages name the file themselves
     return " ".join(text.split()) or type(error).__name__

@@ -129,8 +129,7 @@ def _evaluate_along_training(folder: Path, cell: Cell, config: Any) -> None:
     held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
     for step, pipeline, info in policies_along_training(config):
         name = curve_name(cell.system, step)
-        interrupted = step % config.checkpoint_every != 0  # other runs have no point there
-        if step == config.updates or interrupted or name in held:
+        if step == config.updates or name in held:
             continue
         entries = evaluate(
             pipeline,

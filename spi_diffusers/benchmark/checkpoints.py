@@ -15,6 +15,8 @@ def policies_along_training(
 ) -> "Iterator[tuple[int, SPIPolicyPipeline | BaselinePolicyPipeline, TrainInfo]]":
     """The policy of every checkpoint that a run has kept, without calibration.
 
+    Those that an interruption made are left out: other runs have none at the same step.
+
     Args:
         config: The run's configuration; `output_dir` holds the checkpoints.
 
@@ -34,6 +36,8 @@ def policies_along_training(
     dataset = open_training_data(config, accelerator, progress=False)
     trainer = Trainer(config, dataset, accelerator=accelerator, progress=False)
     for step in trainer.checkpoints.steps():
+        if step % config.checkpoint_every and step != config.updates:
+            continue
         checkpoint = trainer.checkpoints.load(step)
         load_training_tensors(trainer.algorithm, checkpoint.tensors)
         trainer.step, trainer.seconds = step, checkpoint.state["train_seconds"]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.benchmark.cell_folder import (
     CELL_FILE,
     CellError,
@@ -262,26 +261,12 @@ def _look_at(
 
 def _as_of_now(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the settings that did not exist when it was saved, at their defaults."""
-    from spi_diffusers.training.config import TrainConfig
-    from spi_diffusers.training.config_layers import make_train_config
+    from spi_diffusers.training.config_layers import restore_train_config
 
     try:
-        # Not at those of today's preset, with which it was not trained.
-        named: dict[str, Any] = {name: config.get(name) for name in ("task", "dataset", "cost_limit")}
-        defaults = TrainConfig(**named, method=config.get("method", SPI_METHOD)).to_dict()
-        return make_train_config(_laid_over(defaults, config)).to_dict()
-    except (TypeError, ValueError) as error:
+        return restore_train_config(config).to_dict()
+    except ValueError as error:
         raise CellError(f"{folder / CELL_FILE}: cannot be used with this version: {error}") from error
-
-
-def _laid_over(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(defaults)
-    for name, value in config.items():
-        below = merged.get(name)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = _laid_over(below, value)
-        merged[name] = value
-    return merged
 
 
 def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:

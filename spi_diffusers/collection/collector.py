@@ -21,7 +21,7 @@ from spi_diffusers.collection.record import check_work, claim_work, collection_r
 from spi_diffusers.data.card import read_card
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.writing import has_config
+from spi_diffusers.data.writing import check_destination, has_config
 from spi_diffusers.envs import make_env
 
 WORK_FOLDER = ".collect"
@@ -291,9 +291,8 @@ def check_collection(
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1), ("max_bytes", max_bytes, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+    check_destination(folder)
     task, folder = get_task(task), Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; name a folder")
     if has_config(folder, task.name) and not overwrite:
         raise FileExistsError(
             f"{folder / task.name}: exists already; choose another folder, or replace it with overwrite=True "

@@ -47,30 +47,28 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.tasks import get_task
 
     task = get_task(args.task).name if args.task else None
-    from spi_diffusers.evaluation.compare import compare_policies, missing_notes
     from spi_diffusers.hub.policy_results import read_policy_results
 
     policies = [read_policy_results(policy, token=args.token) for policy in args.policies]
-    rows = compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=args.best)
-    print_rows(rows, args)
-    for note in missing_notes(policies, rows, task=task, cost_limits=args.cost_limit):
-        print(note, file=sys.stderr)
+    print_comparison(policies, task, args, best_only=args.best)
     return 0
 
 
-def print_rows(rows: list, args: argparse.Namespace) -> None:
-    """Print rows of a comparison as `add_format_arguments` were given."""
+def print_comparison(policies: list, task: str | None, args: argparse.Namespace, *, best_only: bool) -> None:
+    """Rank policies, and print the table as `add_format_arguments` were given, with notes on stderr."""
     from spi_diffusers.evaluation.compare import (
+        compare_policies,
         comparison_markdown,
         comparison_notes,
         comparison_records,
         comparison_tables,
+        missing_notes,
     )
 
+    rows = compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=best_only)
     if args.json:
         print(json.dumps(comparison_records(rows), indent=2))
-        return
-    if args.markdown:
+    elif args.markdown:
         print(comparison_markdown(rows))
     else:
         from rich.console import Console
@@ -79,5 +77,6 @@ def print_rows(rows: list, args: argparse.Namespace) -> None:
         console = Console(width=None if sys.stdout.isatty() else 140)
         for table in comparison_tables(rows):
             console.print(table)
-    for note in comparison_notes(rows):
+    missing = missing_notes(policies, rows, task=task, cost_limits=args.cost_limit)
+    for note in [*comparison_notes(rows), *missing]:
         print(note, file=sys.stderr)

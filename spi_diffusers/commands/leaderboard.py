@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from spi_diffusers.commands.compare import add_format_arguments, print_rows
+from spi_diffusers.commands.compare import add_format_arguments, print_comparison
 
 EXAMPLES = """\
 examples:
@@ -35,7 +35,6 @@ def run(args: argparse.Namespace) -> int:
 
     task = get_task(args.task)  # before the Hub is asked: a typing error shows at once
     from spi_diffusers.commands.messages import show_messages
-    from spi_diffusers.evaluation.compare import compare_policies, missing_notes
     from spi_diffusers.hub.policy_results import find_policies
 
     show_messages(quiet=True)
@@ -45,8 +44,5 @@ def run(args: argparse.Namespace) -> int:
     if not found.policies:
         where = f"author {args.author}" if args.author else f"collection {args.collection}"
         raise ValueError(f"{where}: no policy with results for {task.name}")
-    rows = compare_policies(found.policies, task=task.name, cost_limits=args.cost_limit, best_only=True)
-    print_rows(rows, args)
-    for note in missing_notes(found.policies, rows, task=task.name, cost_limits=args.cost_limit):
-        print(note, file=sys.stderr)
+    print_comparison(found.policies, task.name, args, best_only=True)
     return 1 if found.unreadable else 0

@@ -10,6 +10,8 @@ from pathlib import Path
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, UnknownTaskError, get_task
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: What stands for the data in the package and for DSRL's own wherever a dataset is named.
+RESERVED_NAMES = ("embedded", "dsrl")
 _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code
 _FILE_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet", ".csv", ".gz")
 
@@ -60,7 +62,7 @@ def check_config_name(name: str) -> None:
 
 
 def _has_configs(dataset: str | os.PathLike[str] | None) -> bool:
-    if dataset is None or str(dataset) in ("embedded", "dsrl"):
+    if dataset is None or str(dataset) in RESERVED_NAMES:
         return False
     path, text = Path(dataset).expanduser(), str(dataset)
     if path.exists():

@@ -16,7 +16,7 @@ from spi_diffusers.data.sources import Part, Request, find_parts
 from spi_diffusers.data.tables import TableColumns
 from spi_diffusers.data.tasks import Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.writing import RESERVED_NAMES, has_config, write_parquet_dataset
+from spi_diffusers.data.writing import check_destination, has_config, write_parquet_dataset
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,8 @@ def convert_dataset(
         token=token,
         clip_actions=clip_actions,
     )
-    if str(folder) in RESERVED_NAMES:
-        raise ValueError(
-            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
-        )
     folder = Path(folder).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; name a folder to write to")
+    check_destination(folder)
     if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
         raise ValueError(f"{folder}: is the source itself; name another folder to write to")
     parts = find_parts(source, request)

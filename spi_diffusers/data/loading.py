@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.config_names import HUB_ID, resolve_task
+from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES, resolve_task
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
@@ -113,7 +113,7 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
         DatasetError: the folder is not a dataset.
     """
     known, path = get_task(task), Path(dataset).expanduser()
-    if str(dataset) in ("embedded", "dsrl"):
+    if str(dataset) in RESERVED_NAMES:
         return
     if path.is_dir():
         configs = folder_configs(path)

@@ -52,8 +52,7 @@ def load_minari(
         minari: Any = importlib.import_module("minari")
     except ImportError as error:
         raise ImportError(
-            f"{source}: reading Minari datasets needs minari, which needs gymnasium 1.x: "
-            "pip install 'spi-diffusers[minari]'"
+            f"{source}: reading Minari datasets needs minari: pip install 'spi-diffusers[minari]'"
         ) from error
     try:
         if source.startswith(PREFIX):

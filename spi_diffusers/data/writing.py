@@ -13,7 +13,7 @@ import torch
 
 from spi_diffusers.data.card import make_card, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.config_names import check_config_name
+from spi_diffusers.data.config_names import RESERVED_NAMES, check_config_name
 from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.turn import turn
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 TRAIN_FILE = "train-00000-of-00001.parquet"
 #: Rows of a row group, at most.
 ROW_GROUP_SIZE = 1 << 18
-#: What `load_transitions` and `--dataset` take for the data in the package and for DSRL's own.
-RESERVED_NAMES = ("embedded", "dsrl")
 _DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 
 
@@ -77,13 +75,8 @@ def write_parquet_dataset(
     if config is None:
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
     check_config_name(config)
-    if str(folder) in RESERVED_NAMES:
-        raise ValueError(
-            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
-        )
+    check_destination(folder)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: is a file; name a folder")
     _check_replaceable(folder, config, overwrite)
     aside: Path | None = None
     try:
@@ -126,6 +119,24 @@ def write_parquet_dataset(
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def check_destination(folder: str | os.PathLike[str]) -> None:
+    """Refuse what cannot be a folder of datasets, before there is anything to write.
+
+    Args:
+        folder: need not exist.
+
+    Raises:
+        ValueError: it has a name that stands for other data.
+        FileExistsError: it is a file.
+    """
+    if str(folder) in RESERVED_NAMES:
+        raise ValueError(
+            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
+        )
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise FileExistsError(f"{folder}: is a file; name a folder")
 
 
 def has_config(folder: str | os.PathLike[str], config: str) -> bool:

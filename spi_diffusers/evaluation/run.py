@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.config_names import HUB_ID
+from spi_diffusers.data.network import explain
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import acting, evaluate
@@ -81,8 +82,6 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
         PolicyError: A file is missing or cannot be read.
         ValueError: The weights cannot be used.
     """
-    from spi_diffusers.pipelines import SPIPolicyPipeline
-
     path = Path(policy).expanduser()
     if path.exists():
         if revision is not None:
@@ -91,21 +90,8 @@ def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPol
         pipeline = _pipeline_class(folder).from_pretrained(str(folder))
         paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
     elif HUB_ID.fullmatch(str(policy)):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import RemoteEntryNotFoundError
-
         folder = None
-        pipeline = SPIPolicyPipeline.from_pretrained(str(policy), revision=revision)
-        try:
-            paths = {
-                name: Path(hf_hub_download(str(policy), name, revision=revision))
-                for name in (INFO_FILE, CONFIG_FILE)
-            }
-        except RemoteEntryNotFoundError as error:
-            raise PolicyError(
-                f"{policy}: was published without {INFO_FILE} and {CONFIG_FILE}, so nothing says which "
-                "training its results would be of."
-            ) from error
+        pipeline, paths = _from_hub(str(policy), revision)
     else:
         raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
     return LoadedPolicy(pipeline, read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
@@ -190,6 +176,26 @@ def run_evaluation(
     if video and (_to_record(shown) in entries or not (output / REPLAY_FILE).exists()):
         files += _record(output, loaded.pipeline, _to_record(entries), simulator, seeds[0], progress)
     return EvaluationResult(entries, behaviour, files)
+
+
+def _from_hub(repo_id: str, revision: str | None) -> "tuple[SPIPolicyPipeline, dict[str, Path]]":
+    """A published policy, and where its training's records are."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
+
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+    try:
+        pipeline = SPIPolicyPipeline.from_pretrained(repo_id, revision=revision)
+        names = (INFO_FILE, CONFIG_FILE)
+        return pipeline, {name: Path(hf_hub_download(repo_id, name, revision=revision)) for name in names}
+    except RemoteEntryNotFoundError as error:
+        raise PolicyError(
+            f"{repo_id}: is no policy, or was published without {INFO_FILE} and {CONFIG_FILE}, so that "
+            "nothing says which training its results would be of."
+        ) from error
+    except HfHubHTTPError as error:
+        raise PolicyError(f"{repo_id}: cannot be loaded from the Hub: {explain(error)}.") from error
 
 
 def _pipeline_class(folder: Path) -> Any:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from spi_diffusers.data.network import with_retries
-from spi_diffusers.hub.errors import HubError, explain
+from spi_diffusers.data.network import explain, with_retries
+from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.upload import hub_api
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.hub.errors import HubError, explain
+from spi_diffusers.data.network import explain
+from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.policy_files import (
     PLOTS_FOLDER,
     REPLAY,

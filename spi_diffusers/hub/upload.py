@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spi_diffusers.data.network import Result, with_retries
+from spi_diffusers.data.network import Result, explain, with_retries
 from spi_diffusers.hub.checksums import Checksums
-from spi_diffusers.hub.errors import HubError, explain
+from spi_diffusers.hub.errors import HubError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -130,8 +130,8 @@ class CheckpointStore:
                 error.errno,
                 f"{target}: the checkpoint cannot be written: {error.strerror or error}. {intact}",
             ) from error
-        # A later one was damaged, or this run had not resumed from before it; by its number it would count as
-        # the newest, and push this one out.
+        # Those of later steps are damaged, and resuming has passed them over; by their numbers they would
+        # count as the newest, and push this one out.
         for overtaken in [later for later in self.steps() if later > step]:
             remove_folder(self.path(overtaken))
         for old in self.steps()[: -self.keep]:

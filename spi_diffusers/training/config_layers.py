@@ -54,6 +54,20 @@ def make_train_config(
     return _merge(_nest(overrides or {}), config_file, "overrides")
 
 
+def restore_train_config(saved: Mapping[str, Any]) -> TrainConfig:
+    """A configuration as it was when it was saved, whatever the presets say today.
+
+    Args:
+        saved: What `TrainConfig.to_dict` gave. Settings that did not exist yet get their defaults: a preset
+            may change them now, but did not then.
+
+    Raises:
+        ConfigError: A setting does not exist any more, or is of the wrong type or out of range.
+    """
+    _check_layer(TrainConfig, dict(saved), "saved configuration")
+    return _decode(dict(saved), [])
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--config` and one option per field of `TrainConfig` (`--algorithm.eta`) to a parser."""
     parser.add_argument(
@@ -82,8 +96,6 @@ def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
 
 
 def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) -> TrainConfig:
-    import draccus
-
     upper: list[Layer] = []
     if config_file is not None:
         upper.append((str(config_file), _read_file(Path(config_file))))
@@ -94,8 +106,20 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
     merged: dict[str, Any] = {}
     for _, layer in layers:
         _deep_update(merged, layer)
+    config = _decode(merged, layers)
+    # A file may serve a whole benchmark, and presets serve every algorithm; what is said last is meant.
+    for key in _flat(overrides):
+        if key.split(".")[0] in config.unused_groups():
+            raise ConfigError(f"{top}: {_without_effect(config, key)}")
+    return config
+
+
+def _decode(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
+    """The checked configuration; `layers` are where the values come from, for messages."""
+    import draccus
+
     try:
-        config = draccus.decode(TrainConfig, merged)
+        return draccus.decode(TrainConfig, values)
     except draccus.utils.DraccusException as error:
         # draccus hides what __post_init__ said behind "Couldn't instantiate class ...".
         cause = error.__cause__
@@ -104,11 +128,6 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
         if isinstance(cause, ValueError):
             raise cause from error
         raise ConfigError(str(error)) from error
-    # A file may serve a whole benchmark, and presets serve every algorithm; what is said last is meant.
-    for key in _flat(overrides):
-        if key.split(".")[0] in config.unused_groups():
-            raise ConfigError(f"{top}: {_without_effect(config, key)}")
-    return config
 
 
 def _without_effect(config: TrainConfig, key: str) -> str:

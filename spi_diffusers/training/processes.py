@@ -27,7 +27,7 @@ def agree(
     shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=accelerator.device)])
     shared[-1] = stop_signal or 0
     *values, _ = accelerator.reduce(shared, reduction="mean").tolist()
-    # Not reduce(reduction="max"), which accelerate before 1.11 takes for a sum.
+    # Not reduce(reduction="max"), which accelerate before 1.14 takes for a sum.
     stop = int(accelerator.gather(shared[-1:]).max().item())
     return dict(zip(metrics, values, strict=True)), stop or None
 

@@ -41,10 +41,10 @@ def check_new_run(output_dir: Path) -> None:
         raise RunFolderError(f"{output_dir}: is a file; output_dir must be a folder.")
     for name in (CHECKPOINTS_FOLDER, METRICS_FILE, POLICY_FOLDER):
         if (output_dir / name).exists():
-            raise RunFolderError(
-                f"{output_dir}: holds a run already (there is {name}). Go on with it by --resume, or choose "
-                "another --output_dir."
-            )
+            what_to_do = "Go on with it by --resume, or choose another --output_dir."
+            if name == POLICY_FOLDER:  # finished, and nothing to resume from
+                what_to_do = "Choose another --output_dir."
+            raise RunFolderError(f"{output_dir}: holds a run already (there is {name}). {what_to_do}")
 
 
 def check_restart(output_dir: Path, config: TrainConfig) -> None:

@@ -48,9 +48,9 @@ def load_training_tensors(algorithm: Algorithm, tensors: Mapping[str, Tensor]) -
                 index, slot = key.split("/")
                 state.setdefault(int(index), {})[slot] = value
             groups = optimizer.state_dict()["param_groups"]
-            expected = [index for group in groups for index in group["params"]]
-            stateless = isinstance(optimizer, torch.optim.SGD) and not state  # without momentum it keeps none
-            if sorted(state) != expected and not stateless:
+            stateful = [g for g in groups if not isinstance(optimizer, torch.optim.SGD) or g["momentum"]]
+            expected = [index for group in stateful for index in group["params"]]
+            if sorted(state) != expected:
                 raise CheckpointError(f"{name}: has states for parameters {sorted(state)}, needs {expected}.")
             optimizer.load_state_dict({"state": state, "param_groups": groups})
         pending: Inputs = algorithm.inputs_class.from_tensors(_part(tensors, "pending/"))

@@ -11,6 +11,8 @@ import psutil
 import pytest
 from benchmark_factory import tiny_config
 
+from spi_diffusers.benchmark.ray_cluster import RayExecutor
+from spi_diffusers.benchmark.runner import WorkerDiedError
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import read_results
 
@@ -64,6 +66,19 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_the_cell_goes_on(tmp_path
     # It went on from a checkpoint: no step is logged twice.
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
     assert steps == list(range(5, 1001, 5))
+
+
+@pytest.mark.slow
+def test_an_error_on_a_node_is_told_by_its_last_words(tmp_path):
+    pytest.importorskip("ray")
+    executor = RayExecutor("local")
+    try:
+        # The folder of no cell: the task fails on the node, many frames deep.
+        with pytest.raises(WorkerDiedError, match=r"nothing: FileNotFoundError: .*cell\.json") as caught:
+            executor.run(tmp_path / "nothing")
+    finally:
+        executor.stop()
+    assert "Traceback" not in str(caught.value)
 
 
 def test_without_ray_the_extra_is_named(tmp_path, capsys):

@@ -313,6 +313,7 @@ def test_arguments_are_checked_before_any_work(tmp_path):
         ({"max_bytes": 0}, ValueError, "max_bytes must be at least 1, got 0"),
         ({"task": "balcircle"}, ValueError, "unknown task 'balcircle'"),
         ({"folder": file}, FileExistsError, "file: is a file; name a folder"),
+        ({"folder": "dsrl"}, ValueError, "dsrl: stands for other data"),
         ({"folder": broken}, DatasetError, "README.md: the YAML header cannot be read"),
         ({"config": tiny_config(scripted_episodes=1)}, CollectionError, "only carcircle has a scripted"),
         ({"config": tiny_config(speed_targets=[0.9])}, CollectionError, "only a Velocity task's cost"),

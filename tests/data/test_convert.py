@@ -1,6 +1,5 @@
 import json
 import shutil
-import sys
 
 import h5py
 import numpy as np
@@ -306,78 +305,6 @@ def test_without_a_connection_dsrl_files_that_were_fetched_before_serve(
     with pytest.raises(DatasetError, match="is damaged, and the Hub cannot be reached"):
         convert(DSRL_DATASET_REPO, tmp_path / "more", **options)
     assert not (tmp_path / "more").exists()
-
-
-# ---- Minari
-
-
-def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True):
-    minari = pytest.importorskip("minari", reason="pip install 'spi-diffusers[minari]'")
-    import gymnasium
-    from minari.data_collector.episode_buffer import EpisodeBuffer
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
-    columns = make_columns(lengths=(3, 2), terminated=(1,))
-    buffers = []
-    for k, (first, end) in enumerate([(0, 3), (3, 5)]):
-        rows = slice(first, end)
-        cost = columns["cost"][rows].astype(np.float64)
-        buffers.append(
-            EpisodeBuffer(
-                id=k,
-                observations=np.concatenate(
-                    [columns["observation"][rows], columns["next_observation"][end - 1 : end]]
-                ),
-                actions=columns["action"][rows],
-                rewards=list(columns["reward"][rows].astype(np.float64)),
-                terminations=list(columns["terminated"][rows]),
-                truncations=[False] * (end - first),  # never marked: the last step is the end
-                infos={"cost": np.append(9.0, cost) if start_info else cost} if infos else None,
-            )
-        )
-    minari.create_dataset_from_buffers(
-        "test/ball-v0",
-        buffers,
-        action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
-        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
-        algorithm_name="none",
-        author="a test",
-        author_email="test@example.org",
-        code_permalink="none",
-        description="A test's dataset.",
-    )
-    return columns
-
-
-@pytest.mark.parametrize("start_info", [True, False])
-def test_minari_by_id_and_by_folder(monkeypatch, tmp_path, start_info):
-    columns = minari_dataset(monkeypatch, tmp_path / "minari", start_info=start_info)
-    expected = TransitionDataset.from_columns(columns).sha256
-    by_id = convert("minari:test/ball-v0", tmp_path / "set", tasks=["ballcircle"])
-    assert by_id[BALL.name].sha256 == load_transitions(tmp_path / "set").sha256 == expected
-    folder = tmp_path / "minari" / "test" / "ball-v0"
-    for path in (folder, folder / "data"):
-        assert convert(path, tmp_path / "two", name="mine", overwrite=True)["mine"].sha256 == expected
-    with pytest.raises(DatasetError, match=r"infos have no 'damage'.*--cost-column. They hold cost"):
-        convert(folder, tmp_path / "x", name="mine", columns=TableColumns(cost="damage"))
-
-
-def test_minari_without_infos(monkeypatch, tmp_path):
-    minari_dataset(monkeypatch, tmp_path / "minari", infos=False)
-    with pytest.raises(DatasetError, match=r"episode 0: the infos have no 'cost'.*record_infos=True"):
-        convert("minari:test/ball-v0", tmp_path / "set", tasks=["ballcircle"])
-
-
-def test_minari_that_is_not_installed_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "minari", None)
-    with pytest.raises(ImportError, match=r"pip install 'spi-diffusers\[minari\]'"):
-        convert("minari:D4RL/door/human-v2", tmp_path / "set", name="door")
-    with pytest.raises(DatasetError, match="say which one task the Minari dataset belongs to"):
-        convert("minari:D4RL/door/human-v2", tmp_path / "set")
-    (tmp_path / "m" / "data").mkdir(parents=True)
-    (tmp_path / "m" / "data" / "metadata.json").write_text("{}")
-    with pytest.raises(ImportError, match="pip install"):
-        convert(tmp_path / "m", tmp_path / "set", name="door")
 
 
 def test_rows_of_a_converted_dataset_are_on_the_cpu_and_contiguous(dsrl_folder, tmp_path):

@@ -1,8 +1,10 @@
+import re
+
 import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from spi_diffusers.data.network import is_transient, say, with_retries
+from spi_diffusers.data.network import explain, is_transient, say, with_retries
 
 
 def http_error(status):
@@ -53,3 +55,18 @@ def test_calls_are_repeated_while_that_may_help():
 def test_an_error_is_part_of_one_line():
     assert say(ValueError("two\n  lines.")) == "ValueError: two lines"
     assert say(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("status", "server_says", "expected"),
+    [
+        (401, "Repository not found", "there is no such repository, or it is private"),
+        (401, "Invalid credentials", r"does not accept the access token.*\(Invalid credentials\)"),
+        (403, "read only", r"does not allow it \(read only\)"),
+        (404, "Entry not found", "^Entry not found$"),
+        (503, "busy", r"internal error \(503\); try again later"),
+    ],
+)
+def test_what_the_hub_answers_is_told_with_what_to_do(status, server_says, expected):
+    response = httpx2.Response(status, request=httpx2.Request("GET", "http://x"))
+    assert re.search(expected, explain(HfHubHTTPError("no", response=response, server_message=server_says)))

@@ -1,6 +1,8 @@
+import shutil
 import time
 
 import pytest
+from dataset_pushes import CAR_RUN, write
 from hub_server import HubServer
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
@@ -17,3 +19,15 @@ def hub(monkeypatch):
     with HubServer() as server:
         yield server
     enable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "set"
+    write(folder)
+    return write(folder, CAR_RUN)
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "set")

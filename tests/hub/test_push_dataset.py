@@ -1,68 +1,17 @@
 """Publishing dataset folders, by the real client in this process against a real (loopback) server."""
 
 import json
-import re
 import shutil
 
 import numpy as np
 import pytest
-from data_factory import make_columns
-from hub_faults import Fault
+from dataset_pushes import BALL, CAR_RUN, assert_published, published, push, write
 from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.tasks import get_task
-from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.push_dataset import check_folder, commit_message, find_files, plan_push, published_card
+from spi_diffusers.hub.push_dataset import find_files, plan_push, published_card
 from spi_diffusers.hub.upload import plan_upload, upload
-
-BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
-
-
-def write(folder, task=BALL, seed=0, **options):
-    sizes = {"observation_dim": task.observation_dim, "action_dim": task.action_dim}
-    columns = make_columns(lengths=(30, 20), seed=seed, **sizes)
-    data = TransitionDataset.from_columns(columns, task=task, source="made for a test")
-    return write_parquet_dataset(data, folder, **options)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made") / "set"
-    write(folder)
-    return write(folder, CAR_RUN)
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "set")
-
-
-def push(hub, folder, repo_id="org/set", *, token=TOKEN, branch="main", prune=False, check=False, **options):
-    files = find_files(folder)
-    if check:  # a second of loading
-        check_folder(files, progress=False)
-    plan = plan_push(files, repo_id, branch=branch, prune=prune, token=token, endpoint=hub.url)
-    options = {"message": commit_message(files)} | options
-    return upload(plan, token=token, endpoint=hub.url, **options)
-
-
-def published(hub, repo_id="org/set"):
-    return hub.store.get("datasets", repo_id)
-
-
-def content(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def assert_published(hub, folder, repo_id="org/set"):
-    """Every file of the folder, the card with the repository's name, and nothing else."""
-    there, here = published(hub, repo_id).files, content(folder)
-    card = here.pop("README.md").decode().replace('"set"', f'"{repo_id}"')
-    assert there.pop("README.md").decode() == card
-    assert there == here
 
 
 def test_one_commit_holds_everything(hub, folder):
@@ -265,119 +214,6 @@ def test_ids_that_cannot_be(hub, folder, repo_id):
     with pytest.raises(HubError, match=r"id of a repository|form organisation/name"):
         push(hub, folder, repo_id)
     assert hub.log == []
-
-
-# ---- faults
-
-
-def push_under_a_fault(hub, folder, fault, exists=True):
-    """Push with a fault, then again without: before, either all or nothing; after, all of it, once."""
-    hub.store.repos.clear()
-    if exists:
-        hub.store.put("datasets", "org/set", {"README.md": b"---\nlicense: mit\n---\nbefore\n"})
-    hub.faults.set(fault)
-    try:
-        result = push(hub, folder)
-    except HubError as error:
-        outcome = str(error)
-        if "was made, but could not be verified" not in outcome and hub.store.repos:
-            assert history(hub)[0] in BEFORE, outcome
-    else:
-        outcome = "published"
-        assert result.changed
-        assert result.commit == published(hub).head.oid
-    happened = list(hub.faults.happened)
-    hub.faults.set()
-    push(hub, folder)
-    assert_published(hub, folder)
-    titles = history(hub)
-    assert titles[0].startswith("Transitions of")
-    assert titles[1] in BEFORE, "one commit, not several"
-    return outcome, happened
-
-
-BEFORE = ("initial commit", "set by the test")
-
-
-def history(hub):
-    """Titles of the commits of main, the newest first."""
-    repo, titles = published(hub), []
-    commit = repo.head
-    while commit is not None:
-        titles.append(commit.title)
-        commit = repo.commits.get(commit.parent)
-    return titles
-
-
-@pytest.mark.parametrize(
-    ("fault", "outcome"),
-    [
-        (Fault("status", "GET", "/tree/", number=500), "published"),
-        (Fault("drop before", "GET", "/api/datasets/org/set$"), "published"),
-        (Fault("status", "GET", "/api/datasets/org/set$", times=9, number=503), "cannot be compared.*(503)"),
-        (Fault("status", "POST", "/preupload/", number=503), "published"),
-        (Fault("status", "PUT", "/put/", number=500), "published"),
-        (Fault("status", "PUT", "/put/", times=99, number=500), "nothing was published.*internal error"),
-        (Fault("drop within", "PUT", "/put/"), "published"),
-        (Fault("wrong bytes", "PUT", "/put/"), "nothing was published.*arrived damaged"),
-        (Fault("short", "PUT", "/put/"), "nothing was published.*arrived damaged"),
-        (Fault("status", "POST", "/commit/", number=500), "nothing was published.*internal error"),
-        (
-            Fault("status", "POST", "/commit/", number=429, headers={"Retry-After": "7"}),
-            r"nothing was published.*wait 7 s \(too many requests\)",
-        ),
-        (Fault("drop before", "POST", "/commit/"), "nothing was published"),
-        (Fault("drop within", "POST", "/commit/"), "nothing was published"),
-        (Fault("drop after", "POST", "/commit/"), "published"),
-        (Fault("slow", "POST", "/commit/", number=300), "published"),
-        (Fault("drop before", "POST", "/paths-info/"), "published"),
-        (Fault("status", "POST", "/paths-info/", times=9, number=500), "was made, but could not be verified"),
-    ],
-    ids=lambda value: f"{value.kind} {value.path} x{value.times}" if isinstance(value, Fault) else "",
-)
-def test_faults(hub, folder, fault, outcome):
-    actual, happened = push_under_a_fault(hub, folder, fault)
-    assert happened
-    assert re.search(outcome, actual), actual
-
-
-def test_a_commit_that_holds_something_else_is_noticed(hub, folder):
-    hub.verifies_uploads = False  # a Hub that stores whatever arrives
-    hub.faults.set(Fault("wrong bytes", "PUT", "/put/"))
-    with pytest.raises(HubError, match=r"does not hold what was uploaded: .* differs in size or checksum"):
-        push(hub, folder)
-
-
-def test_a_lost_answer_to_a_pull_request_opens_no_second_one(hub, folder):
-    push(hub, folder)
-    write(folder, seed=7, overwrite=True)
-    hub.faults.set(Fault("drop after", "POST", "/commit/"))
-    result = push(hub, folder, create_pr=True)
-    assert (result.pull_request, len(published(hub).pulls)) == ("refs/pr/1", 1)
-
-
-@pytest.mark.parametrize("exists", [True, False], ids=["existing repository", "new repository"])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "drop after",  # the one that leaves client and server in disagreement
-        *(
-            pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("status", "drop before", "drop within", "slow")
-        ),
-    ],
-)
-def test_every_request_may_fail_in_every_way(hub, folder, kind, exists):
-    """One request after the other, of all that a push makes."""
-    number = 20 if kind == "slow" else 500
-    failures = 0
-    for index in range(100):
-        outcome, happened = push_under_a_fault(hub, folder, Fault(kind, skip=index, number=number), exists)
-        if not happened:
-            break
-        failures += outcome != "published"
-    assert index > 15
-    assert failures == 0 if kind == "slow" else failures >= 1
 
 
 def test_an_id_of_a_model_is_another_repository(hub):

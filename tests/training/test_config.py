@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.data.tasks import UnknownTaskError
 from spi_diffusers.training.config import ConfigError, NetworkConfig, TrainConfig
 from spi_diffusers.training.config_layers import (
@@ -13,6 +14,7 @@ from spi_diffusers.training.config_layers import (
     config_from_arguments,
     list_presets,
     make_train_config,
+    restore_train_config,
 )
 
 
@@ -137,6 +139,17 @@ def test_the_saved_config_is_read_back_the_same(tmp_path):
     file = tmp_path / "train_config.json"
     file.write_text(json.dumps(config.to_dict()))
     assert parse("--config", str(file)) == config
+
+
+def test_a_setting_that_did_not_exist_is_restored_at_its_default_not_the_presets():
+    saved = make_train_config({"task": "halfcheetahvelocity"}).to_dict()
+    assert restore_train_config(saved).to_dict() == saved
+    assert (saved.pop("reserve_decay"), saved["algorithm"].pop("eta")) == (0.5, 0.7)
+    restored = restore_train_config(saved)
+    assert (restored.reserve_decay, restored.algorithm.eta) == (0.0, SPIConfig().eta)
+    for change, complaint in ({"no_such": 1}, "no_such"), ({"updates": 0}, "updates must be"):
+        with pytest.raises(ConfigError, match=complaint):
+            restore_train_config(saved | change)
 
 
 def test_yaml_reads_a_bare_no_as_false_and_we_do_not(tmp_path):

@@ -183,6 +183,12 @@ def test_resume_without_a_checkpoint_spares_what_another_run_has_left(small_data
     with pytest.raises(RunFolderError, match="holds a finished policy, but no checkpoint to resume from"):
         train(tiny_config(tmp_path, resume=True), small_dataset)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        train(tiny_config(tmp_path), small_dataset)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"\(there is policy\)\. Choose another --output_dir\."):
+        train(tiny_config(tmp_path), small_dataset)
+    (tmp_path / "metrics.jsonl").write_bytes(before[tmp_path / "metrics.jsonl"])
     (tmp_path / "policy").rmdir()
     train(tiny_config(tmp_path, resume=True), small_dataset)  # killed before its first checkpoint
 

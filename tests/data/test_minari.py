@@ -1,0 +1,89 @@
+"""Minari datasets, made by Minari itself."""
+
+import sys
+
+import numpy as np
+import pytest
+from data_factory import make_columns
+
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.convert import convert_dataset
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tables import TableColumns
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.transitions import TransitionDataset
+
+BALL = get_task("ballcircle")
+
+
+def convert(source, folder, **options):
+    return {part.config: part.dataset for part in convert_dataset(source, folder, **options)}
+
+
+def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True):
+    minari = pytest.importorskip("minari", reason="pip install 'spi-diffusers[minari]'")
+    import gymnasium
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    columns = make_columns(lengths=(3, 2), terminated=(1,))
+    buffers = []
+    for k, (first, end) in enumerate([(0, 3), (3, 5)]):
+        rows = slice(first, end)
+        cost = columns["cost"][rows].astype(np.float64)
+        buffers.append(
+            EpisodeBuffer(
+                id=k,
+                observations=np.concatenate(
+                    [columns["observation"][rows], columns["next_observation"][end - 1 : end]]
+                ),
+                actions=columns["action"][rows],
+                rewards=list(columns["reward"][rows].astype(np.float64)),
+                terminations=list(columns["terminated"][rows]),
+                truncations=[False] * (end - first),  # never marked: the last step is the end
+                infos={"cost": np.append(9.0, cost) if start_info else cost} if infos else None,
+            )
+        )
+    minari.create_dataset_from_buffers(
+        "test/ball-v0",
+        buffers,
+        action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
+        algorithm_name="none",
+        author="a test",
+        author_email="test@example.org",
+        code_permalink="none",
+        description="A test's dataset.",
+    )
+    return columns
+
+
+@pytest.mark.parametrize("start_info", [True, False])
+def test_minari_by_id_and_by_folder(monkeypatch, tmp_path, start_info):
+    columns = minari_dataset(monkeypatch, tmp_path / "minari", start_info=start_info)
+    expected = TransitionDataset.from_columns(columns).sha256
+    by_id = convert("minari:test/ball-v0", tmp_path / "set", tasks=["ballcircle"])
+    assert by_id[BALL.name].sha256 == load_transitions(tmp_path / "set").sha256 == expected
+    folder = tmp_path / "minari" / "test" / "ball-v0"
+    for path in (folder, folder / "data"):
+        assert convert(path, tmp_path / "two", name="mine", overwrite=True)["mine"].sha256 == expected
+    with pytest.raises(DatasetError, match=r"infos have no 'damage'.*--cost-column. They hold cost"):
+        convert(folder, tmp_path / "x", name="mine", columns=TableColumns(cost="damage"))
+
+
+def test_minari_without_infos(monkeypatch, tmp_path):
+    minari_dataset(monkeypatch, tmp_path / "minari", infos=False)
+    with pytest.raises(DatasetError, match=r"episode 0: the infos have no 'cost'.*record_infos=True"):
+        convert("minari:test/ball-v0", tmp_path / "set", tasks=["ballcircle"])
+
+
+def test_minari_that_is_not_installed_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(ImportError, match=r"pip install 'spi-diffusers\[minari\]'"):
+        convert("minari:lab/arm-v0", tmp_path / "set", name="arm")
+    with pytest.raises(DatasetError, match="say which one task the Minari dataset belongs to"):
+        convert("minari:lab/arm-v0", tmp_path / "set")
+    (tmp_path / "m" / "data").mkdir(parents=True)
+    (tmp_path / "m" / "data" / "metadata.json").write_text("{}")
+    with pytest.raises(ImportError, match="pip install"):
+        convert(tmp_path / "m", tmp_path / "set", name="arm")
