@@ -253,9 +253,11 @@ def test_a_second_run_into_the_same_folder_is_refused(capsys, run_folder, small_
 
 def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder):
     before = (run_folder / "policy" / "train_info.json").read_bytes()
+    (run_folder / "policy" / "notes.md").write_text("the user's own")
     assert main(["train", "--config", str(run_folder / "train_config.json"), "--resume", "--quiet"]) == 0
     assert "Trained 5 updates" in capsys.readouterr().out
     assert (run_folder / "policy" / "train_info.json").read_bytes() == before
+    assert (run_folder / "policy" / "notes.md").read_text() == "the user's own"
 
 
 def test_the_scripts_are_the_same_commands():

@@ -84,13 +84,13 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     from diffusers.utils.logging import disable_progress_bar
 
     from spi_diffusers.evaluation.evaluate import evaluate
+    from spi_diffusers.evaluation.loading import load_policy
     from spi_diffusers.evaluation.results import merge_results, read_results
-    from spi_diffusers.evaluation.run import load_policy
-    from spi_diffusers.training.config_layers import make_train_config
+    from spi_diffusers.training.config_layers import restore_train_config
     from spi_diffusers.training.run import POLICY_FOLDER, run_training
 
     disable_progress_bar()
-    train_config = make_train_config({**config, "output_dir": str(folder), "resume": True})
+    train_config = restore_train_config({**config, "output_dir": str(folder), "resume": True})
     # The policy is saved whole or not at all, after everything else of the training.
     if not (folder / POLICY_FOLDER).is_dir():
         result = run_training(train_config, progress=False)

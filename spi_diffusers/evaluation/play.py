@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.evaluation.evaluate import acting, policy_task
-from spi_diffusers.evaluation.run import load_policy
+from spi_diffusers.evaluation.loading import load_pipeline
 from spi_diffusers.evaluation.video import Replay, record_replay
 
 
@@ -42,7 +42,7 @@ def play_episode(
     """Play one episode in the simulator and record it.
 
     Args:
-        policy: Folder or id on the Hub, as in `load_policy`.
+        policy: Folder or id on the Hub, as in `load_pipeline`.
         task: The task; None takes the policy's own.
         cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
             task's first.
@@ -58,7 +58,7 @@ def play_episode(
         SimulatorNotInstalledError: The simulator is missing.
         OSError: The video cannot be written.
     """
-    pipeline = load_policy(policy, revision=revision).pipeline
+    pipeline = load_pipeline(policy, revision=revision)
     known = policy_task(pipeline, task)
     if cost_limit is None:  # a baseline has a limit of its own
         cost_limit = pipeline.config.get("cost_limit")

@@ -1,57 +1,27 @@
 """The whole evaluation job, as `spi evaluate` and `scripts/evaluate.py` run it."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.config_names import HUB_ID
-from spi_diffusers.data.network import explain
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import acting, evaluate
-from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
-from spi_diffusers.evaluation.results import merge_results, read_results, read_train_info
+from spi_diffusers.evaluation.loading import CONFIG_FILE, LoadedPolicy, load_policy
+from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
-    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
-INFO_FILE = "train_info.json"
-CONFIG_FILE = "train_config.json"
 REPLAY_FILE = "replay.mp4"
-
-
-class PolicyError(ValueError):
-    """A policy folder cannot be evaluated; the message names the file."""
-
-
-class MissingPolicyError(PolicyError, FileNotFoundError):
-    """There is no such policy."""
-
-
-@dataclass(frozen=True)
-class LoadedPolicy:
-    """A policy with what is known about its training.
-
-    Attributes:
-        pipeline: The policy.
-        train_info: Where its weights come from.
-        train_config: Its `train_config.json`.
-        folder: Its local folder, or None for one from the Hub.
-    """
-
-    pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline"
-    train_info: TrainInfo
-    train_config: dict[str, Any]
-    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -67,34 +37,6 @@ class EvaluationResult:
     entries: list[EvaluationEntry]
     behaviour: list[BehaviourRow]
     files: list[Path]
-
-
-def load_policy(policy: str | Path, *, revision: str | None = None) -> LoadedPolicy:
-    """Load a policy from a folder or from the Hub.
-
-    Args:
-        policy: Folder of a policy, or of the run that made it, or an id on the Hub (`org/name`). What
-            exists on disk is never looked up on the Hub.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        MissingPolicyError: There is no such folder, and it does not look like an id on the Hub.
-        PolicyError: A file is missing or cannot be read.
-        ValueError: The weights cannot be used.
-    """
-    path = Path(policy).expanduser()
-    if path.exists():
-        if revision is not None:
-            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
-        folder = _policy_folder(path)
-        pipeline = _pipeline_class(folder).from_pretrained(str(folder))
-        paths = {name: folder / name for name in (INFO_FILE, CONFIG_FILE)}
-    elif HUB_ID.fullmatch(str(policy)):
-        folder = None
-        pipeline, paths = _from_hub(str(policy), revision)
-    else:
-        raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
-    return LoadedPolicy(pipeline, read_train_info(paths[INFO_FILE]), _read_json(paths[CONFIG_FILE]), folder)
 
 
 def run_evaluation(
@@ -178,62 +120,12 @@ def run_evaluation(
     return EvaluationResult(entries, behaviour, files)
 
 
-def _from_hub(repo_id: str, revision: str | None) -> "tuple[SPIPolicyPipeline, dict[str, Path]]":
-    """A published policy, and where its training's records are."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError
-
-    from spi_diffusers.pipelines import SPIPolicyPipeline
-
-    try:
-        pipeline = SPIPolicyPipeline.from_pretrained(repo_id, revision=revision)
-        names = (INFO_FILE, CONFIG_FILE)
-        return pipeline, {name: Path(hf_hub_download(repo_id, name, revision=revision)) for name in names}
-    except RemoteEntryNotFoundError as error:
-        raise PolicyError(
-            f"{repo_id}: is no policy, or was published without {INFO_FILE} and {CONFIG_FILE}, so that "
-            "nothing says which training its results would be of."
-        ) from error
-    except HfHubHTTPError as error:
-        raise PolicyError(f"{repo_id}: cannot be loaded from the Hub: {explain(error)}.") from error
-
-
-def _pipeline_class(folder: Path) -> Any:
-    from spi_diffusers import pipelines
-
-    name = _read_json(folder / "model_index.json").get("_class_name")
-    is_baseline = name == pipelines.BaselinePolicyPipeline.__name__
-    return pipelines.BaselinePolicyPipeline if is_baseline else pipelines.SPIPolicyPipeline
-
-
-def _policy_folder(path: Path) -> Path:
-    for folder in (path, path / "policy"):
-        if (folder / "model_index.json").is_file():
-            return folder
-    raise MissingPolicyError(
-        f"{path}: holds no policy (there is no model_index.json). A training run saves it at its end; if it "
-        "was stopped before, go on with --resume."
-    )
-
-
 def _default_output(policy: str | Path, folder: Path | None, simulator: str, revision: str | None) -> Path:
     name = "evaluation" if simulator == "auto" else f"evaluation-{simulator}"
     if folder is None:
         return Path("outputs") / name / (str(policy) if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
     return (folder.parent if in_a_run else folder) / name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise PolicyError(f"{path}: is not complete JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise PolicyError(f"{path}: must hold an object, got {type(content).__name__}.")
-    return content
 
 
 def _behaviour_data(

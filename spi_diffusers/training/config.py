@@ -248,17 +248,17 @@ class TrainConfig:
         Settings of algorithms that are not used are left out.
         """
         used = asdict(self)
-        unused = self.unused_groups()
+        unused = self.unused_settings()
         if self.method == SPI_METHOD:
             unused |= {"method", "cost_limit"}
         return {name: value for name, value in used.items() if name not in unused}
 
-    def unused_groups(self) -> set[str]:
-        """Groups of settings that belong to other algorithms."""
+    def unused_settings(self) -> set[str]:
+        """Settings, and groups of them, that belong to other algorithms."""
         groups = {entry.settings for entry in BASELINES.values()}
         if self.method == SPI_METHOD:
             return groups
-        return {*groups, "algorithm", "network"} - {BASELINES[self.method].settings}
+        return {*groups, "algorithm", "network", *SPI_SETTINGS} - {BASELINES[self.method].settings}
 
     @property
     def settings(self) -> Any:

@@ -9,7 +9,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ import yaml
 
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
 from spi_diffusers.data.config_names import resolve_task
-from spi_diffusers.training.config import SPI_SETTINGS, ConfigError, TrainConfig
+from spi_diffusers.training.config import ConfigError, TrainConfig
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
 
@@ -80,16 +80,8 @@ def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
     """The configuration that a command line asks for; see `make_train_config` for the errors."""
     given = {key: value for key, value in vars(args).items() if key in _leaf_types(TrainConfig)}
     types_ = _leaf_types(TrainConfig)
-    config = _merge(
-        _nest({key: _read_option(key, value, types_[key]) for key, value in given.items()}),
-        args.config,
-        "command line",
-    )
-    if config.method != SPI_METHOD:
-        for key in SPI_SETTINGS:
-            if key in given:
-                raise ConfigError(_without_effect(config, f"--{key}"))
-    return config
+    overrides = _nest({key: _read_option(key, value, types_[key]) for key, value in given.items()})
+    return _merge(overrides, args.config, "command line")
 
 
 # ---- merging
@@ -109,8 +101,10 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
     config = _decode(merged, layers)
     # A file may serve a whole benchmark, and presets serve every algorithm; what is said last is meant.
     for key in _flat(overrides):
-        if key.split(".")[0] in config.unused_groups():
+        if key.split(".")[0] in config.unused_settings():
             raise ConfigError(f"{top}: {_without_effect(config, key)}")
+    if config_file is not None and overrides.get("preset") is not None:
+        _check_preset_counts(layers, f"preset {overrides['preset']}.yaml")
     return config
 
 
@@ -128,6 +122,18 @@ def _decode(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
         if isinstance(cause, ValueError):
             raise cause from error
         raise ConfigError(str(error)) from error
+
+
+def _check_preset_counts(layers: Sequence[Layer], name: str) -> None:
+    """Refuse a preset of which the config file, a whole train_config.json, leaves nothing: it misleads."""
+    preset, (file, over) = _flat(dict(layers)[name]), layers[-2]
+    above = _flat(over)
+    other = [key for key, value in preset.items() if key in above and above[key] != value]
+    if other and preset.keys() <= above.keys():
+        raise ConfigError(
+            f"{name} has no effect: {file} comes after it, sets all that it sets, and has other values for "
+            f"{', '.join(other)}. Leave out one of the two."
+        )
 
 
 def _without_effect(config: TrainConfig, key: str) -> str:
@@ -351,12 +357,12 @@ def _metavar(hint: Any) -> str:
     return {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}[hint]
 
 
-def _flat(layer: Mapping[str, Any], path: str = "") -> Iterator[str]:
+def _flat(layer: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"algorithm": {"eta": 1}} -> {"algorithm.eta": 1}."""
+    flat: dict[str, Any] = {}
     for key, value in layer.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}"
+        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
+    return flat
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From a finished trainer to a policy folder: the one place where the pipeline is assembled and saved."""
 
+import json
 import os
 import shutil
 from dataclasses import asdict
@@ -9,10 +10,11 @@ from typing import Any
 from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.calibration import calibrate
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
-from spi_diffusers.training.run_folder import CONFIG_FILE, saved_config
+from spi_diffusers.training.run_folder import CONFIG_FILE, WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.runtime import package_versions
 from spi_diffusers.training.trainer import Trainer
 
@@ -83,6 +85,25 @@ def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progres
     calibration, report = calibrate(pipeline, dataset, seed=trainer.config.seed, progress=progress)
     pipeline.register_modules(calibration=calibration)
     return asdict(report)
+
+
+def is_saved(trainer: Trainer, folder: str | Path) -> bool:
+    """Whether a folder holds the whole policy of this training already, as the settings now ask for it."""
+    folder = Path(folder)
+    is_spi = trainer.config.method == SPI_METHOD
+    try:
+        check_policy_folder(str(folder), SPIPolicyPipeline if is_spi else BaselinePolicyPipeline)
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        sha256 = info["dataset"]["sha256"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False  # it is damaged, or somebody else's
+
+    def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}
+
+    same_training = (info.get("updates"), sha256) == (trainer.step, trainer.dataset.sha256)
+    return same_training and deciding(config) == deciding(saved_config(trainer.config))
 
 
 def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False) -> Path:

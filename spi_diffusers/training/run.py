@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.training.config import TrainConfig
-from spi_diffusers.training.export import save_policy
+from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run
 from spi_diffusers.training.runtime import make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
@@ -31,6 +31,8 @@ class RunResult:
 
 def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     """Load the data, train, and save the policy in `output_dir/policy`.
+
+    A run that is resumed after its end leaves its policy, and what lies beside it, as it is.
 
     Args:
         config: The run's configuration.
@@ -60,7 +62,9 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     folder = None
     if training.stopped_by is None:
         folder = output_dir / POLICY_FOLDER
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and is_saved(trainer, folder):
+            logger.info("%s holds this policy already and stays as it is.", folder)
+        elif accelerator.is_main_process:
             save_policy(trainer, folder, progress=progress)
         accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:

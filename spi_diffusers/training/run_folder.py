@@ -111,7 +111,9 @@ def check_same_run(
 
 def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[str]:
     """Settings that a resumed run must not change, and that differ."""
-    before, now = dict(_flat(saved)), dict(_flat(saved_config(config)))
+    foreign = config.unused_settings()  # older versions saved some that a baseline never looked at
+    before = {key: value for key, value in _flat(saved) if key.partition(".")[0] not in foreign}
+    now = dict(_flat(saved_config(config)))
     before.setdefault("streaming", False)  # checkpoints from before it could be chosen
     if not before["streaming"] and not now["streaming"]:
         now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)

@@ -21,6 +21,16 @@ def hub(monkeypatch):
     enable_progress_bars()
 
 
+@pytest.fixture
+def default_hub(hub, monkeypatch, tmp_path):
+    """The server as the one that ids are looked up on, with a cache of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return hub
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "set"

@@ -18,12 +18,9 @@ BETTER = (make_entry([700, 720], [5, 7], 10, algorithm="better"),)
 
 
 @pytest.fixture
-def hub(hub, monkeypatch, tmp_path):
-    """The server as the default one, with three policies, one of which was never evaluated."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+def hub(default_hub):
+    """A Hub with three policies, one of which was never evaluated."""
+    hub = default_hub
     for name, entries in (("plain", ENTRIES), ("better", BETTER), ("silent", ())):
         files = {"README.md": CARD}
         if entries:

@@ -113,6 +113,7 @@ def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
             r"algorithm.eta has no effect on bc, .* bc\.\*",
         ),
         ({"method": "bc", "network.activation": "mish"}, "network.activation has no effect on bc"),
+        ({"method": "bc", "budget_reserve": 1.0}, "overrides: budget_reserve has no effect on bc"),
         ({"bc.learning_rate": 0.1}, r"bc.learning_rate has no effect on spi, .* algorithm\.\*"),
     ],
 )
@@ -124,7 +125,7 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
 def test_options_without_effect_are_refused_by_the_command(tmp_path, capsys):
     run = ["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(tmp_path / "run")]
     assert main([*run, "--learning-rate", "0.1"]) != 0
-    assert "--learning_rate has no effect on bc, whose own settings are bc.*" in capsys.readouterr().err
+    assert "command line: learning_rate has no effect on bc, whose own settings are bc.*" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -95,6 +95,18 @@ def test_cosine_schedule_by_hand():
     assert [constant.learning_rate_at(k) for k in range(4)] == [2.0] * 4
 
 
+def test_a_preset_that_a_complete_config_file_leaves_nothing_of_is_refused(tmp_path):
+    whole = tmp_path / "train_config.json"
+    whole.write_text(json.dumps(parse("--task", "ballcircle").to_dict()))
+    with pytest.raises(ConfigError, match=r"preset paper.yaml has no effect: .*train_config.json comes after it"):
+        parse("--preset", "paper", "--config", str(whole))
+    part = tmp_path / "part.yaml"
+    part.write_text("algorithm: {eta: 0.3, mu: 0.3, phi: 0.4}")
+    assert not parse("--task", "ballcircle", "--preset", "paper", "--config", str(part)).algorithm.conditioned
+    whole.write_text(json.dumps(parse("--task", "ballcircle", "--preset", "paper").to_dict()))
+    assert parse("--preset", "paper", "--config", str(whole)).preset == "paper"  # a run started again
+
+
 def test_layers_override_each_other_in_order(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("task: ballcircle\nlearning_rate: 2e-3\nseed: 5\nalgorithm: {gamma: 0.9}\n")

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from training_factory import save_policy_with_file_size_limit_job, start_job, tiny_config
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.export import algorithm_name, save_policy, train_info
+from spi_diffusers.training.export import algorithm_name, is_saved, save_policy, train_info
 from spi_diffusers.training.trainer import Trainer
 
 
@@ -51,6 +52,23 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     assert len(info.pop("calibration")["estimated_costs"]) == 6
     assert info == train_info(trained)
     assert (folder / "noise_model" / "diffusion_pytorch_model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_policy_that_is_saved_already_is_known_as_such(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "policy"
+    assert not is_saved(trained, folder)
+    save_policy(trained, folder)
+    (folder / "README.md").write_text("the user's own")
+    assert is_saved(trained, folder)
+    with monkeypatch.context() as changes:
+        changes.setattr(trained, "config", dataclasses.replace(trained.config, budget_reserve=9.0))
+        assert not is_saved(trained, folder)  # the policy would keep a reserve
+    with monkeypatch.context() as changes:
+        changes.setattr(trained, "step", 4)
+        assert not is_saved(trained, folder)
+    weights = folder / "noise_model" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert not is_saved(trained, folder)
 
 
 def test_a_full_disk_leaves_the_old_policy_intact(trained, tmp_path):

@@ -1,0 +1,72 @@
+"""Policies to evaluate or to play: by folder, and from a real (loopback) Hub."""
+
+import json
+
+import pytest
+import torch
+from policy_factory import BALL, INFO, make_policy, make_run
+
+from spi_diffusers.evaluation.loading import MissingPolicyError, PolicyError, load_pipeline, load_policy
+from spi_diffusers.models import GaussianActor, ObservationNormalizer
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+
+def upload(hub, folder, repo_id):
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hub.store.put("models", repo_id, files)
+
+
+def make_baseline(folder):
+    normalizer = ObservationNormalizer(observation_dim=BALL.observation_dim)
+    normalizer.set_statistics(torch.zeros(BALL.observation_dim), torch.ones(BALL.observation_dim))
+    actor = GaussianActor(BALL.observation_dim, BALL.action_dim, hidden_dims=[8])
+    pipeline = BaselinePolicyPipeline(actor, normalizer, algorithm="cpq", cost_limit=10.0, task=BALL.name)
+    pipeline.save_pretrained(folder)
+    (folder / "train_info.json").write_text(json.dumps(INFO | {"algorithm": "cpq"}))
+    (folder / "train_config.json").write_text(json.dumps({"method": "cpq"}))
+    return folder
+
+
+def test_a_run_its_policy_and_the_same_from_the_hub(default_hub, tmp_path):
+    run = make_run(tmp_path / "run")
+    upload(default_hub, run / "policy", "org/spi")
+    local, same, remote = load_policy(run), load_policy(run / "policy"), load_policy("org/spi")
+    assert (local.folder, same.folder, remote.folder) == (run / "policy", run / "policy", None)
+    for loaded in (same, remote):
+        assert isinstance(loaded.pipeline, SPIPolicyPipeline)
+        assert (loaded.train_info, loaded.train_config) == (local.train_info, local.train_config)
+        weights, expected = loaded.pipeline.noise_model.state_dict(), local.pipeline.noise_model.state_dict()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_baseline_loads_from_the_hub_as_from_its_folder(default_hub, tmp_path):
+    upload(default_hub, make_baseline(tmp_path / "cpq"), "org/cpq")
+    observation = torch.zeros(BALL.observation_dim)
+    local, remote = load_policy(tmp_path / "cpq"), load_policy("org/cpq")
+    assert isinstance(remote.pipeline, BaselinePolicyPipeline)
+    assert remote.train_info.algorithm == "cpq"
+    assert torch.equal(remote.pipeline(observation), local.pipeline(observation))
+
+
+def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows_what(default_hub, tmp_path):
+    make_policy().save_pretrained(tmp_path / "bare")
+    upload(default_hub, tmp_path / "bare", "org/bare")
+    for name in (str(tmp_path / "bare"), "org/bare"):
+        assert load_pipeline(name).config.task == BALL.name
+        with pytest.raises(PolicyError, match=r"bare: has no train_info\.json"):
+            load_policy(name)
+
+
+def test_what_is_no_policy_is_refused(default_hub, tmp_path):
+    default_hub.store.put("models", "org/other", {"README.md": b"A language model.", "config.json": b"{}"})
+    for name, message in (
+        ("org/other", r"org/other: is no policy: there is no model_index\.json"),
+        ("org/nothing", "org/nothing: cannot be loaded from the Hub: there is no such repository"),
+    ):
+        with pytest.raises(PolicyError, match=message):
+            load_pipeline(name)
+    for name, message in ((tmp_path, "holds no policy"), ("a/b/c", "no such folder, and not an id")):
+        with pytest.raises(MissingPolicyError, match=message):
+            load_pipeline(name)
+    with pytest.raises(PolicyError, match=r"is a folder, so a revision \(main\) means nothing"):
+        load_pipeline(tmp_path, revision="main")
