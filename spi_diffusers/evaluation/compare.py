@@ -105,7 +105,7 @@ def comparison_notes(rows: Sequence[ComparisonRow]) -> list[str]:
         of_task = [row for row in rows if row.summary.task == task]
         if len({row.datasets for row in of_task}) > 1:
             notes.append(f"{task}: not all were trained on the same data; see the column of the data.")
-        protocols = {(len(row.summary.train_seeds), row.summary.episodes) for row in of_task}
+        protocols = {tuple(sorted(row.summary.episodes_per_seed)) for row in of_task}
         if len(protocols) > 1:
             notes.append(f"{task}: not all have as many training seeds and episodes.")
     return notes
@@ -223,9 +223,15 @@ def _cells(row: ComparisonRow) -> list[str]:
         _with_spread(summary.normalized_reward),
         f"{mark} {_with_spread(summary.normalized_cost)}",
         f"{summary.within_limit:.0%}",
-        f"{len(summary.train_seeds)} x {summary.episodes // len(summary.train_seeds)}",
+        _episodes(summary),
         " ".join(name[:8] for name in row.datasets),
     ]
+
+
+def _episodes(summary: SeedSummary) -> str:
+    """Seeds x episodes, or what each seed played where they differ."""
+    counts = summary.episodes_per_seed
+    return f"{len(counts)} x {counts[0]}" if len(set(counts)) == 1 else " + ".join(map(str, counts))
 
 
 def _with_spread(statistic: SeedStatistic) -> str:

@@ -43,6 +43,7 @@ class SeedSummary:
         feedback: whether the cost so far was fed back.
         train_seeds: the seeds, sorted.
         episodes: number of episodes over all seeds.
+        episodes_per_seed: number of episodes of each seed.
         reward: the return.
         cost: the cost return.
         normalized_reward: the return in DSRL's scale.
@@ -59,6 +60,7 @@ class SeedSummary:
     feedback: bool
     train_seeds: tuple[int, ...]
     episodes: int
+    episodes_per_seed: tuple[int, ...]
     reward: SeedStatistic
     cost: SeedStatistic
     normalized_reward: SeedStatistic
@@ -111,6 +113,7 @@ def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
         feedback=first.feedback,
         train_seeds=tuple(entry.train_seed for entry in entries),
         episodes=count,
+        episodes_per_seed=tuple(entry.episodes for entry in entries),
         reward=reward,
         cost=cost,
         normalized_reward=_rescale(reward, task.normalize_reward),

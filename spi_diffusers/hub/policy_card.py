@@ -59,7 +59,7 @@ def policy_card(
         protocol=_protocol(files, summaries),
         several_seeds=_several_seeds(summaries),
         rows=[_row(summary) for summary in summaries],
-        failures=list(_failures(summaries)),
+        failures=[*_failures(summaries), *_diverged(files)],
         results=results,
         plots=[
             ((plots or {}).get(name, f"{PLOTS_FOLDER}/{name}"), _PLOT_TEXTS[name]) for name in files.plots
@@ -207,6 +207,12 @@ def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
             f"The limits tested do not bind: the policy does the same at all of them, at a mean cost of "
             f"{safe[0].cost.mean:.1f}. How well it keeps a tighter limit is not known."
         )
+
+
+def _diverged(files: PolicyFiles) -> Iterable[str]:
+    """Trainings without figures: a mean over the others alone would flatter."""
+    for run in files.diverged:
+        yield f"Training seed {run.train_seed} is in no figure here: {run.message}."
 
 
 def _how(summary: SeedSummary) -> str:

@@ -3,13 +3,14 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.results import read_results, read_train_info, results_text
+from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class PolicyFiles:
         train_info: Content of `train_info.json`; empty if there is none.
         train_config: Content of `train_config.json`; empty if there is none.
         entries: Evaluation results of this policy, and of other training seeds of the same kind.
+        diverged: Training runs of the same kind that diverged and so have no results.
         left_out: Number of entries of the results file about other policies.
         plots: Plots of the evaluation, by their name.
         replay: Video of an episode, if there is one.
@@ -48,6 +50,7 @@ class PolicyFiles:
     train_info: dict[str, Any]
     train_config: dict[str, Any]
     entries: tuple[EvaluationEntry, ...] = ()
+    diverged: tuple[DivergedRun, ...] = ()
     left_out: int = 0
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
@@ -98,9 +101,15 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     if where is None:
         return PolicyFiles(policy, index, info, config)
     entries, left_out = _own_entries(where / RESULTS, index, info)
+    kind = (index.get("task"), info["algorithm"])
+    diverged = tuple(
+        replace(run, message=run.message.partition(". ")[0])  # then comes advice, with paths of this machine
+        for run in read_diverged(where / RESULTS)
+        if (run.task, run.algorithm) == kind
+    )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
     replay = next(_first_file(where, REPLAY), None)
-    return PolicyFiles(policy, index, info, config, entries, left_out, plots, replay, where)
+    return PolicyFiles(policy, index, info, config, entries, diverged, left_out, plots, replay, where)
 
 
 def is_baseline(folder: Path) -> bool:
@@ -137,7 +146,7 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
         if values:
             content[name] = _json(values)
     if files.entries:
-        content[RESULTS] = results_text(files.entries).encode()
+        content[RESULTS] = results_text(files.entries, diverged=files.diverged).encode()
         yaml = eval_results_yaml(files)
         if yaml is not None:
             content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml

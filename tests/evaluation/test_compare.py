@@ -45,6 +45,17 @@ def test_every_limit_is_ranked_on_its_own():
     assert order == [(10, "a"), (10, "b"), (20, "b"), (20, "a")]
 
 
+def test_seeds_that_played_different_numbers_of_episodes_are_shown_as_they_are():
+    more = make_entry([700] * 5, [9] * 5, cost_limit=10.0, train_seed=1)
+    even, uneven = [entry(500, 9), entry(700, 9, seed=1)], [entry(500, 9), more]
+    rows = compare_policies([policy("even", *even), policy("uneven", *uneven)])
+    assert [line.split(" | ")[6] for line in comparison_markdown(rows).splitlines()[4:6]] == [
+        "2 x 2",
+        "2 + 5",
+    ]
+    assert any("not all have as many" in note for note in comparison_notes(rows))
+
+
 def test_best_only_takes_one_way_to_act_of_each_policy():
     entries = (entry(500, 9), entry(800, 40, extraction="reward", feedback=False))
     assert len(compare_policies([policy("a", *entries)])) == 2

@@ -1,5 +1,6 @@
 """The card says what the results say, no more and no less."""
 
+import json
 import re
 
 import pytest
@@ -9,9 +10,10 @@ from huggingface_hub._eval_results import parse_eval_result_entries
 from policy_factory import BALL, ENTRIES, INFO, make_entry, make_run, write_json
 
 from spi_diffusers.cli import main
-from spi_diffusers.evaluation.results import write_results
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.results import read_results, write_results
 from spi_diffusers.hub.policy_card import _share, eval_results_yaml, policy_card
-from spi_diffusers.hub.policy_files import read_policy_files
+from spi_diffusers.hub.policy_files import assemble, read_policy_files
 
 
 @pytest.fixture
@@ -92,6 +94,21 @@ def test_several_seeds(run):
         "kept on average, but not by every training seed; the worst one's mean cost was 12.0, and 50% of 4"
         in section(text, "Known failures")
     )
+
+
+def test_a_training_that_diverged_is_said_and_stays_in_the_published_results(run):
+    path = run / "evaluation" / "results.json"
+    lost = DivergedRun(
+        BALL.name, "spi", None, 7, "Training diverged: loss is nan after update 9. See /home/me."
+    )
+    other = DivergedRun(BALL.name, "cpq", 10.0, 3, "of another algorithm")
+    write_results(path, read_results(path), [lost, other])
+    text = section(card(run), "Known failures")
+    told = "* Training seed 7 is in no figure here: Training diverged: loss is nan after update 9."
+    assert told in text.splitlines()
+    assert "another algorithm" not in text
+    published = assemble(read_policy_files(run), "org/spi")["results.json"]
+    assert [entry["train_seed"] for entry in json.loads(published)["diverged"]] == [7]
 
 
 def test_without_results_the_card_says_so(tmp_path):

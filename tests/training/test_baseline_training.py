@@ -125,7 +125,10 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
 def test_options_without_effect_are_refused_by_the_command(tmp_path, capsys):
     run = ["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(tmp_path / "run")]
     assert main([*run, "--learning-rate", "0.1"]) != 0
-    assert "command line: learning_rate has no effect on bc, whose own settings are bc.*" in capsys.readouterr().err
+    assert (
+        "command line: learning_rate has no effect on bc, whose own settings are bc.*"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 

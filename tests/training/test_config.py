@@ -98,7 +98,9 @@ def test_cosine_schedule_by_hand():
 def test_a_preset_that_a_complete_config_file_leaves_nothing_of_is_refused(tmp_path):
     whole = tmp_path / "train_config.json"
     whole.write_text(json.dumps(parse("--task", "ballcircle").to_dict()))
-    with pytest.raises(ConfigError, match=r"preset paper.yaml has no effect: .*train_config.json comes after it"):
+    with pytest.raises(
+        ConfigError, match=r"preset paper.yaml has no effect: .*train_config.json comes after"
+    ):
         parse("--preset", "paper", "--config", str(whole))
     part = tmp_path / "part.yaml"
     part.write_text("algorithm: {eta: 0.3, mu: 0.3, phi: 0.4}")
