@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from spi_diffusers.settings import check_range, check_types
+
 
 @dataclass
 class BCConfig:
@@ -16,7 +18,6 @@ class BCConfig:
     learning_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not self.hidden_dims or min(self.hidden_dims) < 1:
-            raise ValueError(f"hidden_dims must be one or more sizes of at least 1, got {self.hidden_dims}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
+        check_types(self)
+        self.hidden_dims = list(self.hidden_dims)
+        check_range(self, "learning_rate", above=True)

@@ -160,8 +160,10 @@ class BCQLag(Baseline):
             drawn = self._vae.module.decode(batch.observation, noise.clamp(-clip, clip))
         action = self._perturbation.module(batch.observation, drawn)
         reward_value, cost_value = self.critics.policy_values(batch.observation, action)
-        if self.config.selection == "sample":
-            policy_cost = cost_value.detach()  # the policy acts with any candidate, not with a chosen one
+        if self.config.selection == "sample" or self.config.benchmark_targets:
+            # The policy acts with any candidate, not with a chosen one; and the benchmark's code looks at the
+            # action of the perturbation model, as the next state's cost is that of its costliest candidate.
+            policy_cost = cost_value.detach()
         error = policy_cost.mean() - self.critics.threshold
         if self._reduce is not None:
             self._reduce([error])

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from spi_diffusers.algorithms.constrained_config import check_choice
 from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
+from spi_diffusers.settings import check_range
 
 
 @dataclass
@@ -23,5 +23,4 @@ class BCQLagConfig(LagrangianConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_range("max_perturbation")
-        check_choice(self, "selection", ("reward", "lagrangian", "sample"))
+        check_range(self, "max_perturbation")

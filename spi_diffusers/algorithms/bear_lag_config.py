@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from spi_diffusers.algorithms.constrained_config import check_choice
 from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
+from spi_diffusers.settings import check_range
 
 
 @dataclass
@@ -33,7 +33,6 @@ class BEARLagConfig(LagrangianConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "kernel", ("gaussian", "laplacian"))
-        check_choice(self, "alpha_optimizer", ("adam", "sgd"))
-        self._check_positive("mmd_sigma", "mmd_threshold", "mmd_samples", "alpha_learning_rate")
-        self._check_range("support_updates")
+        check_range(self, "mmd_sigma", "mmd_threshold", "alpha_learning_rate", above=True)
+        check_range(self, "mmd_samples", low=1)
+        check_range(self, "support_updates")

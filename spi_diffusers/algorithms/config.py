@@ -2,15 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-
-def _check_choices(config: Any, prefix: str = "") -> None:
-    """Raise ValueError if a field annotated with a Literal holds something else."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(hint) is Literal and value not in get_args(hint):
-            raise ValueError(f"{prefix}{name} must be one of {', '.join(get_args(hint))}; got {value!r}.")
+from spi_diffusers.settings import check_range, check_types
 
 
 @dataclass
@@ -27,9 +21,8 @@ class CostRemapConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choices(self, "cost_remap.")
-        if not self.scale > 0:
-            raise ValueError(f"cost_remap.scale must be positive, got {self.scale}.")
+        check_types(self, "cost_remap.")
+        check_range(self, "scale", above=True, prefix="cost_remap.")
 
 
 @dataclass
@@ -80,25 +73,19 @@ class SPIConfig:
     ema_decay: float = 0.995
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        for name in ("eta", "gamma", "target_update_rate", "ema_decay"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
+        check_types(self)
+        check_range(self, "eta", "ema_decay", high=1.0)
         if self.gamma == 1.0:
             raise ValueError("gamma must be below 1: the critics' values would not be bounded.")
-        if not 0.0 < self.imitation_share <= 1.0:
-            raise ValueError(f"imitation_share must lie in (0, 1], got {self.imitation_share}.")
+        check_range(self, "gamma", high=1.0, below=True)
+        # At a rate of 0 the target critics would stay at their random start.
+        check_range(self, "target_update_rate", "imitation_share", high=1.0, above=True)
         if self.imitation_share < 1.0 and not self.conditioned:
             raise ValueError(
                 "imitation_share below 1 needs conditioned=true: which episodes are imitated depends on the "
                 "safety weight. Set imitation_share to 1 to imitate all of them."
             )
-        if self.num_train_timesteps < 1 or not 0 < self.beta_min < self.beta_max < math.inf:
-            raise ValueError(
-                "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "
-                f"{self.num_train_timesteps}, {self.beta_min}, {self.beta_max}."
-            )
+        check_noise_schedule(self)
         if self.conditioned:
             if self.mu is not None or self.phi is not None:
                 raise ValueError(
@@ -113,3 +100,24 @@ class SPIConfig:
                 "eta + mu + phi must be 1 and none negative (Eq. 6), got "
                 f"eta={self.eta}, mu={self.mu}, phi={self.phi} (sum {self.eta + self.mu + self.phi})."
             )
+
+
+def check_noise_schedule(config: Any) -> None:
+    """Refuse a VP noise schedule that does not exist, or that float32 cannot hold.
+
+    Args:
+        config: Has `num_train_timesteps`, `beta_min` and `beta_max`.
+    """
+    steps, low, high = config.num_train_timesteps, config.beta_min, config.beta_max
+    if steps < 1 or not 0 < low < high < math.inf:
+        raise ValueError(
+            "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "
+            f"{steps}, {low}, {high}."
+        )
+    # The last step's beta is 1 - exp(-this), which must not round to 1 in float32: it would divide by 0.
+    exponent = low / steps + 0.5 * (high - low) * (2 * steps - 1) / steps**2
+    if exponent > 15.0:
+        raise ValueError(
+            f"beta_min and beta_max are too large for num_train_timesteps={steps}, got {low} and {high}: the "
+            "last step would leave nothing of the action in float32."
+        )

@@ -1,7 +1,8 @@
 """What the constrained baselines with critics have in common to configure; imports nothing heavy."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+
+from spi_diffusers.settings import check_range, check_types
 
 
 @dataclass
@@ -37,33 +38,11 @@ class ConstrainedConfig:
     benchmark_targets: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.hidden_dims = list(self.hidden_dims)
-        if not self.hidden_dims or min(self.hidden_dims) < 1:
-            raise ValueError(f"hidden_dims must be one or more sizes of at least 1, got {self.hidden_dims}.")
-        if not 0.0 <= self.gamma < 1.0:
-            raise ValueError(f"gamma must lie in [0, 1), got {self.gamma}.")
-        self._check_range("target_update_rate", "soft_clip_weight", high=1.0)
-        self._check_range("kl_weight")
-        self._check_positive("learning_rate", "reward_scale")
-        self._check_positive("critic_pairs", "vae_hidden_dim", "num_candidates")
-
-    def _check_range(self, *names: str, low: float = 0.0, high: float = float("inf")) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not low <= value <= high or value == float("inf"):
-                bounds = f"lie in [{low:g}, {high:g}]" if high < float("inf") else f"be at least {low:g}"
-                raise ValueError(f"{name} must {bounds} and be finite, got {value}.")
-
-    def _check_positive(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {value}.")
-
-
-def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError if a field holds none of its choices."""
-    assert name in {item.name for item in fields(config)}
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+        check_range(self, "gamma", high=1.0, below=True)
+        check_range(self, "target_update_rate", high=1.0, above=True)  # at 0, targets would stay random
+        check_range(self, "soft_clip_weight", high=1.0)
+        check_range(self, "kl_weight")
+        check_range(self, "learning_rate", "reward_scale", above=True)
+        check_range(self, "critic_pairs", "vae_hidden_dim", "num_candidates", low=1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.bellman import critic_loss, td_target
 from spi_diffusers.algorithms.constrained_config import ConstrainedConfig
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
 from spi_diffusers.algorithms.critic_stack import CriticStack
@@ -36,21 +37,6 @@ def soft_clipped_value(values: Tensor, weight: float, *, pessimistic: str = "low
         return weight * twins.amin(dim=0) + (1.0 - weight) * twins.amax(dim=0)
     twins = values.amax(dim=0)
     return weight * twins.amax(dim=0) + (1.0 - weight) * twins.amin(dim=0)
-
-
-def bellman_target(signal: Tensor, next_value: Tensor, ended: Tensor, gamma: float) -> Tensor:
-    """x + gamma * (1 - ended) * next value, each of shape (B,); `ended` is bool."""
-    return signal + gamma * next_value.masked_fill(ended, 0.0)
-
-
-def ensemble_loss(values: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over the batch, summed over P pairs of twins.
-
-    Args:
-        values: Shape (P, 2, B).
-        target: Shape (B,).
-    """
-    return (values - target).square().mean(dim=-1).sum()
 
 
 def make_critics(config: ConstrainedConfig, sizes: PolicySizes) -> list[TwinCritic]:
@@ -165,10 +151,14 @@ class ConstrainedCritics:
         ended, cost_ended = batch.terminated, batch.terminated
         if config.benchmark_targets:
             ended, cost_ended = ended | batch.truncated, torch.zeros_like(ended)
-        reward_target = bellman_target(config.reward_scale * batch.reward, reward_value, ended, config.gamma)
-        cost_target = bellman_target(batch.cost, cost_value, cost_ended, config.gamma)
+        reward_target = td_target(config.reward_scale * batch.reward, reward_value, ended, config.gamma)
+        cost_target = td_target(batch.cost, cost_value, cost_ended, config.gamma)
         reward, cost = self.values(batch.observation, batch.action)
-        reward_loss, cost_loss = ensemble_loss(reward, reward_target), ensemble_loss(cost, cost_target)
+        # One loss per pair of twins.
+        reward_loss, cost_loss = (
+            critic_loss(reward, reward_target).sum(),
+            critic_loss(cost, cost_target).sum(),
+        )
         self.learner.step(reward_loss + cost_loss + penalty)
         return {
             "critic/reward_loss": reward_loss.detach(),

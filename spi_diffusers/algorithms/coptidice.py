@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.constrained_critics import bellman_target
+from spi_diffusers.algorithms.bellman import td_target
 from spi_diffusers.algorithms.coptidice_config import COptiDICEConfig
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
 from spi_diffusers.algorithms.learner import Learner
@@ -257,7 +257,7 @@ class COptiDICE(Baseline):
         values = self._values.module(states).unflatten(1, (3, -1))
         value, next_value, initial_value = values[0]
         reward = config.reward_scale * batch.reward - self.multipliers.cost.detach() * batch.cost
-        residual = bellman_target(reward, next_value, ended, gamma) - value
+        residual = td_target(reward, next_value, ended, gamma) - value
         loss = nu_loss(initial_value, residual, alpha, gamma)
         ratio = optimal_ratio(residual.detach() / alpha)
         weighted_cost = ratio * batch.cost
@@ -272,7 +272,7 @@ class COptiDICE(Baseline):
         if self._bounded:
             value, next_value, initial_value = values[1]
             temperature = self.multipliers.temperature.detach()
-            residual = bellman_target(batch.cost, next_value, ended, gamma) - value
+            residual = td_target(batch.cost, next_value, ended, gamma) - value
             terms = bound_terms(initial_value, ratio, residual, gamma)
             loss = loss + bound_loss(terms, temperature)
             weights, bound_kl = worst_weights(terms.detach(), temperature)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from spi_diffusers.settings import check_range, check_types
+
 
 @dataclass
 class COptiDICEConfig:
@@ -42,24 +44,11 @@ class COptiDICEConfig:
     benchmark_targets: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.hidden_dims = list(self.hidden_dims)
-        if not self.hidden_dims or min(self.hidden_dims) < 1:
-            raise ValueError(f"hidden_dims must be one or more sizes of at least 1, got {self.hidden_dims}.")
-        if not 0.0 <= self.gamma < 1.0:
-            raise ValueError(f"gamma must lie in [0, 1), got {self.gamma}.")
-        if not 0.0 < self.action_margin < 1.0:
-            raise ValueError(f"action_margin must lie in (0, 1), got {self.action_margin}.")
-        if self.num_networks < 1:
-            raise ValueError(f"num_networks must be at least 1, got {self.num_networks}.")
-        for name in ("cost_ub_epsilon", "action_noise"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
-        for name in (
-            "alpha",
-            "reward_scale",
-            "learning_rate",
-            "actor_learning_rate",
-            "multiplier_learning_rate",
-        ):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
+        check_range(self, "gamma", high=1.0, below=True)
+        check_range(self, "action_margin", high=1.0, above=True, below=True)
+        check_range(self, "num_networks", low=1)
+        check_range(self, "cost_ub_epsilon", "action_noise")
+        rates = ("learning_rate", "actor_learning_rate", "multiplier_learning_rate")
+        check_range(self, "alpha", "reward_scale", *rates, above=True)

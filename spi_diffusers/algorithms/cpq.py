@@ -16,6 +16,9 @@ The policy has no gradient where Q^c is above the threshold, as the indicator is
 must be slower than the critics: of a policy that is a little beyond, some actions are within and pull it
 back. Once none is, it stands still for good, and comes to rest beyond the threshold.
 
+A next state beyond the threshold has the value 0, as in the paper. Where values are negative, that is more
+than any of them, and unsafe states attract: rewards should not be negative for the most part.
+
 Which actions count as outside the data is decided within the batch of one process, so that a run on several
 processes differs a little from a run on one.
 """

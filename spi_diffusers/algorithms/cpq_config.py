@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from spi_diffusers.algorithms.constrained_config import ConstrainedConfig
+from spi_diffusers.settings import check_range
 
 
 @dataclass
@@ -30,5 +31,5 @@ class CPQConfig(ConstrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_positive("actor_learning_rate", "alpha_learning_rate", "ood_cost_scale")
-        self._check_range("ood_quantile", high=1.0)
+        check_range(self, "actor_learning_rate", "alpha_learning_rate", "ood_cost_scale", above=True)
+        check_range(self, "ood_quantile", high=1.0)

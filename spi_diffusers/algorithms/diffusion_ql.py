@@ -3,6 +3,11 @@
 Source: Wang, Hunt and Zhou, "Diffusion Policies as an Expressive Policy Class for Offline Reinforcement
 Learning" (2023). As there, the gradient goes through the whole denoising chain, and the value is divided by
 its mean size.
+
+Where its authors' code differs: it acts with the trained policy, weighed by the target critic, while here
+the policy's moving average acts, weighed by the trained critic, as in SPI; its average keeps the initial
+weights for the first updates, while here it follows the policy; and it can take the best of several next
+actions for the target (`max_q_backup`, off for locomotion), which is not here.
 """
 
 import copy
@@ -15,10 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.bellman import critic_loss, td_target
 from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
 from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
 from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
-from spi_diffusers.algorithms.spi import add_noise, critic_loss, noise_loss, td_target, value_scale, vp_betas
+from spi_diffusers.algorithms.spi import add_noise, noise_loss, value_scale, vp_betas
 from spi_diffusers.models.diffusion_actor import DiffusionActor
 
 

@@ -1,6 +1,10 @@
 """Configuration of Diffusion-QL, as a plain dataclass that imports nothing heavy."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+from spi_diffusers.algorithms.config import check_noise_schedule
+from spi_diffusers.settings import check_range, check_types
 
 
 @dataclass
@@ -13,7 +17,7 @@ class DiffusionQLConfig:
         target_update_rate: Polyak rate tau of the target critic.
         ema_decay: Decay of the noise model's moving average.
         ema_every: Updates between two steps of the moving average.
-        ema_start: Updates before which the average is the noise model itself.
+        ema_start: Updates before which the average is, every `ema_every` updates, the noise model itself.
         learning_rate: Adam's, of both networks.
         max_grad_norm: Clip of the gradient's norm; 0 switches it off.
         hidden_dims: Width of each hidden layer.
@@ -34,7 +38,7 @@ class DiffusionQLConfig:
     learning_rate: float = 3e-4
     max_grad_norm: float = 10.0
     hidden_dims: list[int] = field(default_factory=lambda: [256, 256, 256])
-    activation: str = "mish"
+    activation: Literal["silu", "mish", "gelu", "relu"] = "mish"
     time_embed_dim: int = 16
     num_train_timesteps: int = 5
     beta_min: float = 0.1
@@ -42,25 +46,14 @@ class DiffusionQLConfig:
     num_candidates: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("target_update_rate", "ema_decay", "gamma"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if self.gamma == 1.0:
-            raise ValueError("gamma must be below 1: the critic's values would not be bounded.")
-        for name in ("ema_every", "num_train_timesteps", "num_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("q_weight", "max_grad_norm", "ema_start"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be positive and finite, got {self.learning_rate}.")
-        if not 0 < self.beta_min < self.beta_max < float("inf"):
-            raise ValueError(f"needs 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}.")
-        if self.activation not in ("silu", "mish", "gelu", "relu"):
-            raise ValueError(f"activation must be silu, mish, gelu or relu, got {self.activation!r}.")
-        if not self.hidden_dims or min(self.hidden_dims) < 1 or self.time_embed_dim % 2:
-            raise ValueError(
-                "hidden_dims must be one or more sizes of at least 1 and time_embed_dim even, got "
-                f"{self.hidden_dims} and {self.time_embed_dim}."
-            )
+        check_types(self)
+        self.hidden_dims = list(self.hidden_dims)
+        check_range(self, "target_update_rate", high=1.0, above=True)  # at 0, the target would stay random
+        check_range(self, "gamma", high=1.0, below=True)
+        check_range(self, "ema_decay", high=1.0)
+        check_range(self, "ema_every", "num_candidates", low=1)
+        check_range(self, "q_weight", "max_grad_norm", "ema_start")
+        check_range(self, "learning_rate", above=True)
+        check_noise_schedule(self)
+        if self.time_embed_dim < 2 or self.time_embed_dim % 2:
+            raise ValueError(f"time_embed_dim must be even and positive, got {self.time_embed_dim}.")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from spi_diffusers.algorithms.constrained_config import ConstrainedConfig
+from spi_diffusers.settings import check_range
 
 
 @dataclass
@@ -23,5 +24,5 @@ class LagrangianConfig(ConstrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_range("proportional", "integral", "derivative")
-        self._check_positive("latent_clip")
+        check_range(self, "proportional", "integral", "derivative")
+        check_range(self, "latent_clip", above=True)

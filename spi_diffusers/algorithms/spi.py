@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from spi_diffusers.algorithms.bellman import critic_loss, td_target
 from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.critic_stack import CriticStack
 from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
@@ -56,33 +57,6 @@ def remap_cost(cost: Tensor, config: CostRemapConfig) -> Tensor:
         return 1.0 - (cost > 0).to(cost.dtype)
     divisor = config.scale if config.kind == "scaled" else 1.0
     return 1.0 - (cost / divisor).clamp(0.0, 1.0)
-
-
-def td_target(signal: Tensor, next_value: Tensor, terminated: Tensor, gamma: float) -> Tensor:
-    """Right-hand side of Eq. 10 and 11: x_i + gamma (1 - terminated) Q(s_{i+1}, a_{i+1}).
-
-    A time limit (`truncated`) does not cut the bootstrap: the state that follows has a value.
-
-    Args:
-        signal: r_i, c'_i or c_i, shape (..., B).
-        next_value: Value of the next state and action, shape (..., B).
-        terminated: Whether the episode truly ended, shape (B,), bool.
-        gamma: Discount factor.
-    """
-    return signal + gamma * next_value.masked_fill(terminated, 0.0)
-
-
-def critic_loss(values: Tensor, target: Tensor) -> Tensor:
-    """Eq. 10 and 11: mean squared error of both twins, summed over the twins.
-
-    Args:
-        values: Both twins' values, shape (..., 2, B).
-        target: Shape (..., B).
-
-    Returns:
-        One loss per value function, shape (...).
-    """
-    return (values - target.unsqueeze(-2)).square().mean(dim=-1).sum(dim=-1)
 
 
 def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

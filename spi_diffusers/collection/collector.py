@@ -134,6 +134,7 @@ def collect_tasks(
         CollectionError: see there.
         SimulatorNotInstalledError: see there.
     """
+    check_destination(folder)
     folder = Path(folder)
     for task, config in configs.items():
         check_collection(

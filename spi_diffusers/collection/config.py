@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.settings import check_range, check_types
 
 _NOT_NEGATIVE = (
     *("initial_multiplier", "multiplier_rate", "max_multiplier"),
@@ -69,9 +70,9 @@ class CollectConfig:
     max_cost_return: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_types(self)
+        counts = ("steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size")
+        check_range(self, *counts, low=1)
         # Advantages are standardised, for which one step alone does not do.
         if not 0 <= self.num_probes <= self.num_envs - 2:
             raise ValueError(

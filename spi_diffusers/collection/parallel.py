@@ -51,21 +51,24 @@ def collect_parts(
         initializer=_start_worker,
         initargs=(queue, workers_end),
     )
+    started = False
     try:
         with pool, our_end:  # left in reverse order, so that an error does not wait for busy workers
             jobs = {pool.submit(_report_part, part): part for part in parts}
             while jobs:
                 done, _ = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
                 while not queue.empty():
+                    started = True
                     on_progress(queue.get())
                 for job in done:
                     job.result()
                 for job in done:
                     on_done(jobs.pop(job))
     except BrokenProcessPool as error:
+        guard = "" if started else ', or did it not start, as the script has no `if __name__ == "__main__":`'
         raise CollectionError(
-            "a worker process was killed (is there enough memory for so many workers?); what was collected "
-            "is kept, and the same collection goes on from it"
+            f"a worker process was killed (is there enough memory for so many workers{guard}?); what was "
+            "collected is kept, and the same collection goes on from it"
         ) from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from spi_diffusers.collection.config import CollectConfig
 from spi_diffusers.collection.errors import CollectionError
-from spi_diffusers.data.summary import STATS_FILE
+from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.tasks import Task
 
 #: Where in `stats.json` the settings of a finished collection are.
@@ -103,10 +103,13 @@ def is_collected(
         full_precision: Whether all bits are kept.
 
     Returns:
-        False also where nothing says by which settings the folder's dataset was collected.
+        False also where nothing says by which settings the folder's dataset was collected, or a file is gone.
     """
+    dataset = folder / task.name
+    if not (any(dataset.glob("train-*.parquet")) and (dataset / EPISODES_FILE).is_file()):
+        return False
     try:
-        stats = json.loads((folder / task.name / STATS_FILE).read_text(encoding="utf-8"))
+        stats = json.loads((dataset / STATS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     record = collection_record(task, config, seed, full_precision) | {"max_bytes": max_bytes}

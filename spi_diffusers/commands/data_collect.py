@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
             "more runs (--runs) are other data",
             flush=True,
         )
+    if not wanted:
+        return 0
     with _ProgressBars(quiet=args.quiet) as bars:
         collect_tasks(
             wanted,

@@ -32,7 +32,7 @@ def list_tasks(
     Raises:
         ValueError: there is no such simulator.
     """
-    status = {name: simulator_status(name) for name in ([simulator] if simulator else SIMULATORS)}
+    status = {name: simulator_status(name) for name in (SIMULATORS if simulator is None else [simulator])}
     return [
         {
             **dataclasses.asdict(task),

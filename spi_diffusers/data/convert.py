@@ -94,8 +94,8 @@ def convert_dataset(
         token=token,
         clip_actions=clip_actions,
     )
-    folder = Path(folder).expanduser()
     check_destination(folder)
+    folder = Path(folder).expanduser()
     if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
         raise ValueError(f"{folder}: is the source itself; name another folder to write to")
     parts = find_parts(source, request)

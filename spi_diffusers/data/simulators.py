@@ -9,6 +9,7 @@ with gymnasium 0.28.1 and mujoco 2.3.3, or gymnasium 1.x and mujoco 2.3.3 to 2.3
 
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -104,6 +105,8 @@ def simulator_status(name: str) -> SimulatorStatus:
     problem = f"{' and '.join(missing)} not installed" if missing else ""
     if not missing and name == "velocity":
         problem = mujoco_conflict(_version("gymnasium"), _version("mujoco"))
+    if not missing and name == "safety_gymnasium":
+        problem = _safety_gymnasium_conflict(_version("safety-gymnasium"), sys.version_info[:2])
     if not missing and name == "metadrive":
         problem = "make_env does not run MetaDrive"
     return SimulatorStatus(not problem, problem, install_command(name) if problem else None)
@@ -141,6 +144,13 @@ def mujoco_conflict(gymnasium: str, mujoco: str) -> str:
             f"gymnasium {gymnasium} cannot run mujoco {mujoco}: install mujoco 2.3.3, or gymnasium 1.0 or "
             "later with mujoco 2.3.7"
         )
+    return ""
+
+
+def _safety_gymnasium_conflict(version: str, python: tuple[int, ...]) -> str:
+    """Say why safety-gymnasium imports but makes no environment; empty for versions that nobody knows yet."""
+    if python >= (3, 11) and (0,) < release_numbers(version) <= (1, 0, 0):
+        return f"safety-gymnasium {version} does not run on Python {python[0]}.{python[1]}"
     return ""
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -94,7 +95,8 @@ class Task:
         Raises:
             ValueError: the limit is negative or not finite.
         """
-        if not (math.isfinite(cost_limit) and cost_limit >= 0):
+        is_number = isinstance(cost_limit, Real) and not isinstance(cost_limit, bool)
+        if not (is_number and math.isfinite(cost_limit) and cost_limit >= 0):
             raise ValueError(f"cost_limit must be a finite number of at least 0, got {cost_limit!r}")
         slack = 1.0 if cost_limit == 0 else 0.0
         return (cost_return + slack) / (cost_limit + slack)

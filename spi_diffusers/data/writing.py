@@ -128,14 +128,17 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
         folder: need not exist.
 
     Raises:
-        ValueError: it has a name that stands for other data.
+        ValueError: it has no name, or one that stands for other data.
         FileExistsError: it is a file.
     """
+    if not os.fspath(folder):  # an unset variable of a shell; it would be the current folder
+        raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
     if str(folder) in RESERVED_NAMES:
         raise ValueError(
             f"{folder}: stands for other data wherever a dataset is named; choose another folder"
         )
-    if Path(folder).exists() and not Path(folder).is_dir():
+    path = Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
 
 

@@ -15,11 +15,12 @@ bullet-safety-gym (Gronauer, 2022) keeps to an older gymnasium and leaves four t
 
 import contextlib
 import ctypes
+import functools
 import os
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -48,12 +49,18 @@ class BulletEnv(gymnasium.Env):
         task: a task with `simulator == "bullet"`.
         render_mode: None or "rgb_array".
         render_size: height and width of a rendered frame in pixels.
+        make_simulator: makes bullet-safety-gym's environment of the task; None takes the registered one.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
-        self, task: Task, *, render_mode: str | None = None, render_size: tuple[int, int] = (360, 480)
+        self,
+        task: Task,
+        *,
+        render_mode: str | None = None,
+        render_size: tuple[int, int] = (360, 480),
+        make_simulator: Callable[[], Any] | None = None,
     ) -> None:
         self.task = task
         self.render_mode = render_mode
@@ -61,9 +68,9 @@ class BulletEnv(gymnasium.Env):
         # Drawn from by the simulator in place of the global generator; seeded by the operating system
         # until the first reset(seed=...).
         self._generator = np.random.RandomState()
-        builder_class, kwargs = _builder(task)
+        make = make_simulator or _registered(task)
         with _own_global_generator(self._generator), _quiet():
-            self._simulator = builder_class(**kwargs)
+            self._simulator = make()
         # A client that nobody closes holds more than 20 MB for the life of the process.
         self._close_simulator = weakref.finalize(self, self._simulator.close)
         self.observation_space = self._simulator.observation_space
@@ -151,6 +158,10 @@ class BulletEnv(gymnasium.Env):
         """Free the physics client; closing twice does no harm."""
         self._close_simulator()
 
+    def __deepcopy__(self, memo: Any) -> "BulletEnv":
+        """Refuse: both would hold one physics client, which the first that is closed takes from the other."""
+        raise TypeError(f"{self} cannot be copied, as its physics client cannot; make a new one")
+
     def __str__(self) -> str:
         return f"<BulletEnv {self.task.name}>"
 
@@ -219,8 +230,8 @@ def _draw_circle(picture: np.ndarray, depth: np.ndarray, matrix: np.ndarray, rad
         picture[row[clear], column[clear]] = (20, 40, 220)
 
 
-def _builder(task: Task) -> tuple[Any, dict[str, Any]]:
-    """The simulator's environment class and its arguments for a task.
+def _registered(task: Task) -> Callable[[], Any]:
+    """What makes the environment that bullet-safety-gym has registered for a task.
 
     The class is built directly: `gymnasium.make` with a render mode fails on it in gymnasium 1.x.
     """
@@ -233,7 +244,7 @@ def _builder(task: Task) -> tuple[Any, dict[str, Any]]:
             f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). Install it "
             f"with: {install_command(task.simulator)} ({SIMULATORS[task.simulator].note})"
         ) from error
-    return EnvironmentBuilder, dict(gymnasium.spec(task.env_id).kwargs)
+    return functools.partial(EnvironmentBuilder, **gymnasium.spec(task.env_id).kwargs)
 
 
 def _seed_generator(generator: np.random.RandomState, seed: int) -> None:

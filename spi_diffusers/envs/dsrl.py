@@ -5,11 +5,14 @@ here, and nothing here needs it: its environments are the simulators that `make_
 """
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import registry
 
 from spi_diffusers.data.tasks import Task
+from spi_diffusers.envs.bullet import BulletEnv
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
 from spi_diffusers.envs.registration import ENTRY_POINT
 
@@ -23,11 +26,11 @@ def make_dsrl_env(
 
     Args:
         task: a task.
-        render_mode: None or "rgb_array".
-        render_size: height and width of a rendered frame in pixels; `dsrl` has sizes of its own.
+        render_mode: None, or "rgb_array" for a Bullet task; `dsrl` makes the others without pictures.
+        render_size: height and width of a rendered frame in pixels.
 
     Returns:
-        The environment.
+        The environment. Those of the Bullet tasks are bullet-safety-gym's, and get what `BulletEnv` mends.
 
     Raises:
         SimulatorNotInstalledError: `dsrl` is missing, or cannot make the task here.
@@ -46,14 +49,35 @@ def make_dsrl_env(
             f"task {task.name} cannot be made by dsrl: it is installed, but has not registered the task, as "
             f"a simulator that it needs is missing (importing dsrl says which); {_WITHOUT}"
         )
-    try:
-        return gymnasium.make(
-            replace(spec, max_episode_steps=None), render_mode=render_mode, disable_env_checker=True
+
+    def make() -> Any:
+        # Its constructors take no render_mode, not even None.
+        return gymnasium.make(replace(spec, max_episode_steps=None), disable_env_checker=True).unwrapped
+
+    is_bullet = task.simulator == "bullet"
+    if render_mode is not None and not is_bullet:
+        raise SimulatorNotInstalledError(
+            f"task {task.name}: dsrl's environment draws no pictures; {_WITHOUT}"
         )
+    try:
+        if is_bullet:
+            return BulletEnv(task, render_mode=render_mode, render_size=render_size, make_simulator=make)
+        return _CostInInfo(make())
     except Exception as error:
         raise SimulatorNotInstalledError(
             f"task {task.name} cannot be made by dsrl ({type(error).__name__}: {error}); {_WITHOUT}"
         ) from error
+
+
+class _CostInInfo(gymnasium.Wrapper):
+    """safety-gymnasium's steps have six values, the cost among them, in some of its versions."""
+
+    def step(self, action: np.ndarray) -> Any:
+        values = self.env.step(action)
+        if len(values) == 5:
+            return values
+        observation, reward, cost, terminated, truncated, info = values
+        return observation, reward, terminated, truncated, {**info, "cost": cost}
 
 
 _WITHOUT = "'auto' instead of 'dsrl' takes the task's simulator directly"

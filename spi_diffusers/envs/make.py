@@ -1,6 +1,7 @@
 """`make_env` and `make_vector_env`: every task's simulator behind the same interface."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -107,8 +108,7 @@ def make_untimed_env(
     task = get_task(task)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-    if len(render_size) != 2 or any(int(side) != side or side < 1 for side in render_size):
-        raise ValueError(f"render_size must be (height, width) in pixels, got {render_size!r}")
+    height, width = _check_size(render_size)
     backends = _BACKENDS[task.simulator]
     if backend != "auto" and backend not in backends:
         names = ", ".join(repr(name) for name in ("auto", *backends))
@@ -120,7 +120,7 @@ def make_untimed_env(
             "dataset can still be loaded and trained on"
         )
     make = next(iter(backends.values())) if backend == "auto" else backends[backend]
-    env = make(task, render_mode=render_mode, render_size=(int(render_size[0]), int(render_size[1])))
+    env = make(task, render_mode=render_mode, render_size=(height, width))
     return CostInInfo(Float32Observation(ClipAction(env)))
 
 
@@ -195,10 +195,22 @@ def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
         num_envs integers in [0, 2**32).
 
     Raises:
-        ValueError: the seed is not a non-negative integer.
+        ValueError: the seed, or the number of episodes, is not a non-negative integer.
     """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 0:
+        raise ValueError(f"num_envs must be an integer of at least 0, got {num_envs!r}")
     sequence = np.random.SeedSequence(None if seed is None else check_seed(seed))
     return [int(word) for word in sequence.generate_state(num_envs, np.uint32)]
+
+
+def _check_size(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"render_size must be (height, width) in pixels, got {size!r}")
+    return height, width
 
 
 def _make_episode_env(task: Task, seed: int, render_mode: str | None, simulator: str) -> Any:

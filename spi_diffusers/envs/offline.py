@@ -27,7 +27,7 @@ class OfflineEnv(gymnasium.Env):
 
     Attributes:
         task: the task.
-        target_cost: the cost limit of `get_normalized_score`, None until `set_target_cost`.
+        target_cost: the cost limit of `get_normalized_score`; None until it is set, by `set_target_cost`.
         max_episode_reward: DSRL's reference maximum of the return.
         min_episode_reward: DSRL's reference minimum of the return.
         max_episode_cost: DSRL's reference maximum of the cost return.
@@ -51,7 +51,7 @@ class OfflineEnv(gymnasium.Env):
         backend: str = "auto",
     ) -> None:
         self.task = get_task(task)
-        self.target_cost: float | None = None
+        self._target_cost: float | None = None
         self.max_episode_reward, self.min_episode_reward = self.task.reward_max, self.task.reward_min
         self.max_episode_cost, self.min_episode_cost = self.task.cost_max, self.task.cost_min
         env = make_untimed_env(self.task, render_mode=render_mode, render_size=render_size, backend=backend)
@@ -126,6 +126,44 @@ class OfflineEnv(gymnasium.Env):
         transitions = dataset.transitions
         return {theirs: np.array(getattr(transitions, ours).numpy()) for ours, theirs in DSRL_NAMES.items()}
 
+    def pre_process_data(self, data_dict: dict[str, np.ndarray], *changes: Any, **named: Any) -> dict:
+        """What scripts made for DSRL call between loading and training; it changes nothing here.
+
+        Args:
+            data_dict: what `get_dataset` gave.
+            changes: DSRL's options to spoil the data, in its order (see `_SPOILING`).
+            named: the same by name; and those of its grid (`cbins`, `rbins`, `max_npb`, `min_npb`), which
+                only a `density` below 1 would look at.
+
+        Returns:
+            The same data.
+
+        Raises:
+            TypeError: DSRL has no such option.
+            ValueError: an option would change the data: noise, outliers and gaps are not made here.
+        """
+        if unknown := named.keys() - {*_SPOILING, *_GRID}:
+            raise TypeError(f"pre_process_data() has no option {min(unknown)!r}")
+        names = (*_SPOILING, *_GRID)
+        for name, value in [*zip(names, changes, strict=False), *named.items()]:
+            if name in _SPOILING and value not in (None, _SPOILING[name]):
+                raise ValueError(
+                    f"pre_process_data({name}={value!r}) would change the data, which only DSRL's own does: "
+                    "change the arrays yourself, or convert the changed file (`spi data convert`)"
+                )
+        return data_dict
+
+    @property
+    def target_cost(self) -> float | None:
+        """The cost limit of `get_normalized_score`."""
+        return self._target_cost
+
+    @target_cost.setter
+    def target_cost(self, target_cost: float | None) -> None:
+        if target_cost is not None:
+            self.task.normalize_cost(0.0, target_cost)  # refuses what is no limit
+        self._target_cost = target_cost
+
     def set_target_cost(self, target_cost: float) -> None:
         """Set the cost limit that `get_normalized_score` takes the cost relative to.
 
@@ -133,9 +171,10 @@ class OfflineEnv(gymnasium.Env):
             target_cost: limit on the undiscounted sum of costs of an episode, at least 0.
 
         Raises:
-            ValueError: the limit is negative or not finite.
+            ValueError: the limit is no number, negative or not finite.
         """
-        self.task.normalize_cost(0.0, target_cost)  # refuses what is no limit
+        if target_cost is None:
+            raise ValueError("target_cost must be a number, got None")
         self.target_cost = target_cost
 
     def get_normalized_score(self, reward: Any, cost: Any) -> tuple[Any, Any]:
@@ -162,8 +201,18 @@ class OfflineEnv(gymnasium.Env):
         return f"<OfflineEnv {self.task.name}>"
 
 
+#: DSRL's options that change data, with the values that leave it as it is.
+_SPOILING = {
+    "outliers_percent": None,
+    "noise_scale": None,
+    "inpaint_ranges": None,
+    "epsilon": None,
+    "density": 1.0,
+}
+_GRID = ("cbins", "rbins", "max_npb", "min_npb")
 _INTERFACE = (
-    *("get_dataset", "set_target_cost", "get_normalized_score", "task", "dataset_url", "target_cost"),
+    *("get_dataset", "pre_process_data", "set_target_cost", "get_normalized_score"),
+    *("task", "dataset_url", "target_cost"),
     *("max_episode_reward", "min_episode_reward", "max_episode_cost", "min_episode_cost"),
 )
 
@@ -178,6 +227,13 @@ class OfflineInterface(gymnasium.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gymnasium.Env) -> None:
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the target cost where it is looked at, in the `OfflineEnv`."""
+        if name == "target_cost":
+            self.unwrapped.target_cost = value
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         """Look names of the interface up in the `OfflineEnv`, all others as gymnasium does."""

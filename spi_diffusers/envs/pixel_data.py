@@ -13,6 +13,7 @@ from spi_diffusers.envs.pixel_world import (
     safe_policy,
     white_policy,
 )
+from spi_diffusers.envs.wrappers import check_seed
 
 if TYPE_CHECKING:
     from spi_diffusers.data.transitions import TransitionDataset
@@ -79,13 +80,17 @@ def collect_pixel_world_columns(
     unknown = [name for name in behaviours if name not in BEHAVIOURS]
     if unknown or not behaviours:
         raise ValueError(f"behaviours must be some of {list(BEHAVIOURS)}, got {list(behaviours)}")
-    if num_episodes < 1:
-        raise ValueError(f"num_episodes must be at least 1, got {num_episodes}")
+    counts = {"num_episodes": num_episodes}
+    if max_episode_steps is not None:
+        counts["max_episode_steps"] = max_episode_steps
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     world = PixelWorldEnv(num_columns)
     limit = 10 * num_columns if max_episode_steps is None else max_episode_steps
     env = TimeLimit(world, max_episode_steps=limit)
     policies = [BEHAVIOURS[name](num_columns) for name in behaviours]
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     rows = []
     for episode in range(num_episodes):
         policy = policies[episode % len(policies)]

@@ -8,6 +8,7 @@ the same simulator: with 3.x results drift, with 4.x they differ.
 
 import importlib.metadata
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -92,6 +93,8 @@ def make_velocity_env(
             f"task {task.name} runs in gymnasium's {robot}-v4 with MuJoCo, which cannot be made here "
             f"({error}). Install it with: {install_command(task.simulator)}"
         ) from error
+    env.spec = None  # it is of the robot, without the cost
+    env.metadata = {**env.metadata, "render_modes": ["rgb_array"]}
     return VelocityCost(env, speed_threshold(task), planar=robot == "Ant")
 
 
@@ -101,12 +104,13 @@ def speed_threshold(task: Task) -> float:
 
 
 def choose_renderer(render_mode: str | None) -> None:
-    """Let MuJoCo draw through EGL where there is no display, unless `MUJOCO_GL` says otherwise.
+    """Let MuJoCo draw through EGL on Linux without a display, unless `MUJOCO_GL` says otherwise.
 
     Args:
         render_mode: nothing is chosen for None.
     """
-    if render_mode is not None and not os.environ.get("DISPLAY"):
+    # On macOS and Windows there is no DISPLAY, no EGL either, and MuJoCo's default needs none.
+    if render_mode is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         # Read when MuJoCo's renderer is first imported; the default needs a display.
         os.environ.setdefault("MUJOCO_GL", "egl")
 

@@ -31,7 +31,7 @@ class BatchConstrainedActor(ModelMixin, ConfigMixin):
             the highest Q^r - lambda Q^c (highest cost critic); "sample": a random one, no critic is kept.
 
     Raises:
-        ValueError: For sizes below one or an unknown selection.
+        ValueError: For sizes below one, an unknown selection, or a clip that is not positive.
     """
 
     config_name = "config.json"
@@ -53,6 +53,8 @@ class BatchConstrainedActor(ModelMixin, ConfigMixin):
         super().__init__()
         if selection not in SELECTIONS:
             raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}; got {selection!r}.")
+        if not 0 < latent_clip < float("inf"):
+            raise ValueError(f"latent_clip must be positive and finite, got {latent_clip!r}.")
         if min(num_candidates, critic_pairs) < 1:
             raise ValueError(
                 "num_candidates and critic_pairs must be at least 1, got "

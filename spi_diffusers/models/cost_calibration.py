@@ -47,21 +47,15 @@ class CostCalibration(ModelMixin, ConfigMixin):
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}, expected ({self.config.num_knots},)."
                 )
+            _check_rates(name, value)
         self.allowed_rates.copy_(allowed_rates)
         self.realised_rates.copy_(realised_rates)
-        self.check()
         return self
 
     def check(self) -> None:
         """Raise ValueError if the curve is missing or not monotone."""
-        for name in ("allowed_rates", "realised_rates"):
-            value = getattr(self, name)
-            rising = bool((value.diff() > 0).all()) and bool((value > 0).all())
-            if not bool(torch.isfinite(value).all()) or not rising:
-                raise ValueError(
-                    f"The cost calibration's {name} must be finite, positive and increasing, got "
-                    f"{value.tolist()}."
-                )
+        _check_rates("allowed_rates", self.allowed_rates)
+        _check_rates("realised_rates", self.realised_rates)
 
     def forward(self, wanted_rate: Tensor) -> Tensor:
         """The rate to hold the critic to so that `wanted_rate` results; any shape is kept.
@@ -77,3 +71,11 @@ class CostCalibration(ModelMixin, ConfigMixin):
         inside = allowed[lower] + share * (allowed[upper] - allowed[lower])
         beyond = wanted_rate * (allowed[-1] / realised[-1])
         return torch.where(wanted_rate > realised[-1], beyond, inside)
+
+
+def _check_rates(name: str, value: Tensor) -> None:
+    rising = bool((value.diff() > 0).all()) and bool((value > 0).all())
+    if not bool(torch.isfinite(value).all()) or not rising:
+        raise ValueError(
+            f"The cost calibration's {name} must be finite, positive and increasing, got {value.tolist()}."
+        )

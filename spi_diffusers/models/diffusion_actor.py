@@ -65,16 +65,30 @@ class DiffusionActor(ModelMixin, ConfigMixin):
 
     def choose(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Index of the candidate to act with, drawn with probability softmax(Q^r); (B, N) -> (B,)."""
-        return torch.multinomial(values.softmax(dim=1), 1, generator=generator).squeeze(1)
+        # By diffusers' source of randomness, whose generator may be of another device than the values.
+        normal = randn_tensor((len(values), 1), generator=generator, device=values.device)
+        below = values.softmax(dim=1).cumsum(dim=1) < torch.special.ndtr(normal)
+        return below.sum(dim=1).clamp_max(values.shape[1] - 1)
+
+    def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidate actions (B, N, A) and their Q^r (B, N) for normalised observations (B, O).
+
+        Args:
+            observation: Shape (B, O).
+            noise: Standard normal noise, shape (steps, B * N, A).
+        """
+        size, number = len(observation), self.config.num_candidates
+        repeated = observation.repeat_interleave(number, dim=0)
+        candidates = self.noise_model.denoise(repeated, None, self.coefficients, noise)
+        (values,) = self.critic(repeated, candidates, return_dict=False)
+        return candidates.view(size, number, -1), values[..., 0].amin(dim=0).view(size, number)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions in [-1, 1], shape (B, A), for normalised observations (B, O)."""
         size, number = len(observation), self.config.num_candidates
-        repeated = observation.repeat_interleave(number, dim=0)
         shape = (len(self.coefficients), size * number, self.config.action_dim)
         noise = randn_tensor(shape, generator=generator, device=observation.device)
-        candidates = self.noise_model.denoise(repeated, None, self.coefficients, noise)
-        (values,) = self.critic(repeated, candidates, return_dict=False)
-        chosen = self.choose(values[..., 0].amin(dim=0).view(size, number), generator)
-        return candidates.view(size, number, -1)[torch.arange(size, device=chosen.device), chosen]
+        candidates, values = self(observation, noise)
+        chosen = self.choose(values, generator)
+        return candidates[torch.arange(size, device=chosen.device), chosen]

@@ -37,6 +37,10 @@ class GaussianActor(ModelMixin, ConfigMixin):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 2 * action_dim))
 
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as `distribution`."""
+        return self.distribution(observation)
+
     def distribution(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation before the tanh, each (B, A) float32, from (B, O)."""
         dtype = next(self.net.parameters()).dtype  # bfloat16 in a compute replica

@@ -3,6 +3,9 @@
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -13,12 +16,16 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     """Maps observations to zero mean and unit variance, clipped to +-`clip`.
 
     The statistics are buffers that start as NaN: a normalizer whose statistics were never set, or were
-    lost, raises instead of passing observations through.
+    lost, gives NaN instead of passing observations through, and `check` raises. They stay in float32 where a
+    policy is cast to half precision: a small deviation about a large mean has no digits there.
 
     Args:
         observation_dim: Size O of an observation.
         clip: Largest absolute normalised value.
         epsilon: Smallest standard deviation, for observations that hardly vary.
+
+    Raises:
+        ValueError: A setting is not positive, or not finite.
     """
 
     config_name = "config.json"
@@ -28,8 +35,24 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, observation_dim: int, clip: float = 10.0, epsilon: float = 1e-3):
         super().__init__()
+        for name, value in (("observation_dim", observation_dim), ("clip", clip), ("epsilon", epsilon)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite, got {value!r}.")
         self.register_buffer("mean", torch.full((observation_dim,), torch.nan))
         self.register_buffer("std", torch.full((observation_dim,), torch.nan))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "ObservationNormalizer":
+        """As in diffusers, but `torch_dtype` does not change the statistics."""
+        return super().from_pretrained(*args, **{**kwargs, "torch_dtype": None})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ObservationNormalizer":
+        # `to`, `half` and their like all come here; only their change of device is taken.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     def fit(self, observation: Tensor) -> "ObservationNormalizer":
         """Set the statistics from data of shape (N, O) and return the normalizer itself."""
@@ -58,7 +81,16 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
         _check_statistics(self.mean, self.std, smallest_std=self.config.epsilon / 2)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Normalise observations of shape (..., O)."""
+        """Normalise observations of shape (..., O); the result is float32.
+
+        Raises:
+            ValueError: For another size than O, which would be broadcast.
+        """
+        if observation.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"observation has shape {tuple(observation.shape)}; this normalizer takes (..., "
+                f"{len(self.mean)})."
+            )
         normalised = (observation.to(self.mean.dtype) - self.mean) / self.std
         return normalised.clamp(-self.config.clip, self.config.clip)
 

@@ -64,14 +64,16 @@ def test_the_policys_step_leaves_the_critic_alone():
     assert all(parameter.grad is None for parameter in ql._critic.parameters())
 
 
-def test_the_critic_learns_from_the_lower_twin_of_the_target():
+def test_the_critic_learns_from_the_lower_twin_of_the_target_unless_the_episode_has_ended():
     ql = make(gamma=0.5)
     batch, noise = draw(ql.config)
+    ends = torch.arange(8) < 3
+    batch = dataclasses.replace(batch, terminated=ends, truncated=torch.ones(8, dtype=torch.bool))
     with torch.no_grad():
         chain = noise["next_chain"].transpose(0, 1)
         action = ql.actor.noise_model.denoise(batch.next_observation, None, ql.actor.coefficients, chain)
         lower = ql._target_critic(batch.next_observation, action).values[..., 0].amin(dim=0)
-        target = batch.reward + 0.5 * lower
+        target = batch.reward + 0.5 * torch.where(ends, 0.0, lower)  # a time limit is no end
         values = ql._critic(batch.observation, batch.action).values[..., 0]
         expected = (values - target).square().mean(dim=1).sum()
     metrics = ql.update(batch, noise)

@@ -1,5 +1,6 @@
 """What BCQ-Lag and BEAR-Lag share, by hand: multiplier, threshold, values, discrepancy, VAE."""
 
+import dataclasses
 import math
 
 import pytest
@@ -12,8 +13,6 @@ from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
 from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
 from spi_diffusers.algorithms.constrained_critics import (
     ConstrainedCritics,
-    bellman_target,
-    ensemble_loss,
     make_critics,
     soft_clipped_value,
 )
@@ -65,15 +64,6 @@ def test_soft_clipping_by_hand_for_reward_and_cost():
     assert soft_clipped_value(values, 0.75, pessimistic="high").item() == pytest.approx(0.75 * 3 + 0.25 * 2)
 
 
-def test_targets_and_loss_by_hand():
-    target = bellman_target(
-        torch.tensor([1.0, 1.0]), torch.tensor([4.0, 4.0]), torch.tensor([False, True]), 0.5
-    )
-    assert target.tolist() == [3.0, 1.0]
-    values = torch.tensor([[[3.0, 1.0], [4.0, 1.0]]])  # one pair; errors 0, 0 and 1, 0
-    assert ensemble_loss(values, target).item() == pytest.approx(0.5)
-
-
 @pytest.mark.parametrize(("kernel", "distance"), [("gaussian", 4.0), ("laplacian", 2.0)])
 def test_mmd_by_hand(kernel, distance):
     first, second = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 2.0)
@@ -119,24 +109,32 @@ def test_the_vae_learns_the_actions_of_the_data():
     assert (drawn - held_out.action).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize(("benchmark_targets", "cost_value"), [(False, 1.0), (True, 1.0 + 0.5 * 8.0)])
-def test_where_an_episode_ends_only_the_benchmark_goes_on_counting_cost(benchmark_targets, cost_value):
+@pytest.mark.parametrize("benchmark_targets", [False, True])
+@pytest.mark.parametrize("critic_pairs", [1, 2])
+def test_what_ends_cuts_the_value_and_a_time_limit_does_so_in_the_benchmark_only(
+    benchmark_targets, critic_pairs
+):
     config = LagrangianConfig(
-        hidden_dims=[8], critic_pairs=1, gamma=0.5, reward_scale=1.0, benchmark_targets=benchmark_targets
+        hidden_dims=[8],
+        critic_pairs=critic_pairs,
+        gamma=0.5,
+        reward_scale=1.0,
+        benchmark_targets=benchmark_targets,
     )
     sizes = PolicySizes(3, 2, 100, 10.0)
     torch.manual_seed(0)
     critics = ConstrainedCritics(config, sizes, make_critics(config, sizes), make_critics(config, sizes))
-    batch = make_batch(size=4, terminated=True)
+    terminated, truncated = torch.tensor([[0, 1, 0], [0, 0, 1]]).bool()
+    batch = dataclasses.replace(make_batch(size=3), terminated=terminated, truncated=truncated)
     with torch.no_grad():
-        reward, cost = critics._split(
-            critics.learner.module(torch.cat([batch.observation, batch.action], dim=1))
-        )
-    metrics = critics.update(batch, torch.full((4,), 8.0), torch.full((4,), 8.0))
-    expected_cost = ensemble_loss(cost, torch.full((4,), cost_value))
-    assert metrics["critic/cost_loss"].item() == pytest.approx(expected_cost.item(), rel=1e-5)
-    expected_reward = ensemble_loss(reward, torch.ones(4))
-    assert metrics["critic/reward_loss"].item() == pytest.approx(expected_reward.item(), rel=1e-5)
+        reward, cost = critics.values(batch.observation, batch.action)
+    metrics = critics.update(batch, torch.tensor([8.0, 16.0, 32.0]), torch.tensor([8.0, 16.0, 32.0]))
+    # By hand: 1 + value / 2. The rows go on, end, and are cut by the time limit.
+    reward_target = torch.tensor([5.0, 1.0, 1.0 if benchmark_targets else 17.0])
+    cost_target = torch.tensor([5.0, 9.0 if benchmark_targets else 1.0, 17.0])
+    for name, values, target in (("reward", reward, reward_target), ("cost", cost, cost_target)):
+        expected = sum((twin - target).square().mean() for pair in values for twin in pair)
+        assert metrics[f"critic/{name}_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_a_learners_step_changes_nothing_else_that_the_loss_went_through():

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
+from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.models import MLPNoiseModel
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
@@ -46,6 +48,10 @@ def test_weights_off_the_simplex_are_refused(eta, mu, phi):
         ({"num_train_timesteps": 0}, "noise schedule"),
         ({"beta_min": 0.0}, "noise schedule"),
         ({"beta_min": 11.0}, "noise schedule"),
+        ({"beta_max": 100.0}, "beta_max are too large for num_train_timesteps=5"),
+        ({"num_train_timesteps": 2.5}, "num_train_timesteps must be a whole number"),
+        ({"target_update_rate": 0.0}, r"target_update_rate must lie in \(0, 1\]"),
+        ({"predict_cost": "no"}, "predict_cost must be true or false"),
     ],
 )
 def test_bad_values_are_refused_by_name(options, message):
@@ -53,7 +59,7 @@ def test_bad_values_are_refused_by_name(options, message):
         SPIConfig(**options)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_cost_scale_must_be_positive(scale):
     with pytest.raises(ValueError, match=r"cost_remap\.scale must be positive"):
         CostRemapConfig(kind="scaled", scale=scale)
@@ -68,3 +74,11 @@ def test_unknown_choices_are_refused_by_name(name):
 def test_an_unknown_cost_remap_is_refused():
     with pytest.raises(ValueError, match="kind"):
         CostRemapConfig(kind="scale")
+
+
+@pytest.mark.parametrize(("steps", "beta_max"), [(1, 29.0), (5, 80.0), (100, 1400.0)])
+def test_the_largest_noise_schedules_have_finite_coefficients(steps, beta_max):
+    config = SPIConfig(num_train_timesteps=steps, beta_max=beta_max)
+    assert bool(MLPNoiseModel.ddpm_coefficients(make_scheduler(config)).isfinite().all())
+    with pytest.raises(ValueError, match="too large"):
+        SPIConfig(num_train_timesteps=steps, beta_max=1.3 * beta_max)

@@ -117,6 +117,7 @@ def test_errors_are_one_line_and_come_before_any_work(tmp_path, capsys):
     assert "scripted_episodes must be finite and not negative" in fails(
         capsys, *ball, "--scripted-episodes", "-1"
     )
+    assert "has an empty name" in fails(capsys, "--task", "ballcircle", "--output", "")
     assert "file: is a file; name a folder" in fails(
         capsys, "--task", "ballcircle", "--output", str(tmp_path / "file")
     )

@@ -20,7 +20,7 @@ def test_there_is_a_preset_for_every_task_of_the_paper():
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_loads(name):
     config = load_collect_config(name)
-    assert config != CollectConfig() or name == "ballcircle"  # which has the defaults
+    assert config != CollectConfig()
     assert get_task(name).max_episode_steps % config.segment_steps == 0  # no short segment at the end
     assert (config.scripted_episodes > 0) == (name == "carcircle")
     assert all(
@@ -44,6 +44,10 @@ def test_overrides_win_and_none_leaves_the_preset():
         ({"scripted_episodes": -1}, "scripted_episodes must be finite and not negative, got -1"),
         ({"num_envs": 4, "num_probes": 3}, "at least two of num_envs=4 to learn from, got 3"),
         ({"num_probes": -1}, "got -1"),
+        ({"runs": 1.5}, "runs must be a whole number, got 1.5"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"steps": float("inf")}, "steps must be a whole number, got inf"),
+        ({"steps": "5"}, "steps must be a whole number, got '5'"),
         ({"cost_targets": (), "penalties": ()}, "are all empty: name a budget"),
         ({"cost_targets": (5.0, -1.0)}, "cost_targets must be finite and not negative, got -1"),
         ({"penalties": (float("nan"),)}, "penalties must be finite and not negative, got nan"),

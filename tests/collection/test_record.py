@@ -1,6 +1,7 @@
 """By what a finished collection is known again; what is under way is tested in test_collector.py."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,17 @@ def test_other_settings(folder, change):
 def test_another_task_and_a_folder_that_does_not_exist(folder, tmp_path):
     assert not is_collected(get_task("carrun"), folder, CONFIG, **SETTINGS)
     assert not is_collected(TASK, tmp_path / "nowhere", CONFIG, **SETTINGS)
+
+
+def test_a_dataset_whose_files_are_gone_is_not_finished(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "ball")
+    for name in ("episodes.parquet", "train-00000-of-00001.parquet"):
+        path = tmp_path / "ball" / TASK.name / name
+        content = path.read_bytes()
+        path.unlink()
+        assert not is_collected(TASK, tmp_path / "ball", CONFIG, **SETTINGS)
+        path.write_bytes(content)
+    assert is_collected(TASK, tmp_path / "ball", CONFIG, **SETTINGS)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"collection": 3}'])

@@ -79,8 +79,17 @@ def test_bullet_beside_a_current_gymnasium_is_installed_without_taking_gymnasium
 
 
 def test_safety_gymnasium_is_found(site):
-    site("safety-gymnasium", "1.0.0", "safety_gymnasium")
+    site("safety-gymnasium", "1.2.0", "safety_gymnasium")
     assert simulator_status("safety_gymnasium").installed
+
+
+@pytest.mark.parametrize(
+    ("python", "problem"), [((3, 11), "1.0.0 does not run on Python 3.11"), ((3, 10), "")]
+)
+def test_a_safety_gymnasium_that_imports_but_makes_nothing(site, monkeypatch, python, problem):
+    site("safety-gymnasium", "1.0.0", "safety_gymnasium")
+    monkeypatch.setattr(sys, "version_info", (*python, 0))
+    assert simulator_status("safety_gymnasium").problem == (problem and f"safety-gymnasium {problem}")
 
 
 def test_metadrive_is_never_called_runnable(site):

@@ -1,5 +1,6 @@
 """The Bullet environments in the real simulator."""
 
+import copy
 import gc
 import io
 import os
@@ -61,6 +62,16 @@ def test_every_task_keeps_the_interface(task):
     assert observation.dtype == np.float32
     assert [type(value) for value in (reward, terminated, truncated)] == [float, bool, bool]
     assert type(info["cost"]) is float
+    env.close()
+
+
+def test_a_copy_is_refused_and_harms_nothing():
+    env = make_env("ballcircle", seed=0)
+    with pytest.raises(TypeError, match=r"BulletEnv OfflineBallCircle-v0.* cannot be copied"):
+        copy.deepcopy(env)
+    gc.collect()
+    env.reset()
+    env.step([0, 0])
     env.close()
 
 

@@ -6,58 +6,104 @@ from types import ModuleType
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.envs.registration import registry
+from gymnasium.envs.registration import EnvSpec, registry
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.envs import SimulatorNotInstalledError, make_env, make_vector_env
 
-BALL = get_task("ballcircle")
+CAR, HOPPER = get_task("carrun"), get_task("hoppervelocity")
 
 
-class TheirEnv(gymnasium.Env):
-    """Speaks dsrl's protocol: five values, and the cost in the info."""
+class TheirHopper(gymnasium.Env):
+    """As dsrl makes it of safety-gymnasium: no render mode, and six values where that has six."""
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
-    observation_space = gymnasium.spaces.Box(-1, 1, (8,), np.float64)
-    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    observation_space = gymnasium.spaces.Box(-1, 1, (11,), np.float64)
+    action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
+    six_values = True
 
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
+    def __init__(self, dataset_url=None):
+        self.dataset_url = dataset_url
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return self.np_random.uniform(-1, 1, 8), {}
+        return self.np_random.uniform(-1, 1, 11), {}
 
     def step(self, action):
-        return np.full(8, action[0]), 0.5, False, False, {"cost": np.float64(1.0)}
+        values, cost, info = (np.full(11, action[0]), 0.5), np.float64(1.0), {"x_velocity": 2.0}
+        if self.six_values:
+            return *values, cost, False, False, info
+        return *values, False, False, {**info, "cost": cost}
+
+
+def their_car(**numbers):
+    """As dsrl makes it: bullet-safety-gym's own class with an interface beside it, which takes no more."""
+    from bullet_safety_gym.envs.builder import EnvironmentBuilder
+
+    class OfflineEnv(gymnasium.Env):
+        def __init__(self, dataset_url=None, **others):
+            super().__init__(**others)
+
+    class OfflineCar(EnvironmentBuilder, OfflineEnv):
+        def __init__(self, **options):
+            EnvironmentBuilder.__init__(self, "RaceCar", "RunTask", {}, {"name": "Plane200", "factor": 1})
+            OfflineEnv.__init__(self, **options)
+
+    return OfflineCar(**numbers)
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """As if dsrl had just been imported: it has registered one of its tasks over ours."""
+    """As if dsrl had just been imported: it has registered two of its tasks over ours."""
     monkeypatch.setitem(sys.modules, "dsrl", ModuleType("dsrl"))
-    spec = gymnasium.envs.registration.EnvSpec(id=BALL.name, entry_point=TheirEnv, max_episode_steps=3)
-    monkeypatch.setitem(registry, BALL.name, spec)
+    for task, entry_point in ((HOPPER, TheirHopper), (CAR, their_car)):
+        spec = EnvSpec(
+            id=task.name, entry_point=entry_point, max_episode_steps=3, kwargs={"dataset_url": "http://x"}
+        )
+        monkeypatch.setitem(registry, task.name, spec)
 
 
 @pytest.mark.usefixtures("installed")
-def test_their_environment_behind_our_interface():
-    env = make_env("ballcircle", seed=3, backend="dsrl")
-    assert isinstance(env.unwrapped, TheirEnv)
+@pytest.mark.parametrize("six_values", [True, False])
+def test_their_environment_behind_our_interface(monkeypatch, six_values):
+    monkeypatch.setattr(TheirHopper, "six_values", six_values)
+    env = make_env("hoppervelocity", seed=3, backend="dsrl")
+    assert isinstance(env.unwrapped, TheirHopper)
     observation, info = env.reset()
     assert (observation.dtype, info["cost"]) == (np.float32, 0.0)
-    np.testing.assert_array_equal(make_env("ballcircle", backend="dsrl").reset(seed=3)[0], observation)
-    for step in range(1, BALL.max_episode_steps + 1):
-        observation, reward, terminated, truncated, info = env.step([0.25, 0.0])
-        assert (observation.tolist(), reward, info["cost"]) == ([0.25] * 8, 0.5, 1.0)
-        assert (terminated, truncated) == (False, step == BALL.max_episode_steps)
+    np.testing.assert_array_equal(make_env("hoppervelocity", backend="dsrl").reset(seed=3)[0], observation)
+    for step in range(1, HOPPER.max_episode_steps + 1):
+        observation, reward, terminated, truncated, info = env.step([0.25, 0.0, 0.0])
+        assert (observation.tolist(), reward, info["cost"]) == ([0.25] * 11, 0.5, 1.0)
+        assert (terminated, truncated) == (False, step == HOPPER.max_episode_steps)
+    with pytest.raises(SimulatorNotInstalledError, match="dsrl's environment draws no pictures"):
+        make_env("hoppervelocity", backend="dsrl", render_mode="rgb_array")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_bullet_task_of_theirs_is_mended_as_ours_is():
+    pytest.importorskip("bullet_safety_gym")
+    theirs = make_env("carrun", backend="dsrl", render_mode="rgb_array", render_size=(16, 24))
+    ours = make_env("carrun")
+    np.random.seed(0)  # noqa: NPY002
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    for _ in range(2):  # the second episode does not depend on the first
+        np.testing.assert_array_equal(theirs.reset(seed=7)[0], ours.reset(seed=7)[0])
+        for _ in range(20):
+            mine, other = ours.step([1.0, 0.4]), theirs.step([1.0, 0.4])
+            np.testing.assert_array_equal(mine[0], other[0])
+            assert mine[1:4] == other[1:4]
+            assert mine[4]["cost"] == other[4]["cost"]
+    np.testing.assert_array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert theirs.render().shape == (16, 24, 3)
+    for env in (theirs, ours):
+        env.close()
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_vector_of_them():
-    env = make_vector_env("ballcircle", 2, seed=0, simulator="dsrl")
+    env = make_vector_env("hoppervelocity", 2, seed=0, simulator="dsrl")
     env.reset()
-    assert env.step(np.zeros((2, 2), np.float32))[4]["cost"].tolist() == [1.0, 1.0]
+    assert env.step(np.zeros((2, 3), np.float32))[4]["cost"].tolist() == [1.0, 1.0]
     env.close()
     with pytest.raises(ValueError, match="must be one of 'auto', 'bullet', 'dsrl'; got 'sync'"):
         make_vector_env("ballcircle", 2, seed=0, simulator="sync")
@@ -83,6 +129,6 @@ def test_their_environments_that_cannot_be_made(monkeypatch, installed):
     def fail(**_):
         raise TypeError("an unexpected keyword")
 
-    monkeypatch.setattr(registry[BALL.name], "entry_point", fail)
+    monkeypatch.setattr(registry[CAR.name], "entry_point", fail)
     with pytest.raises(SimulatorNotInstalledError, match=r"by dsrl \(TypeError: an unexpected keyword\)"):
-        make_env("ballcircle", backend="dsrl")
+        make_env("carrun", backend="dsrl")

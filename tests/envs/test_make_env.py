@@ -37,6 +37,8 @@ def test_every_simulator_is_known_or_explained():
         ({"render_mode": "human"}, "render_mode.*'human'"),
         ({"render_size": (0, 10)}, "render_size"),
         ({"render_size": (10,)}, "render_size"),
+        ({"render_size": 10}, "render_size"),
+        ({"render_size": (float("nan"), 10)}, "render_size"),
         ({"seed": -1}, "seed.*-1"),
         ({"seed": 1.5}, r"seed.*1\.5"),
         ({"seed": True}, "seed.*True"),

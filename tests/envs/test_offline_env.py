@@ -6,6 +6,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import spi_diffusers.envs
 from spi_diffusers.data.columns import DatasetError
@@ -85,7 +86,8 @@ def test_the_spec_makes_the_same_environment_and_its_length_can_be_changed(env):
     again = gymnasium.make(env.spec)
     assert str(again) == str(env)
     assert env.spec.max_episode_steps == 200
-    assert again.get_normalized_score is not None
+    again.set_target_cost(10)
+    assert again.get_normalized_score(get_task("carrun").reward_max, 5.0) == (1.0, 0.5)
     again.close()
     short = gymnasium.make("OfflineCarRun-v0", max_episode_steps=3)
     short.reset(seed=0)
@@ -126,10 +128,44 @@ def test_scores_by_hand(env):
     np.testing.assert_array_equal(cost, [0.0, 0.0])
     env.set_target_cost(0)  # DSRL adds 1 to both then
     assert env.get_normalized_score(task.reward_max, 3.0) == (1.0, 4.0)
-    for limit in (-1, float("nan")):
+    for limit in (-1, float("nan"), "10", True):
         with pytest.raises(ValueError, match="cost_limit"):
             env.set_target_cost(limit)
+    with pytest.raises(ValueError, match="got None"):
+        env.set_target_cost(None)
     assert env.target_cost == 0
+    env.target_cost = 20  # as well, through all wrappers
+    assert (env.unwrapped.target_cost, env.get_normalized_score(task.reward_max, 10.0)[1]) == (20, 0.5)
+
+
+def test_what_dsrl_scripts_do_with_the_data_before_they_train(env):
+    data = {"observations": np.zeros((2, 7))}
+    # Positional and named as the training scripts of DSRL's authors call it, with their defaults.
+    changed = env.pre_process_data(
+        data, None, None, None, None, 1.0, cbins=10, rbins=50, max_npb=5, min_npb=2
+    )
+    assert changed is data
+    for call in ({"density": 0.5}, {"outliers_percent": 0.1}):
+        with pytest.raises(
+            ValueError, match=rf"pre_process_data\({next(iter(call))}=.*would change the data"
+        ):
+            env.pre_process_data(data, **call)
+    with pytest.raises(ValueError, match=r"noise_scale=0\.1"):
+        env.pre_process_data(data, None, 0.1)
+    with pytest.raises(TypeError, match="no option 'bins'"):
+        env.pre_process_data(data, bins=3)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module"),
+    [("OfflineCarRun-v0", "bullet_safety_gym"), ("OfflineHopperVelocity-v1", "mujoco")],
+)
+def test_gymnasium_finds_nothing_to_blame(env_id, module):
+    pytest.importorskip(module)
+    env = gymnasium.make(env_id, render_mode="rgb_array", render_size=(16, 16))
+    assert env.metadata["render_modes"] == ["rgb_array"]
+    check_env(env.unwrapped)
+    env.close()
 
 
 def test_embedded_dataset_as_numpy():

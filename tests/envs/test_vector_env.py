@@ -141,6 +141,12 @@ def test_hold_after_end_needs_a_reset():
         HoldAfterEnd(PixelWorldEnv()).step(np.zeros(2))
 
 
+@pytest.mark.parametrize("num_envs", [-1, 1.5, True])
+def test_no_number_of_episodes(num_envs):
+    with pytest.raises(ValueError, match="num_envs must be an integer of at least 0"):
+        episode_seeds(0, num_envs)
+
+
 @given(seed=st.integers(0, 2**70), num_envs=st.integers(1, 40))
 @settings(max_examples=50)
 def test_episode_seeds_do_not_depend_on_the_number_of_episodes(seed, num_envs):

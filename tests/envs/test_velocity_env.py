@@ -10,7 +10,7 @@ import pytest
 
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.envs import SimulatorNotInstalledError, make_env, make_vector_env
-from spi_diffusers.envs.velocity import VELOCITY_THRESHOLDS, VelocityCost
+from spi_diffusers.envs.velocity import VELOCITY_THRESHOLDS, VelocityCost, choose_renderer
 
 VELOCITY_TASKS = [task for task in TASKS.values() if task.simulator == "velocity"]
 
@@ -139,6 +139,15 @@ def run_without_a_display(code, **variables):
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | variables
     words = [sys.executable, "-c", code]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("platform", "chosen"), [("linux", "egl"), ("darwin", None), ("win32", None)])
+def test_only_on_linux_a_missing_display_means_egl(monkeypatch, platform, chosen):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    choose_renderer("rgb_array")
+    assert os.environ.pop("MUJOCO_GL", None) == chosen
 
 
 @pytest.mark.parametrize("renderer", ["egl", "osmesa", None], ids=str)

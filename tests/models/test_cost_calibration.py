@@ -66,6 +66,14 @@ def test_a_curve_that_was_never_set_is_refused():
         CostCalibration(num_knots=2).check()
 
 
+def test_a_refused_curve_leaves_the_old_one():
+    calibration = CostCalibration(2).set_curve(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    with pytest.raises(ValueError, match="realised_rates must be finite, positive and increasing"):
+        calibration.set_curve(torch.tensor([5.0, 6.0]), torch.tensor([3.0, 1.0]))
+    assert calibration.allowed_rates.tolist() == [1.0, 2.0]
+    assert calibration.realised_rates.tolist() == [3.0, 4.0]
+
+
 def test_a_wrong_number_of_knots_is_refused():
     with pytest.raises(ValueError, match=r"realised_rates has shape \(3,\), expected \(2,\)"):
         CostCalibration(num_knots=2).set_curve(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0]))

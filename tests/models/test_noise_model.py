@@ -3,8 +3,10 @@
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
 
 from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.algorithms.optimization import FusedAdam
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.models import MLPNoiseModel
 
@@ -172,19 +174,21 @@ def test_bad_action_ranges(low, high, message):
 
 
 def test_acting_sees_every_change_of_the_weights():
-    """Acting keeps transposed copies of the weights; they must never be stale."""
+    """What acting works with must never be stale, whoever changes the weights, and in whatever way."""
     model, other = MLPNoiseModel(3, 2, hidden_dims=[16, 16]), MLPNoiseModel(3, 2, hidden_dims=[16, 16])
     scheduler = DDPMScheduler(num_train_timesteps=3)
     coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
     observation, weight, noise = torch.randn(5, 3), torch.rand(5), torch.randn(3, 5, 2)
 
-    def act(network, training):
-        network.train(training)
+    def act(network):
         with torch.no_grad():
             return network.denoise(observation, weight, coefficients, noise)
 
     def check():
-        torch.testing.assert_close(act(model, training=False), act(model, training=True))
+        model.eval()
+        acted = act(model)
+        differentiable = model.denoise(observation, weight, coefficients, noise)  # through the modules
+        torch.testing.assert_close(acted, differentiable.detach())
 
     check()
     model.load_state_dict(other.state_dict())
@@ -196,3 +200,14 @@ def test_acting_sees_every_change_of_the_weights():
     check()
     model.net[2].bias.data = torch.randn_like(model.net[2].bias)
     check()
+    model.net[4].weight.data.mul_(1.5)  # without a new version
+    check()
+    average = EMAModel(other.parameters())
+    average.copy_to(model.parameters())
+    check()
+    for optimizer in (torch.optim.AdamW(model.parameters(), fused=True), FusedAdam(model.parameters(), 0.1)):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for _ in range(2):
+            getattr(optimizer, "fused_step", optimizer.step)()
+            check()

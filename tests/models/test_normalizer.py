@@ -31,6 +31,28 @@ def test_a_large_offset_costs_no_precision():
     torch.testing.assert_close(normalizer.std, torch.tensor([(1 / 6) ** 0.5]))
 
 
+@pytest.mark.parametrize("options", [{"clip": 0.0}, {"clip": float("nan")}, {"epsilon": 0.0}, {"clip": -1.0}])
+def test_bad_settings_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be positive and finite"):
+        ObservationNormalizer(2, **options)
+
+
+def test_observations_of_another_size_are_not_broadcast():
+    normalizer = ObservationNormalizer(3).fit(torch.randn(20, 3))
+    with pytest.raises(ValueError, match=r"has shape \(5, 1\); this normalizer takes \(\.\.\., 3\)"):
+        normalizer(torch.zeros(5, 1))
+
+
+def test_in_half_precision_the_statistics_keep_their_digits(tmp_path):
+    normalizer = ObservationNormalizer(1)
+    normalizer.set_statistics(torch.tensor([1000.0]), torch.tensor([0.5]))
+    normalizer.save_pretrained(str(tmp_path))
+    loaded = ObservationNormalizer.from_pretrained(str(tmp_path), torch_dtype=torch.bfloat16)
+    for cast in (loaded, normalizer.to(torch.bfloat16), normalizer.half()):
+        assert cast(torch.tensor([[1000.5]])).item() == 1.0
+    assert normalizer.to("meta").mean.device.type == "meta"
+
+
 def test_missing_statistics_raise():
     with pytest.raises(ValueError, match="Statistic 'mean' of the observation normalizer is missing"):
         ObservationNormalizer(2).check()
