@@ -90,4 +90,4 @@ def test_out_of_range(value, bounds, message):
     ],
 )
 def test_in_range(value, bounds):
-    check_range(Settings(rate=value), "count", "rate", **bounds)
+    check_range(Settings(rate=value), "rate", **bounds)

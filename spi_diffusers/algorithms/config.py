@@ -115,9 +115,10 @@ def check_noise_schedule(config: Any) -> None:
             f"{steps}, {low}, {high}."
         )
     # The last step's beta is 1 - exp(-this), which must not round to 1 in float32: it would divide by 0.
+    # All steps together leave exp(-(low + high) / 2) of the action's square, which must not round to 0.
     exponent = low / steps + 0.5 * (high - low) * (2 * steps - 1) / steps**2
-    if exponent > 15.0:
+    if exponent > 15.0 or (low + high) / 2 > 80.0:
         raise ValueError(
             f"beta_min and beta_max are too large for num_train_timesteps={steps}, got {low} and {high}: the "
-            "last step would leave nothing of the action in float32."
+            "noise would leave nothing of the action in float32."
         )

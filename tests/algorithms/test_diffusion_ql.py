@@ -133,7 +133,7 @@ def test_checkpoints_hold_the_number_of_updates():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": 1.0}, "gamma must be below 1"),
+        ({"gamma": 1.0}, "gamma must lie in"),
         ({"ema_every": 0}, "ema_every must be at least 1"),
         ({"activation": "step"}, "activation must be"),
         ({"beta_min": 2.0, "beta_max": 1.0}, "0 < beta_min < beta_max"),

@@ -156,7 +156,7 @@ def test_a_learners_step_changes_nothing_else_that_the_loss_went_through():
     [
         (BCQLagConfig, {"gamma": 1.0}, "gamma must lie"),
         (BCQLagConfig, {"selection": "best"}, "selection must be one of"),
-        (BCQLagConfig, {"num_candidates": 0}, "num_candidates must be positive"),
+        (BCQLagConfig, {"num_candidates": 0}, "num_candidates must be at least 1"),
         (BEARLagConfig, {"kernel": "cosine"}, "kernel must be one of"),
         (BEARLagConfig, {"mmd_threshold": 0.0}, "mmd_threshold must be positive"),
         (BEARLagConfig, {"hidden_dims": []}, "hidden_dims must be"),

@@ -76,7 +76,7 @@ def test_an_unknown_cost_remap_is_refused():
         CostRemapConfig(kind="scale")
 
 
-@pytest.mark.parametrize(("steps", "beta_max"), [(1, 29.0), (5, 80.0), (100, 1400.0)])
+@pytest.mark.parametrize(("steps", "beta_max"), [(1, 29.0), (5, 80.0), (100, 150.0)])
 def test_the_largest_noise_schedules_have_finite_coefficients(steps, beta_max):
     config = SPIConfig(num_train_timesteps=steps, beta_max=beta_max)
     assert bool(MLPNoiseModel.ddpm_coefficients(make_scheduler(config)).isfinite().all())
