@@ -15,6 +15,8 @@ from typing import Any
 from benchmarking import machine, pin_to_cores, positive, ratios_within_rounds, run_pinned, save
 from measured_training import MeasuredTraining, take_turns
 
+from spi_diffusers.cli import run_with_messages
+
 EPILOG = """\
 examples:
   python scripts/benchmark_algorithms.py                          everything, about 5 minutes
@@ -145,4 +147,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_with_messages(main))

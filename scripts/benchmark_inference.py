@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarking import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
 
+from spi_diffusers.cli import run_with_messages
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -232,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_messages(main))

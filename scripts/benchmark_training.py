@@ -12,6 +12,7 @@ the number to look at.
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from benchmarking import (
     save,
 )
 from measured_training import MeasuredTraining, take_turns
+
+from spi_diffusers.cli import run_with_messages
 
 EPILOG = """\
 examples:
@@ -202,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_messages(main))

@@ -5,8 +5,10 @@ python scripts/build_embedded_data.py
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
 from spi_diffusers.data.summary import STATS_FILE
 from spi_diffusers.data.writing import write_parquet_dataset
@@ -38,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_messages(main))

@@ -9,12 +9,14 @@ with safe extraction and with the paper's, and writes the policy, results, plots
 
 import argparse
 import logging
+import sys
 import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.envs import make_env
 from spi_diffusers.evaluation.run import run_evaluation
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_messages(main))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reproduce import ROOT, dataset_of, result_file
 
+from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.hub.policy_card import policy_card
@@ -101,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_with_messages(main))

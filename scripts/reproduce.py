@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_with_messages(main))

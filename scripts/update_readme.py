@@ -13,11 +13,12 @@ from typing import Any
 
 from reproduce import MAIN_TASK, result_file
 
+from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.summary import SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedSummary, shown, summarize_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -71,8 +72,9 @@ def tasks_table() -> str:
             reward, cost = summary.normalized_reward, summary.normalized_cost
             lines.append(
                 f"| {path.stem}, {len(summary.train_seeds)} seeds | {summary.cost_limit:g} | "
-                f"{reward.mean:.2f} ± {reward.spread:.2f} | {cost.mean:.2f} ± {cost.spread:.2f} | "
-                f"{cost.worst:.2f} | {summary.within_limit:.0%} | {row.best_normalized_reward:.2f} |"
+                f"{shown(reward.mean)} ± {shown(reward.spread)} | "
+                f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | "
+                f"{summary.within_limit:.0%} | {shown(row.best_normalized_reward)} |"
             )
     return "\n".join(lines)
 
@@ -83,8 +85,8 @@ def _policy_row(summary: SeedSummary) -> str:
         name = "**safe extraction**" if summary.feedback else "safe extraction, cost not fed back"
     reward, cost = summary.normalized_reward, summary.normalized_cost
     return (
-        f"| {summary.cost_limit:g} | {name} | {reward.mean:.2f} ± {reward.spread:.2f} | "
-        f"{cost.mean:.2f} ± {cost.spread:.2f} | {cost.worst:.2f} | {summary.within_limit:.0%} |"
+        f"| {summary.cost_limit:g} | {name} | {shown(reward.mean)} ± {shown(reward.spread)} | "
+        f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | {summary.within_limit:.0%} |"
     )
 
 
@@ -180,4 +182,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_with_messages(main))

@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from spi_diffusers import __version__
@@ -82,22 +82,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = getattr(args, "parser", commands[args.command])  # of the subcommand, where there are some
     if unknown:
         command.error(_explain_unknown(unknown[0], command))
+    return run_with_messages(lambda: args.run(args), command.prog, show_traceback=args.traceback)
+
+
+def run_with_messages(
+    job: Callable[[], int | None], program: str | None = None, *, show_traceback: bool = False
+) -> int:
+    """Run a command or a script so that an error of its input, files or installation is one line on stderr.
+
+    Args:
+        job: Does the work and returns an exit code, or None for 0.
+        program: What the line starts with; by default the script's name.
+        show_traceback: Print where such an error comes from, as `SPI_TRACEBACK=1` does.
+
+    Returns:
+        Exit code, as of `main`.
+    """
+    program = program or os.path.basename(sys.argv[0])
     try:
-        code = args.run(args)
+        code = job() or 0
         sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
         return code
     except KeyboardInterrupt:
-        print(f"{command.prog}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 128 + signal.SIGPIPE
         if not _is_known(error):
             raise
-        if args.traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
+        if show_traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
         else:
-            print(f"{command.prog}: error: {_one_line(error)}", file=sys.stderr)
+            print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -13,6 +13,7 @@ import torch
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import read_results
@@ -249,6 +250,64 @@ def test_a_second_run_into_the_same_folder_is_refused(capsys, run_folder, small_
         *TINY,
     )
     assert "holds a run already" in line
+
+
+def test_the_settings_that_would_be_used_are_printed_and_nothing_is_made(capsys, tmp_path):
+    words = ["train", "--task", "carrun", "--preset", "paper", "--output_dir", str(tmp_path / "run")]
+    assert main([*words, "--algorithm.eta", "0.5", "--print-config"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["task"], config["updates"]) == ("OfflineCarRun-v0", 15_000)
+    assert (config["algorithm"]["conditioned"], config["algorithm"]["mu"]) == (False, 0.25)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_of_train_shows_the_defaults_that_are_used_and_the_presets(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    default = make_train_config({"task": "carrun"})
+    for name in ("updates", "learning_rate", "batch_size"):
+        assert re.search(rf"--{name} \w+ [^(]*\(default: {getattr(default, name)}\)", text), name
+    assert re.search(r"There are antvelocity, ballcircle, bc, .*paper, paper-no-reward", text)
+
+
+def test_data_of_no_task_ends_in_a_policy_for_an_environment_of_ones_own(capsys, small_file, tmp_path):
+    data = load_transitions(small_file, "ballcircle")
+    write_parquet_dataset(data, tmp_path / "set", config_name="robot")
+    words = [
+        "train",
+        "--task",
+        "robot",
+        "--dataset",
+        str(tmp_path / "set"),
+        "--calibrate",
+        "false",
+        "--quiet",
+    ]
+    assert main([*words, *TINY, "--output_dir", str(tmp_path / "run")]) == 0
+    assert "Next: act with it in your own environment" in capsys.readouterr().out
+    for command in ("evaluate", "play"):
+        assert "there is no simulator to play it in" in fails(capsys, command, str(tmp_path / "run"))
+
+
+def test_scripts_tell_errors_as_the_command_does(tmp_path):
+    scripts = Path(__file__).parents[1] / "scripts"
+    for script, words, message in (
+        (
+            "reproduce",
+            ["--tasks", "balcircle"],
+            "reproduce.py: error: unknown task 'balcircle'. Did you mean",
+        ),
+        (
+            "demo",
+            ["--updates", "-1", "--output", str(tmp_path)],
+            "demo.py: error: updates must be at least 1",
+        ),
+    ):
+        words = [sys.executable, str(scripts / f"{script}.py"), *words]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith(message), done.stderr
 
 
 def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder):

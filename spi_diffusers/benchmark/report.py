@@ -66,8 +66,10 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
         ResultsFileError: One cannot be read, or two hold different results of the same policy.
         OSError: A file cannot be written.
     """
-    entries, diverged = _read_all(results)
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; name a folder")
+    entries, diverged = _read_all(results)
     report, parts = Report(), []
     report.files.append(plot_pixel_world(folder / "figure_2_pixel_world.png"))
     for suite in _TABLES:

@@ -11,6 +11,7 @@ from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import shown
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 _RESULTS_NOTE = (
@@ -158,8 +159,8 @@ def _cell(group: list[EvaluationEntry], lost: int, *, bold: bool) -> str:
 
 
 def _with_spread(values: list[float]) -> str:
-    text = f"{np.mean(values):.2f}"
-    return f"{text} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else text
+    text = shown(float(np.mean(values)))
+    return f"{text} ± {shown(float(np.std(values, ddof=1)))}" if len(values) > 1 else text
 
 
 def _seeds(groups: Mapping[str, list[EvaluationEntry]]) -> str:
@@ -181,7 +182,7 @@ def _statistics_row(row: AlgorithmStatistics, tasks: int) -> list[str]:
         _iqm(row.cost),
         f"{row.safe_tasks} of {tasks}",
         f"{row.within_limit:.0%}",
-        f"{row.worst_reward:.2f} / {row.worst_cost:.2f}",
+        f"{shown(row.worst_reward)} / {shown(row.worst_cost)}",
         f"{seeds}{f' † {row.diverged}' if row.diverged else ''}",
         f"{row.updates:,.0f}",
         f"{row.train_seconds / 60:.1f}",
@@ -189,19 +190,19 @@ def _statistics_row(row: AlgorithmStatistics, tasks: int) -> list[str]:
 
 
 def _mean(score: ScoreStatistic) -> str:
-    return f"{score.mean:.2f}" + ("" if score.seed_std is None else f" ± {score.seed_std:.2f}")
+    return shown(score.mean) + ("" if score.seed_std is None else f" ± {shown(score.seed_std)}")
 
 
 def _iqm(score: ScoreStatistic) -> str:
     if score.interval is None:
-        return f"{score.iqm:.2f}"
+        return shown(score.iqm)
     low, high = score.interval
-    return f"{score.iqm:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{shown(score.iqm)} [{shown(low)}, {shown(high)}]"
 
 
 def _pair(values: tuple[float, float]) -> str:
     reward, cost = values
-    return f"{reward:.2f} / {cost:.2f}{' ✗' if cost > 1 else ''}"
+    return f"{shown(reward)} / {shown(cost)}{' ✗' if cost > 1 else ''}"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:

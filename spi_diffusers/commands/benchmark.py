@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         datasets=_named(args.dataset),
     )
     output = args.output or Path("outputs") / "benchmark"
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     if args.dry_run:
         from spi_diffusers.benchmark.runner import check_datasets, outcome_so_far, resolve_configs
 

@@ -219,6 +219,8 @@ def _describe(args: argparse.Namespace) -> int:
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.data.tasks import task_of_file
 
+    if args.output is not None and Path(args.output).is_file():
+        raise FileExistsError(f"{args.output}: is a file; name a folder")
     path = Path(args.dataset).expanduser()
     told = task_of_file(path) if args.task is None and path.is_file() else None
     dataset = load_transitions(

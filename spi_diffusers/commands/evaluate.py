@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extraction",
         nargs="+",
         choices=("safe", "reward"),
-        default=["safe", "reward"],
         help="how an action is picked from the candidates (default: both)",
     )
     parser.add_argument(

@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extraction",
         choices=("safe", "reward"),
-        default="safe",
         help="how an action is picked from the candidates (default: safe)",
     )
     parser.add_argument(

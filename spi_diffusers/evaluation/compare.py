@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def compare_policies(
         policies: With names that differ.
         task: Only this task (DSRL's name).
         cost_limits: Only these limits.
-        best_only: Of every policy only its best way to act at each limit.
+        best_only: Of every policy, and of every algorithm in a results file, only the best way to act.
 
     Returns:
         Rows, sorted by task, limit and rank.
@@ -79,15 +79,17 @@ def compare_policies(
         if policy.name in names:
             raise ValueError(f"{policy.name} is named twice")
         names.add(policy.name)
-        found: dict[tuple[str, float], list[tuple[str, SeedSummary, tuple[str, ...]]]] = {}
+        found: dict[tuple[str, float, str], list[tuple[str, SeedSummary, tuple[str, ...]]]] = {}
         for summary in summarize_seeds(policy.entries):
             if task not in (None, summary.task) or not _wanted(summary.cost_limit, cost_limits):
                 continue
             row = (policy.name, summary, _datasets(policy.entries, summary))
-            found.setdefault((summary.task, summary.cost_limit), []).append(row)
-        for key, candidates in found.items():
+            # A results file may hold several algorithms, each with ways to act of its own.
+            key = (summary.task, summary.cost_limit, summary.algorithm)
+            found.setdefault(key, []).append(row)
+        for (of_task, limit, _), candidates in found.items():
             ranked = sorted(candidates, key=lambda row: _order(row[1]))
-            rows.setdefault(key, []).extend(ranked[:1] if best_only else ranked)
+            rows.setdefault((of_task, limit), []).extend(ranked[:1] if best_only else ranked)
     if not rows:
         wanted = [task or "", *(f"limit {limit:g}" for limit in cost_limits or ())]
         raise ValueError(f"no results{' for ' + ', '.join(filter(None, wanted)) if any(wanted) else ''}")
@@ -235,4 +237,4 @@ def _episodes(summary: SeedSummary) -> str:
 
 
 def _with_spread(statistic: SeedStatistic) -> str:
-    return f"{statistic.mean:.2f} ±{statistic.spread:.2f}"
+    return f"{shown(statistic.mean)} ±{shown(statistic.spread)}"

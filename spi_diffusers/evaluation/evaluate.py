@@ -252,6 +252,19 @@ def acting(pipeline: Any, extraction: str) -> Policy:
     return PipelinePolicy(pipeline, extraction=extraction) if is_spi(pipeline) else BaselinePolicy(pipeline)
 
 
+def check_choices(pipeline: Any) -> None:
+    """Refuse to choose for a baseline how it acts.
+
+    Raises:
+        ValueError: It is one.
+    """
+    if not is_spi(pipeline):
+        raise ValueError(
+            f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a choice of "
+            "extraction or feedback has no effect on it"
+        )
+
+
 def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     """The task to play a pipeline on: the one that is asked for, or the pipeline's own.
 
@@ -261,7 +274,11 @@ def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     trained_for = pipeline.config.task
     if task is None:
         if not trained_for:
-            raise ValueError("the pipeline does not say which task it was trained for: pass task=")
+            raise ValueError(
+                "the policy was trained on data of none of DSRL's tasks, so there is no simulator to play it "
+                "in: call it in your own environment, pipe(observation, cost_limit=...), or name a task that "
+                "has its observations and actions"
+            )
         return get_task(trained_for)
     task = get_task(task)
     # Shapes do not tell: BallCircle and CarCircle have the same.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.evaluation.evaluate import acting, policy_task
+from spi_diffusers.evaluation.evaluate import acting, check_choices, policy_task
 from spi_diffusers.evaluation.loading import load_pipeline
 from spi_diffusers.evaluation.video import Replay, record_replay
 
@@ -33,7 +33,7 @@ def play_episode(
     *,
     cost_limit: float | None = None,
     seed: int = 0,
-    extraction: str = "safe",
+    extraction: str | None = None,
     feedback: bool = True,
     revision: str | None = None,
     output: str | Path | None = None,
@@ -47,7 +47,8 @@ def play_episode(
         cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
             task's first.
         seed: Decides the episode and the policy's randomness.
-        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only.
+        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only; None takes "safe". A
+            baseline acts in one way only.
         feedback: Tell the policy at every step what is left of the limit.
         revision: Branch, tag or commit on the Hub.
         output: The video, an .mp4 file; None makes one in `outputs/play`.
@@ -60,12 +61,14 @@ def play_episode(
     """
     pipeline = load_pipeline(policy, revision=revision)
     known = policy_task(pipeline, task)
+    if extraction is not None or not feedback:
+        check_choices(pipeline)
     if cost_limit is None:  # a baseline has a limit of its own
         cost_limit = pipeline.config.get("cost_limit")
     limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
     default = Path("outputs") / "play" / f"{known.short_name}-limit{limit:g}-seed{seed}.mp4"
     replay = record_replay(
-        acting(pipeline, extraction),
+        acting(pipeline, extraction or "safe"),
         known,
         output or default,
         cost_limit=limit,

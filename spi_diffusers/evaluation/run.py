@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
-from spi_diffusers.evaluation.evaluate import acting, evaluate
+from spi_diffusers.evaluation.evaluate import acting, check_choices, evaluate, policy_task
 from spi_diffusers.evaluation.loading import CONFIG_FILE, LoadedPolicy, load_policy
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
@@ -46,7 +46,7 @@ def run_evaluation(
     cost_limits: Sequence[float] | None = None,
     episodes: int = 20,
     seeds: Sequence[int] = (0,),
-    extractions: Sequence[str] = ("safe", "reward"),
+    extractions: Sequence[str] | None = None,
     feedback: bool = True,
     simulator: str = "auto",
     dataset: str | None = None,
@@ -64,7 +64,7 @@ def run_evaluation(
         cost_limits: Limits per episode; None takes the task's own.
         episodes: Episodes per limit and seed.
         seeds: Evaluation seeds.
-        extractions: "safe" and / or "reward".
+        extractions: "safe" and / or "reward"; None takes both. A baseline acts in one way only.
         feedback: Tell the policy at every step what is left of the limit.
         simulator: What plays the task, as `backend` of `make_env`.
         dataset: Behaviour data to compare with; None takes what the policy was trained on.
@@ -87,7 +87,9 @@ def run_evaluation(
         OSError: A file cannot be written.
     """
     loaded = load_policy(policy, revision=revision)
-    known = get_task(task or loaded.pipeline.config.task) if task or loaded.pipeline.config.task else None
+    known = policy_task(loaded.pipeline, task)
+    if extractions is not None or not feedback:
+        check_choices(loaded.pipeline)
     output = Path(output) if output else _default_output(policy, loaded.folder, simulator, revision)
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():
@@ -103,7 +105,7 @@ def run_evaluation(
         cost_limits=cost_limits,
         episodes=episodes,
         seeds=seeds,
-        extractions=extractions,
+        extractions=("safe", "reward") if extractions is None else extractions,
         feedback=feedback,
         simulator=simulator,
         progress=progress,

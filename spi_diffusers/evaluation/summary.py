@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from spi_diffusers.data.tasks import get_task
@@ -73,6 +74,15 @@ class SeedSummary:
     def is_safe(self) -> bool:
         """DSRL's rule: normalised cost at most 1 on average."""
         return self.normalized_cost.mean <= 1.0
+
+
+def shown(value: float, digits: int = 2) -> str:
+    """A figure with as many decimals as tables show, halves rounded up, the same however it was computed.
+
+    A mean of 0.895 may be off in its last bit, and would be 0.89 in one table and 0.90 in another.
+    """
+    exact = Decimal(repr(round(float(value), 9)))
+    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
 def summarize_seeds(entries: Iterable[EvaluationEntry]) -> list[SeedSummary]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
 from spi_diffusers.evaluation.metrics import BASELINE_EXTRACTION, EvaluationEntry
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -146,7 +146,7 @@ def _mark(normalized_cost: float) -> str:
 
 
 def _with_spread(statistic: SeedStatistic, digits: int) -> str:
-    return f"{statistic.mean:.{digits}f} ±{statistic.spread:.{digits}f}"
+    return f"{shown(statistic.mean, digits)} ±{shown(statistic.spread, digits)}"
 
 
 def _digits(return_: float) -> int:

@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, summarize_seeds
+from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
 from spi_diffusers.hub.policy_files import PLOTS_FOLDER, RESULTS, PolicyFiles
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def policy_card(
         snippet_diffusers=_diffusers_snippet(files, repo_id, sizes["observation_dim"]),
         info=info,
         minutes=f"{info['train_seconds'] / 60:.0f}" if info else "",
+        local_data=_is_local(files.train_config.get("dataset")),
         config=json.dumps(files.train_config, indent=2) if files.train_config else "",
         licence=LICENCE,
     )
@@ -320,8 +322,13 @@ def _name(repo_id: str) -> str:
     return Path(repo_id).name
 
 
+def _is_local(dataset: str | None) -> bool:
+    """Whether the data was a folder or a file, which readers of the card do not have."""
+    return dataset is not None and dataset not in RESERVED_NAMES and not HUB_ID.fullmatch(dataset)
+
+
 def _with_spread(statistic: SeedStatistic, digits: int) -> str:
-    return f"{statistic.mean:.{digits}f} ± {statistic.spread:.{digits}f}"
+    return f"{shown(statistic.mean, digits)} ± {shown(statistic.spread, digits)}"
 
 
 def _share(share: float) -> str:

@@ -124,9 +124,12 @@ def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[
             + ", ".join(f"{policy.folder} (training seed {policy.train_seed})" for policy in group)
             for name, group in sorted(several.items())
         )
+        # A seed chooses only between policies of different seeds.
+        differ = all(len({policy.train_seed for policy in group}) == len(group) for group in several.values())
+        by_seed = "choose by --seed, or " if differ else ""
         raise AmbiguousPoliciesError(
             f"several policies would be published under the same name: {listed}. Nothing was published; "
-            "choose by --seed, or leave folders out by --exclude"
+            f"{by_seed}leave folders out by --exclude"
         )
     return tuple(sorted(wanted))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from huggingface_hub import snapshot_download
 
+from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.pipelines.migrations import migrate
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
 
@@ -28,7 +29,7 @@ class CheckedLoading(_Base):
         repository ships is not run: the installed package's is.
 
         Raises:
-            FileNotFoundError: A config or weight file is missing.
+            FileNotFoundError: There is no such folder, or a config or weight file is missing.
             ValueError: A file is truncated or foreign, or weights and config do not fit.
         """
         if not kwargs.setdefault("use_safetensors", True):
@@ -36,6 +37,8 @@ class CheckedLoading(_Base):
         trust = bool(kwargs.get("trust_remote_code", False))
         folder = str(pretrained_model_name_or_path)
         if not os.path.isdir(folder):
+            if not HUB_ID.fullmatch(folder):
+                raise FileNotFoundError(f"{folder}: no such folder, and not an id on the Hub (org/name).")
             options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
             folder = cls.download(folder, trust_remote_code=trust, **options)
         check_policy_folder(folder, cls, trust_remote_code=trust)

@@ -73,7 +73,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML or JSON file of settings; the options below override it"
     )
-    _add_fields(parser, TrainConfig, "")
+    _add_fields(parser, TrainConfig, "", _flat(_read_preset("default")))
 
 
 def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
@@ -264,7 +264,7 @@ def _read_option(key: str, value: Any, hint: Any) -> Any:
         return [item if _item_is_text(hint) else _parse_yaml_option(key, item) for item in value]
     options = _options(hint)
     if str in options:
-        return None if type(None) in options and value in ("", "null", "none") else value
+        return None if type(None) in options and value in ("", "null") else value
     return _parse_yaml_option(key, value)
 
 
@@ -282,7 +282,8 @@ def _item_is_text(hint: Any) -> bool:
 # ---- the dataclasses' fields
 
 
-def _add_fields(parser: argparse.ArgumentParser, cls: type, path: str) -> None:
+def _add_fields(parser: argparse.ArgumentParser, cls: type, path: str, preset: Mapping[str, Any]) -> None:
+    """One option per field; the defaults that are shown are those of the preset that is always there."""
     doc = cls.__doc__ or ""
     title = f"{path.rstrip('.')}: {doc.splitlines()[0]}" if path else "training"
     group = parser.add_argument_group(title)
@@ -299,13 +300,16 @@ def _add_fields(parser: argparse.ArgumentParser, cls: type, path: str) -> None:
         elif bool in _options(hint):
             settings |= {"nargs": "?", "const": "true"}
         default = field.default_factory() if callable(field.default_factory) else field.default
+        default = preset.get(key, default)
         shown = "" if default is None or default == [] else f" (default: {json.dumps(default)})"
         text = (texts.get(field.name, "") + shown).replace("%", "%%")
+        if key == "preset":
+            text += f" There are {', '.join(name for name in list_presets() if name != 'default')}."
         group.add_argument(f"--{key}", metavar=_metavar(hint), help=text, **settings)
         if "_" in key:  # --batch-size works like --batch_size, but is not listed twice
             group.add_argument(f"--{key.replace('_', '-')}", help=argparse.SUPPRESS, **settings)
     for hint, prefix in nested:
-        _add_fields(parser, hint, prefix)
+        _add_fields(parser, hint, prefix, preset)
 
 
 def _attribute_texts(doc: str) -> dict[str, str]:

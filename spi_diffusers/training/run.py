@@ -21,11 +21,13 @@ class RunResult:
     Attributes:
         training: How training ended.
         policy_folder: The saved policy, or None if training was stopped before its end.
+        task: Name of the data's task; None for data of none of DSRL's.
         is_main_process: Whether this process is the one that writes and reports.
     """
 
     training: TrainingResult
     policy_folder: Path | None
+    task: str | None
     is_main_process: bool
 
 
@@ -70,4 +72,5 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     if accelerator.num_processes > 1:
         # A process that ends with the group still open can abort, as its threads wait for the others.
         accelerator.end_training()
-    return RunResult(training, folder, accelerator.is_main_process)
+    task = dataset.task.name if dataset.task else None
+    return RunResult(training, folder, task, accelerator.is_main_process)

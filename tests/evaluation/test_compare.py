@@ -56,6 +56,15 @@ def test_seeds_that_played_different_numbers_of_episodes_are_shown_as_they_are()
     assert any("not all have as many" in note for note in comparison_notes(rows))
 
 
+def test_best_only_keeps_every_algorithm_of_a_results_file():
+    other = (
+        entry(400, 3, algorithm="cpq"),
+        entry(300, 3, algorithm="cpq", extraction="reward", feedback=False),
+    )
+    rows = compare_policies([policy("file", entry(500, 9), *other)], best_only=True)
+    assert [(row.summary.algorithm, row.summary.reward.mean) for row in rows] == [("spi", 500), ("cpq", 400)]
+
+
 def test_best_only_takes_one_way_to_act_of_each_policy():
     entries = (entry(500, 9), entry(800, 40, extraction="reward", feedback=False))
     assert len(compare_policies([policy("a", *entries)])) == 2

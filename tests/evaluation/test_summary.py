@@ -4,7 +4,7 @@ from evaluation_factory import BALL_CIRCLE, make_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.evaluation.summary import summarize_seeds
+from spi_diffusers.evaluation.summary import shown, summarize_seeds
 
 
 def test_two_seeds_by_hand():
@@ -81,3 +81,20 @@ def test_spread_over_episodes_is_that_of_all_episodes_together(seeds):
     everything = np.concatenate(seeds)
     expected = everything.std(ddof=1) if len(everything) > 1 else 0.0
     assert summary.reward.std == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.895, 2, "0.90"),
+        (0.895 - 1e-16, 2, "0.90"),
+        (0.985, 2, "0.99"),
+        (8.95, 1, "9.0"),
+        (0.8949, 2, "0.89"),
+        (-0.5249, 2, "-0.52"),
+        (12345.678, 0, "12346"),
+        (0.1 + 0.2, 2, "0.30"),
+    ],
+)
+def test_figures_are_shown_alike_however_they_were_computed(value, digits, text):
+    assert shown(value, digits) == text

@@ -106,5 +106,10 @@ def test_one_for_each_name(tmp_path):
         choose([*ball, car])
     assert choose([*ball, car], seed=0) == (ball[0], car)
     assert choose([*ball, car], seed=1) == (ball[1],)
+    demo = TrainedPolicy("ballcircle", "spi", 0, tmp_path / "demo")
+    with pytest.raises(AmbiguousPoliciesError, match="choose by --seed, or leave folders out"):
+        choose(ball)
+    with pytest.raises(AmbiguousPoliciesError, match="Nothing was published; leave folders out by --exclude"):
+        choose([ball[0], demo])  # no seed tells them apart
     with pytest.raises(ValueError, match="no policy has training seed 7; there are 0, 1"):
         choose([*ball, car], seed=7)

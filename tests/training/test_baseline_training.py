@@ -162,6 +162,13 @@ def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys
     assert "bc " in capsys.readouterr().out
     assert main(["play", str(run), "--quiet", "--output", str(tmp_path / "episode.mp4")]) == 0
     assert " of 25" in capsys.readouterr().out  # its own limit, not the task's first
+    for words in (
+        ["evaluate", "--no-feedback"],
+        ["evaluate", "--extraction", "safe"],
+        ["play", "--no-feedback"],
+    ):
+        assert main([words[0], str(run), *words[1:]]) == 2
+        assert "is a baseline (bc), which acts in one way" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
