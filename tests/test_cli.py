@@ -265,10 +265,10 @@ def test_help_of_train_shows_the_defaults_that_are_used_and_the_presets(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    default = make_train_config({"task": "carrun"})
+    default = make_train_config({"task": "dronerun"})  # which has no preset of its own
     for name in ("updates", "learning_rate", "batch_size"):
         assert re.search(rf"--{name} \w+ [^(]*\(default: {getattr(default, name)}\)", text), name
-    assert re.search(r"There are antvelocity, ballcircle, bc, .*paper, paper-no-reward", text)
+    assert re.search(r"There are antvelocity, ballcircle, bc, .*coptidice, cpq, ", text)
 
 
 def test_data_of_no_task_ends_in_a_policy_for_an_environment_of_ones_own(capsys, small_file, tmp_path):
@@ -301,7 +301,7 @@ def test_scripts_tell_errors_as_the_command_does(tmp_path):
         (
             "demo",
             ["--updates", "-1", "--output", str(tmp_path)],
-            "demo.py: error: updates must be at least 1",
+            "demo.py: error: updates must be a whole number of at least 1",
         ),
     ):
         words = [sys.executable, str(scripts / f"{script}.py"), *words]
