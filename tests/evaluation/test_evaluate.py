@@ -68,25 +68,21 @@ def test_versions_name_what_the_numbers_depend_on():
     assert {"python", "spi-diffusers"} <= set(entry.versions)
 
 
-class FreeRide(gymnasium.Env):
+def make_free_ride():
     """Stands in for the real dsrl's BallCircle, which does not install here: 0.5 a step, cost 1."""
+    from bullet_safety_gym.envs.builder import EnvironmentBuilder
 
-    observation_space = gymnasium.spaces.Box(-1, 1, (8,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    class FreeRide(EnvironmentBuilder):
+        def step(self, action):
+            observation, _, terminated, truncated, _ = super().step(action)
+            return observation, 0.5, terminated, truncated, {"cost": 1.0}
 
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(8, np.float32), {}
-
-    def step(self, action):
-        return np.zeros(8, np.float32), 0.5, False, False, {"cost": 1.0}
+    return FreeRide(**gymnasium.spec(BALL_CIRCLE.env_id).kwargs)
 
 
 def test_the_simulator_can_be_chosen(monkeypatch):
     monkeypatch.setitem(sys.modules, "dsrl", ModuleType("dsrl"))
-    monkeypatch.setitem(registry, BALL_CIRCLE.name, EnvSpec(id=BALL_CIRCLE.name, entry_point=FreeRide))
+    monkeypatch.setitem(registry, BALL_CIRCLE.name, EnvSpec(id=BALL_CIRCLE.name, entry_point=make_free_ride))
     version = importlib.metadata.version
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "0.1.2" if name == "dsrl" else version(name)
