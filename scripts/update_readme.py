@@ -8,11 +8,13 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from reproduce import MAIN_TASK, result_file
 
+from spi_diffusers.benchmark.selection import table_data, title_of
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
@@ -90,11 +92,33 @@ def _policy_row(summary: SeedSummary) -> str:
     )
 
 
+def comparison_table() -> str:
+    """Every algorithm of Table 1 over the eight tasks, at each task's smallest limit."""
+    files = [RESULTS / "paper" / "results.json", *(result_file(RESULTS, name) for name in TASKS)]
+    data = table_data("table1", [entry for file in files if file.exists() for entry in read_results(file)])
+    wins = Counter(data.best_safe(task) for task in data.common_tasks)
+    tasks = len(data.common_tasks)
+    lines = [
+        "| | normalised reward | normalised cost | limits kept | highest reward within the limit | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in data.statistics():
+        few, many = row.seeds
+        name = title_of(row.algorithm) if row.algorithm != "spi-paper" else "SPI as in the paper"
+        lines.append(
+            f"| {f'**{name}**' if row.algorithm == 'spi' else name} | {shown(row.reward.mean)} | "
+            f"{shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | {wins[row.algorithm]} of {tasks} | "
+            f"{few if few == many else f'{few} to {many}'} |"
+        )
+    return "\n".join(lines)
+
+
 def blocks() -> dict[str, str]:
     """Text of every generated block of README.md."""
     return {
         "results": results_table(RESULTS / "ballcircle.json"),
         "tasks": tasks_table(),
+        "comparison": comparison_table(),
         "benchmarks": benchmark_table(
             json.loads((RESULTS / "benchmark_training.json").read_text(encoding="utf-8")),
             json.loads((RESULTS / "benchmark_inference.json").read_text(encoding="utf-8")),

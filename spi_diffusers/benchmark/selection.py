@@ -1,8 +1,10 @@
 """Which entries of a results file belong to which table or figure."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, algorithm_statistics
 from spi_diffusers.benchmark.suites import systems_of
@@ -52,6 +54,11 @@ class TableData:
             (run.task, run.algorithm) == (task, system) and run.cost_limit in (None, limit)
             for run in self.diverged
         )
+
+    def best_safe(self, task: str) -> str | None:
+        """Of the systems that keep a task's limit, see `best_safe`, the one with the most reward."""
+        groups = {system: self.entries.get((task, system), []) for system in self.systems}
+        return best_safe(groups, {system: self.diverged_of(task, system) for system in self.systems})
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
@@ -108,6 +115,21 @@ def title_of(system: str) -> str:
     if match:
         return f"eta {match[1]}, mu {match[2]}, phi {match[3]}"
     return TITLES.get(system, system)
+
+
+def best_safe(groups: Mapping[str, Sequence[EvaluationEntry]], lost: Mapping[str, int]) -> str | None:
+    """The system with the highest mean reward among those whose mean cost keeps the limit.
+
+    Args:
+        groups: Each system's entries, one per training seed.
+        lost: Number of its runs that diverged; a system that lost any is out.
+    """
+    rewards = {
+        system: np.mean([entry.normalized_reward for entry in group])
+        for system, group in groups.items()
+        if group and np.mean([entry.normalized_cost for entry in group]) <= 1 and not lost[system]
+    }
+    return max(rewards, key=lambda system: rewards[system], default=None)
 
 
 def table_data(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spi_diffusers.benchmark.paper import paper_table
-from spi_diffusers.benchmark.selection import TableData, title_of
+from spi_diffusers.benchmark.selection import TableData, best_safe, title_of
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic, within_limit
 from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
@@ -30,7 +30,7 @@ def results_table(data: TableData) -> str:
         known = get_task(task)
         groups = {system: data.entries.get((task, system), []) for system in data.systems}
         lost = {system: data.diverged_of(task, system) for system in data.systems}
-        best = _best_safe(groups, lost)
+        best = data.best_safe(task)
         cells = [_cell(group, lost[system], bold=system == best) for system, group in groups.items()]
         rows.append([f"{known.short_name} ({known.cost_limits[0]:g}, {_seeds(groups)})", *cells])
     return "\n".join([*_markdown(header, rows), "", _RESULTS_NOTE])
@@ -76,7 +76,7 @@ def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Seq
                 )
                 for system in systems
             }
-            best = _best_safe(groups, lost)
+            best = best_safe(groups, lost)
             cells = [_cell(groups[name], lost[name], bold=name == best) for name in systems]
             rows.append([f"{get_task(task).short_name} ({limit:g}, {_seeds(groups)})", *cells])
     header = ["task (limit, seeds)", *map(title_of, systems)]
@@ -137,15 +137,6 @@ def diverged_list(runs: Sequence[DivergedRun]) -> str:
         what = f"{get_task(run.task).short_name}, {title_of(run.algorithm)}{limit}, seed {run.train_seed}"
         lines.append(f"* {what}: {run.message}")
     return "\n".join(lines)
-
-
-def _best_safe(groups: Mapping[str, list[EvaluationEntry]], lost: Mapping[str, int]) -> str | None:
-    rewards = {
-        system: np.mean([entry.normalized_reward for entry in group])
-        for system, group in groups.items()
-        if group and np.mean([entry.normalized_cost for entry in group]) <= 1 and not lost[system]
-    }
-    return max(rewards, key=lambda system: rewards[system], default=None)
 
 
 def _cell(group: list[EvaluationEntry], lost: int, *, bold: bool) -> str:
