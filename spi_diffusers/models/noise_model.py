@@ -168,7 +168,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
         Nothing tells whether weights have changed since: fused optimisers and EMA copies leave no trace. A
         policy that acts multiplies with transposed copies, as a view's products differ in the last bits, and
-        the committed results are of copies (3% of an action's time). In training views serve.
+        the committed results are of copies (6% of an action's time). In training views serve.
         """
         parameters = [parameter.detach() for parameter in self.net.parameters()]
         weights = [weight.t() if self.training else weight.t().contiguous() for weight in parameters[::2]]
