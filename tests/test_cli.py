@@ -4,7 +4,6 @@ import resource
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,26 +289,6 @@ def test_data_of_no_task_ends_in_a_policy_for_an_environment_of_ones_own(capsys,
         assert "there is no simulator to play it in" in fails(capsys, command, str(tmp_path / "run"))
 
 
-def test_scripts_tell_errors_as_the_command_does(tmp_path):
-    scripts = Path(__file__).parents[1] / "scripts"
-    for script, words, message in (
-        (
-            "reproduce",
-            ["--tasks", "balcircle"],
-            "reproduce.py: error: unknown task 'balcircle'. Did you mean",
-        ),
-        (
-            "demo",
-            ["--updates", "-1", "--output", str(tmp_path)],
-            "demo.py: error: updates must be a whole number of at least 1",
-        ),
-    ):
-        words = [sys.executable, str(scripts / f"{script}.py"), *words]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 2
-        assert done.stderr.strip().splitlines()[-1].startswith(message), done.stderr
-
-
 def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder):
     before = (run_folder / "policy" / "train_info.json").read_bytes()
     (run_folder / "policy" / "notes.md").write_text("the user's own")
@@ -317,19 +296,6 @@ def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder)
     assert "Trained 5 updates" in capsys.readouterr().out
     assert (run_folder / "policy" / "train_info.json").read_bytes() == before
     assert (run_folder / "policy" / "notes.md").read_text() == "the user's own"
-
-
-def test_the_scripts_are_the_same_commands():
-    scripts = Path(__file__).parents[1] / "scripts"
-    for name, command in (("train", "spi train"), ("evaluate", "spi evaluate")):
-        result = subprocess.run(
-            [sys.executable, str(scripts / f"{name}.py"), "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={"PYTHONPATH": str(scripts.parent)},
-        )
-        assert result.stdout.startswith(f"usage: {command} ")
 
 
 def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path):
