@@ -1,6 +1,7 @@
-"""Checks that the dataclasses of settings have in common; imports nothing heavy."""
+"""What all settings have in common: checks of their dataclasses, and flat names; imports nothing heavy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from types import NoneType
@@ -65,6 +66,14 @@ def check_range(
             bounds = "be positive" if above and low == 0 else f"be {'above' if above else 'at least'} {low:g}"
             bounds += "" if math.isfinite(value) else " and finite"
         raise ValueError(f"{prefix}{name} must {bounds}, got {value!r}.")
+
+
+def flatten(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"algorithm": {"eta": 1}} -> {"algorithm.eta": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

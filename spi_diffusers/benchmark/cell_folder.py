@@ -11,6 +11,7 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.settings import flatten
 
 CELL_FILE = "cell.json"
 OUTCOME_FILE = "outcome.json"
@@ -147,7 +148,7 @@ def check_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[st
     Raises:
         CellError: Naming each setting that differs.
     """
-    first, second = _flat(before), _flat(now)
+    first, second = flatten(before), flatten(now)
     changed = [
         f"{key} was {first.get(key)!r}, is {second.get(key)!r}"
         for key in sorted(first.keys() | second.keys())
@@ -196,10 +197,3 @@ def _read(path: Path) -> Any:
         raise CellError(
             f"{path}: is not complete JSON ({error}). Remove it to run the cell again."
         ) from error
-
-
-def _flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return flat

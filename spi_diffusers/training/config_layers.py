@@ -19,6 +19,7 @@ import yaml
 
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
 from spi_diffusers.data.config_names import resolve_task
+from spi_diffusers.settings import flatten
 from spi_diffusers.training.config import ConfigError, TrainConfig
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
@@ -73,7 +74,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="YAML or JSON file of settings; the options below override it"
     )
-    _add_fields(parser, TrainConfig, "", _flat(_read_preset("default")))
+    _add_fields(parser, TrainConfig, "", flatten(_read_preset("default")))
 
 
 def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
@@ -100,7 +101,7 @@ def _merge(overrides: dict[str, Any], config_file: str | Path | None, top: str) 
         _deep_update(merged, layer)
     config = _decode(merged, layers)
     # A file may serve a whole benchmark, and presets serve every algorithm; what is said last is meant.
-    for key in _flat(overrides):
+    for key in flatten(overrides):
         if key.split(".")[0] in config.unused_settings():
             raise ConfigError(f"{top}: {_without_effect(config, key)}")
     if config_file is not None and overrides.get("preset") is not None:
@@ -126,8 +127,8 @@ def _decode(values: dict[str, Any], layers: Sequence[Layer]) -> TrainConfig:
 
 def _check_preset_counts(layers: Sequence[Layer], name: str) -> None:
     """Refuse a preset of which the config file, a whole train_config.json, leaves nothing: it misleads."""
-    preset, (file, over) = _flat(dict(layers)[name]), layers[-2]
-    above = _flat(over)
+    preset, (file, over) = flatten(dict(layers)[name]), layers[-2]
+    above = flatten(over)
     other = [key for key, value in preset.items() if key in above and above[key] != value]
     if other and preset.keys() <= above.keys():
         raise ConfigError(
@@ -166,7 +167,7 @@ def _culprits(message: str, layers: Sequence[Layer]) -> str:
     words = set(re.findall(r"[A-Za-z_]\w*", message))
     origin: dict[str, str] = {}
     for source, layer in layers:
-        origin |= {key: source for key in _flat(layer) if key.rsplit(".", 1)[-1] in words}
+        origin |= {key: source for key in flatten(layer) if key.rsplit(".", 1)[-1] in words}
     if not origin:
         return ""
     return " Set by: " + ", ".join(f"{key} ({source})" for key, source in origin.items()) + "."
@@ -359,14 +360,6 @@ def _metavar(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return "|".join(_metavar(part).strip("{}") for part in get_args(hint) if part is not type(None))
     return {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}[hint]
-
-
-def _flat(layer: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """{"algorithm": {"eta": 1}} -> {"algorithm.eta": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in layer.items():
-        flat |= _flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
-    return flat
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.settings import flatten
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_file, to_json
 
@@ -112,8 +113,8 @@ def check_same_run(
 def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[str]:
     """Settings that a resumed run must not change, and that differ."""
     foreign = config.unused_settings()  # older versions saved some that a baseline never looked at
-    before = {key: value for key, value in _flat(saved) if key.partition(".")[0] not in foreign}
-    now = dict(_flat(saved_config(config)))
+    before = {key: value for key, value in flatten(saved).items() if key.partition(".")[0] not in foreign}
+    now = flatten(saved_config(config))
     before.setdefault("streaming", False)  # checkpoints from before it could be chosen
     if not before["streaming"] and not now["streaming"]:
         now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
@@ -125,14 +126,6 @@ def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[
         for key in sorted(before.keys() | now.keys())
         if key not in free and before.get(key) != now.get(key)
     ]
-
-
-def _flat(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 class MetricsLog:
