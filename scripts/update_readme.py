@@ -8,7 +8,6 @@ import argparse
 import json
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.summary import SeedSummary, shown, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedSummary, shown, shown_share, summarize_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -76,19 +75,20 @@ def tasks_table() -> str:
                 f"| {path.stem}, {len(summary.train_seeds)} seeds | {summary.cost_limit:g} | "
                 f"{shown(reward.mean)} ± {shown(reward.spread)} | "
                 f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | "
-                f"{summary.within_limit:.0%} | {shown(row.best_normalized_reward)} |"
+                f"{shown_share(summary.within_limit)} | {shown(row.best_normalized_reward)} |"
             )
     return "\n".join(lines)
 
 
 def _policy_row(summary: SeedSummary) -> str:
-    name = "the paper's extraction (Eq. 12), same weights"
+    name = "highest Q^r (the paper's Eq. 12) at safety weight 0.5, same networks"
     if summary.extraction == "safe":
         name = "**safe extraction**" if summary.feedback else "safe extraction, cost not fed back"
     reward, cost = summary.normalized_reward, summary.normalized_cost
     return (
         f"| {summary.cost_limit:g} | {name} | {shown(reward.mean)} ± {shown(reward.spread)} | "
-        f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | {summary.within_limit:.0%} |"
+        f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | "
+        f"{shown_share(summary.within_limit)} |"
     )
 
 
@@ -96,19 +96,22 @@ def comparison_table() -> str:
     """Every algorithm of Table 1 over the eight tasks, at each task's smallest limit."""
     files = [RESULTS / "paper" / "results.json", *(result_file(RESULTS, name) for name in TASKS)]
     data = table_data("table1", [entry for file in files if file.exists() for entry in read_results(file)])
-    wins = Counter(data.best_safe(task) for task in data.common_tasks)
     tasks = len(data.common_tasks)
     lines = [
         "| | normalised reward | normalised cost | limits kept | highest reward within the limit | seeds |",
         "|---|---|---|---|---|---|",
     ]
-    for row in data.statistics():
+    titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
+    rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, True) for row in data.statistics()]
+    alone = data.statistics_not_fed_back()
+    if alone is not None:
+        rows.insert(1, (f"{title_of('spi')}, cost not fed back", alone, False))
+    for name, row, feedback in rows:
         few, many = row.seeds
-        name = title_of(row.algorithm) if row.algorithm != "spi-paper" else "SPI as in the paper"
+        wins = sum(data.best_safe(task, feedback=feedback) == row.algorithm for task in data.common_tasks)
         lines.append(
-            f"| {f'**{name}**' if row.algorithm == 'spi' else name} | {shown(row.reward.mean)} | "
-            f"{shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | {wins[row.algorithm]} of {tasks} | "
-            f"{few if few == many else f'{few} to {many}'} |"
+            f"| {name} | {shown(row.reward.mean)} | {shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | "
+            f"{wins} of {tasks} | {few if few == many else f'{few} to {many}'} |"
         )
     return "\n".join(lines)
 

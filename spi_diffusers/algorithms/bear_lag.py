@@ -25,7 +25,8 @@ from spi_diffusers.algorithms.vae_training import update_vae
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor
 
-#: Bounds of log alpha, as in BEAR's code: no constraint is forgotten, none drowns everything else for good.
+#: Bounds of log alpha, as in the DSRL benchmark's code: no constraint is forgotten, and none drowns
+#: everything else for good.
 LOG_ALPHA_RANGE = 5.0
 
 

@@ -7,7 +7,9 @@ from spi_diffusers.settings import check_range, check_types
 
 @dataclass
 class ConstrainedConfig:
-    """Settings of a method with critics of reward and cost and an action VAE; defaults: DSRL's benchmark.
+    """Settings of a method with critics of reward and cost and an action VAE.
+
+    Defaults are the DSRL benchmark's, but for `benchmark_targets`.
 
     Attributes:
         gamma: Discount factor of both critics.

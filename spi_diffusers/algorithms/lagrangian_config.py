@@ -8,7 +8,9 @@ from spi_diffusers.settings import check_range
 
 @dataclass
 class LagrangianConfig(ConstrainedConfig):
-    """Settings of a batch-constrained method with a Lagrange multiplier; defaults: the DSRL benchmark's.
+    """Settings of a batch-constrained method with a Lagrange multiplier.
+
+    Defaults are the DSRL benchmark's, but for `benchmark_targets`.
 
     Attributes:
         latent_clip: Latents are drawn from N(0, I) and clipped to +- this, which keeps to likely actions.

@@ -12,11 +12,14 @@ from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.settings import flatten
+from spi_diffusers.training.run_folder import CHECKPOINTS_FOLDER, POLICY_FOLDER
 
 CELL_FILE = "cell.json"
 OUTCOME_FILE = "outcome.json"
 LOG_FILE = "log.txt"
 _FORMAT_VERSION = 1
+#: The folder and not the file: what was trained in it would pass for what is asked for next.
+_AGAIN = "Remove its folder to run the cell again."
 #: Settings that do not change what is learned.
 _FREE_TO_CHANGE = {
     *("output_dir", "resume", "device", "threads", "overlap", "log_every", "checkpoint_every"),
@@ -134,7 +137,7 @@ def read_cell(folder: Path) -> tuple[Cell, dict[str, Any]]:
     try:
         return Cell.from_dict(content["cell"]), dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CellError(f"{folder / CELL_FILE}: is not a cell of a benchmark: {error!r}.") from error
+        raise CellError(f"{folder / CELL_FILE}: is not a cell of a benchmark: {error!r}. {_AGAIN}") from error
 
 
 def check_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -161,6 +164,19 @@ def check_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[st
         )
 
 
+def check_untouched(folder: Path) -> None:
+    """Refuse to take over what was trained in a folder that does not say by which settings.
+
+    Raises:
+        CellError: It holds a training.
+    """
+    found = next((n for n in (POLICY_FOLDER, CHECKPOINTS_FOLDER) if (folder / n).exists()), None)
+    if found is not None:
+        raise CellError(
+            f"{folder}: holds a training ({found}), but no {CELL_FILE} that says of what. {_AGAIN}"
+        )
+
+
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Say how a cell ended."""
     _write(folder / OUTCOME_FILE, outcome.to_dict())
@@ -180,9 +196,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, CellError):
             raise
-        raise CellError(
-            f"{path}: is not a benchmark's outcome: {error}. Remove it to run the cell again."
-        ) from error
+        raise CellError(f"{path}: is not a benchmark's outcome: {error}. {_AGAIN}") from error
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -194,6 +208,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CellError(
-            f"{path}: is not complete JSON ({error}). Remove it to run the cell again."
-        ) from error
+        raise CellError(f"{path}: is not complete JSON ({error}). {_AGAIN}") from error

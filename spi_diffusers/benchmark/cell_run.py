@@ -22,6 +22,7 @@ from spi_diffusers.benchmark.cell_folder import (
     read_outcome,
     write_outcome,
 )
+from spi_diffusers.benchmark.preflight import check_simulators
 from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 
@@ -90,6 +91,7 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     from spi_diffusers.training.run import POLICY_FOLDER, run_training
 
     disable_progress_bar()
+    check_simulators([cell])  # on a cluster, this node may lack it
     train_config = restore_train_config({**config, "output_dir": str(folder), "resume": True})
     # The policy is saved whole or not at all, after everything else of the training.
     if not (folder / POLICY_FOLDER).is_dir():
@@ -129,7 +131,8 @@ def _evaluate_along_training(folder: Path, cell: Cell, config: Any) -> None:
     held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
     for step, pipeline, info in policies_along_training(config):
         name = curve_name(cell.system, step)
-        if step == config.updates or name in held:
+        # Where the points do not divide the updates, the last one comes shortly before the end.
+        if step // config.checkpoint_every >= cell.curve_points or step == config.updates or name in held:
             continue
         entries = evaluate(
             pipeline,

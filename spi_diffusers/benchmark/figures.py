@@ -62,12 +62,15 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
             axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOUR, label=label)
         if score == "cost":
             axes.axhline(1.0, label="limit", **_LIMIT)
-        names = [_in_mathtext(row.algorithm) + _lost_mark(row.diverged) for row in statistics]
+        names = [
+            _in_mathtext(row.algorithm) + _single_mark(row) + _lost_mark(row.diverged) for row in statistics
+        ]
         axes.set_xticks(where, names, rotation=20, ha="right")
         axes.grid(axis="x", visible=False)
         tasks = len(data.common_tasks)
         axes.set(title=f"{title}, over {tasks} task{'s' * (tasks > 1)}", ylabel=f"normalised {score}")
-        figure.legend(loc="outside lower center", ncols=2, title=_lost_note(statistics))
+        notes = [_single_note(statistics), _lost_note(statistics)]
+        figure.legend(loc="outside lower center", ncols=2, title="\n".join(filter(None, notes)) or None)
     return Path(path)
 
 
@@ -191,6 +194,19 @@ def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dic
             float(world.action_values(stay, 1.0 - world.cost, gamma)[world.start, UP])
         )
     return {name: np.array(column) for name, column in values.items()}
+
+
+def _single_mark(row: AlgorithmStatistics) -> str:
+    """As in the table: where no task has several seeds, the missing interval says it."""
+    return f" ‡ {row.single_seed_tasks}" if row.single_seed_tasks and row.seeds[1] > 1 else ""
+
+
+def _single_note(of: Iterable[AlgorithmStatistics]) -> str | None:
+    return (
+        "‡ n: n tasks have a single seed, of whose spread the interval knows nothing"
+        if any(map(_single_mark, of))
+        else None
+    )
 
 
 def _lost_mark(diverged: int) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.benchmark.cell_folder import Outcome
-from spi_diffusers.benchmark.runner import BenchmarkError, WorkerDiedError
+from spi_diffusers.benchmark.preflight import BenchmarkError
+from spi_diffusers.benchmark.runner import WorkerDiedError
 
 
 class RayExecutor:

@@ -24,7 +24,7 @@ from spi_diffusers.benchmark.tables import (
     statistics_table,
     within_table,
 )
-from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
@@ -34,6 +34,7 @@ from spi_diffusers.evaluation.summary import SeedSummary
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}
+_CURVES = ((8, "reward"), (9, "cost"))
 
 
 @dataclass
@@ -63,7 +64,8 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
 
     Raises:
         FileNotFoundError: There is no such file.
-        ResultsFileError: One cannot be read, or two hold different results of the same policy.
+        ResultsFileError: One cannot be read, or two hold different results of the same policy, or results
+            on one task that are of different data.
         OSError: A file cannot be written.
     """
     folder = Path(folder)
@@ -97,10 +99,13 @@ def _compare(
         return []
     if data.common_tasks:
         for place, score in ((number, "reward"), (number + 1, "cost")):
-            path = folder / f"figure_{place}_average_{score}.png"
+            path = folder / _average_figure(place, score)
             report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
     else:
         report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every system")
+    for task, systems in data.left_out.items():
+        names = ", ".join(map(title_of, systems))
+        report.left_out.append(f"{get_task(task).short_name} in the averages of {title}: nothing of {names}")
     tables = [results_table(data), within_table(data), statistics_table(data), published_table(suite)]
     return [f"## {title}", *tables]
 
@@ -118,8 +123,8 @@ def _draw_learning_curves(
     elif others:
         names = ", ".join(get_task(task).short_name for task in others)
         report.left_out.append(f"{names} in Figures 8 and 9: not every draw has finished there")
-    for place, score in ((8, "reward"), (9, "cost")) if tasks else ():
-        path = folder / f"figure_{place}_random_weights_{score}.png"
+    for place, score in _CURVES if tasks else ():
+        path = folder / _curve_figure(place, score)
         title = f"Figure {place}: {score} for random weights (Eq. 6)"
         report.files.append(plot_learning_curves(curves, tasks, score, path, title))
     data = table_data("sensitivity", entries, diverged)
@@ -144,18 +149,37 @@ def _draw_limits(
             return f"{title_of(summary.algorithm)}, {how}{mark}"
 
         shown = {entry.algorithm for entry in chosen}
-        note = "† n: n training runs diverged and are not in it" if shown & lost.keys() else ""
-        path = folder / f"limits_{get_task(task).short_name}.png"
+        notes = ["† n: n training runs diverged and are not in it"] if shown & lost.keys() else []
+        if gone := [title_of(name) for name in lost if name not in shown]:
+            notes.append(f"all training runs of {', '.join(gone)} diverged")
+        note = "; ".join(notes)
+        path = folder / _limits_figure(task)
         report.files.append(plot_limits(chosen, path, name_of=name_of, note=note))
     return ["## Every limit", limits_table(by_task, diverged)]
 
 
 def _remove_old_figures(folder: Path, report: Report) -> None:
     """Remove the figures of an earlier report that this one lacks: they would not fit its tables."""
-    for old in sorted([*folder.glob("figure_[0-9]_*.png"), *folder.glob("limits_*.png")]):
-        if old not in report.files:
+    first = [number for _, number in _TABLES.values()]
+    names = [_average_figure(n + i, score) for n in first for i, score in enumerate(("reward", "cost"))]
+    names += [_curve_figure(number, score) for number, score in _CURVES]
+    names += [_limits_figure(task) for task in TASKS]
+    for old in (folder / name for name in names):
+        if old.exists() and old not in report.files:
             old.unlink()
             report.left_out.append(f"{old.name}: of an earlier report, removed")
+
+
+def _average_figure(number: int, score: str) -> str:
+    return f"figure_{number}_average_{score}.png"
+
+
+def _curve_figure(number: int, score: str) -> str:
+    return f"figure_{number}_random_weights_{score}.png"
+
+
+def _limits_figure(task: str) -> str:
+    return f"limits_{get_task(task).short_name}.png"
 
 
 def _read_all(
@@ -163,8 +187,17 @@ def _read_all(
 ) -> tuple[list[EvaluationEntry], list[DivergedRun]]:
     entries: dict[Any, tuple[EvaluationEntry, str]] = {}
     diverged: dict[Any, DivergedRun] = {}
+    data: dict[str, tuple[str, str]] = {}
     for file in files:
         for entry in read_results(file):
+            trained_on = entry.dataset.get("sha256")
+            if trained_on is not None:
+                first, source = data.setdefault(entry.task, (trained_on, str(file)))
+                if first != trained_on:
+                    raise ResultsFileError(
+                        f"{file} and {source}: results on {entry.task} are of different data (SHA-256 "
+                        f"{trained_on[:8]} and {first[:8]}), which do not compare: leave one out."
+                    )
             known, where = entries.setdefault(entry.key, (entry, str(file)))
             if known != entry:
                 raise ResultsFileError(

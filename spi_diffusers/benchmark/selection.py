@@ -11,6 +11,7 @@ from spi_diffusers.benchmark.suites import systems_of
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import keeps_limit
 
 #: What tables call the systems.
 TITLES = {
@@ -37,7 +38,9 @@ class TableData:
         suite: "table1" or "table2".
         systems: Names of the systems that have results, in the order of the table.
         tasks: DSRL's names of the tasks that have results, in DSRL's order.
-        entries: By (task, system): one entry per training seed, at the task's smallest limit.
+        entries: By (task, system): one entry per training seed, at the task's smallest limit. Safe SPI's are
+            those where the running cost is fed back.
+        not_fed_back: By task, the entries of safe SPI where it is not, as no baseline is told its cost.
         diverged: Runs that diverged.
     """
 
@@ -45,6 +48,7 @@ class TableData:
     systems: tuple[str, ...]
     tasks: tuple[str, ...]
     entries: dict[tuple[str, str], list[EvaluationEntry]]
+    not_fed_back: dict[str, list[EvaluationEntry]]
     diverged: tuple[DivergedRun, ...]
 
     def diverged_of(self, task: str, system: str) -> int:
@@ -55,15 +59,32 @@ class TableData:
             for run in self.diverged
         )
 
-    def best_safe(self, task: str) -> str | None:
-        """Of the systems that keep a task's limit, see `best_safe`, the one with the most reward."""
+    def best_safe(self, task: str, *, feedback: bool = True) -> str | None:
+        """Of the systems that keep a task's limit, see `best_safe`, the one with the most reward.
+
+        Args:
+            task: DSRL's name.
+            feedback: Whether safe SPI is told its running cost.
+        """
         groups = {system: self.entries.get((task, system), []) for system in self.systems}
+        if not feedback:
+            groups["spi"] = self.not_fed_back.get(task, [])
         return best_safe(groups, {system: self.diverged_of(task, system) for system in self.systems})
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """The tasks on which every system has results: averages over others would not compare."""
         return tuple(t for t in self.tasks if all((t, system) in self.entries for system in self.systems))
+
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """The other tasks, and which systems have no results there."""
+        common = self.common_tasks
+        return {
+            task: [system for system in self.systems if (task, system) not in self.entries]
+            for task in self.tasks
+            if task not in common
+        }
 
     def statistics(self) -> list[AlgorithmStatistics]:
         """Every system over the common tasks; empty where there are none."""
@@ -74,6 +95,13 @@ class TableData:
             algorithm_statistics([e for task in common for e in self.entries[task, system]], self.diverged)
             for system in self.systems
         ]
+
+    def statistics_not_fed_back(self) -> AlgorithmStatistics | None:
+        """Safe SPI without its running cost over the common tasks; None where one lacks such results."""
+        common = self.common_tasks
+        if not common or not all(task in self.not_fed_back for task in common):
+            return None
+        return algorithm_statistics([e for task in common for e in self.not_fed_back[task]], self.diverged)
 
 
 @dataclass(frozen=True)
@@ -127,7 +155,9 @@ def best_safe(groups: Mapping[str, Sequence[EvaluationEntry]], lost: Mapping[str
     rewards = {
         system: np.mean([entry.normalized_reward for entry in group])
         for system, group in groups.items()
-        if group and np.mean([entry.normalized_cost for entry in group]) <= 1 and not lost[system]
+        if group
+        and keeps_limit(float(np.mean([entry.normalized_cost for entry in group])))
+        and not lost[system]
     }
     return max(rewards, key=lambda system: rewards[system], default=None)
 
@@ -138,6 +168,7 @@ def table_data(
     """The entries of "table1" or "table2"."""
     systems = systems_of(suite)
     found: dict[tuple[str, str], list[EvaluationEntry]] = {}
+    not_fed_back: dict[str, list[EvaluationEntry]] = {}
     for entry in entries:
         system = systems.get(entry.algorithm)
         if system is None or entry.extraction not in (system.extractions or ("policy",)):
@@ -145,6 +176,7 @@ def table_data(
         if entry.cost_limit != get_task(entry.task).cost_limits[0]:
             continue
         if entry.extraction == "safe" and not entry.feedback:
+            not_fed_back.setdefault(entry.task, []).append(entry)
             continue
         found.setdefault((entry.task, entry.algorithm), []).append(entry)
     # A system of which every run diverged must be seen too.
@@ -159,12 +191,13 @@ def table_data(
         tuple(name for name in systems if any(system == name for _, system in present)),
         tuple(name for name in TASKS if any(task == name for task, _ in present)),
         found,
+        not_fed_back,
         tuple(diverged),
     )
 
 
 def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[EvaluationEntry]]:
-    """By task: safe SPI and the baselines, where SPI and at least one more have two or more limits."""
+    """By task: all systems' entries, where safe SPI and at least one more have two or more limits."""
     systems = systems_of("limits")
     by_task: dict[str, list[EvaluationEntry]] = {}
     for entry in entries:
@@ -181,7 +214,7 @@ def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[Evaluati
             limits.setdefault(entry.algorithm, set()).add(entry.cost_limit)
         several = {name for name, values in limits.items() if len(values) > 1}
         if "spi" in several and len(several) > 1:
-            chosen[task] = [entry for entry in by_task[task] if entry.algorithm in several]
+            chosen[task] = by_task[task]
     return chosen
 
 

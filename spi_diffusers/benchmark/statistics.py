@@ -13,6 +13,7 @@ import numpy as np
 
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.summary import keeps_limit
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -56,8 +57,8 @@ class AlgorithmStatistics:
         safe_tasks: Number of tasks with a mean normalised cost of at most 1.
         worst_reward: Lowest normalised reward of a (task, seed).
         worst_cost: Highest normalised cost of a (task, seed).
-        updates: Mean number of training updates.
-        train_seconds: Mean wall-clock time of a training in seconds.
+        updates: Number of training updates; here too, every task weighs alike.
+        train_seconds: Wall-clock time of a training in seconds, likewise.
     """
 
     algorithm: str
@@ -217,11 +218,11 @@ def algorithm_statistics(
         reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
         cost=score_statistic(costs),
         within_limit=float(np.mean([within_limit(group) for group in groups])),
-        safe_tasks=sum(float(np.mean(cost)) <= 1.0 for cost in costs),
+        safe_tasks=sum(keeps_limit(float(np.mean(cost))) for cost in costs),
         worst_reward=min(entry.normalized_reward for entry in entries),
         worst_cost=max(max(cost) for cost in costs),
-        updates=float(np.mean([entry.updates for entry in entries])),
-        train_seconds=float(np.mean([entry.train_seconds for entry in entries])),
+        updates=float(np.mean([np.mean([entry.updates for entry in group]) for group in groups])),
+        train_seconds=float(np.mean([np.mean([entry.train_seconds for entry in group]) for group in groups])),
     )
 
 

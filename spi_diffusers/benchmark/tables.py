@@ -11,7 +11,7 @@ from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.summary import shown
+from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_share
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 _RESULTS_NOTE = (
@@ -19,6 +19,9 @@ _RESULTS_NOTE = (
     "of at most 1 keeps the limit (DSRL's rule); ✗ does not. **Bold**: the highest reward among "
     "those that keep the limit. † n: n seeds diverged; they have no figures, so the system is not "
     "ranked."
+)
+_FEEDBACK_NOTE = (
+    " Safe SPI is told its running cost, which no other system takes, but where it says that it is not."
 )
 
 
@@ -45,7 +48,7 @@ def within_table(data: TableData) -> str:
         rows.append(
             [
                 f"{known.short_name} ({known.cost_limits[0]:g})",
-                *(f"{within_limit(group):.0%}" if group else "" for group in groups),
+                *(shown_share(within_limit(group)) if group else "" for group in groups),
             ]
         )
     header = ["episodes within the limit", *map(title_of, data.systems)]
@@ -61,6 +64,7 @@ def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Seq
     """
     known = systems_of("limits")
     present = {entry.algorithm for entries in by_task.values() for entry in entries}
+    present |= {run.algorithm for run in diverged if run.task in by_task}
     systems = [name for name in known if name in present]
     rows = []
     for task, entries in by_task.items():
@@ -88,24 +92,37 @@ def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Seq
 def statistics_table(data: TableData) -> str:
     """Every system over the tasks that all have: mean, interquartile mean with interval, worst seed."""
     statistics = data.statistics()
+    missing = "; ".join(
+        f"{get_task(task).short_name} ({', '.join(title_of(s) for s in systems)})"
+        for task, systems in data.left_out.items()
+    )
     if not statistics:
-        return "No task has results of every system, so there are no averages to compare."
+        return (
+            f"No task has results of every system, so there are no averages to compare. Missing: {missing}."
+        )
     tasks = len(data.common_tasks)
     header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
-    rows = [_statistics_row(row, tasks) for row in statistics]
+    rows = []
+    for row in statistics:
+        rows.append(_statistics_row(row, tasks, title_of(row.algorithm)))
+        alone = data.statistics_not_fed_back() if row.algorithm == "spi" else None
+        if alone is not None:
+            rows.append(_statistics_row(alone, tasks, f"{title_of('spi')}, cost not fed back"))
     return "\n".join(
         [
             f"Over {tasks} task{'s' * (tasks > 1)}: "
-            f"{', '.join(get_task(task).short_name for task in data.common_tasks)}.",
+            f"{', '.join(get_task(task).short_name for task in data.common_tasks)}."
+            + (f" Left out, as systems have no results there: {missing}." if missing else ""),
             "",
             *_markdown(header, rows),
             "",
             "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean over all tasks "
             "and seeds, every task weighing alike, with the 95% bootstrap interval, seeds resampled within "
-            "every task. ‡ n: n tasks have a single seed, of whose spread deviations and intervals know "
-            "nothing. Tasks kept: mean normalised cost at most 1. Worst seed: lowest reward / highest cost "
-            "of a seed on a task. Updates and minutes of one training.",
+            "every task; with as few seeds as three it is narrower than that. ‡ n: n tasks have a single "
+            "seed, of whose spread deviations and intervals know nothing. Tasks kept: mean normalised cost "
+            "at most 1. Worst seed: lowest reward / highest cost of a seed on a task. Updates and minutes of "
+            "one training." + (_FEEDBACK_NOTE if "spi" in data.systems else ""),
         ]
     )
 
@@ -123,8 +140,8 @@ def published_table(suite: str) -> str:
         [
             *_markdown(["paper, other data", *map(title_of, systems)], rows),
             "",
-            f"The paper's {_NUMBERS[suite]}, as published: trained on DSRL's datasets, which are not ours, "
-            "and costs relative to a limit of 10 on every task.",
+            f"The paper's {_NUMBERS[suite]}, as published: trained on DSRL's datasets, which are not ours. "
+            "It does not say what cost limit its costs are relative to.",
         ]
     )
 
@@ -146,7 +163,7 @@ def _cell(group: list[EvaluationEntry], lost: int, *, bold: bool) -> str:
     rewards = [entry.normalized_reward for entry in group]
     costs = [entry.normalized_cost for entry in group]
     reward = f"**{_with_spread(rewards)}**" if bold else _with_spread(rewards)
-    return f"{reward} / {_with_spread(costs)}{' ✗' if np.mean(costs) > 1 else ''}{mark}"
+    return f"{reward} / {_with_spread(costs)}{'' if keeps_limit(float(np.mean(costs))) else ' ✗'}{mark}"
 
 
 def _with_spread(values: list[float]) -> str:
@@ -160,19 +177,19 @@ def _seeds(groups: Mapping[str, list[EvaluationEntry]]) -> str:
     return f"{few if few == many else f'{few} to {many}'} seed{'s' * (many != 1)}"
 
 
-def _statistics_row(row: AlgorithmStatistics, tasks: int) -> list[str]:
+def _statistics_row(row: AlgorithmStatistics, tasks: int, name: str) -> list[str]:
     few, many = row.seeds
     seeds = str(few) if few == many else f"{few} to {many}"
     if many > 1 and row.single_seed_tasks:
         seeds += f" ‡ {row.single_seed_tasks}"
     return [
-        title_of(row.algorithm),
+        name,
         _mean(row.reward),
         _iqm(row.reward),
         _mean(row.cost),
         _iqm(row.cost),
         f"{row.safe_tasks} of {tasks}",
-        f"{row.within_limit:.0%}",
+        shown_share(row.within_limit),
         f"{shown(row.worst_reward)} / {shown(row.worst_cost)}",
         f"{seeds}{f' † {row.diverged}' if row.diverged else ''}",
         f"{row.updates:,.0f}",

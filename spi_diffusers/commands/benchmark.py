@@ -13,8 +13,8 @@ examples:
   spi benchmark --suite table1 --dataset datasets --jobs 2
   spi benchmark --suite table2 --tasks ballcircle --seeds 0 1 2 --output outputs/ablation
   spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
-  spi benchmark --suite table1 table2 --dry-run
-  spi benchmark --suite table1 --ray-address auto --output /shared/benchmark
+  spi benchmark --suite table1 table2 --dataset datasets --dry-run
+  spi benchmark --suite table1 --dataset datasets --ray-address auto --output /shared/benchmark
   spi benchmark --report outputs/benchmark --output outputs/report
 
 suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the grid, then make tables and figures; exit code 1 where a cell failed or diverged."""
     log_to_stderr()
     if args.report is not None:
-        if given := [name for name in _OF_A_RUN if getattr(args, name)]:
+        if given := [name for name in _OF_A_RUN if _is_given(getattr(args, name))]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(f"--report runs nothing and takes all that its files hold: leave {options} out.")
         sources = [path / "results.json" if path.is_dir() else path for path in args.report]
@@ -100,13 +100,14 @@ def run(args: argparse.Namespace) -> int:
         seeds=_SEEDS if args.seeds is None else args.seeds,
         episodes=_EPISODES if args.episodes is None else args.episodes,
         updates={name: _count(name, value) for name, value in _named(args.updates).items()},
-        datasets=_named(args.dataset),
+        datasets=_named(args.dataset, paths=True),
     )
     output = args.output or Path("outputs") / "benchmark"
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     if args.dry_run:
-        from spi_diffusers.benchmark.runner import check_datasets, outcome_so_far, resolve_configs
+        from spi_diffusers.benchmark.preflight import check_datasets, resolve_configs
+        from spi_diffusers.benchmark.runner import outcome_so_far
 
         configs = resolve_configs(cells, args.config)
         check_datasets(configs)
@@ -118,13 +119,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
-    from spi_diffusers.benchmark.runner import (
-        Executor,
-        check_datasets,
-        check_simulators,
-        resolve_configs,
-        run_benchmark,
-    )
+    from spi_diffusers.benchmark.preflight import check_datasets, check_simulators, resolve_configs
+    from spi_diffusers.benchmark.runner import Executor, run_benchmark
 
     configs = resolve_configs(cells, args.config)  # before a cluster is asked for
     executor: Executor
@@ -144,16 +140,17 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
         cells, output, executor=executor, jobs=jobs, config_file=args.config, progress=not args.quiet
     )
     bad = {status: result.with_status(status) for status in ("diverged", "failed")}
-    done = len(result.with_status("done"))
-    print(f"{done} of {len(cells)} cells are done ({result.skipped} were before).")
-    if result.results_file.exists():
-        print(f"Results: {result.results_file}")
-        _report([result.results_file], output / "report", args.quiet)
+    ended = [f"{len(result.with_status('done'))} of {len(cells)} cells are done"]
+    ended += [f"{len(messages)} {status}" for status, messages in bad.items() if messages]
+    print(f"{', '.join(ended)} ({result.skipped} had ended before).")
     for status, messages in bad.items():
         for cell, message in messages.items():
             print(f"{status}: {cell}: {message}", file=sys.stderr)
     if bad["failed"]:
         print("The same command tries the failed cells again.", file=sys.stderr)
+    if result.results_file.exists():
+        print(f"Results: {result.results_file}")
+        _report([result.results_file], output / "report", args.quiet)
     return int(any(bad.values()))
 
 
@@ -172,12 +169,16 @@ def _report(results: list[Path], folder: Path, quiet: bool) -> None:
     print("Written: " + ", ".join(str(path) for path in report.files))
 
 
-def _named(values: list[str]) -> Mapping[str, str]:
-    """["a", "x=b"] -> {"": "a", "x": "b"}."""
+def _is_given(value: object) -> bool:
+    return not (value is None or value is False or value == [])  # 0 is given
+
+
+def _named(values: list[str], *, paths: bool = False) -> Mapping[str, str]:
+    """["a", "x=b"] -> {"": "a", "x": "b"}; with `paths`, "a/x=b" is a path and not of "a/x"."""
     named: dict[str, str] = {}
     for value in values:
         name, given, rest = value.partition("=")
-        key, content = (name, rest) if given else ("", value)
+        key, content = (name, rest) if given and not (paths and "/" in name) else ("", value)
         if key in named:
             raise ValueError(f"{value!r}: is given twice; one value for all, and one for each name.")
         named[key] = content

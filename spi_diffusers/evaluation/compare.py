@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, shown_share, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _cells(row: ComparisonRow) -> list[str]:
         policy_name(summary),
         _with_spread(summary.normalized_reward),
         f"{mark} {_with_spread(summary.normalized_cost)}",
-        f"{summary.within_limit:.0%}",
+        shown_share(summary.within_limit),
         _episodes(summary),
         " ".join(name[:8] for name in row.datasets),
     ]

@@ -73,7 +73,21 @@ class SeedSummary:
     @property
     def is_safe(self) -> bool:
         """DSRL's rule: normalised cost at most 1 on average."""
-        return self.normalized_cost.mean <= 1.0
+        return keeps_limit(self.normalized_cost.mean)
+
+
+def keeps_limit(normalized_cost: float) -> bool:
+    """DSRL's rule: at most 1; the last bits of a mean, which depend on how it was computed, do not count."""
+    return round(float(normalized_cost), 9) <= 1.0
+
+
+def shown_share(share: float) -> str:
+    """A share in percent, halves rounded up, and never rounded to none or all where that is not so."""
+    for digits in (0, 1, 2):
+        text = shown(100 * share, digits)
+        if float(text) not in (0.0, 100.0) or share in (0.0, 1.0):
+            break
+    return f"{text}%"
 
 
 def shown(value: float, digits: int = 2) -> str:

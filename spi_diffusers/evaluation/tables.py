@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
 from spi_diffusers.evaluation.metrics import BASELINE_EXTRACTION, EvaluationEntry
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
+from spi_diffusers.evaluation.summary import (
+    SeedStatistic,
+    SeedSummary,
+    keeps_limit,
+    shown,
+    shown_share,
+    summarize_seeds,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +112,7 @@ def _policy_cells(summary: SeedSummary, several_seeds: bool) -> list[str]:
         cells.append(f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}")
     return [
         *cells,
-        f"{summary.within_limit:.0%}",
+        shown_share(summary.within_limit),
         _with_spread(summary.reward, _digits(summary.reward.mean)),
         _with_spread(summary.cost, 1),
         f"{summary.steps_per_second:,.0f}",
@@ -120,7 +127,7 @@ def _behaviour_cells(row: BehaviourRow, several_seeds: bool) -> list[list[str]]:
         f"{row.normalized_reward:.2f}",
         f"{_mark(row.normalized_cost)} {row.normalized_cost:.2f}",
         *worst,
-        f"{row.within_limit:.0%}",
+        shown_share(row.within_limit),
         f"{row.reward_mean:.{digits}f} ±{row.reward_std:.{digits}f}",
         f"{row.cost_mean:.1f} ±{row.cost_std:.1f}",
         "",
@@ -142,7 +149,7 @@ def _behaviour_cells(row: BehaviourRow, several_seeds: bool) -> list[list[str]]:
 
 def _mark(normalized_cost: float) -> str:
     """Says it where there is no colour too."""
-    return "✓" if normalized_cost <= 1 else "✗"
+    return "✓" if keeps_limit(normalized_cost) else "✗"
 
 
 def _with_spread(statistic: SeedStatistic, digits: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, shown_share, summarize_seeds
 from spi_diffusers.hub.policy_files import PLOTS_FOLDER, RESULTS, PolicyFiles
 
 if TYPE_CHECKING:
@@ -46,13 +46,14 @@ def policy_card(
     template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
     summaries = _summaries(files)
     sizes = _component_config(files, "noise_model")
+    conditioned = sizes.get("use_safety_weight", True)
     info = files.train_info
     return environment.from_string(template).render(
         card_data=str(_card_data(files, summaries, repo_id)),
         name=_name(repo_id),
         repo_id=repo_id,
         task=files.task,
-        conditioned=sizes.get("use_safety_weight", True),
+        conditioned=conditioned,
         observation_dim=sizes["observation_dim"],
         action_dim=sizes["action_dim"],
         max_episode_steps=files.index.get("max_episode_steps"),
@@ -60,7 +61,7 @@ def policy_card(
         protocol=_protocol(files, summaries),
         several_seeds=_several_seeds(summaries),
         rows=[_row(summary) for summary in summaries],
-        failures=[*_failures(summaries), *_diverged(files)],
+        failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
         plots=[
             ((plots or {}).get(name, f"{PLOTS_FOLDER}/{name}"), _PLOT_TEXTS[name]) for name in files.plots
@@ -167,12 +168,12 @@ def _row(summary: SeedSummary) -> dict[str, Any]:
         "normalized_reward": _with_spread(summary.normalized_reward, 2),
         "normalized_cost": _with_spread(summary.normalized_cost, 2),
         "kept": summary.is_safe,
-        "within": _share(summary.within_limit),
+        "within": shown_share(summary.within_limit),
         "worst_cost": f"{summary.cost.worst:.1f}",
     }
 
 
-def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
+def _failures(summaries: list[SeedSummary], conditioned: bool) -> Iterable[str]:
     """The limits that were not kept, in one sentence each; computed, not claimed."""
     if not summaries:
         yield "Unknown, as it has not been evaluated."
@@ -180,7 +181,7 @@ def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
     any_failure = False
     for summary in summaries:
         where = f"Cost limit {summary.cost_limit:g}, {_how(summary)}"
-        exceeded = _share(1 - summary.within_limit)
+        exceeded = shown_share(1 - summary.within_limit)
         if not summary.is_safe:
             yield (
                 f"{where}: **the limit was not kept**. The mean cost was {summary.cost.mean:.1f}, and "
@@ -202,7 +203,8 @@ def _failures(summaries: list[SeedSummary]) -> Iterable[str]:
         episodes = sum(summary.episodes for summary in summaries)
         yield f"No limit was exceeded: all {episodes} episodes stayed within theirs."
     if any(summary.extraction == "reward" for summary in summaries):
-        yield "Extraction by reward alone (Eq. 12 of the paper) does not look at the limit."
+        at = ", here at a safety weight of 0.5" if conditioned else ""
+        yield f"Extraction by reward alone (Eq. 12 of the paper{at}) does not look at the limit."
     safe = [summary for summary in summaries if summary.extraction == "safe"]
     if len({s.cost_limit for s in safe}) > 1 and len({(s.reward.mean, s.cost.mean) for s in safe}) == 1:
         yield (
@@ -329,15 +331,6 @@ def _is_local(dataset: str | None) -> bool:
 
 def _with_spread(statistic: SeedStatistic, digits: int) -> str:
     return f"{shown(statistic.mean, digits)} ± {shown(statistic.spread, digits)}"
-
-
-def _share(share: float) -> str:
-    """In percent, never rounded to none or all of them where that is not so."""
-    for digits in (0, 1, 2):
-        text = f"{100 * share:.{digits}f}"
-        if float(text) not in (0.0, 100.0) or share in (0.0, 1.0):
-            break
-    return f"{text}%"
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -113,9 +113,10 @@ class SPIPolicyPipeline(DiffusionPipeline):
     extracted. With `extraction="reward"` that is the paper's Eq. 12. With `extraction="safe"`, the default
     whenever a limit or budget is given, candidates come from a grid of safety weights, and a candidate is
     feasible if its predicted cost rate is at most the allowed one: limit / episode length, or, with the
-    running cost fed back, what is left of the budget / steps left. A fed-back budget has a second
-    condition: the predicted cost of the safest way on (safety weight 1) must fit into what is left. Of the
-    feasible ones the highest Q^r is taken; where there is none, the highest Q^c'.
+    running cost fed back, what is left of the budget but for a reserve / steps left (with the limit as well:
+    at most 1.5 times limit / episode length). A fed-back budget has a second condition: the predicted cost of
+    the safest way on (safety weight 1) must fit into what is left but for the reserve. Of the feasible ones
+    the highest Q^r is taken; where there is none, the highest Q^c'.
 
     Args:
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
@@ -442,7 +443,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if heads.shape[-1] > 1:
             cost = heads[..., 1].mean(dim=0)
         else:
-            # Without termination Q^c = 1 / (1 - gamma) - Q^c' exactly.
+            # Without termination, and for costs in [0, 1], Q^c = 1 / (1 - gamma) - Q^c' exactly.
             cost = 1.0 / (1.0 - self.config.gamma) - safety
         return safety[:count], cost[:count], cost[-count:]
 

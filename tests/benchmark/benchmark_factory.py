@@ -33,17 +33,21 @@ def entry(
     cost: float = 0.5,
     *,
     extraction: str = "safe",
+    feedback: bool = True,
     limit: float | None = None,
     updates: int = 100,
 ) -> EvaluationEntry:
-    """An entry with a normalised reward and cost; two episodes that are alike."""
+    """An entry with a normalised reward and cost; two episodes that are alike.
+
+    Feedback is that of safe extraction; no other takes any.
+    """
     known = get_task(task)
     limit = float(known.cost_limits[0]) if limit is None else limit
     return_ = known.reward_min + reward * (known.reward_max - known.reward_min)
     values: dict[str, Any] = {
         "cost_limit": limit,
         "extraction": extraction,
-        "feedback": extraction == "safe",
+        "feedback": feedback and extraction == "safe",
         "eval_seeds": (1000 + seed,),
         "steps_per_second": 1000.0,
         "train_info": TrainInfo(algorithm, seed, updates, 60.0, {"id": "data", "sha256": "0" * 64}),

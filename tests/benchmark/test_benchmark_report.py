@@ -1,10 +1,14 @@
 """Tables and figures from a results file alone."""
 
+import contextlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from benchmark_factory import entry
 
-from spi_diffusers.benchmark.figures import pixel_world_values, plot_averages
+from spi_diffusers.benchmark import figures
+from spi_diffusers.benchmark.figures import pixel_world_values, plot_averages, plot_learning_curves
 from spi_diffusers.benchmark.paper import paper_table
 from spi_diffusers.benchmark.report import write_report
 from spi_diffusers.benchmark.selection import (
@@ -18,6 +22,22 @@ from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.results import ResultsFileError, write_results
 
 BALL = "OfflineBallCircle-v0"
+
+
+@pytest.fixture
+def drawings(monkeypatch):
+    """The figures that are drawn, in order."""
+    drawn = []
+    real = figures.figure_at
+
+    @contextlib.contextmanager
+    def recording(*arguments):
+        with real(*arguments) as figure:
+            drawn.append(figure)
+            yield figure
+
+    monkeypatch.setattr(figures, "figure_at", recording)
+    return drawn
 
 
 def rows_of(table: str) -> dict[str, list[str]]:
@@ -63,7 +83,7 @@ def test_a_diverged_seed_is_shown_and_takes_the_system_out_of_the_ranking():
         "diverged † 1",
     ]
     # BC-Safe has no figures on any task: nothing can be averaged over the same tasks.
-    assert "no averages" in statistics_table(data)
+    assert statistics_table(data).endswith("no averages to compare. Missing: ballcircle (BC-Safe).")
 
 
 def test_averages_compare_over_the_tasks_that_all_have():
@@ -83,6 +103,26 @@ def test_averages_compare_over_the_tasks_that_all_have():
     rows = rows_of(statistics_table(data))
     assert rows["safe SPI"][0] == "0.50"
     assert rows["BC"][0] == "0.40"
+    assert "Left out, as systems have no results there: carrun (BC)." in statistics_table(data)
+
+
+def test_safe_spi_without_its_running_cost_has_a_row_of_its_own():
+    entries = [
+        entry("ballcircle", "spi", reward=0.7, cost=0.5),
+        entry("ballcircle", "spi", reward=0.5, cost=0.9, feedback=False),
+        entry("ballcircle", "bc", extraction="policy", reward=0.6, cost=0.4),
+        entry("carrun", "spi", reward=0.9),
+    ]
+    data = table_data("table1", entries)
+    rows = rows_of(statistics_table(data))
+    assert rows["safe SPI"][0] == "0.70"
+    assert rows["safe SPI, cost not fed back"][0] == "0.50"
+    assert rows["BC"][0] == "0.60"
+    assert "told its running cost" in statistics_table(data)
+    assert (data.best_safe(BALL), data.best_safe(BALL, feedback=False)) == ("spi", "bc")
+    # A task that the others have, but not it: an average over fewer tasks would not compare.
+    carrun = [entry("carrun", "bc", extraction="policy", reward=0.6)]
+    assert table_data("table1", [*entries, *carrun]).statistics_not_fed_back() is None
 
 
 def test_learning_curves_by_share_of_training():
@@ -112,11 +152,68 @@ def test_learning_curves_are_averaged_over_the_tasks_on_which_all_have_finished(
     assert common_curve_tasks(curves) == ((BALL,), ("OfflineCarRun-v0",))
 
 
+def test_a_mean_of_exactly_the_limit_keeps_it():
+    costs = (1.35, 1.135, 0.515)
+    assert np.mean(costs) > 1  # by its last bit
+    data = table_data("table1", [entry(seed=s, cost=c) for s, c in enumerate(costs)])
+    (row,) = data.statistics()
+    assert (row.safe_tasks, data.best_safe(BALL)) == (1, "spi")
+    assert rows_of(results_table(data))["ballcircle (10, 3 seeds)"] == ["**0.50 ± 0.00** / 1.00 ± 0.43"]
+
+
+def test_figures_of_averages_show_the_means_the_intervals_and_the_papers(drawings, tmp_path):
+    entries = [
+        *(entry(seed=s, reward=r, cost=0.5) for s, r in enumerate((0.6, 0.8))),
+        entry("carrun", reward=0.9, cost=0.5),
+        *(
+            entry(t, "bc", extraction="policy", reward=0.4, cost=c)
+            for t, c in (("ballcircle", 3), ("carrun", 1))
+        ),
+    ]
+    data = table_data("table1", entries)
+    plot_averages(data, "reward", tmp_path / "reward.png", "t")
+    plot_averages(data, "cost", tmp_path / "cost.png", "t")
+    reward, cost = (figure.axes[0] for figure in drawings)
+    assert reward.get_title() == "t, over 2 tasks"
+    ours, theirs = (container.patches for container in reward.containers[:1] + reward.containers[-1:])
+    assert [bar.get_height() for bar in ours] == pytest.approx([0.8, 0.4])  # (0.7 + 0.9) / 2
+    # In the paper's Table 1 BC has 0.63 on BallCircle and 0.96 on CarRun; safe SPI is not in it.
+    assert [bar.get_height() for bar in theirs] == pytest.approx([(0.63 + 0.96) / 2])
+    # The interval spans both resampled means of BallCircle; CarRun's one seed adds nothing, as ‡ says.
+    (low_high,) = (c.lines[2][0].get_segments()[0][:, 1] for c in reward.containers if hasattr(c, "has_yerr"))
+    assert low_high == pytest.approx([0.75, 0.85])
+    assert [text.get_text() for text in reward.get_xticklabels()] == ["safe SPI ‡ 1", "BC"]
+    assert drawings[0].legends[0].get_title().get_text().startswith("‡ n: n tasks have a single seed")
+    assert [bar.get_height() for bar in cost.containers[0].patches] == pytest.approx([0.5, 2.0])
+
+
+def test_figures_of_random_weights_show_means_over_tasks(drawings, tmp_path):
+    name = "spi-eta0.25-mu0.36-phi0.39"
+    entries = [
+        entry(
+            task, f"{name}@50" if half else name, extraction="reward", reward=r, updates=50 if half else 100
+        )
+        for task, half, r in (
+            ("ballcircle", 1, 0.2),
+            ("ballcircle", 0, 0.6),
+            ("carrun", 1, 0.4),
+            ("carrun", 0, 0.8),
+        )
+    ]
+    tasks = (BALL, "OfflineCarRun-v0")
+    plot_learning_curves(learning_curves(entries), tasks, "reward", tmp_path / "reward.png", "t")
+    (axes,) = drawings[0].axes
+    (curve,) = axes.lines
+    assert curve.get_xydata() == pytest.approx(np.array([[50, 0.3], [100, 0.7]]))
+
+
 def test_limits_need_spi_and_a_baseline_at_several_limits():
     spi = [entry(limit=limit) for limit in (10.0, 20.0)]
     baseline = [entry(algorithm="bc-safe", extraction="policy", limit=limit) for limit in (10.0, 20.0)]
-    assert limit_entries([*spi, baseline[0]]) == {}
-    assert set(limit_entries([*spi, *baseline])) == {BALL}
+    single = entry(algorithm="cpq", extraction="policy", limit=10.0)
+    assert limit_entries([*spi, single]) == {}
+    # Once there is a figure, what has a single limit is in it too.
+    assert limit_entries([*spi, *baseline, single]) == {BALL: [*spi, *baseline, single]}
 
 
 def test_pixel_world_values_are_the_papers_closed_forms():
@@ -168,22 +265,27 @@ def test_report_says_which_seeds_and_tasks_its_figures_leave_out(tmp_path):
         ),
     ]
     results, folder = tmp_path / "results.json", tmp_path / "report"
-    write_results(results, entries, [DivergedRun(BALL, "cpq", 10.0, 1, "loss is nan")])
+    lost = [DivergedRun(BALL, "cpq", 10.0, 1, "loss is nan")]
+    lost += [DivergedRun(BALL, "coptidice", limit, 0, "loss is nan") for limit in (10.0, 20.0)]
+    write_results(results, entries, lost)
     report = write_report([results], folder)
     assert "carrun in Figures 8 and 9: not every draw has finished there" in report.left_out
     limits = rows_of(report.text[report.text.index("## Every limit") :])
     # CPQ has the higher reward at 10, but as one of its seeds diverged, it is not ranked.
-    assert limits["ballcircle (10, 1 seed)"] == ["**0.50** / 0.50", "0.90 / 0.50 † 1"]
-    assert limits["ballcircle (20, 1 seed)"] == ["**0.50** / 0.50", "0.40 / 0.50"]
+    assert limits["ballcircle (10, 1 seed)"] == ["**0.50** / 0.50", "0.90 / 0.50 † 1", "diverged † 1"]
+    assert limits["ballcircle (20, 1 seed)"] == ["**0.50** / 0.50", "0.40 / 0.50", "diverged † 1"]
+    assert "ballcircle in the averages of Table 1: comparison: nothing of COptiDICE" in report.left_out
     drawn = rows_of(report.text[report.text.index("## Random weights") : report.text.index("## Every limit")])
     assert drawn["task (limit, seeds)"] == ["eta 0.08, mu 0.69, phi 0.23", "eta 0.25, mu 0.36, phi 0.39"]
 
     # A later report without the baseline must not leave its figures beside its own tables.
-    (folder / "figure_of_mine.png").write_bytes(b"mine")
+    mine = {"figure_of_mine.png", "figure_3_mine.png", "limits_of_mine.png"}
+    for name in mine:
+        (folder / name).write_bytes(b"mine")
     write_results(results, entries[:5])
     later = write_report([results], folder)
     assert "limits_ballcircle.png: of an earlier report, removed" in later.left_out
-    assert {path.name for path in folder.iterdir()} == {p.name for p in later.files} | {"figure_of_mine.png"}
+    assert {path.name for path in folder.iterdir()} == {p.name for p in later.files} | mine
 
 
 def test_report_of_a_broken_file_is_refused(tmp_path):
@@ -204,6 +306,15 @@ def test_report_of_several_files_takes_each_result_once(tmp_path):
     write_results(tmp_path / "b.json", [entry(reward=0.8), bc])
     with pytest.raises(ResultsFileError, match=r"b\.json and .*a\.json hold different results of task="):
         write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "report")
+
+
+def test_report_of_different_data_is_refused(tmp_path):
+    write_results(tmp_path / "a.json", [entry()])
+    other = replace(entry(algorithm="bc", extraction="policy"), dataset={"id": "mine", "sha256": "1" * 64})
+    write_results(tmp_path / "b.json", [other])
+    with pytest.raises(ResultsFileError, match=r"b\.json and .*a\.json: .*different data \(SHA-256 11111111"):
+        write_report([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_report_of_a_run_that_diverged_and_did_not_is_refused(tmp_path):

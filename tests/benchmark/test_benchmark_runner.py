@@ -14,6 +14,7 @@ import pytest
 from benchmark_factory import entry, tiny_config
 from filelock import FileLock
 
+from spi_diffusers.benchmark import preflight
 from spi_diffusers.benchmark.cell_folder import (
     CellError,
     Outcome,
@@ -21,10 +22,13 @@ from spi_diffusers.benchmark.cell_folder import (
     write_cell,
     write_outcome,
 )
+from spi_diffusers.benchmark.cell_run import run_cell
 from spi_diffusers.benchmark.local import LocalExecutor
-from spi_diffusers.benchmark.runner import BenchmarkError, resolve_configs, run_benchmark
+from spi_diffusers.benchmark.preflight import BenchmarkError, resolve_configs
+from spi_diffusers.benchmark.runner import run_benchmark
 from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
+from spi_diffusers.data.simulators import SimulatorStatus
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
@@ -92,7 +96,7 @@ def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
     arguments = command(tmp_path / "out", tiny_config(tmp_path), "--algorithms", "bc", "--seeds", "0")
     arguments += ["--updates", "20"]
     assert main(arguments) == 0
-    assert "1 of 1 cells are done (0 were before)" in capsys.readouterr().out
+    assert "1 of 1 cells are done (0 had ended before)" in capsys.readouterr().out
     results = tmp_path / "out" / "results.json"
     (found,) = read_results(results)
     assert (found.algorithm, found.extraction, found.cost_limit) == ("bc", "policy", 10.0)
@@ -102,7 +106,7 @@ def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
     before = results.read_bytes()
     results.unlink()
     assert main(arguments) == 0
-    assert "1 of 1 cells are done (1 were before)" in capsys.readouterr().out
+    assert "1 of 1 cells are done (1 had ended before)" in capsys.readouterr().out
     assert results.read_bytes() == before
     assert main([*arguments, "--dry-run"]) == 0
     assert capsys.readouterr().out == "ballcircle, bc, seed 0: 20 updates, done\n"
@@ -196,6 +200,11 @@ def test_cells_of_other_settings_and_broken_files_are_refused(tmp_path):
     (folder / "outcome.json").write_text('{"format_version": 2}')
     with pytest.raises(CellError, match="is not a benchmark's outcome"):
         refused(cells, tmp_path)
+    # What was trained by settings that nobody knows any more must not pass for what is asked for.
+    (folder / "cell.json").unlink()
+    (folder / "policy").mkdir()
+    with pytest.raises(CellError, match=r"holds a training \(policy\), but no cell\.json"):
+        refused(cells, tmp_path)
     assert not (tmp_path / "results.json").exists()
 
 
@@ -234,6 +243,18 @@ def test_results_of_an_earlier_run_of_a_cell_go(tmp_path):
     refused(cells, tmp_path)
     assert read_results(tmp_path / "results.json") == [other, entry(seed=1)]
     assert [run.train_seed for run in read_diverged(tmp_path / "results.json")] == [0, 2]
+
+
+def test_a_cell_whose_task_cannot_be_played_here_is_not_trained(tmp_path, monkeypatch):
+    """On a cluster, the node may lack what the machine that started the benchmark has."""
+    (cell,) = cells = tiny_cells()
+    write_cell(tmp_path, cell, resolve_configs(cells)[cell])
+    missing = SimulatorStatus(False, "pybullet not installed", "pip install pybullet")
+    monkeypatch.setattr(preflight, "simulator_status", lambda name: missing)
+    outcome = run_cell(tmp_path)
+    assert outcome.status == "failed"
+    assert outcome.message.endswith("ballcircle: pybullet not installed. Install it: pip install pybullet")
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow
@@ -334,8 +355,9 @@ def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_pa
         run_benchmark(cells, output, executor=executor, jobs=1, config_file=config, progress=False)
         return read_results(output / "results.json")
 
-    curve = {one.algorithm: one for one in train(100)}
-    assert sorted(one.updates for one in curve.values()) == list(range(10, 101, 10))
+    # A tenth of 105 is 10: what is saved at 100 is not yet the end, and no point of its own either.
+    curve = {one.algorithm: one for one in train(105)}
+    assert sorted(one.updates for one in curve.values()) == [*range(10, 91, 10), 105]
     assert len({one.reward_mean for one in curve.values()}) > 5
     shorter = {one.algorithm: one for one in train(50)}[name]
     point = curve[f"{name}@50"]

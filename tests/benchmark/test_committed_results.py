@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+from matplotlib.testing.compare import compare_images
 
 from spi_diffusers.benchmark.report import TABLES_FILE, write_report
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.summary import shown, shown_share
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results" / "paper"
@@ -48,18 +50,23 @@ def test_the_report_is_of_all_results():
 @pytest.mark.parametrize(
     ("results", "folder"), documented_reports(), ids=lambda value: getattr(value, "name", "")
 )
-def test_committed_tables_come_from_the_committed_results(results, folder, tmp_path):
-    write_report(results, tmp_path)
+def test_committed_tables_and_figures_come_from_the_committed_results(results, folder, tmp_path):
+    report = write_report(results, tmp_path)
     written = (tmp_path / TABLES_FILE).read_text(encoding="utf-8")
     assert written == (folder / TABLES_FILE).read_text(encoding="utf-8")
+    assert {path.name for path in report.files} == {path.name for path in folder.iterdir()}
+    for path in report.files:
+        if path.suffix == ".png":  # another machine may draw an edge a little differently
+            assert compare_images(str(folder / path.name), str(path), tol=2.0) is None
 
 
 def test_the_comparison_with_the_reference_implementations_is_of_the_committed_results():
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
-    entries = read_results(FOLDER / "reference_ballcircle.json")
+    entries = read_results(FOLDER / "ours_on_reference_data.json")
     assert len(entries) == 6
     for entry in entries:
-        ours = f"{entry.normalized_reward:.2f} / {entry.normalized_cost:.2f} / {entry.within_limit:.0%}"
+        scores = f"{shown(entry.normalized_reward)} / {shown(entry.normalized_cost)}"
+        ours = f"{scores} / {shown_share(entry.within_limit)}"
         (row,) = [line for line in text.splitlines() if line.startswith(f"| {entry.algorithm} |")]
         assert row.startswith(f"| {entry.algorithm} | {entry.updates:,} |")
         assert row.endswith(f"| {ours} |")

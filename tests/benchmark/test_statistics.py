@@ -93,6 +93,8 @@ def test_algorithm_statistics_by_hand():
         entry("hoppervelocity", seed=0, reward=0.2, cost=2.0),
         entry("hoppervelocity", seed=1, reward=0.4, cost=1.0),
     ]
+    assert algorithm_statistics([*entries[:3], entry("hoppervelocity", seed=1, updates=500)]).updates == 200
+    assert algorithm_statistics([*entries[:2], entry("hoppervelocity", updates=500)]).updates == 300
     lost = DivergedRun(BALL, "spi", None, 2, "loss is nan")
     others = [DivergedRun(BALL, "bc", None, 2, "x"), DivergedRun("OfflineCarRun-v0", "spi", None, 2, "x")]
     row = algorithm_statistics(entries, [lost, *others])

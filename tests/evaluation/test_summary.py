@@ -4,7 +4,7 @@ from evaluation_factory import BALL_CIRCLE, make_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.evaluation.summary import shown, summarize_seeds
+from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_share, summarize_seeds
 
 
 def test_two_seeds_by_hand():
@@ -98,3 +98,16 @@ def test_spread_over_episodes_is_that_of_all_episodes_together(seeds):
 )
 def test_figures_are_shown_alike_however_they_were_computed(value, digits, text):
     assert shown(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100%"), (0.0, "0%"), (0.125, "13%"), (0.99, "99%"), (399 / 400, "99.8%"), (0.001, "0.1%")],
+)
+def test_a_share_is_never_shown_as_all_or_none_where_it_is_not(share, text):
+    assert shown_share(share) == text
+
+
+def test_the_last_bits_of_a_mean_do_not_break_a_limit():
+    assert keeps_limit(1.0 + 1e-12)
+    assert not keeps_limit(1.0 + 1e-6)

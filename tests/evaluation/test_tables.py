@@ -60,7 +60,7 @@ def test_cells_by_hand():
         "8.0 ±5.7",
         "1,234",
     ]
-    assert _line(text, "mean of 400")[1:5] == ["0.54", "✗ 3.10", "12%", "480 ±90"]
+    assert _line(text, "mean of 400")[1:5] == ["0.54", "✗ 3.10", "13%", "480 ±90"]
     assert _line(text, "best within")[1:] == ["0.77", "✓ 0.90", "679", "9.0"]
 
 

@@ -12,7 +12,7 @@ from policy_factory import BALL, ENTRIES, INFO, make_entry, make_run, write_json
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.results import read_results, write_results
-from spi_diffusers.hub.policy_card import _share, eval_results_yaml, policy_card
+from spi_diffusers.hub.policy_card import eval_results_yaml, policy_card
 from spi_diffusers.hub.policy_files import assemble, read_policy_files
 
 
@@ -68,7 +68,8 @@ def test_failures_are_computed(run):
         "the limit.",
         "* Cost limit 40, safe extraction, cost fed back: **the limit was not kept**. The mean cost was "
         "45.0, and 50% of 2 episodes exceeded the limit.",
-        "* Extraction by reward alone (Eq. 12 of the paper) does not look at the limit.",
+        "* Extraction by reward alone (Eq. 12 of the paper, here at a safety weight of 0.5) does not look at "
+        "the limit.",
     ]
     good = card(run, ENTRIES[0])
     assert section(good, "Known failures") == "* No limit was exceeded: all 2 episodes stayed within theirs."
@@ -176,13 +177,6 @@ def test_a_policy_without_a_record(run):
 def test_the_same_policy_gives_the_same_card(run):
     assert card(run) == card(run)
     assert card(run).endswith("```\n")
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.0, "0%"), (0.001, "0.1%"), (0.996, "99.6%"), (0.5, "50%"), (1.0, "100%")]
-)
-def test_shares_are_not_rounded_to_none_or_all(share, text):
-    assert _share(share) == text
 
 
 def test_the_command(run, capsys, tmp_path):
