@@ -19,7 +19,8 @@ test: lint ## Run linters, the type checker and the fast tests
 	$(FAST_TESTS)
 
 test-slow: $(VENV)/.installed-slow ## Run the tests that take longer than ten seconds, Ray's among them
-	$(PYTEST) -m slow
+	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m slow --ignore tests/scripts
+	$(PYTEST) -m slow tests/scripts # these measure speed: nothing else may run
 
 lint: $(VENV)/.installed-dev ## Run ruff and mypy only
 	$(BIN)/ruff check .

@@ -130,7 +130,7 @@ def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
     assert "--cost-limit" in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
 
 
-def test_known_errors_are_one_line(capsys, tmp_path, small_file):
+def test_known_errors_are_one_line(capsys, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("algorithm: {gama: 0.9}\n")
     assert "unknown task 'balcircle'" in fails(capsys, "train", "--task", "balcircle")
@@ -313,7 +313,8 @@ def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path)
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "OfflineBallCircle-v0" in text
-    assert "data" in text  # the behaviour data's own figures
+    assert "data, mean of 1142" in text
+    assert "data, best within" in text
     (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["entries"]
     assert (entry["cost_limit"], entry["episodes"], entry["eval_seeds"]) == (10.0, 4, [3, 4])
     assert (entry["extraction"], entry["feedback"], entry["updates"]) == ("safe", False, 5)
@@ -379,7 +380,7 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
     assert "trained for OfflineBallCircle-v0" in fails(
         capsys, "evaluate", str(run_folder), "--task", "carcircle"
     )
-    assert "cost" in fails(capsys, "evaluate", str(run_folder), "--cost-limit", "-1")
+    assert "a cost limit must be" in fails(capsys, "evaluate", str(run_folder), "--cost-limit", "-1")
     assert "'bullet', 'dsrl'; got 'gymnasium'" in fails(
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )

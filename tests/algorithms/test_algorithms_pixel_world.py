@@ -107,6 +107,8 @@ def test_spi_extracts_the_way_to_the_goal():
         "algorithm.gamma": GAMMA,
         "algorithm.eta": 0.1,
         "algorithm.target_update_rate": 0.05,
+        "algorithm.ema_decay": 0.99,
+        "algorithm.imitation_share": 0.25,
         "network.hidden_dims": [64, 64],
         "learning_rate": 3e-3,
         "lr_schedule": "cosine",

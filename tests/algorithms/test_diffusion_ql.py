@@ -108,21 +108,6 @@ def test_it_finds_the_action_with_the_highest_reward():
     assert (played - 0.5).abs().mean() < 0.3  # 0.625 for actions of the data
 
 
-def test_acting_draws_by_a_softmax_of_the_values():
-    actor = make().actor
-    values = torch.tensor([[0.0, torch.log(torch.tensor(3.0))]]).expand(20_000, 2)
-    chosen = actor.choose(values, torch.Generator().manual_seed(0))
-    assert chosen.float().mean().item() == pytest.approx(0.75, abs=0.02)
-
-
-def test_the_same_seed_gives_the_same_actions():
-    actor, observation = make().actor, torch.randn(4, 3)
-    first, second = (actor.act(observation, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert first.shape == (4, 2)
-    assert first.abs().max() <= 1
-
-
 def test_checkpoints_hold_the_number_of_updates():
     ql = make()
     ql.update(*draw(ql.config))

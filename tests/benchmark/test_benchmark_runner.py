@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmark_factory import entry, tiny_config
+from benchmark_factory import entry, steps_done, tiny_config
 from filelock import FileLock
 
 from spi_diffusers.benchmark import preflight
@@ -75,12 +75,6 @@ def figures(results: Path) -> list[dict]:
         return {key: value for key, value in one.to_dict().items() if key not in TIMES}
 
     return [figures_of(one) for one in read_results(results)]
-
-
-def steps_done(folder: Path) -> int:
-    log = folder / "metrics.jsonl"
-    lines = log.read_bytes().splitlines() if log.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
@@ -314,18 +308,23 @@ def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
     assert process.returncode == 0, errors
     assert "(attempt 1 of 2)" in errors
     assert [one.updates for one in read_results(output / "results.json")] == [2000]
+    log = (folder / "log.txt").read_text()
+    assert log.count("Resumed from") == 3  # the second process, and both of the second command
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_the_whole_group_and_the_cell_saves_a_checkpoint(tmp_path):
+def test_ctrl_c_as_a_terminal_sends_it_lets_the_cell_save_one_checkpoint(tmp_path):
     pytest.importorskip("bullet_safety_gym")
     config = tiny_config(tmp_path, "checkpoint_every: 100000\n")
     words = command(tmp_path / "out", config, "--algorithms", "bc", "--seeds", "0", "--updates", "100000")
     process = start(words)
     cell = tmp_path / "out" / "runs" / "ballcircle" / "bc" / "seed0"
     wait_for(lambda: steps_done(cell) >= 100, process)
+    workers = psutil.Process(process.pid).children()
+    assert workers
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
+    assert not any(worker.is_running() for worker in workers)
     assert len(list((cell / "checkpoints").glob("step-*"))) == 1
 
 

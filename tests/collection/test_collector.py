@@ -202,7 +202,8 @@ def test_killed_in_the_middle_the_same_call_gives_the_same_dataset(reference, tm
     process = start_collection(folder, workers=workers)
     wait_for(lambda: any(folder.glob(".collect/ballcircle/run-*/state-0002.safetensors")))
     started = children(process.pid)
-    assert len(started) >= (workers if workers > 1 else 0)
+    if workers > 1:  # one alone works in the process itself
+        assert len(started) >= workers
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -215,7 +216,8 @@ def test_killed_in_the_middle_the_same_call_gives_the_same_dataset(reference, tm
 @pytest.mark.slow
 def test_a_killed_worker_is_an_error(tmp_path):
     def kill_one(progress):
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        for child in multiprocessing.active_children()[:1]:  # none is left for a last report
+            child.kill()
 
     with pytest.raises(CollectionError, match="a worker process was killed"):
         collect("ballcircle", tmp_path, tiny_config(runs=2, steps=10**6), workers=2, on_progress=kill_one)
@@ -328,7 +330,7 @@ def test_arguments_are_checked_before_any_work(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "file"]
 
 
-def test_other_tasks_of_the_folder_stay(work_only, tmp_path):
+def test_other_tasks_of_the_folder_stay(work_only):
     from spi_diffusers.data.writing import write_parquet_dataset
 
     other = load_transitions("embedded").select_episodes(torch.arange(2))

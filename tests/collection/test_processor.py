@@ -17,4 +17,5 @@ def test_elsewhere_at_least_the_architecture(tmp_path):
 
 
 def test_here():
+    assert processor_name().strip()
     assert processor_name().isprintable()

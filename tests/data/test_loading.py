@@ -62,10 +62,6 @@ def test_embedded_steps_chain(embedded):
     assert set(batch.cost.unique().tolist()) == {0.0, 1.0}
 
 
-def test_embedded_folder_is_at_most_8_megabytes():
-    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.rglob("*") if path.is_file()) <= 8_000_000
-
-
 def test_embedded_data_needs_no_network_no_cache_and_changes_nothing(tmp_path):
     """In a fresh process that is offline, whose cache folder cannot be made, and in under two seconds."""
     (tmp_path / "file").write_text("a file where the cache folder would have to be")

@@ -50,12 +50,15 @@ def test_episodes_are_truncated_at_the_limit():
     assert not columns["truncated"].any()
 
 
-def test_seed_determines_the_data():
+def test_bad_arguments_are_refused():
     for counts in ({"num_episodes": 0}, {"num_episodes": 1.5}, {"max_episode_steps": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(counts))} must be an integer of at least 1"):
             collect_pixel_world(4, **({"num_episodes": 6} | counts), seed=0)
     with pytest.raises(ValueError, match="seed must be a non-negative integer"):
         collect_pixel_world(4, 6, seed=-1)
+
+
+def test_seed_determines_the_data():
     first, again, other = (collect_pixel_world(4, 6, seed=seed).sha256 for seed in (0, 0, 1))
     assert first == again != other
 

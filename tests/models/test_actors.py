@@ -35,6 +35,7 @@ def test_a_diffusion_actor_acts_with_one_of_its_candidates():
     played = actor.act(observation, torch.Generator().manual_seed(1))
     assert ((candidates - played.unsqueeze(1)).abs().amax(dim=2).amin(dim=1) == 0).all()
     assert torch.equal(played, actor.act(observation, torch.Generator().manual_seed(1)))
+    assert played.abs().max() <= 1
 
 
 def test_the_softmax_is_drawn_from_to_its_last_candidate():
