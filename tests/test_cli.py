@@ -313,7 +313,7 @@ def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path)
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "OfflineBallCircle-v0" in text
-    assert "data, mean of 1142" in text
+    assert "data, mean of 4" in text
     assert "data, best within" in text
     (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["entries"]
     assert (entry["cost_limit"], entry["episodes"], entry["eval_seeds"]) == (10.0, 4, [3, 4])

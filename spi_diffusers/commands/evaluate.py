@@ -1,6 +1,7 @@
 """`spi evaluate`: play a policy in its simulator."""
 
 import argparse
+import sys
 
 from spi_diffusers.commands.messages import log_to_stderr
 
@@ -95,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         video=not args.no_video,
         progress=not args.quiet,
     )
-    console = Console()
+    # Piped output has no width; do not fold names there.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     for table in results_tables(result.entries, result.behaviour):
         console.print(table)
     print("Written: " + ", ".join(str(path) for path in result.files))
