@@ -18,7 +18,7 @@ from reproduce import ROOT, dataset_of, result_file
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.tasks import TASKS, get_task
-from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.results import read_diverged, read_results
 from spi_diffusers.hub.policy_card import policy_card
 from spi_diffusers.hub.policy_files import PolicyFiles
 from spi_diffusers.training.config_layers import make_train_config
@@ -65,6 +65,7 @@ def card_of(task: str) -> str:
             train_config=config.to_dict(),
             entries=tuple(entries),
             plots={"limits.png": plot},
+            diverged=tuple(read_diverged(results)),
         )
         return policy_card(
             files,

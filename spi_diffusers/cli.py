@@ -71,12 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; by default the process's own.
 
     Returns:
-        Exit code: 0; 2 for an error that one line explains; 128 + N when signal N stopped a training run, and
-        128 + SIGPIPE when who read the output, such as `head`, has read enough.
+        Exit code: 0; 1 where a part of the work could not be done, which is listed; 2 for an error that one
+        line explains; 128 + N when signal N stopped a training run, and 128 + SIGPIPE when who read the
+        output, such as `head`, has read enough (1 in the middle of a table).
     """
     parser, commands = _make_parser()
     args, unknown = parser.parse_known_args(arguments)
     if args.command is None:
+        if unknown:
+            parser.error(_explain_unknown(unknown[0], parser))
         parser.print_help()
         return 0
     command = getattr(args, "parser", commands[args.command])  # of the subcommand, where there are some

@@ -1,6 +1,7 @@
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -298,6 +299,29 @@ def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder)
     assert (run_folder / "policy" / "notes.md").read_text() == "the user's own"
 
 
+def test_a_policy_that_replaces_another_does_not_inherit_its_results(run_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    (run / "evaluation").mkdir(exist_ok=True)
+    (run / "evaluation" / "results.json").write_text("{}")
+    words = [
+        "train",
+        "--config",
+        str(run / "train_config.json"),
+        "--output_dir",
+        str(run),
+        "--resume",
+        "--quiet",
+    ]
+    assert main([*words, "--budget_reserve", "9"]) == 0
+    assert not (run / "evaluation").exists()
+    assert (run / "evaluation-replaced1" / "results.json").read_text() == "{}"
+
+
+def test_an_argument_without_a_command_is_an_error(capsys):
+    assert "unknown argument --bogus" in fails(capsys, "--bogus")
+
+
 def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path):
     pytest.importorskip("bullet_safety_gym")
     arguments = ["evaluate", str(run_folder), "--cost-limit", "10", "--episodes", "2", "--seeds", "3", "4"]
@@ -385,6 +409,9 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )
     assert "pip install dsrl" in fails(capsys, "evaluate", str(run_folder), "--simulator", "dsrl")
+    assert "told nothing of the cost anyway" in fails(
+        capsys, "evaluate", str(run_folder), "--extraction", "reward", "--no-feedback"
+    )
     assert "got 'chess'" in fails(capsys, "evaluate", str(run_folder), "--simulator", "chess")
 
 

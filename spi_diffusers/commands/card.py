@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
 from spi_diffusers.commands.messages import show_messages
 
 EXAMPLES = """\
 examples:
   spi card outputs/ballcircle-seed0                                  shows it
-  spi card outputs/ballcircle-seed0 --repo org/spi-ballcircle --output README.md
+  spi card outputs/ballcircle-seed0 --repo org/spi-ballcircle --output card.md
 
 Every figure comes from results.json, which `spi evaluate` writes, and from the training record; limits that
 were not kept are listed under known failures. A policy without results gets a card that says so. `spi
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluation", metavar="DIR", help="folder with results.json (default: where spi evaluate writes it)"
     )
+    parser.add_argument("--license", metavar="ID", help="of the weights (default: apache-2.0)")
     parser.add_argument("--output", metavar="FILE", help="file to write (default: print it)")
 
 
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.policy_files import read_policy_files
 
     files = read_policy_files(args.folder, args.evaluation)
-    card = policy_card(files, args.repo or str(files.folder))
+    files = replace(files, licence=args.license or files.licence)
+    card = policy_card(files, args.repo or str(files.folder), on_hub=args.repo is not None)
     if args.output is None:
         sys.stdout.write(card)
         return 0

@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="LIMIT",
-        help="cost limits per episode (default: the task's own, 10 20 40 for Bullet)",
+        help="cost limits per episode (default: the task's own, 10 20 40 for Bullet; of a baseline, the one "
+        "it was trained for)",
     )
     parser.add_argument("--episodes", type=int, default=20, help="episodes per limit and seed (default: 20)")
     parser.add_argument(

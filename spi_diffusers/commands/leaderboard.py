@@ -41,8 +41,10 @@ def run(args: argparse.Namespace) -> int:
     found = find_policies(task, author=args.author, collection=args.collection, token=args.token)
     for reason in found.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
-    if not found.policies:
+    # A collection holds policies of all tasks.
+    policies = [one for one in found.policies if any(entry.task == task.name for entry in one.entries)]
+    if not policies:
         where = f"author {args.author}" if args.author else f"collection {args.collection}"
         raise ValueError(f"{where}: no policy with results for {task.name}")
-    print_comparison(found.policies, task.name, args, best_only=True)
+    print_comparison(policies, task.name, args, best_only=True)
     return 1 if found.unreadable else 0

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cost-limit",
         type=float,
         metavar="LIMIT",
-        help="cost limit of the episode (default: the task's first)",
+        help="cost limit of the episode (default: the task's first; a baseline's own)",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the episode (default: 0)")
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE.mp4",
-        help="the video (default: outputs/play/<task>-limit<L>-seed<S>.mp4)",
+        help="the video (default: outputs/play/<policy>-limit<L>-seed<S>.mp4)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
 
     from spi_diffusers.evaluation.play import play_episode
+    from spi_diffusers.evaluation.summary import keeps_limit
 
     disable_progress_bar()  # loading five small files needs none
     played = play_episode(
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         progress=not args.quiet,
     )
-    replay, verdict = played.replay, "kept" if played.normalized_cost <= 1 else "exceeded"
+    replay, verdict = played.replay, "kept" if keeps_limit(played.normalized_cost) else "exceeded"
     print(
         f"{played.task}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} (normalised "
         f"{played.normalized_reward:.2f}), cost {replay.cost_return:g} of {played.cost_limit:g}, limit "

@@ -2,9 +2,15 @@
 
 import argparse
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spi_diffusers.commands import publish_all
 from spi_diffusers.commands.messages import show_messages
+
+if TYPE_CHECKING:
+    from spi_diffusers.hub.policy_files import PolicyFiles
 
 EXAMPLES = """\
 examples:
@@ -61,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tag", help="name for what is published, such as v1; an existing one is never moved"
     )
+    parser.add_argument(
+        "--license",
+        metavar="ID",
+        help="of the weights, as the Hub names licences, such as cc-by-nc-4.0 (default: apache-2.0)",
+    )
     parser.add_argument("--message", default="Publish policy", help="what the commit is called")
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
     parser.add_argument(
@@ -83,18 +94,17 @@ def run(args: argparse.Namespace) -> int:
     if args.create_pr and (args.tag is not None or args.revision != "main"):
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
     show_messages(args.quiet)
-    from pathlib import Path
-
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
     from spi_diffusers.hub.policy_files import CARD, read_policy_files
-    from spi_diffusers.hub.publish_policy import check_acts, copy_folder, plan_publish, publish
+    from spi_diffusers.hub.publish_policy import check_acts, plan_publish, publish
     from spi_diffusers.hub.report import plan_table, result_text
     from spi_diffusers.hub.upload import check_private
 
     disable_progress_bar()  # loading five small files needs none
     files = read_policy_files(args.folder, args.evaluation)
+    files = replace(files, licence=args.license or files.licence)
     check_acts(files)
     if not files.entries:
         print(
@@ -107,9 +117,8 @@ def run(args: argparse.Namespace) -> int:
         check_private(plan.upload)
     # Piped output has no width; do not fold names there.
     Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan.upload))
-    if args.output is not None:
-        print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")
     if args.dry_run:
+        _write_copy(files, args)
         card = plan.content[CARD]
         assert isinstance(card, bytes)  # made here, unlike the weights
         print(f"\n{card.decode()}\nDry run: nothing was changed on the Hub.")
@@ -118,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         plan, message=args.message, private=args.private, create_pr=args.create_pr, token=args.token
     )
     print(result_text(result))
+    _write_copy(files, args)
     if args.tag is not None:
         print(f"Tagged: {args.tag}")
     if files.train_info:  # without it, nobody could say whose results they are
@@ -125,3 +135,11 @@ def run(args: argparse.Namespace) -> int:
         at = f" --revision {revision}" if revision else ""
         print(f"Next: spi evaluate {args.repo_id}{at}")
     return 0
+
+
+def _write_copy(files: "PolicyFiles", args: argparse.Namespace) -> None:
+    """Last: the folder must be new, and a failed upload is tried again by the same command."""
+    from spi_diffusers.hub.publish_policy import copy_folder
+
+    if args.output is not None:
+        print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")

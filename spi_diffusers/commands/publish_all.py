@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
         tag=args.tag,
         message=args.message,
         private=args.private,
+        licence=args.license,
         dry_run=args.dry_run,
         token=args.token,
     )

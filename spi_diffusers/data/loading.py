@@ -62,14 +62,13 @@ def load_transitions(
     """
     known, config = resolve_task(task, dataset)
     if dataset is None or str(dataset) == "embedded":
+        check_no_revision("the data in the package", revision)
         return _load_embedded(known, clip_actions)
     if str(dataset) == "dsrl":
         return _load_dsrl(known, revision, token, clip_actions)
     path = Path(dataset).expanduser()
-    if path.exists() and revision is not None:
-        raise DatasetError(
-            f"{path}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
-        )
+    if path.exists():
+        check_no_revision(path, revision)
     if path.is_dir():
         return load_folder(path, known, config=config, clip_actions=clip_actions)
     if path.exists():
@@ -132,6 +131,18 @@ def embedded_tasks() -> list[str]:
         DSRL ids.
     """
     return folder_configs(EMBEDDED_FOLDER)
+
+
+def check_no_revision(source: str | os.PathLike[str], revision: str | None) -> None:
+    """Refuse a revision of data that has none.
+
+    Raises:
+        DatasetError: One is given.
+    """
+    if revision is not None:
+        raise DatasetError(
+            f"{source}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
+        )
 
 
 def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:

@@ -11,7 +11,7 @@ import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.config_names import HUB_ID, resolve_task
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.parquet import ConfigFiles, find_folder_files, find_hub_files
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
@@ -244,12 +244,12 @@ def _find_files(
     dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None, token: str | bool | None
 ) -> ConfigFiles:
     if dataset is None or str(dataset) == "embedded":
+        check_no_revision("the data in the package", revision)
         found = find_folder_files(EMBEDDED_FOLDER, config=config)
         return replace(found, source=f"embedded:{found.config}")
     path, text = Path(dataset).expanduser(), str(dataset)
     if path.is_dir():
-        if revision is not None:
-            raise DatasetError(f"{path}: is local, so revision={revision!r} means nothing")
+        check_no_revision(path, revision)
         return find_folder_files(path, config=config)
     if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
         raise DatasetError(

@@ -252,12 +252,23 @@ def acting(pipeline: Any, extraction: str) -> Policy:
     return PipelinePolicy(pipeline, extraction=extraction) if is_spi(pipeline) else BaselinePolicy(pipeline)
 
 
-def check_choices(pipeline: Any) -> None:
-    """Refuse to choose for a baseline how it acts.
+def check_choices(pipeline: Any, extractions: Sequence[str] | None = None, *, feedback: bool = True) -> None:
+    """Refuse choices of how a policy acts that have no effect.
+
+    Args:
+        pipeline: The policy.
+        extractions: What was chosen; None: nothing.
+        feedback: Whether the running cost is fed back, which is what is done where nothing is said.
 
     Raises:
-        ValueError: It is one.
+        ValueError: It is a baseline, or safe extraction is not among them and is to go without feedback.
     """
+    if extractions is None and feedback:
+        return
+    if extractions is not None and "safe" not in extractions and not feedback and is_spi(pipeline):
+        raise ValueError(
+            "extraction by reward is told nothing of the cost anyway: that it is not fed back has no effect"
+        )
     if not is_spi(pipeline):
         raise ValueError(
             f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a choice of "

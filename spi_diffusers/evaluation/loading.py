@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.config_names import HUB_ID
-from spi_diffusers.data.network import explain
+from spi_diffusers.data.network import explain, with_retries
 from spi_diffusers.evaluation.metrics import TrainInfo
 from spi_diffusers.evaluation.results import read_train_info
 
@@ -89,13 +90,12 @@ def _local_copy(policy: str | Path, revision: str | None) -> Path:
         )
     if not HUB_ID.fullmatch(str(policy)):
         raise MissingPolicyError(f"{policy}: no such folder, and not an id on the Hub (org/name).")
-    from huggingface_hub.errors import HfHubHTTPError
-
     from spi_diffusers.pipelines import SPIPolicyPipeline
 
     try:
-        folder = Path(SPIPolicyPipeline.download(str(policy), revision=revision))
-    except HfHubHTTPError as error:
+        download = partial(SPIPolicyPipeline.download, str(policy), revision=revision)
+        folder = Path(with_retries(download, what=f"Loading {policy}"))
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise PolicyError(f"{policy}: cannot be loaded from the Hub: {explain(error)}.") from error
     if not (folder / "model_index.json").is_file():
         raise PolicyError(f"{policy}: is no policy: there is no model_index.json in it.")

@@ -61,12 +61,13 @@ def play_episode(
     """
     pipeline = load_pipeline(policy, revision=revision)
     known = policy_task(pipeline, task)
-    if extraction is not None or not feedback:
-        check_choices(pipeline)
+    check_choices(pipeline, None if extraction is None else [extraction], feedback=feedback)
     if cost_limit is None:  # a baseline has a limit of its own
         cost_limit = pipeline.config.get("cost_limit")
     limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
-    default = Path("outputs") / "play" / f"{known.short_name}-limit{limit:g}-seed{seed}.mp4"
+    how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
+    name = f"{_short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
+    default = Path("outputs") / "play" / name
     replay = record_replay(
         acting(pipeline, extraction or "safe"),
         known,
@@ -83,3 +84,10 @@ def play_episode(
         known.normalize_reward(replay.return_),
         known.normalize_cost(replay.cost_return, limit),
     )
+
+
+def _short_name(policy: str | Path) -> str:
+    """Of a repository on the Hub, or of a run's folder."""
+    path = Path(policy).expanduser()
+    path = path.resolve() if path.exists() else path
+    return (path.parent if path.name == "policy" else path).name

@@ -260,7 +260,7 @@ class _Group:
 
     @property
     def knows_limit(self) -> bool:
-        return self.summaries[0].extraction != "reward"
+        return self.summaries[0].extraction == "safe"
 
 
 def _grouped(

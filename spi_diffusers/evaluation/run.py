@@ -30,7 +30,7 @@ class EvaluationResult:
 
     Attributes:
         entries: One per extraction and cost limit.
-        behaviour: The behaviour data's own figures; empty where the data could not be loaded.
+        behaviour: The behaviour data's own figures at these limits; empty where it could not be loaded.
         files: What was written.
     """
 
@@ -61,7 +61,7 @@ def run_evaluation(
     Args:
         policy: Folder or id on the Hub, as in `load_policy`.
         task: The task; None takes the policy's own.
-        cost_limits: Limits per episode; None takes the task's own.
+        cost_limits: Limits per episode; None takes the task's own, or the one a baseline was trained for.
         episodes: Episodes per limit and seed.
         seeds: Evaluation seeds.
         extractions: "safe" and / or "reward"; None takes both. A baseline acts in one way only.
@@ -79,7 +79,8 @@ def run_evaluation(
 
     Returns:
         Entries and the files that hold them. Results already in the folder's results.json stay, unless
-        they are of the same policy, limit and extraction.
+        they are of the same policy, limit and extraction, or of another training that has the same task,
+        algorithm and seed: nothing else would tell the two apart.
 
     Raises:
         ValueError: The policy, the task or an argument cannot be used.
@@ -88,8 +89,7 @@ def run_evaluation(
     """
     loaded = load_policy(policy, revision=revision)
     known = policy_task(loaded.pipeline, task)
-    if extractions is not None or not feedback:
-        check_choices(loaded.pipeline)
+    check_choices(loaded.pipeline, extractions, feedback=feedback)
     output = Path(output) if output else _default_output(policy, loaded.folder, simulator, revision)
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():
@@ -111,7 +111,7 @@ def run_evaluation(
         progress=progress,
         on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
     )
-    shown = _of_the_policy(merge_results(output / RESULTS_FILE, entries), entries[0])
+    shown = _merge(output / RESULTS_FILE, entries)
     files = [output / RESULTS_FILE]
     limits = sorted({entry.cost_limit for entry in shown})
     behaviour = behaviour_rows(data, limits, known) if data is not None else []
@@ -119,7 +119,8 @@ def run_evaluation(
         files += _draw(output, loaded, shown, behaviour, data, rollouts)
     if video and (_to_record(shown) in entries or not (output / REPLAY_FILE).exists()):
         files += _record(output, loaded.pipeline, _to_record(entries), simulator, seeds[0], progress)
-    return EvaluationResult(entries, behaviour, files)
+    played = {entry.cost_limit for entry in entries}
+    return EvaluationResult(entries, [row for row in behaviour if row.cost_limit in played], files)
 
 
 def _default_output(policy: str | Path, folder: Path | None, simulator: str, revision: str | None) -> Path:
@@ -140,7 +141,7 @@ def _behaviour_data(
     if dataset is not None:
         return open_transitions(dataset, task)
     try:
-        return open_transitions(
+        data = open_transitions(
             config.get("dataset"),
             task,
             revision=config.get("revision"),
@@ -149,15 +150,32 @@ def _behaviour_data(
     except (ValueError, OSError, ImportError) as error:
         logger.warning("Without the behaviour data's own figures (name it with --dataset): %s", error)
         return None
+    expected = loaded.train_info.dataset.get("sha256")
+    if expected is not None and data.sha256 != expected:
+        logger.warning(
+            "Without the behaviour data's own figures (name it with --dataset): by its checksum, %s is not "
+            "what the policy was trained on.",
+            data.source,
+        )
+        return None
+    return data
 
 
-def _of_the_policy(entries: list[EvaluationEntry], example: EvaluationEntry) -> list[EvaluationEntry]:
-    """Of all results in a folder those of the policy that was played, by earlier evaluations too."""
+def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
+    """Put the entries into the file; returns all in it of the policy, by earlier evaluations too."""
+    ours = entries[0]
 
-    def training(entry: EvaluationEntry) -> tuple[str, str, int]:
-        return entry.task, entry.algorithm, entry.train_seed
+    def same_name(entry: EvaluationEntry) -> bool:
+        return (entry.task, entry.algorithm, entry.train_seed) == (ours.task, ours.algorithm, ours.train_seed)
 
-    return [entry for entry in entries if training(entry) == training(example)]
+    def outdated(entry: EvaluationEntry) -> bool:
+        training = (entry.updates, entry.train_seconds, entry.dataset)
+        return same_name(entry) and training != (ours.updates, ours.train_seconds, ours.dataset)
+
+    before = read_results(file) if file.exists() else []
+    if lost := sum(map(outdated, before)):
+        logger.warning("%s: %d results of another training of the same name are replaced.", file, lost)
+    return [entry for entry in merge_results(file, entries, outdated=outdated) if same_name(entry)]
 
 
 def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:

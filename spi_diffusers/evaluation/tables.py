@@ -72,7 +72,8 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviourRow
         collapse_padding=True,
         pad_edge=False,
     )
-    table.caption = _caption(several_seeds)
+    uneven = len({len(summary.train_seeds) > 1 for summary in summaries}) > 1
+    table.caption = _caption(several_seeds, uneven)
     # In 80 columns numbers wrap before their spread, and nothing is cut off.
     table.add_column("limit", justify="right", no_wrap=True)
     table.add_column("policy", overflow="fold")
@@ -171,8 +172,10 @@ def _protocol(summaries: list[SeedSummary]) -> str:
     )
 
 
-def _caption(several_seeds: bool) -> str:
+def _caption(several_seeds: bool, uneven: bool) -> str:
     text = "✓ safe: normalised cost at most 1. "
+    if uneven:
+        return text + "± deviation over training seeds, or over episodes where there is one seed"
     if several_seeds:
         return text + "± deviation over training seeds. Worst seed: lowest reward / highest cost"
     return text + "± deviation over episodes"

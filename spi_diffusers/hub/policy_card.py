@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES
-from spi_diffusers.evaluation.summary import SeedStatistic, SeedSummary, shown, shown_share, summarize_seeds
-from spi_diffusers.hub.policy_files import PLOTS_FOLDER, RESULTS, PolicyFiles
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO
+from spi_diffusers.evaluation.summary import (
+    SeedStatistic,
+    SeedSummary,
+    keeps_limit,
+    shown,
+    shown_share,
+    summarize_seeds,
+)
+from spi_diffusers.hub.policy_files import DEFAULT_LICENCE, PLOTS_FOLDER, RESULTS, PolicyFiles
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-LICENCE = "apache-2.0"
 LIBRARY = "spi-diffusers"
 #: Hub dataset whose tasks and reference scores the figures are on.
 BENCHMARK = "YYY-45/DSRL"
@@ -25,13 +32,19 @@ _PLOT_TEXTS = {
 
 
 def policy_card(
-    files: PolicyFiles, repo_id: str, *, results: str = RESULTS, plots: Mapping[str, str] | None = None
+    files: PolicyFiles,
+    repo_id: str,
+    *,
+    on_hub: bool = True,
+    results: str = RESULTS,
+    plots: Mapping[str, str] | None = None,
 ) -> str:
     """Render the card.
 
     Args:
         files: Of the policy.
         repo_id: What the card's commands load: `organisation/name`, or a local folder.
+        on_hub: Whether that is a repository on the Hub.
         results: Where the card's readers find the results file.
         plots: Where they find a plot, by its name, if not in the repository's folder of plots.
 
@@ -45,12 +58,16 @@ def policy_card(
     )
     template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
     summaries = _summaries(files)
+    several_seeds, uneven = _several_seeds(summaries), len({s.train_seeds for s in summaries}) > 1
+    folder = Path(repo_id)
+    name = (folder.parent if folder.name == "policy" and not on_hub else folder).name
     sizes = _component_config(files, "noise_model")
     conditioned = sizes.get("use_safety_weight", True)
     info = files.train_info
     return environment.from_string(template).render(
-        card_data=str(_card_data(files, summaries, repo_id)),
-        name=_name(repo_id),
+        card_data=str(_card_data(files, summaries, name)),
+        name=name,
+        on_hub=on_hub,
         repo_id=repo_id,
         task=files.task,
         conditioned=conditioned,
@@ -59,7 +76,9 @@ def policy_card(
         max_episode_steps=files.index.get("max_episode_steps"),
         limits=[f"{limit:g}" for limit in sorted({summary.cost_limit for summary in summaries})],
         protocol=_protocol(files, summaries),
-        several_seeds=_several_seeds(summaries),
+        several_seeds=several_seeds,
+        uneven=uneven,
+        spread_over=_spread_over(summaries),
         rows=[_row(summary) for summary in summaries],
         failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
@@ -71,9 +90,10 @@ def policy_card(
         snippet_diffusers=_diffusers_snippet(files, repo_id, sizes["observation_dim"]),
         info=info,
         minutes=f"{info['train_seconds'] / 60:.0f}" if info else "",
-        local_data=_is_local(files.train_config.get("dataset")),
+        local_data=_is_local(files),
         config=json.dumps(files.train_config, indent=2) if files.train_config else "",
-        licence=LICENCE,
+        licence=files.licence,
+        code_licence=DEFAULT_LICENCE,
     )
 
 
@@ -114,18 +134,18 @@ def _summaries(files: PolicyFiles) -> list[SeedSummary]:
     )
 
 
-def _card_data(files: PolicyFiles, summaries: list[SeedSummary], repo_id: str) -> "ModelCardData":
+def _card_data(files: PolicyFiles, summaries: list[SeedSummary], name: str) -> "ModelCardData":
     from huggingface_hub import ModelCardData
 
     results = [result for summary in summaries for result in _eval_results(summary)]
     dataset = _hub_dataset(files)
     return ModelCardData(
-        license=LICENCE,
+        license=files.licence,
         library_name=LIBRARY,
         pipeline_tag="reinforcement-learning",
         tags=["offline-rl", "safe-rl", "diffusers", "dsrl", *([files.task] if files.task else [])],
         datasets=[dataset] if dataset else None,
-        model_name=_name(repo_id),
+        model_name=name,
         eval_results=results or None,
     )
 
@@ -169,7 +189,8 @@ def _row(summary: SeedSummary) -> dict[str, Any]:
         "normalized_cost": _with_spread(summary.normalized_cost, 2),
         "kept": summary.is_safe,
         "within": shown_share(summary.within_limit),
-        "worst_cost": f"{summary.cost.worst:.1f}",
+        "worst_cost": shown(summary.cost.worst, 1),
+        "seeds": _listed(summary.train_seeds),
     }
 
 
@@ -184,13 +205,14 @@ def _failures(summaries: list[SeedSummary], conditioned: bool) -> Iterable[str]:
         exceeded = shown_share(1 - summary.within_limit)
         if not summary.is_safe:
             yield (
-                f"{where}: **the limit was not kept**. The mean cost was {summary.cost.mean:.1f}, and "
+                f"{where}: **the limit was not kept**. The mean cost was {shown(summary.cost.mean, 1)}, and "
                 f"{exceeded} of {summary.episodes} episodes exceeded the limit."
             )
-        elif summary.normalized_cost.worst > 1:
+        elif not keeps_limit(summary.normalized_cost.worst):
             yield (
                 f"{where}: kept on average, but not by every training seed; the worst one's mean cost was "
-                f"{summary.cost.worst:.1f}, and {exceeded} of {summary.episodes} episodes exceeded the limit."
+                f"{shown(summary.cost.worst, 1)}, and {exceeded} of {summary.episodes} episodes exceeded the "
+                "limit."
             )
         elif summary.within_limit < 1:
             yield (
@@ -209,7 +231,7 @@ def _failures(summaries: list[SeedSummary], conditioned: bool) -> Iterable[str]:
     if len({s.cost_limit for s in safe}) > 1 and len({(s.reward.mean, s.cost.mean) for s in safe}) == 1:
         yield (
             f"The limits tested do not bind: the policy does the same at all of them, at a mean cost of "
-            f"{safe[0].cost.mean:.1f}. How well it keeps a tighter limit is not known."
+            f"{shown(safe[0].cost.mean, 1)}. How well it keeps a tighter limit is not known."
         )
 
 
@@ -242,6 +264,13 @@ def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
         f"{text} Figures are means over training seeds {_listed(train_seeds)}; the weights here are those of "
         f"seed {own}."
     )
+
+
+def _spread_over(summaries: list[SeedSummary]) -> str:
+    several = {len(summary.train_seeds) > 1 for summary in summaries}
+    if len(several) > 1:
+        return "training seeds, or over episodes where there is one seed"
+    return "training seeds" if True in several else "episodes"
 
 
 def _several_seeds(summaries: list[SeedSummary]) -> bool:
@@ -302,7 +331,7 @@ print(pipe(observation, cost_budget={limit}, steps_left={steps}, generator=gener
 
 def _example_limit(files: PolicyFiles) -> float:
     """A limit that was kept if there is one: an example is no place for one that is known to fail."""
-    kept = [s.cost_limit for s in _summaries(files) if s.extraction == "safe" and s.is_safe]
+    kept = [s.cost_limit for s in _summaries(files) if s.extraction == "safe" and s.feedback and s.is_safe]
     return kept[len(kept) // 2] if kept else 20.0
 
 
@@ -313,20 +342,21 @@ def _component_config(files: PolicyFiles, name: str) -> dict[str, Any]:
 
 def _hub_dataset(files: PolicyFiles) -> str | None:
     """Id on the Hub of what it was trained on, as the training record has it: `org/name@commit (config)`."""
-    from spi_diffusers.data.config_names import HUB_ID
-
     source = str(files.train_info.get("dataset", {}).get("id", ""))
     name, mark, _ = source.partition("@")
     return name if mark and HUB_ID.fullmatch(name) else None
 
 
-def _name(repo_id: str) -> str:
-    return Path(repo_id).name
+def _is_local(files: PolicyFiles) -> bool:
+    """Whether the data was a folder or a file, which readers of the card do not have.
 
-
-def _is_local(dataset: str | None) -> bool:
-    """Whether the data was a folder or a file, which readers of the card do not have."""
-    return dataset is not None and dataset not in RESERVED_NAMES and not HUB_ID.fullmatch(dataset)
+    A folder may be called like a dataset on the Hub; the training record tells which it was. DSRL's own
+    repository is no dataset of the Hub's: its files are read.
+    """
+    dataset = files.train_config.get("dataset")
+    if dataset is None or dataset in RESERVED_NAMES or dataset.lower() == DSRL_DATASET_REPO.lower():
+        return False
+    return _hub_dataset(files) is None
 
 
 def _with_spread(statistic: SeedStatistic, digits: int) -> str:

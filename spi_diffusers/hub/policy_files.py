@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
@@ -18,6 +19,8 @@ INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CARD, RESULTS, TRAIN_CONFIG, TRAIN_INFO = "README.md", "results.json", "train_config.json", "train_info.json"
 REPLAY = "replay.mp4"
+#: Of the code that is shipped, and of the weights unless their owner says otherwise.
+DEFAULT_LICENCE = "apache-2.0"
 PLOTS = ("limits.png", "cost_return.png", "training.png")
 EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
 #: diffusers finds the pipeline's code by this name.
@@ -43,6 +46,7 @@ class PolicyFiles:
         plots: Plots of the evaluation, by their name.
         replay: Video of an episode, if there is one.
         evaluation: Folder of the evaluation, if there is one.
+        licence: Of the weights, as the Hub names licences.
     """
 
     folder: Path
@@ -55,6 +59,7 @@ class PolicyFiles:
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
     evaluation: Path | None = None
+    licence: str = DEFAULT_LICENCE
 
     @property
     def task(self) -> str | None:
@@ -164,8 +169,12 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     instead of the new ones.
     """
     top, _, rest = path.partition("/")
+    if top == EVAL_RESULTS_FOLDER:  # others' evaluations lie there too
+        return rest.removesuffix(".yaml") in TASKS
+    if top == PLOTS_FOLDER:
+        return rest in PLOTS
     if rest:
-        return top in (*components, EVAL_RESULTS_FOLDER, PLOTS_FOLDER, "calibration")
+        return top in (*components, "calibration")
     return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, TRAIN_INFO, TRAIN_CONFIG, REPLAY)
 
 
@@ -229,6 +238,13 @@ def _own_entries(
             f"{path}: there is no {TRAIN_INFO} beside the policy, so nothing says that these results are "
             "its own"
         )
+    if index.get("task") is None:
+        tasks = ", ".join(sorted({entry.task for entry in entries}))
+        raise PolicyFolderError(
+            f"{path}: has results on {tasks}, but the policy was trained for no task, and its card can only "
+            "say what it does on its own. Name a folder elsewhere with `spi evaluate --output`, and move "
+            "this one away"
+        )
     same = [
         entry for entry in entries if (entry.task, entry.algorithm) == (index.get("task"), info["algorithm"])
     ]
@@ -239,7 +255,9 @@ def _own_entries(
             f"seed {info['train_seed']}): evaluate it with `spi evaluate`"
         )
     for entry in same:
-        for name in ("updates", "dataset"):
+        # Those of other seeds took another time; what ran in the same time to the digit is the same training.
+        names = ("updates", "dataset") + (("train_seconds",) if entry in own else ())
+        for name in names:
             theirs, ours = getattr(entry, name), info[name]
             if name == "dataset":
                 theirs, ours = theirs.get("sha256"), ours.get("sha256")

@@ -48,6 +48,7 @@ class PublishSettings:
         tag: Name for what is published.
         message: First line of the commits.
         private: Make repositories private, where they have to be made.
+        licence: Of the weights, as the Hub names licences; None takes the default.
         dry_run: Compare everything, change nothing.
         token: Access token; None takes the stored one.
         endpoint: Address of the Hub, where it is not the usual one.
@@ -58,6 +59,7 @@ class PublishSettings:
     tag: str | None = None
     message: str = "Publish policy"
     private: bool = False
+    licence: str | None = None
     dry_run: bool = False
     token: str | None = None
     endpoint: str | None = None
@@ -83,6 +85,7 @@ def publish_policies(
         try:
             with tempfile.TemporaryDirectory(prefix="spi-publish-") as scratch:
                 files = with_other_seeds(read_policy_files(policy.folder), others, Path(scratch))
+                files = replace(files, licence=settings.licence or files.licence)
                 outcome = _publish(policy, repo_id, files, settings)
         except Exception as error:  # of whatever kind: the others are still to come, and all are reported
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
@@ -117,7 +120,9 @@ def with_other_seeds(files: PolicyFiles, others: Sequence[TrainedPolicy], scratc
                 "%s: its results are left out: %s differs from %s", other.folder, difference, files.folder
             )
             continue
-        entries = {entry.key: entry for entry in theirs.entries} | entries
+        # What was not played with the weights that are published has no place on their card.
+        alike = {entry.key[:-1] for entry in files.entries}
+        entries = {entry.key: entry for entry in theirs.entries if entry.key[:-1] in alike} | entries
     if len(entries) == len(files.entries):
         return files
     from spi_diffusers.evaluation.plots import plot_limits

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +152,7 @@ def publish_pipeline(
     message: str = "Publish policy",
     private: bool = False,
     create_pr: bool = False,
+    licence: str | None = None,
     token: str | bool | None = None,
     endpoint: str | None = None,
 ) -> UploadResult:
@@ -168,6 +169,7 @@ def publish_pipeline(
         message: First line of the commit.
         private: Make the repository private, if it has to be made.
         create_pr: Open a pull request instead of changing the branch.
+        licence: Of the weights, as the Hub names licences; None takes Apache-2.0.
         token: Access token; None or True takes the stored one.
         endpoint: Address of the Hub, where it is not the usual one.
 
@@ -183,6 +185,7 @@ def publish_pipeline(
         pipeline.save_pretrained(str(folder))
         _complete_snapshot(str(pipeline.name_or_path), token, endpoint)
         files = _with_record_of_origin(read_policy_files(folder), pipeline)
+        files = replace(files, licence=licence or files.licence)
         check_acts(files)
         plan = plan_publish(files, repo_id, branch=branch, tag=tag, token=token, endpoint=endpoint)
         return publish(

@@ -3,6 +3,9 @@
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -14,7 +17,8 @@ class CostCalibration(ModelMixin, ConfigMixin):
 
     Critics are biased, and extraction picks the candidates that they misjudge. Both are measured after
     training, offline, as a curve of knots: holding the critic's predictions to `allowed_rates[k]` is taken to
-    cost `realised_rates[k]` per step. This component holds the curve and inverts it.
+    cost `realised_rates[k]` per step. This component holds the curve and inverts it. It stays in float32
+    where a policy is cast to half precision, in which knots side by side would be one.
 
     Args:
         num_knots: Number K of knots.
@@ -31,6 +35,19 @@ class CostCalibration(ModelMixin, ConfigMixin):
             raise ValueError(f"num_knots must be at least 1, got {num_knots}.")
         self.register_buffer("allowed_rates", torch.full((num_knots,), torch.nan))
         self.register_buffer("realised_rates", torch.full((num_knots,), torch.nan))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "CostCalibration":
+        """As in diffusers, but `torch_dtype` does not change the curve."""
+        return super().from_pretrained(*args, **{**kwargs, "torch_dtype": None, "dtype": None})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CostCalibration":
+        # `to`, `half` and their like all come here; only their change of device is taken.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move, recurse)
 
     def set_curve(self, allowed_rates: Tensor, realised_rates: Tensor) -> "CostCalibration":
         """Set the knots and return the calibration itself.

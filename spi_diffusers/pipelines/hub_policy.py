@@ -50,6 +50,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
         *,
         revision: str = "main",
         tag: str | None = None,
+        license: str | None = None,
     ) -> str:
         """Publish the policy by one verified commit, with its code and card; as `spi publish` does.
 
@@ -64,6 +65,8 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
             create_pr: Open a pull request instead of changing the branch.
             revision: Branch; may be new.
             tag: Name for what is published.
+            license: Of the weights, as the Hub names licences, such as "cc-by-nc-4.0"; by default
+                "apache-2.0".
 
         Returns:
             Address of the commit, or of the pull request.
@@ -81,5 +84,6 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
             message=commit_message or "Publish policy",
             private=bool(private),
             create_pr=create_pr,
+            licence=license,
             token=token,
         ).url

@@ -137,7 +137,7 @@ def _check_shapes(
     largest = max((size for shape in shapes.values() if 0 not in shape for size in shape), default=0)
     for key, value in config.items():
         sizes = value if isinstance(value, list) else [value]
-        if key.endswith(("_dim", "_dims")) or key.startswith("num_"):
+        if key.endswith(("_dim", "_dims", "_pairs")) or key.startswith("num_"):
             bound = _MAX_CANDIDATES if key == "num_candidates" else largest  # they have no weights
             too_large = [size for size in sizes if isinstance(size, int | float) and size > bound]
             if too_large or len(sizes) > len(shapes):

@@ -30,6 +30,23 @@ DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 MAX_CORRECTION = 4.0
 
 
+def data_knots(cost_returns: Tensor) -> tuple[float, ...]:
+    """Episode costs to calibrate at for data of no DSRL task, whose costs may be in any unit.
+
+    Args:
+        cost_returns: Cost of each episode of the data, shape (E,).
+
+    Returns:
+        Quantiles of the positive ones, increasing; empty where no episode costs anything.
+    """
+    positive = cost_returns[cost_returns > 0].double()
+    if len(positive) == 0:
+        return ()
+    shares = torch.tensor([0.05, 0.1, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+    found = torch.quantile(positive, shares).tolist()
+    return tuple(sorted({float(f"{knot:.6g}") for knot in found}))
+
+
 @dataclass(frozen=True)
 class CalibrationReport:
     """The measured curve, for logs and plots.
@@ -83,7 +100,8 @@ class _Features:
         pipeline = self._pipeline
         state = pipeline.normalizer(observation)
         config = pipeline.noise_model.config
-        action = pipeline.noise_model.from_environment_range(action)
+        # Data of no task may hold actions that its environment clipped, as the sampler does too.
+        action = pipeline.noise_model.from_environment_range(action).clamp(-1.0, 1.0)
         weight = torch.full((len(state),), 0.5) if config.use_safety_weight else None
         hidden = [
             twin
@@ -163,8 +181,10 @@ def calibrate(
 
     realised = torch.tensor(estimates).clamp(allowed, allowed * MAX_CORRECTION)
     realised = realised.cummax(dim=0).values
-    # Strictly increasing, so that the curve can be inverted.
-    realised = realised + 1e-3 * torch.arange(1, len(knots) + 1)
+    # Strictly increasing, so that the curve can be inverted; by shares where costs are so large that float32
+    # would not hold a thousandth more.
+    steps = torch.arange(1, len(knots) + 1)
+    realised = realised + torch.maximum(1e-3 * steps, 1e-5 * steps * (realised > 1000.0) * realised)
     calibration = CostCalibration(num_knots=len(knots)).set_curve(allowed / horizon, realised / horizon)
     return calibration, CalibrationReport(list(knots), estimates)
 

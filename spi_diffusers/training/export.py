@@ -11,7 +11,7 @@ from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.calibration import calibrate
+from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
 from spi_diffusers.training.run_folder import CONFIG_FILE, WITHOUT_EFFECT, saved_config
@@ -78,11 +78,16 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipelin
 
 
 def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progress: bool) -> dict[str, Any]:
-    """Add a calibration to the pipeline, and return the measured curve for `train_info.json`."""
+    """Add a calibration to the pipeline; returns the measured curve for `train_info.json`, empty if none."""
     dataset = trainer.dataset
     if isinstance(dataset, StreamedDataset):
         dataset = dataset.sample_episodes(CALIBRATION_TRANSITIONS, trainer.config.seed)
-    calibration, report = calibrate(pipeline, dataset, seed=trainer.config.seed, progress=progress)
+    knots = DEFAULT_KNOTS if dataset.task else data_knots(trainer.dataset.episodes.cost_return)
+    if not knots:  # no episode costs anything, so nothing can be learned of what comes of a limit
+        return {}
+    calibration, report = calibrate(
+        pipeline, dataset, knots=knots, seed=trainer.config.seed, progress=progress
+    )
     pipeline.register_modules(calibration=calibration)
     return asdict(report)
 
@@ -109,7 +114,8 @@ def is_saved(trainer: Trainer, folder: str | Path) -> bool:
 def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False) -> Path:
     """Calibrate the policy offline, then save it with its `train_config.json` and `train_info.json`.
 
-    The folder is written aside and renamed, so a kill or a full disk leaves the old one or the new one.
+    The folder is written aside and renamed, so a full disk leaves the old one, and a kill the old one or the
+    new one, or in the moment between two renames none, which `--resume` mends.
 
     Args:
         trainer: After training.
@@ -125,7 +131,8 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
     pipeline, info = make_pipeline(trainer), train_info(trainer)
     config = trainer.config
     if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.algorithm.predict_cost:
-        info["calibration"] = calibrate_pipeline(pipeline, trainer, progress=progress)
+        report = calibrate_pipeline(pipeline, trainer, progress=progress)
+        info |= {"calibration": report} if report else {}
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

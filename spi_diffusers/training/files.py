@@ -45,6 +45,9 @@ def replace_file(path: Path, content: bytes) -> None:
 def replace_folder(aside: Path, target: Path) -> None:
     """Put a finished folder in place of `target`; what was there is moved out of the way, then removed.
 
+    A kill between both moves leaves nothing under the name: the old folder is beside it, hidden, and the same
+    call made again puts the new one there.
+
     Args:
         aside: The complete folder, on the same file system.
         target: Where it goes.
@@ -54,7 +57,12 @@ def replace_folder(aside: Path, target: Path) -> None:
         old = target.with_name(f".{target.name}.{os.getpid()}.old")
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-    aside.rename(target)
+    try:
+        aside.rename(target)
+    except OSError:
+        if old is not None:
+            old.rename(target)
+        raise
     sync_folder(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)

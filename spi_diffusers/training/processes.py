@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from spi_diffusers.algorithms.base import Inputs
+from spi_diffusers.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from spi_diffusers.training.sampler import batch_dim, take_slice
 
 
@@ -30,6 +32,32 @@ def agree(
     # Not reduce(reduction="max"), which accelerate before 1.14 takes for a sum.
     stop = int(accelerator.gather(shared[-1:]).max().item())
     return dict(zip(metrics, values, strict=True)), stop or None
+
+
+def newest_checkpoint(accelerator: Accelerator, store: CheckpointStore) -> Checkpoint | None:
+    """The newest complete checkpoint by the main process, which on all processes is the same step's.
+
+    Raises:
+        CheckpointError: The main process finds damaged ones only, or a process cannot read that step's: its
+            node does not share the run's folder.
+    """
+    if accelerator.num_processes == 1:
+        return store.load_newest()
+    found: Checkpoint | None = None
+    shared: list[int | str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = store.load_newest()
+            shared = [None if found is None else found.step]
+        except CheckpointError as error:
+            shared = [str(error)]
+    broadcast_object_list(shared)
+    (step,) = shared
+    if isinstance(step, str):
+        raise CheckpointError(step)
+    if accelerator.is_main_process or step is None:
+        return found
+    return store.load(step)
 
 
 def gather_inputs(accelerator: Accelerator, inputs: Inputs) -> Inputs:

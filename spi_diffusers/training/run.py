@@ -1,5 +1,6 @@
 """The whole training job, as `spi train` and `scripts/train.py` run it."""
 
+import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run
-from spi_diffusers.training.runtime import make_accelerator
+from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
 from spi_diffusers.training.training_data import open_training_data
 
 logger = logging.getLogger(__name__)
+
+_REPLACED = "evaluation-replaced"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class RunResult:
 def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
     """Load the data, train, and save the policy in `output_dir/policy`.
 
-    A run that is resumed after its end leaves its policy, and what lies beside it, as it is.
+    A run that is resumed after its end leaves its policy, and what lies beside it, as it is; with other
+    settings of the policy, that one is replaced, and its evaluations get another name.
 
     Args:
         config: The run's configuration.
@@ -67,10 +71,26 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
         if accelerator.is_main_process and is_saved(trainer, folder):
             logger.info("%s holds this policy already and stays as it is.", folder)
         elif accelerator.is_main_process:
-            save_policy(trainer, folder, progress=progress)
+            is_new = not folder.exists()
+            with intra_op_threads(config, overlap=False):
+                save_policy(trainer, folder, progress=progress)
+            if not is_new:
+                _set_aside_evaluations(output_dir)
         accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         # A process that ends with the group still open can abort, as its threads wait for the others.
         accelerator.end_training()
     task = dataset.task.name if dataset.task else None
     return RunResult(training, folder, task, accelerator.is_main_process)
+
+
+def _set_aside_evaluations(output_dir: Path) -> None:
+    """Rename the evaluations of a policy that was replaced: its results would pass for the new one's."""
+    for evaluation in sorted(output_dir.glob("evaluation*")):
+        if not evaluation.is_dir() or evaluation.name.startswith(_REPLACED):
+            continue
+        simulator = evaluation.name.removeprefix("evaluation")
+        names = (output_dir / f"{_REPLACED}{number}{simulator}" for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        evaluation.rename(aside)
+        logger.warning("%s was of the policy that is replaced; it is %s now.", evaluation, aside)

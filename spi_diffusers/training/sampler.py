@@ -75,8 +75,8 @@ class UpdateSampler(ABC):
 
     One CPU generator draws everything that is random in an update for the whole (global) batch: safety
     weights, diffusion timesteps, noises and the guiding twin. Each process then takes its slice, so the same
-    seed gives the same training on any number of processes. Which transitions they go with is for the
-    subclasses to say.
+    seed gives the same batches and noises on any number of processes; what an algorithm scales by statistics
+    of a process's share still differs. Which transitions they go with is for the subclasses to say.
 
     Args:
         normalizer: Fitted observation normalizer.

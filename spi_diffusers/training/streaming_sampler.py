@@ -9,6 +9,7 @@ Compared with drawing from memory: rows are drawn without replacement, and rows 
 in the files share a batch only if their pieces are in the buffer at the same time.
 """
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
@@ -107,26 +108,38 @@ class StreamingSampler(UpdateSampler):
         self._seed = seed
         self._buffer_size = buffer_size
         self._pieces = cut_into_pieces(dataset.rows, buffer_size)
+        digest = hashlib.sha256(repr(self._pieces).encode()).digest()
+        self._layout = int.from_bytes(digest[:8], "little", signed=True)
         self._epoch, self._first_piece, self._handed_out = 0, 0, 0
         self._buffer: _Buffer | None = None
         self._empty_buffers = 0
 
     def get_state(self) -> Tensor:
-        """State of the generator, then epoch, first piece of the buffer and rows handed out of it."""
-        position = torch.tensor([self._epoch, self._first_piece, self._handed_out], dtype=torch.int64)
+        """State of the generator, then epoch, first piece of the buffer, rows handed out, pieces' digest."""
+        numbers = [self._epoch, self._first_piece, self._handed_out, self._layout]
+        position = torch.tensor(numbers, dtype=torch.int64)
         return torch.cat([super().get_state(), position.view(torch.uint8)])
 
     def set_state(self, state: Tensor) -> None:
         """Continue from a state that `get_state` returned, of a sampler of the same data and settings.
 
         Raises:
-            CheckpointError: It is the state of another kind of sampler.
+            CheckpointError: It is the state of another kind of sampler, or of one whose files were cut into
+                other row groups: its position means nothing in these.
         """
         size = len(self.generator.get_state())
-        if len(state) != size + 24:
+        if len(state) not in (size + 24, size + 32):
             raise CheckpointError("the checkpoint is of a run that did not stream its data")
+        # Without a digest: of a version that did not know it.
+        position = [*state[size:].clone().view(torch.int64).tolist(), self._layout][:4]
+        if position[3] != self._layout:
+            raise CheckpointError(
+                f"{self._dataset.source}: holds the rows that the run was started on, but in files that are "
+                "cut into other row groups, where the checkpoint's position means nothing. Resume with the "
+                "files of the start"
+            )
         super().set_state(state[:size])
-        self._epoch, self._first_piece, self._handed_out = state[size:].clone().view(torch.int64).tolist()
+        self._epoch, self._first_piece, self._handed_out = position[:3]
         self._buffer = None
 
     def _transitions(self) -> dict[str, Tensor]:

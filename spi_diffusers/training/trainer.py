@@ -18,12 +18,19 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.base import Inputs
+from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.config import ConfigError, TrainConfig
-from spi_diffusers.training.processes import agree, average_gradients, gather_inputs, scatter_inputs
+from spi_diffusers.training.processes import (
+    agree,
+    average_gradients,
+    gather_inputs,
+    newest_checkpoint,
+    scatter_inputs,
+)
 from spi_diffusers.training.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -215,7 +222,7 @@ class Trainer:
 
     def _resume(self) -> Inputs | None:
         """Load the newest complete checkpoint; None if there is none yet."""
-        checkpoint = self.checkpoints.load_newest()
+        checkpoint = newest_checkpoint(self.accelerator, self.checkpoints)
         if checkpoint is None:
             logger.info("%s: no checkpoint yet, starting at update 0.", self.checkpoints.folder)
             return None
@@ -282,10 +289,12 @@ class Trainer:
     def _diverged(self, what: str) -> TrainingDivergedError:
         steps = self.checkpoints.steps()
         kept = f"The checkpoint of step {steps[-1]} is intact." if steps else "No checkpoint was made."
-        return TrainingDivergedError(
-            f"Training diverged: {what} after update {self.step}. {kept} Try a lower learning_rate, a "
-            "smaller max_grad_norm or mixed_precision=no."
-        )
+        group = None if self.config.method == SPI_METHOD else BASELINES[self.config.method].settings
+        if group is None:
+            advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
+        else:
+            advice = f"Try a lower {group}.learning_rate."
+        return TrainingDivergedError(f"Training diverged: {what} after update {self.step}. {kept} {advice}")
 
     # ---- logging
 

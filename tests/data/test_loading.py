@@ -153,6 +153,8 @@ def test_a_table_is_told_how_to_become_a_dataset(tmp_path, name):
 
 def test_revision_of_something_local(tmp_path):
     folder = write_parquet_dataset(make_dataset(task=get_task("ballcircle")), tmp_path / "set")
+    with pytest.raises(DatasetError, match="the data in the package: is local, so revision='v1'"):
+        load_transitions("embedded", revision="v1")
     with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
         load_transitions(folder, revision="v1")
 

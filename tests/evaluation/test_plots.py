@@ -156,6 +156,21 @@ def test_cost_return_cloud_with_means_and_episodes(tmp_path, figures):
     assert means == [(9.0, 610.0), (17.0, 655.0), (72.0, 695.0)], "what knows no limit is drawn once"
 
 
+def test_a_baseline_is_drawn_once_with_its_episodes(tmp_path, figures):
+    entries = [
+        make_entry([690.0, 700.0], [70.0, 74.0], cost_limit=x, extraction="policy", feedback=False)
+        for x in (10, 20)
+    ]
+    played = rollout(BallCircler(), "ballcircle", episodes=2, seed=0, cost_limit=None, progress=False)
+    plot_cost_return(
+        np.array([1, 2]), np.array([3.0, 4.0]), tmp_path / "c.png", entries, [("policy", played)]
+    )
+    axes = figures[0].axes[0]
+    dots = [scatter.get_offsets().data for scatter in axes.collections if len(scatter.get_offsets()) > 1][1]
+    np.testing.assert_allclose(dots, np.stack([played.cost_returns, played.returns], axis=1))
+    assert len(axes.containers) == 1
+
+
 def test_the_suffix_gives_the_format(tmp_path):
     path = plot_limits(ENTRIES, tmp_path / "limits.pdf")
     assert path.read_bytes().startswith(b"%PDF")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub._eval_results import parse_eval_result_entries
-from policy_factory import BALL, ENTRIES, INFO, make_entry, make_run, write_json
+from policy_factory import BALL, ENTRIES, INFO, edit_json, make_entry, make_run, write_json
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.diverged import DivergedRun
@@ -189,3 +189,42 @@ def test_the_command(run, capsys, tmp_path):
     assert (tmp_path / "x" / "CARD.md").read_text() == card(run)
     assert main(["card", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+def test_a_licence_of_the_weights_is_told_from_the_codes(run, capsys):
+    assert "Weights and code: apache-2.0. The data" in card(run)
+    assert main(["card", str(run), "--license", "cc-by-nc-4.0"]) == 0
+    text = capsys.readouterr().out
+    assert "Weights: cc-by-nc-4.0; code: apache-2.0. The data" in text
+    assert ModelCard(text).data.license == "cc-by-nc-4.0"
+
+
+def test_the_card_of_a_folder_has_no_commands_for_the_hub(run, capsys):
+    assert main(["card", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "hf download" not in text
+    assert "DiffusionPipeline" not in text
+    assert f"spi train --config {run / 'policy'}/train_config.json --output_dir NEW_FOLDER" in text
+    assert "\n# run\n" in text
+
+
+def test_rows_of_different_training_seeds_say_which(run):
+    write_results(
+        run / "evaluation" / "results.json",
+        [*ENTRIES, make_entry([620, 660], [5, 7], 10, train_seed=1, train_seconds=130.0)],
+    )
+    text = card(run)
+    assert "| limit kept | episodes within | worst seed's cost | training seeds |" in text
+    assert (
+        "± is the standard deviation over training seeds, or over episodes where there is one seed." in text
+    )
+    rows = [line.split(" | ")[-1] for line in text.splitlines() if line.startswith("| 10 | safe")]
+    assert rows == ["0, 1 |"]
+
+
+def test_a_folder_that_is_called_like_a_dataset_on_the_hub_is_local(run):
+    path = run / "policy" / "train_config.json"
+    edit_json(path, dataset="datasets/mine")
+    assert "spi train --config train_config.json --dataset FOLDER" in card(run)
+    edit_json(run / "policy" / "train_info.json", dataset=INFO["dataset"] | {"id": "datasets/mine@abc (x)"})
+    assert "--dataset FOLDER" not in card(run)

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entry, make_run
+from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entry, make_policy, make_run
 
 import spi_diffusers
 from spi_diffusers.evaluation.results import read_results, write_results
@@ -211,6 +211,19 @@ def test_what_is_wrong_is_named(run, what, message):
         read_policy_files(run)
 
 
+def test_results_of_another_training_of_the_same_name_are_refused(run):
+    write_results(run / "evaluation" / "results.json", [make_entry([600], [4], train_seconds=77.0)])
+    with pytest.raises(ValueError, match=r"of other weights: train_seconds is 77\.0 there, 120\.0 in"):
+        read_policy_files(run)
+
+
+def test_results_of_a_policy_of_no_task_say_what_to_do(tmp_path):
+    run = make_run(tmp_path / "run")
+    make_policy(task=None).save_pretrained(run / "policy")
+    with pytest.raises(ValueError, match=r"trained for no task.*move this one away"):
+        read_policy_files(run)
+
+
 def test_an_evaluation_that_is_named_must_be_there(run):
     with pytest.raises(FileNotFoundError, match=r"there is no results\.json"):
         read_policy_files(run, run / "elsewhere")
@@ -223,6 +236,8 @@ def test_an_evaluation_that_is_named_must_be_there(run):
     [
         ("noise_model/diffusion_pytorch_model.bin", True),
         ("plots/training.png", True),
+        ("plots/of_mine.png", False),
+        (".eval_results/others.yaml", False),
         (".eval_results/OfflineBallCircle-v0.yaml", True),
         ("replay.mp4", True),
         ("LICENSE", False),

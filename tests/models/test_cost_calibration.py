@@ -90,3 +90,15 @@ def test_save_and_load(tmp_path):
     loaded = CostCalibration.from_pretrained(str(tmp_path))
     loaded.check()
     assert torch.equal(loaded(torch.tensor([1.0, 5.0])), calibration(torch.tensor([1.0, 5.0])))
+
+
+def test_in_half_precision_knots_side_by_side_stay_two(tmp_path):
+    realised = torch.tensor([0.01, 0.010001])
+    made = CostCalibration(2).set_curve(torch.tensor([0.01, 0.02]), realised)
+    made.save_pretrained(str(tmp_path))
+    for name in ("torch_dtype", "dtype"):
+        loaded = CostCalibration.from_pretrained(str(tmp_path), **{name: torch.float16})
+        loaded.check()
+        assert torch.equal(loaded.realised_rates, realised)
+    for cast in (made.half(), made.to(torch.bfloat16)):
+        assert torch.equal(cast.realised_rates, realised)

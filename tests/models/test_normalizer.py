@@ -48,7 +48,8 @@ def test_in_half_precision_the_statistics_keep_their_digits(tmp_path):
     normalizer.set_statistics(torch.tensor([1000.0]), torch.tensor([0.5]))
     normalizer.save_pretrained(str(tmp_path))
     loaded = ObservationNormalizer.from_pretrained(str(tmp_path), torch_dtype=torch.bfloat16)
-    for cast in (loaded, normalizer.to(torch.bfloat16), normalizer.half()):
+    other = ObservationNormalizer.from_pretrained(str(tmp_path), dtype=torch.bfloat16)
+    for cast in (loaded, other, normalizer.to(torch.bfloat16), normalizer.half()):
         assert cast(torch.tensor([[1000.5]])).item() == 1.0
     assert normalizer.to("meta").mean.device.type == "meta"
 

@@ -11,7 +11,13 @@ from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.calibration import DEFAULT_KNOTS, MAX_CORRECTION, calibrate, solve_lstd
+from spi_diffusers.training.calibration import (
+    DEFAULT_KNOTS,
+    MAX_CORRECTION,
+    calibrate,
+    data_knots,
+    solve_lstd,
+)
 
 HORIZON = 100
 
@@ -267,3 +273,10 @@ def test_a_pipeline_without_an_episode_length_is_refused():
 def test_knots_that_do_not_rise_are_refused(knots):
     with pytest.raises(ValueError, match=r"knots|allowed_rates"):
         run(make_pipeline(), make_dataset(episodes=1), num_transitions=20, knots=knots)
+
+
+def test_knots_of_data_without_a_task_are_quantiles_of_what_its_episodes_cost():
+    costs = torch.cat([torch.zeros(50), torch.arange(0, 2001, 100.0)])
+    assert data_knots(costs) == pytest.approx((195.0, 290.0, 575.0, 1050.0, 1525.0, 2000.0))
+    assert data_knots(torch.tensor([0.0, 0.5, 0.5])) == (0.5,)
+    assert data_knots(torch.zeros(3)) == ()
