@@ -71,7 +71,6 @@ def write_collection(
                 folder,
                 source=SOURCE,
                 description=description,
-                location=folder.resolve().name,
                 more_stats={STATS_KEY: record},
                 overwrite=overwrite,
             )

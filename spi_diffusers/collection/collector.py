@@ -135,7 +135,7 @@ def collect_tasks(
         SimulatorNotInstalledError: see there.
     """
     check_destination(folder)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for task, config in configs.items():
         check_collection(
             task,
@@ -293,7 +293,7 @@ def check_collection(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     check_destination(folder)
-    task, folder = get_task(task), Path(folder)
+    task, folder = get_task(task), Path(folder).expanduser()
     if has_config(folder, task.name) and not overwrite:
         raise FileExistsError(
             f"{folder / task.name}: exists already; choose another folder, or replace it with overwrite=True "

@@ -108,7 +108,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--keep-existing", action="store_true", help="leave configs that DST has already as they are"
     )
     parser.add_argument(
-        "--clip-actions", action="store_true", help="clip actions outside [-1, 1] instead of refusing them"
+        "--clip-actions",
+        action="store_true",
+        help="clip actions of DSRL's tasks outside [-1, 1] instead of refusing them",
     )
     parser.add_argument("--license", help="licence id for the card (default: the source's, or unknown)")
     parser.add_argument("--description", help="how the data was made, for the card (Markdown)")
@@ -199,10 +201,14 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
-        "--clip-actions", action="store_true", help="clip actions outside [-1, 1] instead of refusing them"
+        "--clip-actions",
+        action="store_true",
+        help="clip actions of DSRL's tasks outside [-1, 1] instead of refusing them",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="folder for description.png and .json (default: outputs/data/TASK)"
+        "--output",
+        metavar="DIR",
+        help="folder for description.png and .json (default: in outputs/data, by task or source)",
     )
 
 
@@ -224,7 +230,7 @@ def _describe(args: argparse.Namespace) -> int:
     path = Path(args.dataset).expanduser()
     told = task_of_file(path) if args.task is None and path.is_file() else None
     dataset = load_transitions(
-        args.dataset, args.task or told, revision=args.revision, clip_actions=args.clip_actions
+        args.dataset, args.task, revision=args.revision, clip_actions=args.clip_actions
     )
     description = describe_dataset(dataset, args.cost_limit)
     # Piped output has no width; do not fold names there.

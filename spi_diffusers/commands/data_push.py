@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.report import plan_table, result_text
     from spi_diffusers.hub.upload import check_private, upload
 
-    files = find_files(Path(args.folder))
+    files = find_files(Path(args.folder).expanduser())
     check_folder(files, progress=not args.quiet)
     plan = plan_push(files, args.repo_id, branch=args.revision, prune=args.prune, token=args.token)
     # Piped output has no width; do not fold names there.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def make_card(
 
     environment = Environment(keep_trailing_newline=True, autoescape=False)
     template = environment.from_string((_TEMPLATES / "dataset_card_section.md").read_text(encoding="utf-8"))
-    section = template.render(tasks=tasks, three=_min_median_max, begin=BEGIN, end=END).strip()
+    bounded = all(task["config"] in TASKS for task in tasks)
+    section = template.render(
+        tasks=tasks, three=_min_median_max, bounded=bounded, begin=BEGIN, end=END
+    ).strip()
     if existing is None:
         data = DatasetCardData(
             license=_license(tasks),

@@ -67,7 +67,7 @@ def convert_dataset(
         description: how the data was made, for the card (Markdown).
         revision: branch, tag or commit of a Hub dataset.
         token: access token for the Hub; True takes the stored one.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+        clip_actions: clip actions of DSRL's tasks outside [-1, 1] instead of refusing them.
         overwrite: replace configs that the folder has already.
         keep_existing: leave configs that the folder has already as they are, and do the others.
 
@@ -86,6 +86,11 @@ def convert_dataset(
         raise ValueError("give tasks (--task) or a name for data of no task (--name), not both")
     if name is not None:
         _check_name(name)
+        if clip_actions:
+            raise ValueError(
+                f"clip_actions (--clip-actions) is for DSRL's tasks, whose actions lie in [-1, 1]; those of "
+                f"{name} may have any range"
+            )
     request = Request(
         wanted=tuple(dict.fromkeys(str(resolve_task(task, source)[1]) for task in tasks)),
         name=name,

@@ -182,7 +182,7 @@ def save_description(
     Returns:
         The two files.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     as_json = asdict(description)
     as_json["return"] = as_json.pop("return_")

@@ -90,7 +90,7 @@ def load_transitions(
                 f"{path}: is by its name the file of {told.name}, not of {known.name}; rename it if that is "
                 "wrong"
             )
-        return loader(path, known, clip_actions=clip_actions)
+        return loader(path, known or told, clip_actions=clip_actions)
     text = str(dataset)
     if path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(text):
         raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")

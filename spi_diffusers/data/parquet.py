@@ -73,9 +73,13 @@ def load_folder(
             `TransitionDataset.from_columns`.
     """
     import pyarrow as pa
+    import pyarrow.parquet
 
     config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
     with _folder_builder(folder, config) as (builder, files):
+        # Others, such as pictures of the scene, would be decoded and take memory that nobody expects.
+        present = pa.parquet.read_schema(files[0]).names
+        builder.config.columns = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
         stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
         table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
     return _from_table(table, source or str(folder), config, task, clip_actions)
@@ -254,6 +258,8 @@ def _folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]
     except DatasetError:
         raise
     except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
+        if _is_no_parquet(error):
+            raise DatasetError(f"{folder}: config {config!r} {_NO_PARQUET}") from error
         raise DatasetError(
             f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
@@ -267,22 +273,54 @@ def _hub_builder(
     import datasets
 
     try:
-        # Of a task, `datasets` says itself whether there is such a config, without a request for the list.
-        if config is None or config not in TASKS:
-            names = datasets.get_dataset_config_names(repo_id, revision=revision, token=token)
-            config = pick_config(repo_id, names, config)
-        builder = datasets.load_dataset_builder(
-            repo_id, config, revision=revision, token=token, **_verify_checksums()
-        )
+        hub: dict[str, Any] = {"revision": revision, "token": token}
+        if config is None:
+            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), None)
+        try:
+            builder = datasets.load_dataset_builder(repo_id, config, **hub, **_verify_checksums())
+        except Exception:
+            if config not in TASKS:  # says which there are; without the Hub, the cache knows no list
+                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), config)
+            raise
+        _check_commit(builder, repo_id, revision)
         yield builder, config
     except (DatasetError, UnknownTaskError):
         raise
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        if _is_no_parquet(error):
+            raise DatasetError(f"{repo_id}: config {config!r} {_NO_PARQUET}") from error
         what = f"config {config!r}" if config else "the list of configs"
         raise DatasetError(
             f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
             f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
         ) from error
+
+
+_NO_PARQUET = (
+    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` makes such files of a "
+    "CSV table"
+)
+
+
+def _is_no_parquet(error: Exception) -> bool:
+    """Whether `datasets` has taken files of another format for its reader, which has not our options."""
+    return isinstance(error, ValueError) and "doesn't have a" in str(error)
+
+
+def _check_commit(builder: Any, repo_id: str, revision: str | None) -> None:
+    """Refuse what `datasets` takes where the Hub cannot be reached: the newest commit that it has cached."""
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub import try_to_load_from_cache
+
+    if revision is None or not isinstance(builder, Cache):
+        return
+    card = try_to_load_from_cache(repo_id, "README.md", repo_type="dataset", revision=revision)
+    commit = Path(card).parent.name if isinstance(card, str) else revision
+    if builder.hash != commit:
+        raise DatasetError(
+            f"{repo_id}: the Hub cannot be reached, and what is cached is of commit {builder.hash}, not of "
+            f"revision {revision!r}"
+        )
 
 
 def _check_files(folder: Path, config: str, files: list[str]) -> None:

@@ -8,12 +8,13 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
-from spi_diffusers.data.network import is_transient, say
+from spi_diffusers.data.network import is_transient, say, with_retries
 from spi_diffusers.data.parquet import column_to_numpy
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ParquetRows:
         names: set[str] = set(INDEX_COLUMNS)
         start = 0
         for number, file in enumerate(self.files):
-            with self._open(number) as parquet:
+            with self._first_opened(number) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
             names &= set(self._column_names(file, schema))
             self._metadata.append(metadata)
@@ -170,6 +171,14 @@ class ParquetRows:
                 if first >= stop:
                     return
 
+    def _first_opened(self, number: int) -> "pq.ParquetFile":
+        try:
+            return with_retries(partial(self._open, number), what=f"Opening {self.files[number]}")
+        except DatasetError:
+            raise
+        except Exception as error:
+            raise DatasetError(f"{self.files[number]}: cannot be reached ({say(error)})") from error
+
     def _open(self, number: int) -> "pq.ParquetFile":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -188,8 +197,8 @@ class ParquetRows:
             # Buffered reading, or else Arrow holds the whole row group's bytes.
             return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, **options)
         except Exception as error:
-            if is_transient(error) and number < len(self._metadata):
-                raise  # it was there before
+            if is_transient(error):
+                raise  # who calls tries again
             damaged = isinstance(error, pa.ArrowException | OSError)
             what = "is not a parquet file, or it is cut off or damaged" if damaged else "cannot be opened"
             raise DatasetError(f"{file}: {what} ({say(error)})") from error

@@ -1,5 +1,6 @@
 """Datasets that are read in parts, while training, because they may be larger than memory."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,14 @@ from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.config_names import HUB_ID, resolve_task
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
+from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet import ConfigFiles, find_folder_files, find_hub_files
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
+
+logger = logging.getLogger(__name__)
 
 #: Data takes at most this share of the memory that is available; else it is streamed.
 MEMORY_SHARE = 0.5
@@ -201,13 +205,17 @@ def exceeds_memory(
         copies: processes on this machine that would load it.
 
     Returns:
-        The answer; False where it cannot be found out, so that loading says what is wrong.
+        The answer; False where it cannot be found out, with a warning where it is for the Hub: loading says
+        what is wrong, or takes what is cached.
     """
     allowed = MEMORY_SHARE * available_memory() / copies
     try:
         opened = _Opened(dataset, task, revision, token, False)
         return opened.rows.tensor_bytes > allowed
-    except (DatasetError, OSError, ValueError):
+    except (DatasetError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        if is_transient(cause):
+            logger.warning("Taken to fit into memory, as this cannot be found out: %s", say(cause))
         return False
 
 
@@ -254,7 +262,7 @@ def _find_files(
     if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
         raise DatasetError(
             f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "
-            f"data convert {text} FOLDER` makes a folder of it"
+            f"data convert {DSRL_DATASET_REPO if text == 'dsrl' else text} FOLDER` makes a folder of it"
         )
     return find_hub_files(text, config=config, revision=revision, token=token)
 

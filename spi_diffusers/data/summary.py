@@ -29,7 +29,7 @@ from spi_diffusers.data.columns import (
     ColumnChecker,
     DatasetError,
 )
-from spi_diffusers.data.network import with_retries
+from spi_diffusers.data.network import say, with_retries
 from spi_diffusers.data.parquet import ConfigFiles
 from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.tasks import Task
@@ -307,10 +307,16 @@ class _Beside:
             return self._retry(lambda: self._hub().cat_file(path))
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise DatasetError(f"{path}: cannot be read: {error}") from error
+        except Exception as error:  # httpx, fsspec and the Hub's client raise many unrelated types here
+            raise DatasetError(f"{path}: cannot be read: {say(error)}") from error
 
     def sha256(self, file: str) -> str:
+        try:
+            return self._sha256(file)
+        except Exception as error:
+            raise DatasetError(f"{file}: its checksum cannot be found out: {say(error)}") from error
+
+    def _sha256(self, file: str) -> str:
         if not self._is_remote:
             with Path(file).open("rb") as stream:
                 return hashlib.file_digest(stream, "sha256").hexdigest()

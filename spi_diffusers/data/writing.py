@@ -76,7 +76,7 @@ def write_parquet_dataset(
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
     check_config_name(config)
     check_destination(folder)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     _check_replaceable(folder, config, overwrite)
     aside: Path | None = None
     try:
@@ -133,7 +133,7 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
     """
     if not os.fspath(folder):  # an unset variable of a shell; it would be the current folder
         raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
-    if str(folder) in RESERVED_NAMES:
+    if str(Path(folder)) in RESERVED_NAMES:  # also as ./dsrl
         raise ValueError(
             f"{folder}: stands for other data wherever a dataset is named; choose another folder"
         )
@@ -155,7 +155,7 @@ def has_config(folder: str | os.PathLike[str], config: str) -> bool:
     Raises:
         FileExistsError: a file, or a folder that is no config, has the name: it must not be replaced.
     """
-    target = Path(folder) / config
+    target = Path(folder).expanduser() / config
     if target.is_file():
         raise FileExistsError(f"{target}: is a file, so a config cannot have its name")
     if not target.exists() or not any(target.iterdir()):

@@ -4,6 +4,7 @@ It pins packages that do not install on the Pythons of this package, so only a p
 here, and nothing here needs it: its environments are the simulators that `make_env` takes anyway.
 """
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -51,8 +52,12 @@ def make_dsrl_env(
         )
 
     def make() -> Any:
-        # Its constructors take no render_mode, not even None.
-        return gymnasium.make(replace(spec, max_episode_steps=None), disable_env_checker=True).unwrapped
+        state = np.random.get_state()  # noqa: NPY002  (safety-gymnasium's constructor draws from it)
+        try:
+            # Its constructors take no render_mode, not even None.
+            return gymnasium.make(replace(spec, max_episode_steps=None), disable_env_checker=True).unwrapped
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
     is_bullet = task.simulator == "bullet"
     if render_mode is not None and not is_bullet:
@@ -70,7 +75,19 @@ def make_dsrl_env(
 
 
 class _CostInInfo(gymnasium.Wrapper):
-    """safety-gymnasium's steps have six values, the cost among them, in some of its versions."""
+    """safety-gymnasium's environments, whose steps have six values in some versions, the cost among them."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._seeded = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        if seed is None and not self._seeded:
+            seed = secrets.randbits(32)  # else it would come from NumPy's global generator
+        elif seed is not None:
+            seed %= 2**32  # what its legacy generator takes
+        self._seeded = True
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> Any:
         values = self.env.step(action)

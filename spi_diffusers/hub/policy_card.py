@@ -104,8 +104,7 @@ def eval_results_yaml(files: PolicyFiles) -> bytes | None:
     the first way that was; the notes say which.
     """
     import yaml
-    from huggingface_hub import EvalResultEntry
-    from huggingface_hub._eval_results import eval_result_entries_to_yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     summaries = _summaries(files)
     if not summaries:

@@ -344,3 +344,9 @@ def test_a_destination_that_stands_for_other_data(dsrl_folder, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="embedded: stands for other data"):
         convert_dataset(dsrl_folder, "embedded")
+
+
+def test_clipping_is_for_tasks_only(tmp_path):
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="those of robot may have any range"):
+        convert(tmp_path / "log.csv", tmp_path / "set", name="robot", clip_actions=True)

@@ -217,3 +217,11 @@ def test_clip_actions(tmp_path):
     write_npz(tmp_path / "data.npz", to_dsrl(make_columns()) | {"actions": np.full((9, 2), -3.0)})
     data = load_transitions(tmp_path / "data.npz", BALL, clip_actions=True)
     assert torch.equal(data.transitions.action, torch.full((9, 2), -1.0))
+
+
+def test_a_file_with_dsrls_name_is_of_its_task(tmp_path):
+    write_hdf5(tmp_path / BALL.dataset_file, to_dsrl(make_columns()))
+    assert load_transitions(tmp_path / BALL.dataset_file).task is BALL
+    write_hdf5(tmp_path / BALL.dataset_file, to_dsrl(make_columns(observation_dim=3)))
+    with pytest.raises(DatasetError, match="has 3 dimensions, but OfflineBallCircle-v0 has 8"):
+        load_transitions(tmp_path / BALL.dataset_file)

@@ -147,16 +147,20 @@ def test_parquet_and_dsrl_repositories(hub, tmp_path):
         for column, values in to_dsrl(make_columns(observation_dim=7)).items():
             file.create_dataset(column, data=values)
     before = sum(hub.requests.values())
-    cached, downloaded, unknown = ask(
+    cached, named, other, downloaded, unknown = ask(
         [
             {"dataset": "lab/set", "task": "ballcircle"},
+            {"dataset": "lab/set", "task": "ballcircle", "revision": "main"},
+            {"dataset": "lab/set", "task": "ballcircle", "revision": "v9"},
             {"dataset": "dsrl", "task": "carrun"},
             {"dataset": "lab/other", "task": "ballcircle"},
         ],
         environment | {"HF_HUB_OFFLINE": "1"},
     )
     assert sum(hub.requests.values()) == before
-    assert cached == by_task
+    assert cached == named == by_task
+    assert "lab/set: the Hub cannot be reached, and what is cached is of commit" in other[1]
+    assert "not of revision 'v9'" in other[1]
     assert downloaded[0] == car
     assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]
 

@@ -44,6 +44,24 @@ def test_missing_column_names_the_file(folder, name):
         load_transitions(folder, BALL)
 
 
+def test_other_columns_are_not_read(folder):
+    pictures = pa.array([b"x" * 1000] * 9)
+    rewrite(folder, lambda table: table.append_column("camera", pictures))
+    # Decoded, it would fail: its pages are damaged.
+    path = folder / BALL.name / TRAIN_FILE
+    content = path.read_bytes()
+    assert b"x" * 100 in content
+    path.write_bytes(content.replace(b"x" * 100, b"y" * 100))
+    assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+
+
+def test_a_config_in_another_format_is_told_by_it(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: robot\n  data_files: rows.csv\n---\n")
+    with pytest.raises(DatasetError, match="config 'robot' is not in parquet files"):
+        load_transitions(tmp_path, "robot")
+
+
 def test_index_columns_may_be_missing(folder):
     rewrite(folder, lambda table: table.drop_columns(["episode_index", "frame_index"]))
     assert load_transitions(folder, BALL).sha256 == make_dataset().sha256

@@ -21,7 +21,13 @@ from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
+from spi_diffusers.data.writing import (
+    TRAIN_FILE,
+    check_destination,
+    has_config,
+    to_arrow,
+    write_parquet_dataset,
+)
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 REPOSITORY = Path(__file__).parents[2]
@@ -389,3 +395,16 @@ def test_a_card_without_the_end_of_our_part_is_left_alone(folder):
     with pytest.raises(DatasetError, match=r"README\.md: the line .* is missing after"):
         write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
     assert tree(folder) == before
+
+
+def test_a_home_folder_is_meant_where_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert write_parquet_dataset(make_dataset(task=BALL), "~/set") == tmp_path / "set"
+    assert has_config("~/set", BALL.name)
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_reserved_name_is_refused_with_a_dot_too():
+    with pytest.raises(ValueError, match="stands for other data"):
+        check_destination("./dsrl")
