@@ -7,6 +7,7 @@ alike. Speeds are medians over the rounds; the ratio to SPI is taken within each
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     measured = run_pinned(1, ["--rounds", str(args.rounds), "--seconds", str(args.seconds)])
     return {
         "format_version": 1,
-        "command": "python scripts/benchmark_algorithms.py",
+        "command": shlex.join(["python", "scripts/benchmark_algorithms.py", *sys.argv[1:]]),
         "machine": circumstances,
         "settings": {
             "task": "OfflineBallCircle-v0",

@@ -9,6 +9,7 @@ Speed does not depend on the weights, so without --policy an untrained policy of
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -163,7 +164,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     forwarded += [] if args.dataset is None else [f"--dataset={args.dataset}"]
     return {
         "format_version": 1,
-        "command": "python scripts/benchmark_inference.py",
+        "command": shlex.join(["python", "scripts/benchmark_inference.py", *sys.argv[1:]]),
         "machine": circumstances,
         "settings": {
             "policy": args.policy or "untrained",

@@ -11,6 +11,7 @@ the number to look at.
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -128,7 +129,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     config = make_train_config({"task": "ballcircle"})
     return {
         "format_version": 1,
-        "command": "python scripts/benchmark_training.py",
+        "command": shlex.join(["python", "scripts/benchmark_training.py", *sys.argv[1:]]),
         "machine": circumstances,
         "settings": {
             "task": config.task,

@@ -164,6 +164,7 @@ def _fill(
 
 
 def _table(outcomes: "list[Outcome]") -> "Table":
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
@@ -171,11 +172,12 @@ def _table(outcomes: "list[Outcome]") -> "Table":
         table.add_column(name, overflow="fold", justify="right" if name == "results" else "left")
     for outcome in outcomes:
         results = str(outcome.entries) if outcome.entries or outcome.state == "failed" else "not evaluated"
-        table.add_row(
+        cells = (
             outcome.repo_id,
             f"{outcome.policy.train_seed} ({outcome.policy.folder})",
             "" if outcome.state == "failed" else results,
             outcome.state,
             "" if outcome.state == "failed" else outcome.text,
         )
+        table.add_row(*map(escape, cells))
     return table

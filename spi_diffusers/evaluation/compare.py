@@ -148,6 +148,7 @@ def missing_notes(
 def comparison_tables(rows: Sequence[ComparisonRow]) -> "list[Table]":
     """Rows as tables for the terminal, one per task, with a section per limit."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     tables = []
@@ -166,7 +167,8 @@ def comparison_tables(rows: Sequence[ComparisonRow]) -> "list[Table]":
                 table.add_section()
             first = "" if last == summary.cost_limit else f"{summary.cost_limit:g}"
             last = summary.cost_limit
-            table.add_row(first, *_cells(row), style="bold" if row.rank == 1 and summary.is_safe else None)
+            style = "bold" if row.rank == 1 and summary.is_safe else None
+            table.add_row(first, *map(escape, _cells(row)), style=style)  # a folder may be called run[v2]
         tables.append(table)
     return tables
 

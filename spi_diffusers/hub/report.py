@@ -17,6 +17,7 @@ def plan_table(plan: UploadPlan) -> "Table":
     Returns:
         The table; its caption sums up.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     if not plan.exists:
@@ -30,9 +31,9 @@ def plan_table(plan: UploadPlan) -> "Table":
     table.add_column("SHA-256")
     table.add_column("")
     for file in plan.files:
-        table.add_row(file.path, _size(file.checksums.size), file.checksums.sha256[:16], file.change)
+        table.add_row(escape(file.path), _size(file.checksums.size), file.checksums.sha256[:16], file.change)
     for path in plan.delete:
-        table.add_row(path, "", "", "deleted")
+        table.add_row(escape(path), "", "", "deleted")
     return table
 
 

@@ -1,9 +1,11 @@
 """Ranking and tables of several policies, from entries whose figures are set by hand."""
 
+import io
 import json
 
 import pytest
 from evaluation_factory import make_entry
+from rich.console import Console
 
 from spi_diffusers.evaluation.compare import (
     ComparedPolicy,
@@ -106,3 +108,10 @@ def test_tables_hold_every_row():
     (table,) = comparison_tables(rows)
     assert table.row_count == 2
     assert [record["safe"] for record in json.loads(json.dumps(comparison_records(rows)))] == [True, False]
+
+
+def test_a_name_with_brackets_is_shown_whole():
+    (table,) = comparison_tables(compare_policies([policy("runs[v2]", entry(500, 9))]))
+    console = Console(width=140, file=io.StringIO())
+    console.print(table)
+    assert "runs[v2]" in console.file.getvalue()
