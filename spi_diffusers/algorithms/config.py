@@ -23,11 +23,6 @@ class CostRemapConfig:
     def __post_init__(self) -> None:
         check_types(self, "cost_remap.")
         check_range(self, "scale", above=True, prefix="cost_remap.")
-        if self.kind != "scaled" and self.scale != 1.0:
-            raise ValueError(
-                f"cost_remap.scale has no effect on kind={self.kind}; set cost_remap.kind=scaled to divide "
-                "costs by it."
-            )
 
 
 @dataclass
@@ -91,7 +86,7 @@ class SPIConfig:
                 "safety weight. Set imitation_share to 1 to imitate all of them."
             )
         check_noise_schedule(self)
-        if self.cost_remap.scale != 1.0 and not self.predict_cost:
+        if self.cost_remap.kind == "scaled" and self.cost_remap.scale != 1.0 and not self.predict_cost:
             raise ValueError(
                 "cost_remap.scale needs predict_cost=true: without that head, the cost that safe extraction "
                 "compares with the limit comes from Q^c', which then counts in units of the scale."
