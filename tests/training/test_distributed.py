@@ -1,6 +1,8 @@
 """Two real processes over gloo, started by torchrun."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +74,30 @@ def test_the_processes_stay_identical_bit_for_bit(runs):
 def test_two_processes_resume_bit_for_bit(runs):
     assert_same_training(newest_checkpoint(runs / "none"), newest_checkpoint(runs / "parts"))
     assert read_metrics(runs / "none") == read_metrics(runs / "parts")
+
+
+_ON_A_NODE_OF_ITS_OWN = """
+import os, sys
+from training_factory import tiny_config
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.training.trainer import Trainer
+
+data, shared, own = sys.argv[1:]
+options = {"mixed_precision": "no", "lr_schedule": "constant", "algorithm.guidance_scale": "none"}
+config = tiny_config(shared if os.environ["RANK"] == "0" else own, data, updates=30, resume=True, **options)
+Trainer(config, load_transitions(data, "ballcircle"), progress=False).train()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_see_the_runs_folder_does_not_start_anew(runs, small_file, tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(_ON_A_NODE_OF_ITS_OWN)
+    shared = shutil.copytree(runs / "parts", tmp_path / "shared")
+    result = torchrun(script, small_file, shared, tmp_path / "own")
+    assert result.returncode != 0
+    assert re.search(r"CheckpointError: .*own/checkpoints/step-\d+/\S+: cannot be read", result.stderr)
+    assert newest_checkpoint(shared).step == 20
 
 
 @pytest.mark.slow
