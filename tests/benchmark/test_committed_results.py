@@ -41,6 +41,10 @@ def test_the_report_is_of_all_results():
     found = {(entry.task, entry.algorithm) for entry in entries}
     drawn = {(task, name) for task, name in found if name.startswith("spi-eta")}
     assert found - drawn == set(itertools.product(tasks, names))
+    seeds = {pair: {e.train_seed for e in entries if (e.task, e.algorithm) == pair} for pair in found - drawn}
+    few = {(task, name) for (task, name), of_it in seeds.items() if of_it != {0, 1, 2}}
+    velocity = [task.name for task in TASKS.values() if task.paper and task.simulator == "velocity"]
+    assert few == set(itertools.product(velocity, names[3:]))  # these have one
     # Learning curves of three draws, ten points each, on the Bullet tasks.
     bullet = [task.name for task in TASKS.values() if task.paper and task.simulator == "bullet"]
     assert drawn == set(itertools.product(bullet, {name for _, name in drawn}))
