@@ -8,25 +8,25 @@ Row by row access of `datasets` is some 200 times slower than a tensor gather, s
 viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from spi_diffusers.data.card import read_card, written_config
-from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.tasks import TASKS, Task, UnknownTaskError, get_task
+from spi_diffusers.data.arrow import column_to_numpy
+from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.dataset_configs import (
+    ONE_BATCH,
+    SPLIT,
+    folder_builder,
+    folder_configs,
+    hub_builder,
+    pick_config,
+)
+from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-SPLIT = "train"
-_ONE_BATCH = 1 << 30  # more rows than files have, so each arrives as few large Arrow batches
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ def load_folder(
     import pyarrow.parquet
 
     config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
-    with _folder_builder(folder, config) as (builder, files):
+    with folder_builder(folder, config) as (builder, files):
         # Others, such as pictures of the scene, would be decoded and take memory that nobody expects.
         present = pa.parquet.read_schema(files[0]).names
         builder.config.columns = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
         stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
-        table = pa.concat_tables(list(stream.iter(batch_size=_ONE_BATCH)) or [_empty_table(files)])
+        table = pa.concat_tables(list(stream.iter(batch_size=ONE_BATCH)) or [_empty_table(files)])
     return _from_table(table, source or str(folder), config, task, clip_actions)
 
 
@@ -101,7 +101,7 @@ def find_folder_files(folder: Path, task: Task | None = None, *, config: str | N
         DatasetError: as `load_folder`.
     """
     config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
-    with _folder_builder(folder, config) as (_, files):
+    with folder_builder(folder, config) as (_, files):
         return ConfigFiles(config, tuple(files), f"{folder} ({config})")
 
 
@@ -130,7 +130,7 @@ def find_hub_files(
         DatasetError: as `load_hub`; also if the files are only in the cache, offline.
     """
     wanted = config or (task.name if task else None)
-    with _hub_builder(repo_id, wanted, revision, token) as (builder, config):
+    with hub_builder(repo_id, wanted, revision, token) as (builder, config):
         files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
         if not files or not all(file.startswith("hf://") for file in files):
             raise DatasetError(
@@ -169,186 +169,12 @@ def load_hub(
             `TransitionDataset.from_columns`.
     """
     wanted = config or (task.name if task else None)
-    with _hub_builder(repo_id, wanted, revision, token) as (builder, config):
+    with hub_builder(repo_id, wanted, revision, token) as (builder, config):
         builder.download_and_prepare()
         table = builder.as_dataset(split=SPLIT).data.table
     # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
     source = f"{repo_id}@{builder.hash or revision or 'main'}"
     return _from_table(table, source, config, task, clip_actions)
-
-
-def folder_configs(folder: Path) -> list[str]:
-    """List the configs (tasks) that the dataset card of a folder declares.
-
-    Args:
-        folder: holds `README.md` with `configs` in its YAML header.
-
-    Returns:
-        Config names in the order of the card.
-
-    Raises:
-        DatasetError: there is no card, or its YAML header cannot be read or declares no configs, or one whose
-            files are gone.
-    """
-    readme = folder / "README.md"
-    if not readme.is_file():
-        inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
-        raise DatasetError(
-            f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
-            f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
-        )
-    configs = read_card(readme).data.get("configs") or []
-    if not configs:
-        raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
-    names = [config["config_name"] for config in configs]
-    for config in configs:
-        name = config["config_name"]
-        # `datasets` would refuse every config because of one whose files are gone, without naming it.
-        if config == written_config(name) and not any(folder.glob(f"{name}/train-*.parquet")):
-            raise DatasetError(
-                f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
-                "the files, or remove the config from `configs` in the YAML header"
-            )
-    return names
-
-
-def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
-    """Pick a config of those that a dataset has.
-
-    Args:
-        where: what to call the dataset in messages.
-        names: of its configs.
-        wanted: DSRL id or config's name; may be left out where there is only one.
-
-    Returns:
-        The config's name.
-
-    Raises:
-        UnknownTaskError: `wanted` is neither a config of the dataset nor a task of DSRL's.
-        DatasetError: the dataset has no data of the task, or several configs and none is wanted.
-    """
-    listing = ", ".join(names)
-    if wanted is None:
-        if len(names) == 1:
-            return names[0]
-        raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
-    if wanted not in names:
-        try:
-            get_task(wanted)
-        except UnknownTaskError as error:
-            raise UnknownTaskError(f"{error} Nor is it a config of {where}, which has {listing}") from None
-        raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
-    return wanted
-
-
-@contextmanager
-def _folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]]:
-    """The builder of a local config, and its files; what is done with them fails as a `DatasetError`."""
-    import datasets
-
-    try:
-        # A builder makes a cache folder even when it only streams; give it one that goes away again.
-        with tempfile.TemporaryDirectory() as cache:
-            builder = datasets.load_dataset_builder(
-                str(folder), config, cache_dir=cache, batch_size=_ONE_BATCH, **_verify_checksums()
-            )
-            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
-            _check_files(folder, config, files)
-            yield builder, files
-    except DatasetError:
-        raise
-    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
-        if _is_no_parquet(error):
-            raise DatasetError(f"{folder}: config {config!r} {_NO_PARQUET}") from error
-        raise DatasetError(
-            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
-
-
-@contextmanager
-def _hub_builder(
-    repo_id: str, config: str | None, revision: str | None, token: str | bool | None
-) -> Iterator[tuple[Any, str]]:
-    """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
-    import datasets
-
-    try:
-        hub: dict[str, Any] = {"revision": revision, "token": token}
-        if config is None:
-            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), None)
-        try:
-            builder = datasets.load_dataset_builder(repo_id, config, **hub, **_verify_checksums())
-        except Exception:
-            if config not in TASKS:  # says which there are; without the Hub, the cache knows no list
-                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), config)
-            raise
-        _check_commit(builder, repo_id, revision)
-        yield builder, config
-    except (DatasetError, UnknownTaskError):
-        raise
-    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
-        if _is_no_parquet(error):
-            raise DatasetError(f"{repo_id}: config {config!r} {_NO_PARQUET}") from error
-        what = f"config {config!r}" if config else "the list of configs"
-        raise DatasetError(
-            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
-        ) from error
-
-
-_NO_PARQUET = (
-    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` makes such files of a "
-    "CSV table"
-)
-
-
-def _is_no_parquet(error: Exception) -> bool:
-    """Whether `datasets` has taken files of another format for its reader, which has not our options."""
-    return isinstance(error, ValueError) and "doesn't have a" in str(error)
-
-
-def _check_commit(builder: Any, repo_id: str, revision: str | None) -> None:
-    """Refuse what `datasets` takes where the Hub cannot be reached: the newest commit that it has cached."""
-    from datasets.packaged_modules.cache.cache import Cache
-    from huggingface_hub import try_to_load_from_cache
-
-    if revision is None or not isinstance(builder, Cache):
-        return
-    card = try_to_load_from_cache(repo_id, "README.md", repo_type="dataset", revision=revision)
-    commit = Path(card).parent.name if isinstance(card, str) else revision
-    if builder.hash != commit:
-        raise DatasetError(
-            f"{repo_id}: the Hub cannot be reached, and what is cached is of commit {builder.hash}, not of "
-            f"revision {revision!r}"
-        )
-
-
-def _check_files(folder: Path, config: str, files: list[str]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not files:
-        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
-    for file in files:
-        try:
-            schema = pq.read_schema(file)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(
-                f"{file}: is not a parquet file, or it is cut off or damaged ({error})"
-            ) from error
-        for column in COLUMNS:
-            if column not in schema.names:
-                raise DatasetError(
-                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
-                )
-
-
-def _verify_checksums() -> dict[str, Any]:
-    # Random-looking floats are stored as they are, so damaged ones decompress without an error; only
-    # the pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
-    import pyarrow.dataset as ds
-
-    return {"fragment_scan_options": ds.ParquetFragmentScanOptions(page_checksum_verification=True)}
 
 
 def _empty_table(files: list[str]) -> "pa.Table":
@@ -369,58 +195,3 @@ def _from_table(
     }
     known = task if task is not None else TASKS.get(config)
     return TransitionDataset.from_columns(columns, task=known, source=label, clip_actions=clip_actions)
-
-
-def column_to_numpy(
-    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None, first_row: int = 0
-) -> np.ndarray:
-    """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
-
-    One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
-    columns are unpacked from bits.
-
-    Args:
-        column: numbers or bools, or for vectors lists of numbers that all have one length.
-        name: its name, for messages.
-        source: where it comes from, for messages.
-        vector: whether it holds a list per row; by default what its name means in our layout.
-        first_row: number of its first row, for messages.
-
-    Returns:
-        (N,) for numbers and bools, (N, D) for lists.
-
-    Raises:
-        DatasetError: it holds nulls, lists of different lengths, or no numbers.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def error(problem: str) -> DatasetError:
-        return DatasetError(f"{source}: column {name!r} {problem}")
-
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if array.null_count:
-        row = first_row + pc.index(pc.is_null(array), True).as_py()
-        raise error(f"has {array.null_count} missing values (null), first in row {row}")
-    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-    is_list = any(check(array.type) for check in lists)
-    if vector is None:
-        vector = name in VECTOR_COLUMNS
-    if is_list != vector:
-        wanted = "one list of numbers per row" if vector else "one number per row"
-        raise error(f"must hold {wanted}, not {array.type}")
-    width = 0
-    if is_list:
-        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-        if len(lengths) > 1:
-            raise error(f"holds lists of different lengths: {sorted(lengths)[:5]}")
-        width = lengths[0] if lengths else getattr(array.type, "list_size", 0)
-        rows, array = len(array), array.flatten()
-        if array.null_count:
-            row = first_row + pc.index(pc.is_null(array), True).as_py() // width
-            raise error(f"has {array.null_count} missing values (null), first in row {row}")
-    numeric = pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
-    if not (numeric or pa.types.is_boolean(array.type)):
-        raise error(f"must hold numbers, not {array.type}")
-    values = array.to_numpy(zero_copy_only=numeric)
-    return values.reshape(rows, width) if is_list else values

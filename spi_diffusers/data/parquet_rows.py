@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.network import is_transient, say, with_retries
-from spi_diffusers.data.parquet import column_to_numpy
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
