@@ -40,3 +40,7 @@ def to_dsrl(columns):
         DSRL_NAMES[name]: values.astype(np.float32) if name in as_flag else values
         for name, values in columns.items()
     }
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

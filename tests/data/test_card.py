@@ -1,11 +1,19 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from data_factory import make_dataset, tree
 from huggingface_hub import DatasetCard
 
-from spi_diffusers.data.card import make_card, read_card, refresh_header
-from spi_diffusers.data.writing import read_stats
+from spi_diffusers.data.card import BEGIN, END, make_card, read_card, refresh_header
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.data.writing import read_stats, write_parquet_dataset
 
+BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
 
 
@@ -49,3 +57,105 @@ def test_the_committed_card_is_what_is_written_today():
     card = make_card(tasks, FOLDER / "README.md", location="datasets")
     assert card.data["size_categories"] == read_card(FOLDER / "README.md").data["size_categories"]
     assert str(card).rstrip() + "\n" == (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+# ---- as it is written
+
+
+def test_card(written):
+    text = (written / "README.md").read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["configs"] == [
+        {
+            "config_name": BALL.name,
+            "data_files": [{"split": "train", "path": f"{BALL.name}/train-*.parquet"}],
+        }
+    ]
+    assert header["license"] == "cc-by-4.0"
+    assert header["task_categories"] == ["reinforcement-learning"]
+    stats = json.loads((written / BALL.name / "stats.json").read_text())
+    for words in ["By *hand*.", "Source: a test", "| 3 | 9 | 8 / 2 |", stats["sha256"], "cost_return.png"]:
+        assert words in text
+    assert (written / BALL.name / "cost_return.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_second_task_is_added_beside_the_first_and_words_on_the_card_stay(written):
+    readme = written / "README.md"
+    readme.write_text(
+        readme.read_text().replace("license: cc-by-4.0", "license: mit\nmine: 1") + "\nMy words.\n"
+    )
+    before = tree(written / BALL.name)
+    car = make_dataset(task=CAR_RUN, observation_dim=7, seed=5)
+    write_parquet_dataset(car, written)
+    assert tree(written / BALL.name) == before
+    assert load_transitions(written, "carrun").sha256 == car.sha256
+    assert load_transitions(written, "ballcircle").num_episodes == 3
+    text = readme.read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert [config["config_name"] for config in header["configs"]] == [BALL.name, CAR_RUN.name]
+    assert (header["license"], header["mine"]) == ("mit", 1)
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.count("## OfflineCarRun-v0") == text.count("## OfflineBallCircle-v0") == 1
+    assert "By *hand*." in text
+    assert text.endswith("My words.\n")
+
+
+def header_of(written):
+    return yaml.safe_load((written / "README.md").read_text().split("---")[1])
+
+
+def test_size_and_licence_in_the_header_follow_the_configs(tmp_path):
+    folder = tmp_path / "set"
+    long = make_dataset(task=CAR_RUN, observation_dim=7, lengths=(600, 500))
+
+    def write(dataset, license):
+        write_parquet_dataset(dataset, folder, license=license, overwrite=True)
+        header = header_of(folder)
+        return header["size_categories"], header["license"]
+
+    assert write(make_dataset(task=BALL), "mit") == (["n<1K"], "mit")
+    assert write(long, "mit") == (["1K<n<10K"], "mit")
+    assert write(long, "cc-by-4.0") == (["1K<n<10K"], ["cc-by-4.0", "mit"])
+    assert write(make_dataset(task=BALL), "cc-by-4.0") == (["1K<n<10K"], "cc-by-4.0")
+    assert write(make_dataset(task=CAR_RUN, observation_dim=7), "cc-by-4.0") == (["n<1K"], "cc-by-4.0")
+
+
+def test_config_that_was_removed_by_hand(written):
+    """Loading says which one is missing, and the next writing takes it off the card; others' stay."""
+    readme = written / "README.md"
+    foreign = "configs:\n- config_name: aaa\n  data_files: other/*.csv\n"
+    readme.write_text(readme.read_text().replace("configs:\n", foreign))
+    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=5), written)
+    shutil.rmtree(written / BALL.name)
+    with pytest.raises(DatasetError, match=r"README.md: declares the config 'OfflineBallCircle-v0', but"):
+        load_transitions(written, "carrun")
+    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=6), written, overwrite=True)
+    header = yaml.safe_load(readme.read_text().split("---")[1])
+    assert [config["config_name"] for config in header["configs"]] == [CAR_RUN.name, "aaa"]
+    assert "## OfflineBallCircle-v0" not in readme.read_text()
+
+
+def test_unreadable_card_stops_before_anything_changes(written):
+    (written / "README.md").write_text("---\nconfigs: [\n---\n")
+    before = tree(written)
+    with pytest.raises(DatasetError, match=r"README\.md: the YAML header cannot be read"):
+        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), written)
+    assert tree(written) == before
+    assert [path.name for path in written.parent.iterdir()] == ["set"]
+
+
+def test_names_that_stand_for_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="dsrl: stands for other data wherever a dataset is named"):
+        write_parquet_dataset(make_dataset(task=BALL), "dsrl")
+    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "dsrl")
+    assert 'load_transitions("./dsrl"' in (folder / "README.md").read_text()
+
+
+def test_a_card_without_the_end_of_our_part_is_left_alone(written):
+    readme = written / "README.md"
+    readme.write_text(readme.read_text().replace(END, "") + "\n## My own words\n")
+    before = tree(written)
+    with pytest.raises(DatasetError, match=r"README\.md: the line .* is missing after"):
+        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), written)
+    assert tree(written) == before

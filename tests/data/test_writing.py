@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from data_factory import make_columns, make_dataset
+from data_factory import make_columns, make_dataset, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
 
-from spi_diffusers.data.card import BEGIN, END
-from spi_diffusers.data.columns import COLUMNS, DatasetError
+from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -31,10 +30,6 @@ from spi_diffusers.data.writing import (
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 REPOSITORY = Path(__file__).parents[2]
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @st.composite
@@ -78,20 +73,8 @@ def test_round_trip_keeps_every_bit(columns, tmp_path_factory):
     assert torch.equal(loaded.frame_index, data.frame_index)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    data = make_dataset(task=BALL, terminated=(1,))
-    target = tmp_path_factory.mktemp("template") / "set"
-    return write_parquet_dataset(data, target, description="By *hand*.", source="a test")
-
-
-@pytest.fixture
-def folder(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "set")
-
-
-def test_layout_and_types_on_disk(template):
-    folder = template
+def test_layout_and_types_on_disk(written_template):
+    folder = written_template
     task = folder / BALL.name
     names = {"cost_return.png", "episodes.parquet", "stats.json", TRAIN_FILE}
     assert {path.name for path in task.iterdir()} == names
@@ -108,32 +91,32 @@ def test_layout_and_types_on_disk(template):
         "episode_index": "int64",
         "frame_index": "int64",
     }
-    assert list(template.parent.iterdir()) == [template], "something was left behind"
-    assert template.stat().st_mode == task.stat().st_mode, (
+    assert list(written_template.parent.iterdir()) == [written_template], "something was left behind"
+    assert written_template.stat().st_mode == task.stat().st_mode, (
         "the folder is as private as the umask says, not more"
     )
 
 
-def test_datasets_loads_the_config_and_nothing_else(folder, tmp_path):
+def test_datasets_loads_the_config_and_nothing_else(written, tmp_path):
     import datasets
 
     cache = str(tmp_path / "cache")
-    assert datasets.get_dataset_config_names(str(folder)) == [BALL.name]
-    loaded = datasets.load_dataset(str(folder), BALL.name, cache_dir=cache)
+    assert datasets.get_dataset_config_names(str(written)) == [BALL.name]
+    loaded = datasets.load_dataset(str(written), BALL.name, cache_dir=cache)
     assert list(loaded) == ["train"]
     assert loaded["train"].num_rows == 9
     assert loaded["train"].features["observation"].length == 8
     assert loaded["train"][0]["episode_index"] == 0
 
 
-def test_episode_table_and_stats(folder):
-    data = load_transitions(folder)
-    table = pq.read_table(folder / BALL.name / "episodes.parquet").to_pydict()
+def test_episode_table_and_stats(written):
+    data = load_transitions(written)
+    table = pq.read_table(written / BALL.name / "episodes.parquet").to_pydict()
     assert table["length"] == [3, 2, 4]
     assert table["return"] == data.episodes.return_.tolist()
     assert table["cost_return"] == data.episodes.cost_return.tolist()
     assert table["terminated"] == [False, True, False]
-    stats = json.loads((folder / BALL.name / "stats.json").read_text())
+    stats = json.loads((written / BALL.name / "stats.json").read_text())
     assert (stats["num_transitions"], stats["num_episodes"]) == (9, 3)
     assert (stats["num_terminated"], stats["num_truncated"]) == (1, 2)
     assert stats["sha256"] == data.sha256
@@ -146,103 +129,30 @@ def test_episode_table_and_stats(folder):
     assert best == {limit: data.episodes.best_return_within(limit) for limit in (10, 20, 40)}
 
 
-def test_checksums_in_stats_are_those_of_the_files(folder):
+def test_checksums_in_stats_are_those_of_the_files(written):
     import hashlib
 
-    stats = json.loads((folder / BALL.name / "stats.json").read_text())
+    stats = json.loads((written / BALL.name / "stats.json").read_text())
     for entry in stats["files"]:
-        content = (folder / entry["path"]).read_bytes()
+        content = (written / entry["path"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (entry["bytes"], entry["sha256"])
 
 
-def test_card(folder):
-    text = (folder / "README.md").read_text()
-    header = yaml.safe_load(text.split("---")[1])
-    assert header["configs"] == [
-        {
-            "config_name": BALL.name,
-            "data_files": [{"split": "train", "path": f"{BALL.name}/train-*.parquet"}],
-        }
-    ]
-    assert header["license"] == "cc-by-4.0"
-    assert header["task_categories"] == ["reinforcement-learning"]
-    stats = json.loads((folder / BALL.name / "stats.json").read_text())
-    for words in ["By *hand*.", "Source: a test", "| 3 | 9 | 8 / 2 |", stats["sha256"], "cost_return.png"]:
-        assert words in text
-    assert (folder / BALL.name / "cost_return.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_same_data_gives_the_same_bytes(folder, tmp_path):
+def test_same_data_gives_the_same_bytes(written, tmp_path):
     data = make_dataset(task=BALL, terminated=(1,))
     again = write_parquet_dataset(data, tmp_path / "two" / "set", description="By *hand*.", source="a test")
-    assert tree(again) == tree(folder)
+    assert tree(again) == tree(written)
 
 
-def test_second_task_is_added_beside_the_first_and_words_on_the_card_stay(folder):
-    readme = folder / "README.md"
-    readme.write_text(
-        readme.read_text().replace("license: cc-by-4.0", "license: mit\nmine: 1") + "\nMy words.\n"
-    )
-    before = tree(folder / BALL.name)
-    car = make_dataset(task=CAR_RUN, observation_dim=7, seed=5)
-    write_parquet_dataset(car, folder)
-    assert tree(folder / BALL.name) == before
-    assert load_transitions(folder, "carrun").sha256 == car.sha256
-    assert load_transitions(folder, "ballcircle").num_episodes == 3
-    text = readme.read_text()
-    header = yaml.safe_load(text.split("---")[1])
-    assert [config["config_name"] for config in header["configs"]] == [BALL.name, CAR_RUN.name]
-    assert (header["license"], header["mine"]) == ("mit", 1)
-    assert text.count(BEGIN) == text.count(END) == 1
-    assert text.count("## OfflineCarRun-v0") == text.count("## OfflineBallCircle-v0") == 1
-    assert "By *hand*." in text
-    assert text.endswith("My words.\n")
-
-
-def header_of(folder):
-    return yaml.safe_load((folder / "README.md").read_text().split("---")[1])
-
-
-def test_size_and_licence_in_the_header_follow_the_configs(tmp_path):
-    folder = tmp_path / "set"
-    long = make_dataset(task=CAR_RUN, observation_dim=7, lengths=(600, 500))
-
-    def write(dataset, license):
-        write_parquet_dataset(dataset, folder, license=license, overwrite=True)
-        header = header_of(folder)
-        return header["size_categories"], header["license"]
-
-    assert write(make_dataset(task=BALL), "mit") == (["n<1K"], "mit")
-    assert write(long, "mit") == (["1K<n<10K"], "mit")
-    assert write(long, "cc-by-4.0") == (["1K<n<10K"], ["cc-by-4.0", "mit"])
-    assert write(make_dataset(task=BALL), "cc-by-4.0") == (["1K<n<10K"], "cc-by-4.0")
-    assert write(make_dataset(task=CAR_RUN, observation_dim=7), "cc-by-4.0") == (["n<1K"], "cc-by-4.0")
-
-
-def test_config_that_was_removed_by_hand(folder):
-    """Loading says which one is missing, and the next writing takes it off the card; others' stay."""
-    readme = folder / "README.md"
-    foreign = "configs:\n- config_name: aaa\n  data_files: other/*.csv\n"
-    readme.write_text(readme.read_text().replace("configs:\n", foreign))
-    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=5), folder)
-    shutil.rmtree(folder / BALL.name)
-    with pytest.raises(DatasetError, match=r"README.md: declares the config 'OfflineBallCircle-v0', but"):
-        load_transitions(folder, "carrun")
-    write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7, seed=6), folder, overwrite=True)
-    header = yaml.safe_load(readme.read_text().split("---")[1])
-    assert [config["config_name"] for config in header["configs"]] == [CAR_RUN.name, "aaa"]
-    assert "## OfflineBallCircle-v0" not in readme.read_text()
-
-
-def test_existing_config_is_replaced_only_when_asked(folder):
-    before = tree(folder)
+def test_existing_config_is_replaced_only_when_asked(written):
+    before = tree(written)
     other = make_dataset(task=BALL, seed=9)
     with pytest.raises(FileExistsError, match="exists already; pass overwrite=True"):
-        write_parquet_dataset(other, folder)
-    assert tree(folder) == before
-    write_parquet_dataset(other, folder, overwrite=True)
-    assert load_transitions(folder).sha256 == other.sha256
-    assert (folder / "README.md").read_text().count("## OfflineBallCircle-v0") == 1
+        write_parquet_dataset(other, written)
+    assert tree(written) == before
+    write_parquet_dataset(other, written, overwrite=True)
+    assert load_transitions(written).sha256 == other.sha256
+    assert (written / "README.md").read_text().count("## OfflineBallCircle-v0") == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden"])
@@ -259,18 +169,9 @@ def test_target_that_is_a_file(tmp_path):
     assert (tmp_path / "set").read_text() == "mine"
 
 
-def test_unreadable_card_stops_before_anything_changes(folder):
-    (folder / "README.md").write_text("---\nconfigs: [\n---\n")
-    before = tree(folder)
-    with pytest.raises(DatasetError, match=r"README\.md: the YAML header cannot be read"):
-        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
-    assert tree(folder) == before
-    assert [path.name for path in folder.parent.iterdir()] == ["set"]
-
-
-def test_full_disk_leaves_everything_as_it_was(folder):
+def test_full_disk_leaves_everything_as_it_was(written):
     """A real limit on the size of files that the process may write stands in for the full disk."""
-    before = tree(folder)
+    before = tree(written)
     code = f"""
         import resource, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -280,7 +181,7 @@ def test_full_disk_leaves_everything_as_it_was(folder):
         data = make_dataset(task=get_task("ballcircle"), lengths=(200,) * 20)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         try:
-            write_parquet_dataset(data, {str(folder)!r}, overwrite=True)
+            write_parquet_dataset(data, {str(written)!r}, overwrite=True)
         except OSError as error:
             print(error)
     """
@@ -293,9 +194,9 @@ def test_full_disk_leaves_everything_as_it_was(folder):
     )
     assert "the dataset cannot be written" in run.stdout
     assert "nothing that was there has changed" in run.stdout
-    assert str(folder) in run.stdout
-    assert tree(folder) == before
-    assert [path.name for path in folder.parent.iterdir()] == ["set"]
+    assert str(written) in run.stdout
+    assert tree(written) == before
+    assert [path.name for path in written.parent.iterdir()] == ["set"]
 
 
 def test_arrow_columns_share_the_memory_of_the_tensors():
@@ -378,23 +279,6 @@ def test_a_link_to_another_file_system(tmp_path):
         write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
         assert load_transitions(tmp_path / "set").sha256 == make_dataset().sha256
         assert sorted(path.name for path in Path(elsewhere).iterdir()) == [BALL.name, "README.md"]
-
-
-def test_names_that_stand_for_other_data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="dsrl: stands for other data wherever a dataset is named"):
-        write_parquet_dataset(make_dataset(task=BALL), "dsrl")
-    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "dsrl")
-    assert 'load_transitions("./dsrl"' in (folder / "README.md").read_text()
-
-
-def test_a_card_without_the_end_of_our_part_is_left_alone(folder):
-    readme = folder / "README.md"
-    readme.write_text(readme.read_text().replace(END, "") + "\n## My own words\n")
-    before = tree(folder)
-    with pytest.raises(DatasetError, match=r"README\.md: the line .* is missing after"):
-        write_parquet_dataset(make_dataset(task=CAR_RUN, observation_dim=7), folder)
-    assert tree(folder) == before
 
 
 def test_a_home_folder_is_meant_where_it_is_written(tmp_path, monkeypatch):
