@@ -13,3 +13,48 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_dataset():
+    """Six episodes of the embedded BallCircle data."""
+    import torch
+
+    from spi_diffusers.data.loading import load_transitions
+
+    return load_transitions(None, "ballcircle").select_episodes(torch.arange(6))
+
+
+@pytest.fixture(scope="session")
+def small_file(small_dataset, tmp_path_factory):
+    """The same as a file in DSRL's layout, for other processes."""
+    import numpy as np
+
+    batch = small_dataset.transitions
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    np.savez(
+        path,
+        observations=batch.observation.numpy(),
+        next_observations=batch.next_observation.numpy(),
+        actions=batch.action.numpy(),
+        rewards=batch.reward.numpy(),
+        costs=batch.cost.numpy(),
+        terminals=batch.terminated.numpy().astype(np.float32),
+        timeouts=batch.truncated.numpy().astype(np.float32),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(small_file, tmp_path_factory):
+    """The folder of a small training run; what a module's tests leave in it, its others find."""
+    from command_line import TINY
+
+    from spi_diffusers.cli import main
+
+    folder = tmp_path_factory.mktemp("run")
+    code = main(
+        ["train", "--task", "ballcircle", "--dataset", str(small_file), "--output_dir", str(folder), *TINY]
+    )
+    assert code == 0
+    return folder

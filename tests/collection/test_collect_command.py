@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 
+import command_line
 import pytest
 
 from spi_diffusers.cli import main
@@ -18,16 +19,9 @@ HEAVY = ("torch", "numpy", "gymnasium", "pybullet", "safetensors")
 
 
 def fails(capsys, *arguments):
-    """Run a command that must fail with exit code 2 and one line; return the line."""
-    try:
-        code = main(["data", "collect", *arguments])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("spi data collect: error: ")
-    return lines[0]
+    line = command_line.fails(capsys, "data", "collect", *arguments)
+    assert line.startswith("spi data collect: error: ")
+    return line
 
 
 def test_help_teaches_and_imports_nothing_heavy():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import h5py
 import numpy as np
 import pytest
@@ -23,15 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def fails(capsys, *arguments):
-    """Run a command that must fail with exit code 2 and one line; return the line."""
-    try:
-        code = main(["data", *arguments])
-    except SystemExit as error:
-        code = error.code
-    assert code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+    return command_line.fails(capsys, "data", *arguments)
 
 
 def test_convert_then_describe(tmp_path, capsys, monkeypatch):
