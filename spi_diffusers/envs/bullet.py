@@ -30,6 +30,7 @@ from gymnasium.error import ClosedEnvironmentError
 from spi_diffusers.data.simulators import SIMULATORS, install_command
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.legacy_random import as_global_generator
 
 #: Bullet advances all eight tasks by frame_skip * time_step of 0.0167 to 0.1 seconds per step; videos are
 #: played at this rate whatever the task.
@@ -69,7 +70,7 @@ class BulletEnv(gymnasium.Env):
         # until the first reset(seed=...).
         self._generator = np.random.RandomState()
         make = make_simulator or _registered(task)
-        with _own_global_generator(self._generator), _quiet():
+        with as_global_generator(self._generator), _quiet():
             self._simulator = make()
         # A client that nobody closes holds more than 20 MB for the life of the process.
         self._close_simulator = weakref.finalize(self, self._simulator.close)
@@ -96,7 +97,7 @@ class BulletEnv(gymnasium.Env):
         if seed is not None:
             _seed_generator(self._generator, seed)
         self._forget_last_episode()
-        with _own_global_generator(self._generator):
+        with as_global_generator(self._generator):
             return self._simulator.reset()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -253,18 +254,6 @@ def _seed_generator(generator: np.random.RandomState, seed: int) -> None:
     while seed := seed >> 32:
         words.append(seed & 0xFFFFFFFF)
     generator.seed(words[0] if len(words) == 1 else words)
-
-
-@contextlib.contextmanager
-def _own_global_generator(generator: np.random.RandomState) -> Iterator[None]:
-    """Let the global NumPy generator go on from `generator`'s state, then put its own state back."""
-    saved = np.random.get_state()  # noqa: NPY002  (the simulator draws from the legacy generator)
-    np.random.set_state(generator.get_state())  # noqa: NPY002
-    try:
-        yield
-    finally:
-        generator.set_state(np.random.get_state())  # noqa: NPY002
-        np.random.set_state(saved)  # noqa: NPY002
 
 
 @contextlib.contextmanager

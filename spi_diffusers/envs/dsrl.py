@@ -4,7 +4,6 @@ It pins packages that do not install on the Pythons of this package, so only a p
 here, and nothing here needs it: its environments are the simulators that `make_env` takes anyway.
 """
 
-import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from gymnasium.envs.registration import registry
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs.bullet import BulletEnv
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.legacy_random import global_generator_kept, reset_seed
 from spi_diffusers.envs.registration import ENTRY_POINT
 
 
@@ -52,12 +52,9 @@ def make_dsrl_env(
         )
 
     def make() -> Any:
-        state = np.random.get_state()  # noqa: NPY002  (safety-gymnasium's constructor draws from it)
-        try:
+        with global_generator_kept():  # safety-gymnasium's constructor draws from it
             # Its constructors take no render_mode, not even None.
             return gymnasium.make(replace(spec, max_episode_steps=None), disable_env_checker=True).unwrapped
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
 
     is_bullet = task.simulator == "bullet"
     if render_mode is not None and not is_bullet:
@@ -82,11 +79,7 @@ class _CostInInfo(gymnasium.Wrapper):
         self._seeded = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        if seed is None and not self._seeded:
-            seed = secrets.randbits(32)  # else it would come from NumPy's global generator
-        elif seed is not None:
-            seed %= 2**32  # what its legacy generator takes
-        self._seeded = True
+        seed, self._seeded = reset_seed(seed, is_first=not self._seeded), True
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> Any:

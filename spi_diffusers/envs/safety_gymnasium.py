@@ -5,7 +5,6 @@ later version can be here. Its environments return the cost beside the reward; h
 everywhere in gymnasium.
 """
 
-import secrets
 from typing import Any
 
 import gymnasium
@@ -14,6 +13,7 @@ import numpy as np
 from spi_diffusers.data.simulators import SIMULATORS
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.envs.legacy_random import global_generator_kept, reset_seed
 from spi_diffusers.envs.velocity import choose_renderer
 
 
@@ -51,11 +51,7 @@ class SafetyGymnasiumEnv(gymnasium.Env):
             Observation, shape (observation_dim,) float64, and the info.
         """
         super().reset(seed=seed)
-        if seed is None and not self._seeded:
-            seed = secrets.randbits(32)  # else it would come from NumPy's global generator
-        elif seed is not None:
-            seed %= 2**32  # what its legacy generator takes
-        self._seeded = True
+        seed, self._seeded = reset_seed(seed, is_first=not self._seeded), True
         return self._simulator.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -93,20 +89,18 @@ def make_safety_gymnasium_env(
         SimulatorNotInstalledError: safety-gymnasium is missing, or cannot make the task here.
     """
     choose_renderer(render_mode)
-    state = np.random.get_state()  # noqa: NPY002  (its constructor draws from the global generator)
     try:
-        import safety_gymnasium
+        with global_generator_kept():  # its constructor draws from it
+            import safety_gymnasium
 
-        simulator = safety_gymnasium.make(
-            task.env_id, render_mode=render_mode, height=render_size[0], width=render_size[1]
-        ).unwrapped
+            simulator = safety_gymnasium.make(
+                task.env_id, render_mode=render_mode, height=render_size[0], width=render_size[1]
+            ).unwrapped
     except Exception as error:  # a version that does not fit fails in many ways, ValueError on Python 3.11
         raise SimulatorNotInstalledError(
             f"task {task.name} cannot be made in safety-gymnasium ({type(error).__name__}: {error}); "
             f"{SIMULATORS['safety_gymnasium'].note}. {_WITHOUT[task.simulator]}"
         ) from error
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
     return SafetyGymnasiumEnv(simulator, render_mode=render_mode)
 
 

@@ -23,10 +23,12 @@ class TheirHopper(gymnasium.Env):
 
     def __init__(self, dataset_url=None):
         self.dataset_url = dataset_url
+        self.legacy_seed = np.random.randint(2**32, dtype=np.uint64)  # noqa: NPY002  (as safety-gymnasium)
 
     def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.np_random.uniform(-1, 1, 11), {}
+        self.legacy_seed = self.legacy_seed if seed is None else seed
+        generator = np.random.RandomState(self.legacy_seed)  # takes 32 bits
+        return generator.uniform(-1, 1, 11), {}
 
     def step(self, action):
         values, cost, info = (np.full(11, action[0]), 0.5), np.float64(1.0), {"x_velocity": 2.0}
@@ -77,6 +79,17 @@ def test_their_environment_behind_our_interface(monkeypatch, six_values):
         assert (terminated, truncated) == (False, step == HOPPER.max_episode_steps)
     with pytest.raises(SimulatorNotInstalledError, match="dsrl's environment draws no pictures"):
         make_env("hoppervelocity", backend="dsrl", render_mode="rgb_array")
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_global_generator_neither_decides_nor_changes():
+    starts = []
+    for _ in range(2):
+        np.random.seed(0)  # noqa: NPY002
+        starts.append(make_env("hoppervelocity", backend="dsrl").reset()[0])
+        assert np.random.random() == np.random.RandomState(0).random()  # noqa: NPY002
+    assert (starts[0] != starts[1]).any()
+    make_env("hoppervelocity", backend="dsrl").reset(seed=2**40)  # more than it takes
 
 
 @pytest.mark.usefixtures("installed")
