@@ -25,8 +25,9 @@ from spi_diffusers.benchmark.cell_folder import (
 from spi_diffusers.benchmark.preflight import check_simulators
 from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.training.run_folder import EVALUATION_FOLDER
 
-RESULTS = Path("evaluation", "results.json")
+RESULTS = Path(EVALUATION_FOLDER, "results.json")
 #: How long a process waits for one before it on the same cell, which is on its way out.
 _TURN_SECONDS = 120.0
 

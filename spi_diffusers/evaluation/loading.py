@@ -10,6 +10,7 @@ from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.network import explain, with_retries
 from spi_diffusers.evaluation.metrics import TrainInfo
 from spi_diffusers.evaluation.results import read_train_info
+from spi_diffusers.training.run_folder import POLICY_FOLDER
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -75,13 +76,22 @@ def load_pipeline(
     return _load(_local_copy(policy, revision))
 
 
+def short_name(policy: str | Path) -> str:
+    """What to call a policy: the name of its repository on the Hub, or of its run's folder."""
+    path = Path(policy).expanduser()
+    if path.exists():
+        path = path.resolve()
+        path = path.parent if path.name == POLICY_FOLDER else path
+    return path.name
+
+
 def _local_copy(policy: str | Path, revision: str | None) -> Path:
     """The folder of a policy, downloaded if it is on the Hub."""
     path = Path(policy).expanduser()
     if path.exists():
         if revision is not None:
             raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
-        for folder in (path, path / "policy"):
+        for folder in (path, path / POLICY_FOLDER):
             if (folder / "model_index.json").is_file():
                 return folder
         raise MissingPolicyError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.evaluation.evaluate import acting, check_choices, policy_task
-from spi_diffusers.evaluation.loading import load_pipeline
+from spi_diffusers.evaluation.loading import load_pipeline, short_name
 from spi_diffusers.evaluation.video import Replay, record_replay
 
 
@@ -66,7 +66,7 @@ def play_episode(
         cost_limit = pipeline.config.get("cost_limit")
     limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
     how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
-    name = f"{_short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
+    name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
     default = Path("outputs") / "play" / name
     replay = record_replay(
         acting(pipeline, extraction or "safe"),
@@ -84,10 +84,3 @@ def play_episode(
         known.normalize_reward(replay.return_),
         known.normalize_cost(replay.cost_return, limit),
     )
-
-
-def _short_name(policy: str | Path) -> str:
-    """Of a repository on the Hub, or of a run's folder."""
-    path = Path(policy).expanduser()
-    path = path.resolve() if path.exists() else path
-    return (path.parent if path.name == "policy" else path).name

@@ -13,7 +13,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
 from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.summary import SeedSummary, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedSummary, spread_over, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 from spi_diffusers.evaluation.training_log import read_training_log
 
@@ -175,7 +175,8 @@ def plot_limits(
         reward_axes.set(title="Reward", ylabel="return")
         cost_axes.set(title="Cost", ylabel="cost return")
         _add_normalized_axis(reward_axes, task)
-        title = f"{task.name}: mean ± standard deviation over {_spread_over(groups)}"
+        over = spread_over(summary for group in groups for summary in group.summaries)
+        title = f"{task.name}: mean ± standard deviation over {over}"
         figure.suptitle(f"{title}\n{note}" if note else title, fontsize=10.5)
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return Path(path)
@@ -334,13 +335,6 @@ def _draw_limits(axes: "Axes", limits: list[float]) -> Any:
         axes.fill_between(ends, limit, top, color=_UNSAFE, alpha=0.06, linewidth=0, zorder=0)
     axes.set_ylim(0, top)
     return line
-
-
-def _spread_over(groups: list[_Group]) -> str:
-    several = {len(summary.train_seeds) > 1 for group in groups for summary in group.summaries}
-    if len(several) > 1:
-        return "training seeds, or episodes where there is one seed"
-    return "training seeds" if True in several else "episodes"
 
 
 def _add_normalized_axis(axes: "Axes", task: Task) -> None:

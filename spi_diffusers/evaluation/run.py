@@ -13,6 +13,7 @@ from spi_diffusers.evaluation.loading import CONFIG_FILE, LoadedPolicy, load_pol
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
+from spi_diffusers.training.run_folder import EVALUATION_FOLDER
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
@@ -94,8 +95,7 @@ def run_evaluation(
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():
         raise FileExistsError(f"{output}: is a file; name a folder for the results.")
-    if (output / RESULTS_FILE).exists():
-        read_results(output / RESULTS_FILE)
+    before = read_results(output / RESULTS_FILE) if (output / RESULTS_FILE).exists() else []
     data = _behaviour_data(dataset, loaded, known)
     rollouts: list[tuple[str, Rollout]] = []
     entries = evaluate(
@@ -111,7 +111,7 @@ def run_evaluation(
         progress=progress,
         on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
     )
-    shown = _merge(output / RESULTS_FILE, entries)
+    shown = _merge(output / RESULTS_FILE, entries, before)
     files = [output / RESULTS_FILE]
     limits = sorted({entry.cost_limit for entry in shown})
     behaviour = behaviour_rows(data, limits, known) if data is not None else []
@@ -124,7 +124,7 @@ def run_evaluation(
 
 
 def _default_output(policy: str | Path, folder: Path | None, simulator: str, revision: str | None) -> Path:
-    name = "evaluation" if simulator == "auto" else f"evaluation-{simulator}"
+    name = EVALUATION_FOLDER if simulator == "auto" else f"{EVALUATION_FOLDER}-{simulator}"
     if folder is None:
         return Path("outputs") / name / (str(policy) if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
@@ -161,7 +161,9 @@ def _behaviour_data(
     return data
 
 
-def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
+def _merge(
+    file: Path, entries: list[EvaluationEntry], before: list[EvaluationEntry]
+) -> list[EvaluationEntry]:
     """Put the entries into the file; returns all in it of the policy, by earlier evaluations too."""
     ours = entries[0]
 
@@ -172,7 +174,6 @@ def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
         training = (entry.updates, entry.train_seconds, entry.dataset)
         return same_name(entry) and training != (ours.updates, ours.train_seconds, ours.dataset)
 
-    before = read_results(file) if file.exists() else []
     if lost := sum(map(outdated, before)):
         logger.warning("%s: %d results of another training of the same name are replaced.", file, lost)
     return [entry for entry in merge_results(file, entries, outdated=outdated) if same_name(entry)]

@@ -76,6 +76,14 @@ class SeedSummary:
         return keeps_limit(self.normalized_cost.mean)
 
 
+def spread_over(summaries: Iterable[SeedSummary]) -> str:
+    """What the `spread` of several summaries is over, in words."""
+    several = {len(summary.train_seeds) > 1 for summary in summaries}
+    if len(several) > 1:
+        return "training seeds, or over episodes where there is one seed"
+    return "training seeds" if True in several else "episodes"
+
+
 def keeps_limit(normalized_cost: float) -> bool:
     """DSRL's rule: at most 1; the last bits of a mean, which depend on how it was computed, do not count."""
     return round(float(normalized_cost), 9) <= 1.0

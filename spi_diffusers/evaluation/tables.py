@@ -12,6 +12,7 @@ from spi_diffusers.evaluation.summary import (
     keeps_limit,
     shown,
     shown_share,
+    spread_over,
     summarize_seeds,
 )
 
@@ -72,8 +73,9 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviourRow
         collapse_padding=True,
         pad_edge=False,
     )
-    uneven = len({len(summary.train_seeds) > 1 for summary in summaries}) > 1
-    table.caption = _caption(several_seeds, uneven)
+    table.caption = f"✓ safe: normalised cost at most 1. ± deviation over {spread_over(summaries)}"
+    if several_seeds:
+        table.caption += ". Worst seed: lowest reward / highest cost"
     # In 80 columns numbers wrap before their spread, and nothing is cut off.
     table.add_column("limit", justify="right", no_wrap=True)
     table.add_column("policy", overflow="fold")
@@ -170,12 +172,3 @@ def _protocol(summaries: list[SeedSummary]) -> str:
         f"{span({summary.episodes for summary in summaries}, 'episode')}, "
         f"{span({len(summary.train_seeds) for summary in summaries}, 'training seed')}"
     )
-
-
-def _caption(several_seeds: bool, uneven: bool) -> str:
-    text = "✓ safe: normalised cost at most 1. "
-    if uneven:
-        return text + "± deviation over training seeds, or over episodes where there is one seed"
-    if several_seeds:
-        return text + "± deviation over training seeds. Worst seed: lowest reward / highest cost"
-    return text + "± deviation over episodes"

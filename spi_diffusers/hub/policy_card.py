@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO
+from spi_diffusers.evaluation.loading import short_name
 from spi_diffusers.evaluation.summary import (
     SeedStatistic,
     SeedSummary,
     keeps_limit,
     shown,
     shown_share,
+    spread_over,
     summarize_seeds,
 )
 from spi_diffusers.hub.policy_files import DEFAULT_LICENCE, PLOTS_FOLDER, RESULTS, PolicyFiles
@@ -59,8 +61,7 @@ def policy_card(
     template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
     summaries = _summaries(files)
     several_seeds, uneven = _several_seeds(summaries), len({s.train_seeds for s in summaries}) > 1
-    folder = Path(repo_id)
-    name = (folder.parent if folder.name == "policy" and not on_hub else folder).name
+    name = short_name(repo_id)
     sizes = _component_config(files, "noise_model")
     conditioned = sizes.get("use_safety_weight", True)
     info = files.train_info
@@ -78,7 +79,7 @@ def policy_card(
         protocol=_protocol(files, summaries),
         several_seeds=several_seeds,
         uneven=uneven,
-        spread_over=_spread_over(summaries),
+        spread_over=spread_over(summaries),
         rows=[_row(summary) for summary in summaries],
         failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
@@ -263,13 +264,6 @@ def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
         f"{text} Figures are means over training seeds {_listed(train_seeds)}; the weights here are those of "
         f"seed {own}."
     )
-
-
-def _spread_over(summaries: list[SeedSummary]) -> str:
-    several = {len(summary.train_seeds) > 1 for summary in summaries}
-    if len(several) > 1:
-        return "training seeds, or over episodes where there is one seed"
-    return "training seeds" if True in several else "episodes"
 
 
 def _several_seeds(summaries: list[SeedSummary]) -> bool:

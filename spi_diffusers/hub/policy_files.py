@@ -12,6 +12,7 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
+from spi_diffusers.training.run_folder import EVALUATION_FOLDER, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
 
 
 def _find_policy(path: Path) -> Path:
-    for folder in (path, path / "policy"):
+    for folder in (path, path / POLICY_FOLDER):
         if (folder / INDEX).is_file():
             return folder
     if not path.is_dir():
@@ -212,9 +213,9 @@ def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None
         if not (Path(evaluation) / RESULTS).is_file():
             raise FileNotFoundError(f"{evaluation}: there is no {RESULTS}; `spi evaluate` writes it")
         return Path(evaluation)
-    places = [policy / "evaluation", policy]
-    if policy.name == "policy":  # as in a run's folder
-        places = [policy.parent / "evaluation", policy.parent, *places]
+    places = [policy / EVALUATION_FOLDER, policy]
+    if policy.name == POLICY_FOLDER:  # as in a run's folder
+        places = [policy.parent / EVALUATION_FOLDER, policy.parent, *places]
     found = [place for place in places if (place / RESULTS).is_file()]
     if len({(place / RESULTS).read_bytes() for place in found}) > 1:
         raise PolicyFolderError(

@@ -10,6 +10,7 @@ from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.compare import ComparedPolicy
 from spi_diffusers.evaluation.results import read_diverged, read_results
 from spi_diffusers.hub.errors import HubError
+from spi_diffusers.training.run_folder import EVALUATION_FOLDER, POLICY_FOLDER
 
 RESULTS = "results.json"
 
@@ -98,9 +99,10 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
 def _results_file(path: Path) -> Path:
     if path.is_file():
         return path
-    places = [path, path / "evaluation", path / "policy" / "evaluation", path / "policy"]
-    if path.name == "policy":  # as in a run's folder
-        places += [path.parent / "evaluation", path.parent]
+    policy = path / POLICY_FOLDER
+    places = [path, path / EVALUATION_FOLDER, policy / EVALUATION_FOLDER, policy]
+    if path.name == POLICY_FOLDER:  # as in a run's folder
+        places += [path.parent / EVALUATION_FOLDER, path.parent]
     for folder in places:
         if (folder / RESULTS).is_file():
             return folder / RESULTS

@@ -13,6 +13,7 @@ from pathlib import Path
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import read_train_info
 from spi_diffusers.hub.policy_files import INDEX, TRAIN_INFO, is_baseline
+from spi_diffusers.training.run_folder import POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[
                 kept.append(child)
         if _CHECKPOINTS in kept:
             kept.remove(_CHECKPOINTS)
-            if not (path / "policy" / INDEX).is_file():
+            if not (path / POLICY_FOLDER / INDEX).is_file():
                 yield path, False
         folders[:] = kept
 

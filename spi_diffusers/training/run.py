@@ -1,20 +1,17 @@
 """The whole training job, as `spi train` and `scripts/train.py` run it."""
 
-import itertools
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import is_saved, save_policy
-from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run
+from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run, set_aside_evaluations
 from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
 from spi_diffusers.training.training_data import open_training_data
 
 logger = logging.getLogger(__name__)
-
-_REPLACED = "evaluation-replaced"
 
 
 @dataclass(frozen=True)
@@ -75,22 +72,10 @@ def run_training(config: TrainConfig, *, progress: bool = True) -> RunResult:
             with intra_op_threads(config, overlap=False):
                 save_policy(trainer, folder, progress=progress)
             if not is_new:
-                _set_aside_evaluations(output_dir)
+                set_aside_evaluations(output_dir)
         accelerator.wait_for_everyone()
     if accelerator.num_processes > 1:
         # A process that ends with the group still open can abort, as its threads wait for the others.
         accelerator.end_training()
     task = dataset.task.name if dataset.task else None
     return RunResult(training, folder, task, accelerator.is_main_process)
-
-
-def _set_aside_evaluations(output_dir: Path) -> None:
-    """Rename the evaluations of a policy that was replaced: its results would pass for the new one's."""
-    for evaluation in sorted(output_dir.glob("evaluation*")):
-        if not evaluation.is_dir() or evaluation.name.startswith(_REPLACED):
-            continue
-        simulator = evaluation.name.removeprefix("evaluation")
-        names = (output_dir / f"{_REPLACED}{number}{simulator}" for number in itertools.count(1))
-        aside = next(name for name in names if not name.exists())
-        evaluation.rename(aside)
-        logger.warning("%s was of the policy that is replaced; it is %s now.", evaluation, aside)

@@ -1,5 +1,6 @@
 """The files of a run besides its checkpoints, and whether a run may start or resume in a folder."""
 
+import itertools
 import json
 import logging
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 POLICY_FOLDER = "policy"
+#: Results of playing the policy; that of a chosen simulator has its name behind a dash.
+EVALUATION_FOLDER = "evaluation"
 
 #: Settings that do not change the result. The data counts by its content, not by where it lies; the preset by
 #: the settings it led to.
@@ -167,3 +170,13 @@ class MetricsLog:
             ) from error
         if written != len(line):
             raise OSError(f"{self.path}: only part of a line could be written; is the disk full?")
+
+
+def set_aside_evaluations(output_dir: Path) -> None:
+    """Rename the evaluations of a policy that is replaced: its results would pass for the new one's."""
+    folders = [output_dir / EVALUATION_FOLDER, *sorted(output_dir.glob(f"{EVALUATION_FOLDER}-*"))]
+    for folder in filter(Path.is_dir, folders):
+        names = (output_dir / f"replaced{number}-{folder.name}" for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        folder.rename(aside)
+        logger.warning("%s was of the policy that is replaced; it is %s now.", folder, aside)

@@ -125,7 +125,7 @@ def test_every_curve_stands_under_the_limit_that_it_is_compared_with(tmp_path, f
             assert y < limit.get_ydata()[0] == y + 0.5
     assert [container.get_label() for container in reward_axes.containers] == [f"A{n}" for n in range(8)]
     assert len({container.lines[0].get_color() for container in reward_axes.containers}) == 8
-    assert "over training seeds, or episodes where there is one seed\nnote" in title
+    assert "over training seeds, or over episodes where there is one seed\nnote" in title
 
 
 def test_one_limit_without_data(tmp_path):

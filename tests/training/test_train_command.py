@@ -116,4 +116,4 @@ def test_a_policy_that_replaces_another_does_not_inherit_its_results(run_folder,
     ]
     assert main([*words, "--budget_reserve", "9"]) == 0
     assert not (run / "evaluation").exists()
-    assert (run / "evaluation-replaced1" / "results.json").read_text() == "{}"
+    assert (run / "replaced1-evaluation" / "results.json").read_text() == "{}"
