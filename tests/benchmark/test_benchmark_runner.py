@@ -65,6 +65,8 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        # A script's background job, as these tests may be, ignores Ctrl-C; what a terminal starts does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
