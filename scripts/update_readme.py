@@ -14,6 +14,7 @@ from typing import Any
 from reproduce import MAIN_TASK, result_file
 
 from spi_diffusers.benchmark.selection import table_data, title_of
+from spi_diffusers.benchmark.tables import NOT_FED_BACK
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
@@ -95,20 +96,19 @@ def _policy_row(summary: SeedSummary) -> str:
 def comparison_table() -> str:
     """Every algorithm of Table 1 over the eight tasks, at each task's smallest limit."""
     files = [RESULTS / "paper" / "results.json", *(result_file(RESULTS, name) for name in TASKS)]
-    data = table_data("table1", [entry for file in files if file.exists() for entry in read_results(file)])
+    entries = [entry for file in files if file.exists() for entry in read_results(file)]
+    data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
     tasks = len(data.common_tasks)
     lines = [
         "| | normalised reward | normalised cost | limits kept | highest reward within the limit | seeds |",
         "|---|---|---|---|---|---|",
     ]
     titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
-    rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, True) for row in data.statistics()]
-    alone = data.statistics_not_fed_back()
-    if alone is not None:
-        rows.insert(1, (f"{title_of('spi')}, cost not fed back", alone, False))
-    for name, row, feedback in rows:
+    rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, data) for row in data.statistics()]
+    rows.insert(1, (NOT_FED_BACK, alone.statistics_of("spi"), alone))
+    for name, row, against in rows:
         few, many = row.seeds
-        wins = sum(data.best_safe(task, feedback=feedback) == row.algorithm for task in data.common_tasks)
+        wins = sum(against.best_safe(task) == row.algorithm for task in data.common_tasks)
         lines.append(
             f"| {name} | {shown(row.reward.mean)} | {shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | "
             f"{wins} of {tasks} | {few if few == many else f'{few} to {many}'} |"

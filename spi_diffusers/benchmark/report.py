@@ -106,8 +106,8 @@ def _compare(
     for task, systems in data.left_out.items():
         names = ", ".join(map(title_of, systems))
         report.left_out.append(f"{get_task(task).short_name} in the averages of {title}: nothing of {names}")
-    tables = [results_table(data), within_table(data), statistics_table(data), published_table(suite)]
-    return [f"## {title}", *tables]
+    statistics = statistics_table(data, table_data(suite, entries, diverged, feedback=False))
+    return [f"## {title}", results_table(data), within_table(data), statistics, published_table(suite)]
 
 
 def _draw_learning_curves(
@@ -190,14 +190,13 @@ def _read_all(
     data: dict[str, tuple[str, str]] = {}
     for file in files:
         for entry in read_results(file):
-            trained_on = entry.dataset.get("sha256")
-            if trained_on is not None:
-                first, source = data.setdefault(entry.task, (trained_on, str(file)))
-                if first != trained_on:
-                    raise ResultsFileError(
-                        f"{file} and {source}: results on {entry.task} are of different data (SHA-256 "
-                        f"{trained_on[:8]} and {first[:8]}), which do not compare: leave one out."
-                    )
+            trained_on = entry.dataset.get("sha256", "")
+            first, source = data.setdefault(entry.task, (trained_on, str(file))) if trained_on else ("", "")
+            if first != trained_on:
+                raise ResultsFileError(
+                    f"{file} and {source}: results on {entry.task} are of different data (SHA-256 "
+                    f"{trained_on[:8]} and {first[:8]}), which do not compare: leave one out."
+                )
             known, where = entries.setdefault(entry.key, (entry, str(file)))
             if known != entry:
                 raise ResultsFileError(

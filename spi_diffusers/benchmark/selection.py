@@ -38,9 +38,7 @@ class TableData:
         suite: "table1" or "table2".
         systems: Names of the systems that have results, in the order of the table.
         tasks: DSRL's names of the tasks that have results, in DSRL's order.
-        entries: By (task, system): one entry per training seed, at the task's smallest limit. Safe SPI's are
-            those where the running cost is fed back.
-        not_fed_back: By task, the entries of safe SPI where it is not, as no baseline is told its cost.
+        entries: By (task, system): one entry per training seed, at the task's smallest limit.
         diverged: Runs that diverged.
     """
 
@@ -48,7 +46,6 @@ class TableData:
     systems: tuple[str, ...]
     tasks: tuple[str, ...]
     entries: dict[tuple[str, str], list[EvaluationEntry]]
-    not_fed_back: dict[str, list[EvaluationEntry]]
     diverged: tuple[DivergedRun, ...]
 
     def diverged_of(self, task: str, system: str) -> int:
@@ -59,16 +56,9 @@ class TableData:
             for run in self.diverged
         )
 
-    def best_safe(self, task: str, *, feedback: bool = True) -> str | None:
-        """Of the systems that keep a task's limit, see `best_safe`, the one with the most reward.
-
-        Args:
-            task: DSRL's name.
-            feedback: Whether safe SPI is told its running cost.
-        """
+    def best_safe(self, task: str) -> str | None:
+        """Of the systems that keep a task's limit, see `best_safe`, the one with the most reward."""
         groups = {system: self.entries.get((task, system), []) for system in self.systems}
-        if not feedback:
-            groups["spi"] = self.not_fed_back.get(task, [])
         return best_safe(groups, {system: self.diverged_of(task, system) for system in self.systems})
 
     @property
@@ -88,20 +78,12 @@ class TableData:
 
     def statistics(self) -> list[AlgorithmStatistics]:
         """Every system over the common tasks; empty where there are none."""
-        common = self.common_tasks
-        if not common:
-            return []
-        return [
-            algorithm_statistics([e for task in common for e in self.entries[task, system]], self.diverged)
-            for system in self.systems
-        ]
+        return [self.statistics_of(system) for system in self.systems] if self.common_tasks else []
 
-    def statistics_not_fed_back(self) -> AlgorithmStatistics | None:
-        """Safe SPI without its running cost over the common tasks; None where one lacks such results."""
-        common = self.common_tasks
-        if not common or not all(task in self.not_fed_back for task in common):
-            return None
-        return algorithm_statistics([e for task in common for e in self.not_fed_back[task]], self.diverged)
+    def statistics_of(self, system: str) -> AlgorithmStatistics:
+        """A system over the common tasks, of which there must be one."""
+        entries = [entry for task in self.common_tasks for entry in self.entries[task, system]]
+        return algorithm_statistics(entries, self.diverged)
 
 
 @dataclass(frozen=True)
@@ -163,20 +145,29 @@ def best_safe(groups: Mapping[str, Sequence[EvaluationEntry]], lost: Mapping[str
 
 
 def table_data(
-    suite: str, entries: Iterable[EvaluationEntry], diverged: Sequence[DivergedRun] = ()
+    suite: str,
+    entries: Iterable[EvaluationEntry],
+    diverged: Sequence[DivergedRun] = (),
+    *,
+    feedback: bool = True,
 ) -> TableData:
-    """The entries of "table1" or "table2"."""
+    """The entries of a table.
+
+    Args:
+        suite: "table1" or "table2", or "sensitivity".
+        entries: All that there are.
+        diverged: Runs that diverged.
+        feedback: Whether safe SPI's entries are those where it is told its running cost.
+    """
     systems = systems_of(suite)
     found: dict[tuple[str, str], list[EvaluationEntry]] = {}
-    not_fed_back: dict[str, list[EvaluationEntry]] = {}
     for entry in entries:
         system = systems.get(entry.algorithm)
         if system is None or entry.extraction not in (system.extractions or ("policy",)):
             continue
         if entry.cost_limit != get_task(entry.task).cost_limits[0]:
             continue
-        if entry.extraction == "safe" and not entry.feedback:
-            not_fed_back.setdefault(entry.task, []).append(entry)
+        if entry.extraction == "safe" and entry.feedback != feedback:
             continue
         found.setdefault((entry.task, entry.algorithm), []).append(entry)
     # A system of which every run diverged must be seen too.
@@ -191,7 +182,6 @@ def table_data(
         tuple(name for name in systems if any(system == name for _, system in present)),
         tuple(name for name in TASKS if any(task == name for task, _ in present)),
         found,
-        not_fed_back,
         tuple(diverged),
     )
 

@@ -20,6 +20,8 @@ _RESULTS_NOTE = (
     "those that keep the limit. † n: n seeds diverged; they have no figures, so the system is not "
     "ranked."
 )
+#: What tables call safe SPI where it is not told its running cost, as no baseline is.
+NOT_FED_BACK = f"{title_of('spi')}, cost not fed back"
 _FEEDBACK_NOTE = (
     " Safe SPI is told its running cost, which no other system takes, but where it says that it is not."
 )
@@ -89,8 +91,14 @@ def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Seq
     return "\n".join([*_markdown(header, rows), "", note])
 
 
-def statistics_table(data: TableData) -> str:
-    """Every system over the tasks that all have: mean, interquartile mean with interval, worst seed."""
+def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> str:
+    """Every system over the tasks that all have: mean, interquartile mean with interval, worst seed.
+
+    Args:
+        data: What the table is made from.
+        not_fed_back: The same with safe SPI's results where it is not told its running cost, which then have
+            a row of their own, if they are of the same tasks.
+    """
     statistics = data.statistics()
     missing = "; ".join(
         f"{get_task(task).short_name} ({', '.join(title_of(s) for s in systems)})"
@@ -103,12 +111,11 @@ def statistics_table(data: TableData) -> str:
     tasks = len(data.common_tasks)
     header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
-    rows = []
-    for row in statistics:
-        rows.append(_statistics_row(row, tasks, title_of(row.algorithm)))
-        alone = data.statistics_not_fed_back() if row.algorithm == "spi" else None
-        if alone is not None:
-            rows.append(_statistics_row(alone, tasks, f"{title_of('spi')}, cost not fed back"))
+    rows = [_statistics_row(row, tasks, title_of(row.algorithm)) for row in statistics]
+    alone = not_fed_back if "spi" in data.systems else None
+    if alone and (alone.systems, alone.common_tasks) == (data.systems, data.common_tasks):
+        row = _statistics_row(alone.statistics_of("spi"), tasks, NOT_FED_BACK)
+        rows.insert(data.systems.index("spi") + 1, row)
     return "\n".join(
         [
             f"Over {tasks} task{'s' * (tasks > 1)}: "

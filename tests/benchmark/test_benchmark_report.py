@@ -113,16 +113,20 @@ def test_safe_spi_without_its_running_cost_has_a_row_of_its_own():
         entry("ballcircle", "bc", extraction="policy", reward=0.6, cost=0.4),
         entry("carrun", "spi", reward=0.9),
     ]
-    data = table_data("table1", entries)
-    rows = rows_of(statistics_table(data))
+    data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
+    rows = rows_of(statistics_table(data, alone))
     assert rows["safe SPI"][0] == "0.70"
     assert rows["safe SPI, cost not fed back"][0] == "0.50"
     assert rows["BC"][0] == "0.60"
     assert "told its running cost" in statistics_table(data)
-    assert (data.best_safe(BALL), data.best_safe(BALL, feedback=False)) == ("spi", "bc")
+    assert (data.best_safe(BALL), alone.best_safe(BALL)) == ("spi", "bc")
+    fed_back = [entries[0], *entries[2:]]
+    data, alone = (table_data("table1", fed_back, feedback=feedback) for feedback in (True, False))
+    assert "safe SPI, cost not fed back" not in rows_of(statistics_table(data, alone))
     # A task that the others have, but not it: an average over fewer tasks would not compare.
-    carrun = [entry("carrun", "bc", extraction="policy", reward=0.6)]
-    assert table_data("table1", [*entries, *carrun]).statistics_not_fed_back() is None
+    entries.append(entry("carrun", "bc", extraction="policy", reward=0.6))
+    data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
+    assert "safe SPI, cost not fed back" not in rows_of(statistics_table(data, alone))
 
 
 def test_learning_curves_by_share_of_training():
