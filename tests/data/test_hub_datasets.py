@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
-from dataset_hub import COMMIT, DatasetHub
+from dataset_hub import COMMIT, DatasetHub, client_environment
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
@@ -35,17 +36,37 @@ print("ANSWERS" + json.dumps(answers))
 """
 
 
-def ask(calls, environment):
+# What asks for the files themselves, without the pauses between attempts.
+CLIENT_WITHOUT_A_HUB = """
+import json, time
+time.sleep = lambda seconds: None
+from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.parquet_rows import ParquetRows
+from spi_diffusers.data.streaming import exceeds_memory
+try:
+    ParquetRows(["hf://datasets/lab/set/rows.parquet"], source="lab/set")
+except DatasetError as error:
+    print("ANSWERS" + json.dumps([str(error), exceeds_memory("lab/set", "ballcircle")]))
+"""
+
+
+def run_client(program, arguments, environment):
+    """The answers of a program in a process of its own, and what else it said."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
     run = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps(calls)],
+        [sys.executable, "-c", program, *arguments],
         env=clean | {"PYTHONPATH": str(REPOSITORY)} | environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert "ANSWERS" in run.stdout, run.stderr
-    return json.loads(run.stdout.partition("ANSWERS")[2])
+    return json.loads(run.stdout.partition("ANSWERS")[2]), run.stderr
+
+
+def ask(calls, environment):
+    answers, _ = run_client(CLIENT, [json.dumps(calls)], environment)
+    return answers
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +202,20 @@ def test_data_of_no_task(hub, tmp_path):
     assert "unknown task 'robot3'" in unknown[1]
     assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]
     assert "'observation' is missing; the file has 'state', 'force', 'gain'" in foreign[1]
+
+
+def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memory(tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # not listening, so that connections are refused
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        (error, exceeds), said = run_client(
+            CLIENT_WITHOUT_A_HUB, [], client_environment(url, tmp_path / "home")
+        )
+    assert error.startswith("hf://datasets/lab/set/rows.parquet: cannot be reached (ConnectError: ")
+    assert said.count("Opening hf://datasets/lab/set/rows.parquet failed (ConnectError: ") == 3
+    assert exceeds is False
+    assert "Taken to fit into memory, as this cannot be found out: ConnectionError: " in said
+    assert "'lab/set'" in said.rpartition("cannot be found out")[2]
 
 
 def test_converting_keeps_licence_description_and_source_with_the_commit(hub, tmp_path):

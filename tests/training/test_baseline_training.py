@@ -14,7 +14,7 @@ from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.config import ConfigError
 from spi_diffusers.training.config_layers import make_train_config
-from spi_diffusers.training.trainer import Trainer
+from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,13 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, m
     train(config_of(tmp_path / "parts", method, resume=True, **own), data)
     assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+def test_a_baseline_that_diverges_says_which_learning_rate_to_lower(data, tmp_path):
+    config = config_of(tmp_path, updates=50, **{"bc.learning_rate": 1e30})
+    advice = r"after update \d+\. No checkpoint was made\. Try a lower bc\.learning_rate\."
+    with pytest.raises(TrainingDivergedError, match=advice):
+        train(config, data)
 
 
 def test_processes_share_a_batch_out_and_draw_the_same(data, tmp_path):

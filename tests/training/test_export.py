@@ -7,6 +7,7 @@ import torch
 from training_factory import save_policy_with_file_size_limit_job, start_job, tiny_config
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.calibration import data_knots
 from spi_diffusers.training.export import algorithm_name, is_saved, save_policy, train_info
 from spi_diffusers.training.trainer import Trainer
 
@@ -92,12 +93,31 @@ def test_a_dataset_without_a_task_gives_its_longest_episode_as_horizon(tmp_path)
     options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 2}
     trainer = Trainer(tiny_config(tmp_path, **options), dataset, progress=False)
     trainer.train()
-    pipeline = SPIPolicyPipeline.from_pretrained(str(save_policy(trainer, tmp_path / "policy")))
+    folder = save_policy(trainer, tmp_path / "policy")
+    # It is calibrated at its own costs, which may be in any unit.
+    knots = data_knots(dataset.episodes.cost_return)
+    assert json.loads((folder / "train_info.json").read_text())["calibration"]["allowed_costs"] == [*knots]
+    pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
     assert (pipeline.config.task, pipeline.config.max_episode_steps) == (None, 30)
     actions = pipeline(np.zeros((50, 3)), cost_limit=5.0).actions
     assert actions.min() >= -3.0
     assert actions.max() <= 5.0
     assert actions.max() > 1.0  # in the environment's own range, not the model's
+
+
+def test_data_without_a_task_and_without_any_cost_gives_a_policy_without_calibration(tmp_path):
+    from test_sampler import make_dataset
+
+    dataset = make_dataset(lengths=(20, 30), terminated=(), max_cost=0)
+    trainer = Trainer(
+        tiny_config(tmp_path, task=None, dataset="mine.npz", updates=2), dataset, progress=False
+    )
+    trainer.train()
+    folder = save_policy(trainer, tmp_path / "policy")
+    assert "calibration" not in json.loads((folder / "train_info.json").read_text())
+    pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
+    assert pipeline.calibration is None
+    assert pipeline(np.zeros((2, 3)), cost_limit=5.0).actions.shape == (2, 2)
 
 
 def test_algorithm_names(tmp_path):

@@ -13,7 +13,7 @@ from spi_diffusers.training.imitation import PreferredEpisodes
 from spi_diffusers.training.sampler import TransitionSampler, batch_dim, scale_actions, take_slice
 
 
-def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, seed=0):
+def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, max_cost=1, seed=0):
     """Episodes whose rewards number the rows, so that a batch shows which rows it holds."""
     rng = np.random.default_rng(seed)
     rows, ends = sum(lengths), np.cumsum(lengths) - 1
@@ -25,7 +25,7 @@ def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, seed=0)
             "next_observation": np.concatenate([walk[1:] for walk in walks]),
             "action": rng.uniform(low, high, size=(rows, 2)).astype(np.float32),
             "reward": np.arange(rows, dtype=np.float32),
-            "cost": rng.integers(0, 2, size=rows).astype(np.float32),
+            "cost": rng.integers(0, max_cost + 1, size=rows).astype(np.float32),
             "terminated": is_terminated,
             "truncated": np.isin(np.arange(rows), ends) & ~is_terminated,
         }
