@@ -13,7 +13,7 @@ from typing import Any
 
 from reproduce import MAIN_TASK, result_file
 
-from spi_diffusers.benchmark.selection import table_data, title_of
+from spi_diffusers.benchmark.selection import statistics_not_fed_back, table_data, title_of
 from spi_diffusers.benchmark.tables import NOT_FED_BACK
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
@@ -105,7 +105,8 @@ def comparison_table() -> str:
     ]
     titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
     rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, data) for row in data.statistics()]
-    rows.insert(1, (NOT_FED_BACK, alone.statistics_of("spi"), alone))
+    if own := statistics_not_fed_back(data, alone):
+        rows.insert(1, (NOT_FED_BACK, own, alone))
     for name, row, against in rows:
         few, many = row.seeds
         wins = sum(against.best_safe(task) == row.algorithm for task in data.common_tasks)

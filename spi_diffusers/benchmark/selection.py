@@ -78,12 +78,13 @@ class TableData:
 
     def statistics(self) -> list[AlgorithmStatistics]:
         """Every system over the common tasks; empty where there are none."""
-        return [self.statistics_of(system) for system in self.systems] if self.common_tasks else []
-
-    def statistics_of(self, system: str) -> AlgorithmStatistics:
-        """A system over the common tasks, of which there must be one."""
-        entries = [entry for task in self.common_tasks for entry in self.entries[task, system]]
-        return algorithm_statistics(entries, self.diverged)
+        common = self.common_tasks
+        if not common:
+            return []
+        return [
+            algorithm_statistics([e for task in common for e in self.entries[task, system]], self.diverged)
+            for system in self.systems
+        ]
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,22 @@ def table_data(
         found,
         tuple(diverged),
     )
+
+
+def statistics_not_fed_back(data: TableData, not_fed_back: TableData) -> AlgorithmStatistics | None:
+    """Safe SPI where it is not told its running cost, as no baseline is, over the tasks of a table.
+
+    Args:
+        data: The table.
+        not_fed_back: `table_data(..., feedback=False)` of the same results.
+
+    Returns:
+        Its statistics; None where a common task of the table lacks such results.
+    """
+    groups = [not_fed_back.entries.get((task, "spi"), []) for task in data.common_tasks]
+    if not groups or not all(groups):
+        return None
+    return algorithm_statistics([entry for group in groups for entry in group], data.diverged)
 
 
 def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[EvaluationEntry]]:

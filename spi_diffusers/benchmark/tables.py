@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spi_diffusers.benchmark.paper import paper_table
-from spi_diffusers.benchmark.selection import TableData, best_safe, title_of
+from spi_diffusers.benchmark.selection import TableData, best_safe, statistics_not_fed_back, title_of
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic, within_limit
 from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
@@ -97,7 +97,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
     Args:
         data: What the table is made from.
         not_fed_back: The same with safe SPI's results where it is not told its running cost, which then have
-            a row of their own, if they are of the same tasks.
+            a row of their own, if they are of all of the tasks.
     """
     statistics = data.statistics()
     missing = "; ".join(
@@ -112,10 +112,9 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
     header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
     rows = [_statistics_row(row, tasks, title_of(row.algorithm)) for row in statistics]
-    alone = not_fed_back if "spi" in data.systems else None
-    if alone and (alone.systems, alone.common_tasks) == (data.systems, data.common_tasks):
-        row = _statistics_row(alone.statistics_of("spi"), tasks, NOT_FED_BACK)
-        rows.insert(data.systems.index("spi") + 1, row)
+    alone = statistics_not_fed_back(data, not_fed_back) if not_fed_back else None
+    if alone:
+        rows.insert("spi" in data.systems, _statistics_row(alone, tasks, NOT_FED_BACK))
     return "\n".join(
         [
             f"Over {tasks} task{'s' * (tasks > 1)}: "

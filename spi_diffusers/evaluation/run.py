@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.behaviour import BehaviourRow, behaviour_rows
 from spi_diffusers.evaluation.evaluate import acting, check_choices, evaluate, policy_task
-from spi_diffusers.evaluation.loading import CONFIG_FILE, LoadedPolicy, load_policy
+from spi_diffusers.evaluation.loading import LoadedPolicy, load_policy
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
-from spi_diffusers.training.run_folder import EVALUATION_FOLDER
+from spi_diffusers.training.run_folder import CONFIG_FILE, EVALUATION_FOLDER
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
@@ -95,7 +95,8 @@ def run_evaluation(
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():
         raise FileExistsError(f"{output}: is a file; name a folder for the results.")
-    before = read_results(output / RESULTS_FILE) if (output / RESULTS_FILE).exists() else []
+    if (output / RESULTS_FILE).exists():
+        read_results(output / RESULTS_FILE)
     data = _behaviour_data(dataset, loaded, known)
     rollouts: list[tuple[str, Rollout]] = []
     entries = evaluate(
@@ -111,7 +112,7 @@ def run_evaluation(
         progress=progress,
         on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
     )
-    shown = _merge(output / RESULTS_FILE, entries, before)
+    shown = _merge(output / RESULTS_FILE, entries)
     files = [output / RESULTS_FILE]
     limits = sorted({entry.cost_limit for entry in shown})
     behaviour = behaviour_rows(data, limits, known) if data is not None else []
@@ -161,22 +162,26 @@ def _behaviour_data(
     return data
 
 
-def _merge(
-    file: Path, entries: list[EvaluationEntry], before: list[EvaluationEntry]
-) -> list[EvaluationEntry]:
+def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
     """Put the entries into the file; returns all in it of the policy, by earlier evaluations too."""
     ours = entries[0]
 
     def same_name(entry: EvaluationEntry) -> bool:
         return (entry.task, entry.algorithm, entry.train_seed) == (ours.task, ours.algorithm, ours.train_seed)
 
+    lost = []
+
     def outdated(entry: EvaluationEntry) -> bool:
         training = (entry.updates, entry.train_seconds, entry.dataset)
-        return same_name(entry) and training != (ours.updates, ours.train_seconds, ours.dataset)
+        if not same_name(entry) or training == (ours.updates, ours.train_seconds, ours.dataset):
+            return False
+        lost.append(entry)
+        return True
 
-    if lost := sum(map(outdated, before)):
-        logger.warning("%s: %d results of another training of the same name are replaced.", file, lost)
-    return [entry for entry in merge_results(file, entries, outdated=outdated) if same_name(entry)]
+    merged = merge_results(file, entries, outdated=outdated)
+    if lost:
+        logger.warning("%s: %d results of another training of the same name are replaced.", file, len(lost))
+    return [entry for entry in merged if same_name(entry)]
 
 
 def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:

@@ -61,7 +61,8 @@ def policy_card(
     template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
     summaries = _summaries(files)
     several_seeds, uneven = _several_seeds(summaries), len({s.train_seeds for s in summaries}) > 1
-    name = short_name(repo_id)
+    # What lies in the current folder by chance has no say in what a repository is called.
+    name = repo_id.rpartition("/")[2] if on_hub else short_name(repo_id)
     sizes = _component_config(files, "noise_model")
     conditioned = sizes.get("use_safety_weight", True)
     info = files.train_info

@@ -12,13 +12,13 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
-from spi_diffusers.training.run_folder import EVALUATION_FOLDER, POLICY_FOLDER
+from spi_diffusers.training.run_folder import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-CARD, RESULTS, TRAIN_CONFIG, TRAIN_INFO = "README.md", "results.json", "train_config.json", "train_info.json"
+CARD, RESULTS = "README.md", "results.json"
 REPLAY = "replay.mp4"
 #: Of the code that is shipped, and of the weights unless their owner says otherwise.
 DEFAULT_LICENCE = "apache-2.0"
@@ -99,10 +99,10 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
         raise PolicyFolderError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index = _published_index(policy)
-    info = _without_local_paths(_read_json(policy / TRAIN_INFO))
+    info = _without_local_paths(_read_json(policy / INFO_FILE))
     if info:
-        read_train_info(policy / TRAIN_INFO)  # raises an error that names a field which is missing
-    config = _without_local_paths(_read_json(policy / TRAIN_CONFIG))
+        read_train_info(policy / INFO_FILE)  # raises an error that names a field which is missing
+    config = _without_local_paths(_read_json(policy / CONFIG_FILE))
     where = _find_evaluation(policy, evaluation)
     if where is None:
         return PolicyFiles(policy, index, info, config)
@@ -148,7 +148,7 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
         content[f"{name}/config.json"] = _config(files.folder / name / "config.json")
         content[f"{name}/{WEIGHTS}"] = files.folder / name / WEIGHTS
         content[f"{name}/{library}.py"] = _code("models", library)
-    for name, values in ((TRAIN_INFO, files.train_info), (TRAIN_CONFIG, files.train_config)):
+    for name, values in ((INFO_FILE, files.train_info), (CONFIG_FILE, files.train_config)):
         if values:
             content[name] = _json(values)
     if files.entries:
@@ -176,7 +176,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
         return rest in PLOTS
     if rest:
         return top in (*components, "calibration")
-    return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, TRAIN_INFO, TRAIN_CONFIG, REPLAY)
+    return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, INFO_FILE, CONFIG_FILE, REPLAY)
 
 
 def _find_policy(path: Path) -> Path:
@@ -236,7 +236,7 @@ def _own_entries(
     entries = read_results(path)
     if not info:
         raise PolicyFolderError(
-            f"{path}: there is no {TRAIN_INFO} beside the policy, so nothing says that these results are "
+            f"{path}: there is no {INFO_FILE} beside the policy, so nothing says that these results are "
             "its own"
         )
     if index.get("task") is None:
@@ -265,7 +265,7 @@ def _own_entries(
             if theirs != ours:
                 raise PolicyFolderError(
                     f"{path}: the results of training seed {entry.train_seed} are of other weights: "
-                    f"{name} is {theirs!r} there, {ours!r} in {TRAIN_INFO}. Evaluate the policy again"
+                    f"{name} is {theirs!r} there, {ours!r} in {INFO_FILE}. Evaluate the policy again"
                 )
     if len(same) < len(entries):
         logger.info("%s: %d entries about other policies are left out.", path, len(entries) - len(same))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spi_diffusers.hub.policy_files import TRAIN_CONFIG, PolicyFiles, read_policy_files
+from spi_diffusers.hub.policy_files import PolicyFiles, read_policy_files
 from spi_diffusers.hub.publish_policy import PublishPlan, check_acts, plan_publish, publish
 from spi_diffusers.hub.trained_policies import TrainedPolicy
 from spi_diffusers.hub.upload import check_private
-from spi_diffusers.training.run_folder import WITHOUT_EFFECT
+from spi_diffusers.training.run_folder import CONFIG_FILE, WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _difference(first: PolicyFiles, second: PolicyFiles) -> str | None:
     settings = [_settings(files.train_config) for files in (first, second)]
     for name in sorted(settings[0].keys() | settings[1].keys()):
         if settings[0].get(name) != settings[1].get(name):
-            return f"{name} in {TRAIN_CONFIG}"
+            return f"{name} in {CONFIG_FILE}"
     return None
 
 

@@ -12,13 +12,10 @@ from pathlib import Path
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import read_train_info
-from spi_diffusers.hub.policy_files import INDEX, TRAIN_INFO, is_baseline
-from spi_diffusers.training.run_folder import POLICY_FOLDER
+from spi_diffusers.hub.policy_files import INDEX, is_baseline
+from spi_diffusers.training.run_folder import CHECKPOINTS_FOLDER, INFO_FILE, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
-
-#: A run's folder has it from the first checkpoint on, long before there is a policy.
-_CHECKPOINTS = "checkpoints"
 
 
 class AmbiguousPoliciesError(ValueError):
@@ -162,8 +159,8 @@ def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[
             used.update(fits)
             if not fits and not child.startswith("."):
                 kept.append(child)
-        if _CHECKPOINTS in kept:
-            kept.remove(_CHECKPOINTS)
+        if CHECKPOINTS_FOLDER in kept:
+            kept.remove(CHECKPOINTS_FOLDER)
             if not (path / POLICY_FOLDER / INDEX).is_file():
                 yield path, False
         folders[:] = kept
@@ -185,10 +182,10 @@ def _read(folder: Path) -> TrainedPolicy:
             f"{folder / INDEX}: names no task, so the policy has no name on the Hub; give it one: "
             f"`spi publish {folder} ORG/NAME`"
         )
-    if not (folder / TRAIN_INFO).is_file():
+    if not (folder / INFO_FILE).is_file():
         raise ValueError(
-            f"{folder}: has no {TRAIN_INFO}, so nothing says how it was trained; give it a name: "
+            f"{folder}: has no {INFO_FILE}, so nothing says how it was trained; give it a name: "
             f"`spi publish {folder} ORG/NAME`"
         )
-    info = read_train_info(folder / TRAIN_INFO)
+    info = read_train_info(folder / INFO_FILE)
     return TrainedPolicy(get_task(task).short_name, info.algorithm, info.train_seed, folder)

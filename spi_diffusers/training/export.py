@@ -14,15 +14,13 @@ from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.files import replace_folder, to_json, write_durably
-from spi_diffusers.training.run_folder import CONFIG_FILE, WITHOUT_EFFECT, saved_config
+from spi_diffusers.training.run_folder import CONFIG_FILE, INFO_FILE, WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.runtime import package_versions
 from spi_diffusers.training.trainer import Trainer
 
 #: Of a streamed dataset, the calibration sees whole episodes of at most this many transitions: it uses 10,000
 #: transitions and the first observations of 300 episodes, all drawn from them.
 CALIBRATION_TRANSITIONS = 200_000
-#: Beside the weights: what an evaluation must know about the training run.
-INFO_FILE = "train_info.json"
 
 
 def algorithm_name(config: TrainConfig) -> str:

@@ -14,6 +14,8 @@ from spi_diffusers.training.files import replace_file, to_json
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "train_config.json"
+#: Beside a policy's weights: what an evaluation must know about their training.
+INFO_FILE = "train_info.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 POLICY_FOLDER = "policy"
@@ -174,8 +176,7 @@ class MetricsLog:
 
 def set_aside_evaluations(output_dir: Path) -> None:
     """Rename the evaluations of a policy that is replaced: its results would pass for the new one's."""
-    folders = [output_dir / EVALUATION_FOLDER, *sorted(output_dir.glob(f"{EVALUATION_FOLDER}-*"))]
-    for folder in filter(Path.is_dir, folders):
+    for folder in filter(Path.is_dir, sorted(output_dir.glob(f"{EVALUATION_FOLDER}*"))):
         names = (output_dir / f"replaced{number}-{folder.name}" for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         folder.rename(aside)

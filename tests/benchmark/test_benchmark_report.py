@@ -123,6 +123,10 @@ def test_safe_spi_without_its_running_cost_has_a_row_of_its_own():
     fed_back = [entries[0], *entries[2:]]
     data, alone = (table_data("table1", fed_back, feedback=feedback) for feedback in (True, False))
     assert "safe SPI, cost not fed back" not in rows_of(statistics_table(data, alone))
+    # Results of it on more tasks than the others have change nothing.
+    more = [*entries[:3], entry("carrun", "bc", extraction="policy"), entry("carrun", "spi", feedback=False)]
+    data, alone = (table_data("table1", more, feedback=feedback) for feedback in (True, False))
+    assert rows_of(statistics_table(data, alone))["safe SPI, cost not fed back"][0] == "0.50"
     # A task that the others have, but not it: an average over fewer tasks would not compare.
     entries.append(entry("carrun", "bc", extraction="policy", reward=0.6))
     data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))

@@ -8,7 +8,7 @@ import pyarrow.csv
 import pytest
 import torch
 import yaml
-from data_factory import make_columns, make_dataset, to_dsrl
+from data_factory import make_columns, make_dataset, to_dsrl, tree
 from faulty_hub import FaultyHub, sha256
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,10 +39,6 @@ def write_npz(path, arrays):
 
 def convert(source, folder, **options):
     return {part.config: part.dataset for part in convert_dataset(source, folder, **options)}
-
-
-def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @given(

@@ -51,13 +51,13 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def written(data, tmp_path_factory):
+def untouched(data, tmp_path_factory):
     return write_parquet_dataset(data, tmp_path_factory.mktemp("written") / "set")
 
 
 @pytest.fixture
-def folder(written, tmp_path):
-    return shutil.copytree(written, tmp_path / "set")
+def folder(untouched, tmp_path):
+    return shutil.copytree(untouched, tmp_path / "set")
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +79,9 @@ def assert_same_summary(stream, data):
         torch.testing.assert_close(getattr(stream.episodes, name), getattr(data.episodes, name))
 
 
-def test_statistics_beside_the_rows_are_used_if_the_checksums_are_right(written, data, monkeypatch):
+def test_statistics_beside_the_rows_are_used_if_the_checksums_are_right(untouched, data, monkeypatch):
     monkeypatch.setattr(streaming, "scanned_summary", None)  # not called
-    stream = open_stream(written, BALL)
+    stream = open_stream(untouched, BALL)
     assert stream.summary.is_verified
     assert_same_summary(stream, data)
     # Bit for bit what in-memory training normalises with.
@@ -365,17 +365,17 @@ def test_zero_rows_are_refused(tmp_path, data):
         open_stream(tmp_path, BALL)
 
 
-def test_large_data_is_streamed_and_small_data_is_not(written, monkeypatch):
-    size = open_stream(written, BALL).rows.tensor_bytes
+def test_large_data_is_streamed_and_small_data_is_not(untouched, monkeypatch):
+    size = open_stream(untouched, BALL).rows.tensor_bytes
     assert size == 53 * (4 * (8 + 8 + 2 + 2) + 2 + 16)
     for available, copies, expected in ((2 * size, 1, False), (2 * size - 2, 1, True), (3 * size, 2, True)):
         monkeypatch.setattr(streaming, "available_memory", lambda available=available: available)
-        assert exceeds_memory(written, BALL, copies=copies) is expected
-        found = open_transitions(written, BALL, copies=copies)
+        assert exceeds_memory(untouched, BALL, copies=copies) is expected
+        found = open_transitions(untouched, BALL, copies=copies)
         assert isinstance(found, TransitionDataset) is not expected
         assert found.sha256 == make_dataset(task=BALL, lengths=LENGTHS, terminated=(1, 4)).sha256
     # What cannot be streamed, or is not there, is for the loader to speak about.
-    assert not exceeds_memory(written / "none", BALL)
+    assert not exceeds_memory(untouched / "none", BALL)
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):

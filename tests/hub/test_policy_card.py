@@ -27,6 +27,16 @@ def card(run, *entries):
     return policy_card(read_policy_files(run), "org/spi-ball")
 
 
+def test_a_repository_is_called_by_its_id_whatever_lies_in_the_current_folder(run, tmp_path, monkeypatch):
+    expected = card(run)
+    assert "\n# spi-ball\n" in expected
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "spi-ball").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    assert card(run) == expected
+    assert "\n# policy\n" in policy_card(read_policy_files(run), "org/policy")
+
+
 def section(text, title):
     return re.search(rf"## {title}\n(.*?)\n## ", text, re.DOTALL)[1].strip()
 

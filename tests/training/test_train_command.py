@@ -103,8 +103,6 @@ def test_resuming_through_the_saved_config_is_a_finished_run(capsys, run_folder)
 def test_a_policy_that_replaces_another_does_not_inherit_its_results(run_folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(run_folder, run)
-    (run / "evaluation").mkdir(exist_ok=True)
-    (run / "evaluation" / "results.json").write_text("{}")
     words = [
         "train",
         "--config",
@@ -114,6 +112,12 @@ def test_a_policy_that_replaces_another_does_not_inherit_its_results(run_folder,
         "--resume",
         "--quiet",
     ]
-    assert main([*words, "--budget_reserve", "9"]) == 0
-    assert not (run / "evaluation").exists()
-    assert (run / "replaced1-evaluation" / "results.json").read_text() == "{}"
+    for reserve in (9, 8):
+        for name in ("evaluation", "evaluation-bullet"):
+            (run / name).mkdir(exist_ok=True)
+            (run / name / "results.json").write_text(str(reserve))
+        assert main([*words, "--budget_reserve", str(reserve)]) == 0
+    assert not list(run.glob("evaluation*"))
+    for name in ("evaluation", "evaluation-bullet"):
+        assert (run / f"replaced1-{name}" / "results.json").read_text() == "9"
+        assert (run / f"replaced2-{name}" / "results.json").read_text() == "8"
