@@ -136,9 +136,11 @@ def plot_learning_curves(
 def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -> Path:
     """Draw Figure 2: on longer Pixel worlds the cost c vanishes at the start, its remap c' does not.
 
-    Two policies are compared, by values that solve the Bellman equation in the environment's own dynamics:
-    the white trajectory into the trap, and one that never enters it. Their difference shrinks as gamma^n with
-    c and with c' alike; what c' cures is that the value itself goes to 0.
+    Policies are compared by values that solve the Bellman equation in the environment's own dynamics: the
+    white trajectory into the trap, one that never ends, and the way to the goal. Two things are seen that the
+    paper does not say. Their difference shrinks as gamma^n with c and with c' alike; what c' cures is that
+    the value itself goes to 0. And c' counts the steps that are left: the goal, which ends the episode two
+    steps sooner than the trap, has the lowest value.
 
     Args:
         path: The picture; its suffix gives the format.
@@ -155,10 +157,11 @@ def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -
         world.set(title="3 x 6 Pixel world, white trajectory", xticks=[], yticks=[])
         world.grid(visible=False)
         cost_axes.plot(lengths, values["cost"], color=_CURVES[1], label=r"into the trap: $\gamma^n$")
-        cost_axes.plot(lengths, np.zeros(len(lengths)), color=_CURVES[2], label="never into the trap: 0")
+        cost_axes.plot(lengths, np.zeros(len(lengths)), color=_CURVES[2], label="not into the trap: 0")
         cost_axes.set(title="$Q^c$ at the start vanishes", xlabel="columns n", ylabel="discounted cost c")
+        safety_axes.plot(lengths, values["safety_stay"], color=_CURVES[2], label="without an end")
         safety_axes.plot(lengths, values["safety"], color=_CURVES[1], label="into the trap")
-        safety_axes.plot(lengths, values["safety_stay"], color=_CURVES[2], label="never into the trap")
+        safety_axes.plot(lengths, values["safety_goal"], color=_CURVES[0], label="to the goal, where it ends")
         safety_axes.set(
             title="$Q^{c'}$ at the start does not", xlabel="columns n", ylabel="discounted c' = 1 - c"
         )
@@ -178,21 +181,24 @@ def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dic
 
     Returns:
         "cost" and "safety": discounted c and c' of the white trajectory; "safety_stay": discounted c' of
-        never entering the trap nor the goal (walking up against the border). One value per length.
+        never entering the trap nor the goal (walking up against the border); "safety_goal": that of the
+        straight way to the goal. One value per length.
     """
-    from spi_diffusers.envs.pixel_world import DOWN, UP, transition_table, white_policy
+    from spi_diffusers.envs.pixel_world import DOWN, RIGHT, UP, safe_policy, transition_table, white_policy
 
-    values: dict[str, list[float]] = {"cost": [], "safety": [], "safety_stay": []}
+    values: dict[str, list[float]] = {"cost": [], "safety": [], "safety_stay": [], "safety_goal": []}
     for n in lengths:
         world = transition_table(int(n))
-        white = white_policy(int(n))
+        white, straight = white_policy(int(n)), safe_policy(int(n))
         stay = np.eye(4)[np.full(len(white), UP)]
-        first = (world.start, DOWN)
-        values["cost"].append(float(world.action_values(white, world.cost, gamma)[first]))
-        values["safety"].append(float(world.action_values(white, 1.0 - world.cost, gamma)[first]))
-        values["safety_stay"].append(
-            float(world.action_values(stay, 1.0 - world.cost, gamma)[world.start, UP])
-        )
+        safety = 1.0 - world.cost
+        for name, policy, signal, first in (
+            ("cost", white, world.cost, DOWN),
+            ("safety", white, safety, DOWN),
+            ("safety_stay", stay, safety, UP),
+            ("safety_goal", straight, safety, RIGHT),
+        ):
+            values[name].append(float(world.action_values(policy, signal, gamma)[world.start, first]))
     return {name: np.array(column) for name, column in values.items()}
 
 

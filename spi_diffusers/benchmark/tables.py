@@ -42,18 +42,20 @@ def results_table(data: TableData) -> str:
 
 
 def within_table(data: TableData) -> str:
-    """Share of the episodes within the limit, of every system on every task."""
+    """Share of the episodes within the limit and the worst seed, of every system on every task."""
+
+    def cell(group: Sequence[EvaluationEntry]) -> str:
+        if not group:
+            return ""
+        worst = max(entry.normalized_cost for entry in group)
+        return f"{shown_share(within_limit(group))}, {shown(worst)}"
+
     rows = []
     for task in data.tasks:
         groups = [data.entries.get((task, system), []) for system in data.systems]
         known = get_task(task)
-        rows.append(
-            [
-                f"{known.short_name} ({known.cost_limits[0]:g})",
-                *(shown_share(within_limit(group)) if group else "" for group in groups),
-            ]
-        )
-    header = ["episodes within the limit", *map(title_of, data.systems)]
+        rows.append([f"{known.short_name} ({known.cost_limits[0]:g})", *map(cell, groups)])
+    header = ["episodes within the limit, worst seed's normalised cost", *map(title_of, data.systems)]
     return "\n".join(_markdown(header, rows))
 
 

@@ -88,20 +88,21 @@ def test_a_diverged_seed_is_shown_and_takes_the_system_out_of_the_ranking():
 
 def test_averages_compare_over_the_tasks_that_all_have():
     entries = [
-        entry("ballcircle", "spi", reward=0.5),
-        entry("carrun", "spi", reward=0.9),
-        entry("ballcircle", "bc", extraction="policy", reward=0.4),
+        entry("ballcircle", "spi", reward=0.5, cost=0.2),
+        entry("ballcircle", "spi", seed=1, reward=0.7, cost=0.7),
+        entry("carrun", "spi", reward=0.9, cost=0.3),
+        entry("ballcircle", "bc", extraction="policy", reward=0.4, cost=0.4),
     ]
     data = table_data("table1", entries)
     assert data.common_tasks == (BALL,)
     assert rows_of(within_table(data)) == {
         "---": ["---", "---"],
-        "episodes within the limit": ["safe SPI", "BC"],
-        "ballcircle (10)": ["100%", "100%"],
-        "carrun (10)": ["100%", ""],
+        "episodes within the limit, worst seed's normalised cost": ["safe SPI", "BC"],
+        "ballcircle (10)": ["100%, 0.70", "100%, 0.40"],
+        "carrun (10)": ["100%, 0.30", ""],
     }
     rows = rows_of(statistics_table(data))
-    assert rows["safe SPI"][0] == "0.50"
+    assert rows["safe SPI"][0] == "0.60 ± 0.14"
     assert rows["BC"][0] == "0.40"
     assert "Left out, as systems have no results there: carrun (BC)." in statistics_table(data)
 
@@ -229,6 +230,8 @@ def test_pixel_world_values_are_the_papers_closed_forms():
     assert values["cost"] == pytest.approx([0.9**3, 0.9**6])
     assert values["safety"][1] == pytest.approx(sum(0.9**k for k in range(6)))
     assert values["safety_stay"] == pytest.approx([10.0, 10.0])
+    # A survival bonus: the goal ends the episode after n - 1 steps, the trap after n + 1.
+    assert values["safety_goal"] == pytest.approx([sum(0.9**k for k in range(n - 1)) for n in (3, 6)])
     far = pixel_world_values([200], 0.9)
     assert far["cost"][0] < 1e-8 < far["safety"][0]
 

@@ -365,21 +365,29 @@ def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_pa
     assert (point.reward_mean, point.cost_mean) == (shorter.reward_mean, shorter.cost_mean)
 
 
-def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path):
+def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path, capsys):
     pytest.importorskip("bullet_safety_gym")
-    config = tiny_config(tmp_path, "learning_rate: 1.0e+30\nmax_grad_norm: 0\nmixed_precision: 'no'\n")
+    settings = "learning_rate: 1.0e+30\nmax_grad_norm: 0\nmixed_precision: 'no'\n"
+    config = tiny_config(tmp_path, settings + "cpq: {hidden_dims: [16, 16], learning_rate: 1.0e+30}\n")
     output = tmp_path / "out"
-    cells = tiny_cells("spi-paper")
-    result = run_benchmark(
-        cells, output, executor=LocalExecutor(), jobs=1, config_file=config, progress=False
+    arguments = command(output, config, "--algorithms", "spi-paper", "cpq", "bc", "--seeds", "0")
+    assert main([*arguments, "--updates", "20"]) == 1
+    runs = {run.algorithm: run for run in read_diverged(output / "results.json")}
+    assert {(name, run.task, run.train_seed) for name, run in runs.items()} == {
+        (name, "OfflineBallCircle-v0", 0) for name in ("spi-paper", "cpq")
+    }
+    assert runs["spi-paper"].message.endswith(
+        "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
     )
-    message = result.with_status("diverged")[cells[0]]
-    assert message.startswith("Training diverged: ")
-    (run,) = read_diverged(output / "results.json")
-    assert (run.task, run.algorithm, run.train_seed) == ("OfflineBallCircle-v0", "spi-paper", 0)
-    assert run.message == message
-    assert read_results(output / "results.json") == []
-    refused(cells, output, config)  # would fail if it ran
-    outcome = read_outcome(output / cells[0].folder)
-    assert outcome is not None
-    assert outcome.status == "diverged"
+    assert runs["cpq"].message.endswith("Try a lower cpq.learning_rate.")
+    said = capsys.readouterr()
+    for run in runs.values():
+        assert run.message in said.out + said.err
+    # What did not diverge has its results.
+    assert [one.algorithm for one in read_results(output / "results.json")] == ["bc"]
+    for name in runs:
+        (cell,) = tiny_cells(name)
+        refused([cell], output, config)  # would fail if it ran
+        outcome = read_outcome(output / cell.folder)
+        assert outcome is not None
+        assert outcome.status == "diverged"
