@@ -13,9 +13,10 @@ class BCQLagConfig(LagrangianConfig):
 
     Attributes:
         max_perturbation: Phi, the largest change of a candidate action per dimension.
-        selection: Which candidate acts. "reward": the best by Q^r, as in BCQ; "lagrangian": the best by
-            Q^r - lambda Q^c, so that the constraint has a say in the choice as well; "sample": a random one,
-            as the DSRL benchmark's code does.
+        selection: Which candidate acts. "reward": the best by Q^r, as in BCQ; only the perturbation looks at
+            the cost then, which often is too little to keep a limit. "lagrangian": the best by Q^r - lambda
+            Q^c, so that the constraint has a say in the choice as well. "sample": a random one, as the DSRL
+            benchmark's code does.
     """
 
     max_perturbation: float = 0.05

@@ -83,6 +83,14 @@ def play(made: Trained) -> Values:
     return values
 
 
+def assert_kept_on_average(made: Trained, cost_limit: float) -> None:
+    """Over the last twenty evaluations."""
+    last, limit = made.history[-20:], around(cost_limit)
+    cost, reward = (np.mean([getattr(values, name) for values in last]) for name in ("cost", "reward"))
+    assert cost <= WORLD.threshold(cost_limit) + limit.slack_cost
+    assert reward >= limit.within.reward - limit.slack_reward
+
+
 @pytest.mark.parametrize(("method", "cost_limit"), [("bc", TIGHT), ("bc-safe", MIDDLE), ("bc-safe", LOOSE)])
 def test_cloning_makes_the_mean_action_of_the_episodes_it_may_imitate(method, cost_limit):
     """Moves are in proportion to the action's size, so a mean action makes (nearly) the behaviour's moves.
@@ -137,15 +145,38 @@ def test_a_multiplier_keeps_the_limit_on_average(method, cost_limit):
     So the mean over the last updates is what can be asked to keep the limit, and to earn no less than the
     best deterministic policy within it.
     """
-    last = trained(method, cost_limit, updates=3000, evaluate_every=50).history[-20:]
-    limit = around(cost_limit)
-    cost, reward = (np.mean([getattr(values, name) for values in last]) for name in ("cost", "reward"))
-    assert cost <= WORLD.threshold(cost_limit) + limit.slack_cost
-    assert reward >= limit.within.reward - limit.slack_reward
+    assert_kept_on_average(trained(method, cost_limit, updates=3000, evaluate_every=50), cost_limit)
 
 
 @pytest.mark.slow
-def test_coptidice_imitates_its_way_to_the_middle_limit():
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="BCQ-Lag's default is BCQ's own choice, the candidate with the highest Q^r: it does not look at "
+    "the cost, and the perturbation, which does, moves an action by 0.05 only",
+)
+@pytest.mark.parametrize("cost_limit", [TIGHT, MIDDLE])
+def test_bcq_lag_keeps_the_limit_by_its_perturbation_alone(cost_limit):
+    made = trained("bcq-lag", cost_limit, 3000, {"selection": "reward"}, evaluate_every=50)
+    assert_kept_on_average(made, cost_limit)
+
+
+#: What one Gaussian, which imitates weighted data, cannot do.
+_NO_GAUSSIAN = pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="cost 0.14 per step or reward 0.28, see the docstring"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cost_limit",
+    [
+        pytest.param(TIGHT, marks=_NO_GAUSSIAN),
+        MIDDLE,
+        pytest.param(LOOSE, marks=_NO_GAUSSIAN),
+    ],
+)
+def test_coptidice_imitates_its_way_to_the_middle_limit(cost_limit):
     """Its theory is about weighted data, and is compared with a linear program in `test_coptidice.py`.
 
     The policy acts with the middle of one Gaussian that imitates this data. Sizes of actions are spread
@@ -154,8 +185,8 @@ def test_coptidice_imitates_its_way_to_the_middle_limit():
     step, allowed are 0.05 and a tolerance of 0.05), nor at the loose one (reward 0.28, the optimum less the
     tolerance is 0.31).
     """
-    values, limit = play(trained("coptidice", MIDDLE, updates=4000)), around(MIDDLE)
-    assert values.cost <= WORLD.threshold(MIDDLE) + limit.slack_cost
+    values, limit = play(trained("coptidice", cost_limit, updates=4000)), around(cost_limit)
+    assert values.cost <= WORLD.threshold(cost_limit) + limit.slack_cost
     assert values.reward >= limit.within.reward - limit.slack_reward
 
 
