@@ -57,8 +57,8 @@ class AlgorithmStatistics:
         safe_tasks: Number of tasks with a mean normalised cost of at most 1.
         worst_reward: Lowest normalised reward of a (task, seed).
         worst_cost: Highest normalised cost of a (task, seed).
-        updates: Number of training updates; here too, every task weighs alike.
-        train_seconds: Wall-clock time of a training in seconds, likewise.
+        updates: Fewest and most training updates.
+        train_seconds: Wall-clock time of a training in seconds; here too, every task weighs alike.
     """
 
     algorithm: str
@@ -73,7 +73,7 @@ class AlgorithmStatistics:
     safe_tasks: int
     worst_reward: float
     worst_cost: float
-    updates: float
+    updates: tuple[int, int]
     train_seconds: float
 
 
@@ -221,7 +221,7 @@ def algorithm_statistics(
         safe_tasks=sum(keeps_limit(float(np.mean(cost))) for cost in costs),
         worst_reward=min(entry.normalized_reward for entry in entries),
         worst_cost=max(max(cost) for cost in costs),
-        updates=float(np.mean([np.mean([entry.updates for entry in group]) for group in groups])),
+        updates=(min(entry.updates for entry in entries), max(entry.updates for entry in entries)),
         train_seconds=float(np.mean([np.mean([entry.train_seconds for entry in group]) for group in groups])),
     )
 

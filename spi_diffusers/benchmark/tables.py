@@ -186,9 +186,8 @@ def _seeds(groups: Mapping[str, list[EvaluationEntry]]) -> str:
 
 
 def _statistics_row(row: AlgorithmStatistics, tasks: int, name: str) -> list[str]:
-    few, many = row.seeds
-    seeds = str(few) if few == many else f"{few} to {many}"
-    if many > 1 and row.single_seed_tasks:
+    seeds = _range(row.seeds)
+    if row.seeds[1] > 1 and row.single_seed_tasks:
         seeds += f" ‡ {row.single_seed_tasks}"
     return [
         name,
@@ -200,9 +199,14 @@ def _statistics_row(row: AlgorithmStatistics, tasks: int, name: str) -> list[str
         shown_share(row.within_limit),
         f"{shown(row.worst_reward)} / {shown(row.worst_cost)}",
         f"{seeds}{f' † {row.diverged}' if row.diverged else ''}",
-        f"{row.updates:,.0f}",
+        _range(row.updates),
         f"{row.train_seconds / 60:.1f}",
     ]
+
+
+def _range(ends: tuple[int, int]) -> str:
+    low, high = ends
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _mean(score: ScoreStatistic) -> str:
