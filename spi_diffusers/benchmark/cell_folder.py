@@ -80,14 +80,14 @@ class Outcome:
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
     """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
     held = {
-        (entry.extraction, entry.cost_limit): entry.episodes
+        (entry.extraction, entry.feedback, entry.cost_limit): entry.episodes
         for entry in entries
         if entry.algorithm == cell.system
     }
     return [
         wanted
         for wanted in cell.evaluations
-        if held.get((wanted.extraction, wanted.cost_limit), 0) < wanted.episodes
+        if held.get((wanted.extraction, wanted.feedback, wanted.cost_limit), 0) < wanted.episodes
     ]
 
 

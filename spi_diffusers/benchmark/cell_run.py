@@ -104,15 +104,16 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     results = folder / RESULTS
     missing = missing_evaluations(cell, read_results(results) if results.exists() else [])
     loaded = load_policy(folder) if missing else None
-    for extraction in dict.fromkeys(wanted.extraction for wanted in missing):
+    for extraction, feedback in dict.fromkeys((wanted.extraction, wanted.feedback) for wanted in missing):
         assert loaded is not None
-        of_it = [wanted for wanted in missing if wanted.extraction == extraction]
+        of_it = [one for one in missing if (one.extraction, one.feedback) == (extraction, feedback)]
         entries = evaluate(
             loaded.pipeline,
             cell.task,
             train_info=replace(loaded.train_info, algorithm=cell.system),
             cost_limits=[wanted.cost_limit for wanted in of_it],
             extractions=[extraction],  # a baseline acts in its one way whatever this says
+            feedback=feedback,
             episodes=of_it[0].episodes,
             seeds=[EVALUATION_SEED_OFFSET + cell.seed],
             progress=False,

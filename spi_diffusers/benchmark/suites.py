@@ -42,7 +42,7 @@ class System:
     Attributes:
         name: What results call it.
         settings: Options of `spi train`, with dotted keys.
-        extractions: How it acts: "safe" (running cost fed back) and / or "reward"; empty: it knows one way.
+        extractions: How it acts: "safe" and / or "reward"; empty: it knows one way.
         per_limit: Whether a policy is trained for one cost limit.
         curve: Whether checkpoints along training are evaluated too.
     """
@@ -62,11 +62,13 @@ class Evaluation:
         extraction: "safe", "reward", or "policy" for a baseline's only way.
         cost_limit: Limit on the cost of an episode.
         episodes: Number of episodes.
+        feedback: Whether the policy is told its running cost; only safe extraction takes it.
     """
 
     extraction: str
     cost_limit: float
     episodes: int
+    feedback: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Cell:
             "train_limit": self.train_limit,
             "seed": self.seed,
             "settings": self.settings,
-            "evaluations": [[e.extraction, e.cost_limit, e.episodes] for e in self.evaluations],
+            "evaluations": [[e.extraction, e.cost_limit, e.episodes, e.feedback] for e in self.evaluations],
             "curve_points": self.curve_points,
         }
 
@@ -240,7 +242,9 @@ def _cells_of(
     dataset = datasets.get(task.short_name, datasets.get(""))
     if dataset is not None:
         settings["dataset"] = dataset
-    extractions = system.extractions or ("policy",)
+    ways = [(extraction, extraction == "safe") for extraction in system.extractions or ("policy",)]
+    if suite == "table1" and ("safe", True) in ways:
+        ways.append(("safe", False))  # as no baseline is told its running cost
     for train_limit in limits if system.per_limit else [None]:
         measured = limits if train_limit is None else [train_limit]
         yield Cell(
@@ -249,7 +253,7 @@ def _cells_of(
             train_limit=train_limit,
             seed=seed,
             settings=settings | ({} if train_limit is None else {"cost_limit": train_limit}),
-            evaluations=tuple(Evaluation(e, limit, episodes) for e in extractions for limit in measured),
+            evaluations=tuple(Evaluation(e, limit, episodes, fed) for e, fed in ways for limit in measured),
             curve_points=CURVE_POINTS if system.curve else 1,
         )
 

@@ -14,7 +14,6 @@ import pytest
 from benchmark_factory import entry, steps_done, tiny_config
 from filelock import FileLock
 
-from spi_diffusers.benchmark import preflight
 from spi_diffusers.benchmark.cell_folder import (
     CellError,
     Outcome,
@@ -22,13 +21,11 @@ from spi_diffusers.benchmark.cell_folder import (
     write_cell,
     write_outcome,
 )
-from spi_diffusers.benchmark.cell_run import run_cell
 from spi_diffusers.benchmark.local import LocalExecutor
 from spi_diffusers.benchmark.preflight import BenchmarkError, resolve_configs
 from spi_diffusers.benchmark.runner import run_benchmark
 from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
-from spi_diffusers.data.simulators import SimulatorStatus
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
@@ -239,18 +236,6 @@ def test_results_of_an_earlier_run_of_a_cell_go(tmp_path):
     refused(cells, tmp_path)
     assert read_results(tmp_path / "results.json") == [other, entry(seed=1)]
     assert [run.train_seed for run in read_diverged(tmp_path / "results.json")] == [0, 2]
-
-
-def test_a_cell_whose_task_cannot_be_played_here_is_not_trained(tmp_path, monkeypatch):
-    """On a cluster, the node may lack what the machine that started the benchmark has."""
-    (cell,) = cells = tiny_cells()
-    write_cell(tmp_path, cell, resolve_configs(cells)[cell])
-    missing = SimulatorStatus(False, "pybullet not installed", "pip install pybullet")
-    monkeypatch.setattr(preflight, "simulator_status", lambda name: missing)
-    outcome = run_cell(tmp_path)
-    assert outcome.status == "failed"
-    assert outcome.message.endswith("ballcircle: pybullet not installed. Install it: pip install pybullet")
-    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

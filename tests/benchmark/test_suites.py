@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.benchmark.suites import (
     Cell,
+    Evaluation,
     UnknownNameError,
     make_cells,
     paper_tasks,
@@ -23,7 +24,8 @@ def test_table1_holds_spi_safe_spi_and_every_baseline_on_eight_tasks():
     # Seed by seed: a comparison with one seed is there before the second starts.
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
     ball = next(cell for cell in cells if (cell.task, cell.system) == ("ballcircle", "spi"))
-    assert [(e.extraction, e.cost_limit, e.episodes) for e in ball.evaluations] == [("safe", 10.0, 20)]
+    # Safe SPI is played once more without being told its running cost, as no baseline is.
+    assert ball.evaluations == (Evaluation("safe", 10.0, 20, True), Evaluation("safe", 10.0, 20, False))
     hopper = next(cell for cell in cells if (cell.task, cell.system) == ("hoppervelocity", "bc-safe"))
     assert hopper.train_limit == 20.0
     assert hopper.settings["cost_limit"] == 20.0
@@ -45,7 +47,12 @@ def test_suites_share_a_training():
     assert len(set(folders)) == len(folders)
     assert sum(cell.system == "spi-paper" for cell in together) == 1
     spi = next(cell for cell in together if cell.system == "spi")
-    assert [e.cost_limit for e in spi.evaluations] == [10.0, 20.0, 40.0]
+    assert [(e.cost_limit, e.feedback) for e in spi.evaluations] == [
+        (10.0, True),
+        (10.0, False),
+        (20.0, True),
+        (40.0, True),
+    ]
 
 
 @pytest.mark.parametrize("suite", ["table1", "table2", "sensitivity", "limits"])
