@@ -9,7 +9,7 @@ from spi_diffusers.settings import check_range, check_types
 class ConstrainedConfig:
     """Settings of a method with critics of reward and cost and an action VAE.
 
-    Defaults are the DSRL benchmark's, but for `benchmark_targets`.
+    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where a method's own settings say so.
 
     Attributes:
         gamma: Discount factor of both critics.

@@ -22,7 +22,8 @@ class COptiDICEConfig:
         actor_learning_rate: Adam's, of the policy.
         multiplier_learning_rate: Adam's, of the cost multiplier and the bound's temperature. The benchmark's
             is 1e-4; its constraint never binds, so that its multiplier has nowhere to go.
-        action_margin: Recorded actions are kept this far from -1 and 1, where no Gaussian reaches them.
+        action_margin: Recorded actions are kept this far from -1 and 1, where no Gaussian reaches them; ours,
+            as the next one.
         action_noise: Deviation, before the tanh, of noise that recorded actions are taken to have. Without it
             the policy's density grows without bound where the data has one action only.
         benchmark_targets: Train as the DSRL benchmark's code does, for comparison: a cost per step is

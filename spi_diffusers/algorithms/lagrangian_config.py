@@ -10,7 +10,7 @@ from spi_diffusers.settings import check_range
 class LagrangianConfig(ConstrainedConfig):
     """Settings of a batch-constrained method with a Lagrange multiplier.
 
-    Defaults are the DSRL benchmark's, but for `benchmark_targets`.
+    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where a method's own settings say so.
 
     Attributes:
         latent_clip: Latents are drawn from N(0, I) and clipped to +- this, which keeps to likely actions.
