@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from one_state_task import one_state_batch
+from random_inputs import SIZES, assert_same_loss, random_inputs
 from scipy.optimize import linprog, minimize
 
 from spi_diffusers.algorithms import coptidice
@@ -166,6 +167,53 @@ def test_an_end_cuts_what_follows_and_a_time_limit_does_not():
         make(gamma=0.9, benchmark_targets=True).update(b, {})["critic/nu_loss"].item() for b in (end, limit)
     ]
     assert cut == [losses[0], losses[0]]
+
+
+@pytest.mark.parametrize("benchmark_targets", [False, True])
+def test_the_policy_imitates_each_action_by_its_weight(monkeypatch, benchmark_targets):
+    """The benchmark's policy is to reach a recorded action before the tanh, ours after it."""
+    options = {"action_margin": 0.1, "action_noise": 0.2, "num_networks": 2, "reward_scale": 2.0}
+    config = COptiDICEConfig(
+        hidden_dims=[4], gamma=0.5, alpha=0.8, **options, benchmark_targets=benchmark_targets
+    )
+    torch.manual_seed(0)
+    algorithm = COptiDICE(config, SIZES)
+    batch, _ = random_inputs(algorithm)
+    algorithm.multipliers.cost.data.fill_(0.6)
+    weights = algorithm.modules()["values"].state_dict()
+
+    def nu_of(states):
+        """The lower one of the first two networks; the other two are chi's."""
+        hidden = [
+            (states @ weights["net.0.weight"][i] + weights["net.0.bias"][i]).clamp_min(0.0) for i in range(2)
+        ]
+        both = [
+            h @ weights["head.weight"][i, :, 0] + weights["head.bias"][i, 0, 0] for i, h in enumerate(hidden)
+        ]
+        return torch.minimum(*both)
+
+    with torch.no_grad():
+        nu, next_nu = nu_of(batch.observation), nu_of(batch.next_observation)
+        goes_on = ~(batch.terminated | batch.truncated) if benchmark_targets else ~batch.terminated
+        score = (2.0 * batch.reward - 0.6 * batch.cost + 0.5 * goes_on * next_nu - nu) / 0.8
+        weight = torch.tensor([math.exp(y) if y < 0 else y + 1 for y in score.tolist()])
+    losses = []
+    monkeypatch.setattr(algorithm._actor, "step", losses.append)
+    metrics = algorithm.update(batch, {})
+
+    mean, log_std = algorithm.actor.distribution(batch.observation)
+    gaussian = torch.distributions.Normal(mean, log_std.exp())
+    if benchmark_targets:
+        density = gaussian.log_prob(batch.action)
+    else:
+        assert (batch.action.abs() > 0.9).any()
+        squash = torch.distributions.TanhTransform()
+        squashed = torch.distributions.TransformedDistribution(gaussian, squash)
+        density = squashed.log_prob(batch.action.clamp(-0.9, 0.9))
+    density = density - 0.5 * (0.2 / log_std.exp()).square()  # the mean over the noise
+    expected = -(weight * density.sum(dim=1)).sum() / weight.sum()
+    assert_same_loss(losses[0], expected, algorithm.actor)
+    assert metrics["policy/imitation_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -50,6 +51,43 @@ def test_timesteps_are_uniform():
     counts = torch.bincount(timesteps(normal, 5), minlength=5) / len(normal)
     torch.testing.assert_close(counts, torch.full((5,), 0.2), atol=0.01, rtol=0)
     assert timesteps(torch.tensor([-40.0, 40.0]), 5).tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(("coin", "max_grad_norm"), [(1.0, 0.0), (-1.0, 0.0), (1.0, 0.05)])
+def test_the_policys_step_is_adam_on_imitation_and_normalised_value(coin, max_grad_norm):
+    ql = make(q_weight=0.7, learning_rate=1e-2, max_grad_norm=max_grad_norm)
+    batch, noise = draw(ql.config)
+    noise["twin"][0] = coin
+    policy = copy.deepcopy(ql._noise_model)
+    metrics = ql.update(batch, noise)
+
+    step = (torch.distributions.Normal(0.0, 1.0).cdf(noise["timestep"]) * 5).long()
+    kept = torch.tensor(
+        [math.exp(-0.1 * (t + 1) / 5 - 0.5 * 9.9 * ((t + 1) / 5) ** 2) for t in step.tolist()]
+    )
+    noisy = kept.sqrt()[:, None] * batch.action + (1 - kept).sqrt()[:, None] * noise["noise"]
+    imitation = (policy(noisy, step, batch.observation).sample - noise["noise"]).square().mean()
+    chain = noise["chain"].transpose(0, 1)
+    action = policy.denoise(batch.observation, None, ql.actor.coefficients, chain)
+    # The critic as its own step of this update left it.
+    scale, value = ql._critic(batch.observation, action).values[..., 0]
+    if coin < 0:
+        scale, value = value, scale
+    value = -value.mean() / scale.abs().mean().item()
+    parameters = list(policy.parameters())
+    (imitation + 0.7 * value).backward()
+    norm = torch.cat([p.grad.flatten() for p in parameters]).norm().item()
+    if max_grad_norm > 0:
+        assert norm > 2 * max_grad_norm
+        for parameter in parameters:
+            parameter.grad *= max_grad_norm / norm
+    assert metrics["policy/noise_loss"].item() == pytest.approx(imitation.item(), rel=1e-4)
+    assert metrics["policy/guidance_loss"].item() == pytest.approx(value.item(), rel=1e-4)
+    state = ql.optimizers()["noise_model"].state
+    averages = [state[p]["exp_avg"] for p in ql._noise_model.parameters()]
+    torch.testing.assert_close(averages, [0.1 * p.grad for p in parameters], rtol=1e-3, atol=1e-7)
+    torch.optim.Adam(parameters, lr=1e-2).step()
+    torch.testing.assert_close(list(ql._noise_model.parameters()), parameters, rtol=1e-3, atol=1e-5)
 
 
 def test_the_policys_step_leaves_the_critic_alone():

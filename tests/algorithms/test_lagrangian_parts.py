@@ -1,5 +1,6 @@
 """What BCQ-Lag and BEAR-Lag share, by hand: multiplier, threshold, values, discrepancy, VAE."""
 
+import copy
 import dataclasses
 import math
 
@@ -12,6 +13,7 @@ from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
 from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
 from spi_diffusers.algorithms.constrained_critics import (
+    _ROWS_PER_PASS,
     ConstrainedCritics,
     make_critics,
     soft_clipped_value,
@@ -135,6 +137,57 @@ def test_what_ends_cuts_the_value_and_a_time_limit_does_so_in_the_benchmark_only
     for name, values, target in (("reward", reward, reward_target), ("cost", cost, cost_target)):
         expected = sum((twin - target).square().mean() for pair in values for twin in pair)
         assert metrics[f"critic/{name}_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def make_trained_and_target_critics(benchmark_targets):
+    """Two pairs each of reward and cost; trained ones, and their targets, are others."""
+    config = LagrangianConfig(hidden_dims=[4], critic_pairs=2, benchmark_targets=benchmark_targets)
+    sizes = PolicySizes(3, 2, 100, 10.0)
+    torch.manual_seed(0)
+    trained = make_critics(config, sizes), make_critics(config, sizes)
+    target = copy.deepcopy(trained)
+    critics = ConstrainedCritics(config, sizes, *trained)
+    with torch.no_grad():
+        for parameter in critics.learner.master.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape))
+    return critics, trained, target
+
+
+def pairs_of_twins(critics, observation, action):
+    """One critic at a time, (P, 2, B)."""
+    return torch.stack([critic(observation, action).values[..., 0] for critic in critics])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("benchmark_targets", [False, True])
+def test_the_policy_climbs_the_worst_of_all_trained_critics_but_the_benchmarks_lowest_cost(benchmark_targets):
+    critics, trained, _ = make_trained_and_target_critics(benchmark_targets)
+    observation, action = 3 * torch.randn(200, 3), torch.randn(200, 2).tanh()
+    reward, cost = (pairs_of_twins(c, observation, action).flatten(0, 1) for c in trained)
+    reward_value, cost_value = critics.policy_values(observation, action)
+    worst = {False: cost.argmax(dim=0), True: cost.argmin(dim=0)}[benchmark_targets]
+    torch.testing.assert_close(reward_value, reward.sort(dim=0).values[0])
+    torch.testing.assert_close(cost_value, cost[worst, torch.arange(200)])
+    for index in (reward.argmin(dim=0), worst):
+        assert len(set(index.tolist())) >= 3, "both pairs and both twins are the worst somewhere"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("benchmark_targets", [False, True])
+def test_candidates_are_valued_by_the_targets_in_passes_that_change_nothing(benchmark_targets):
+    critics, _, target = make_trained_and_target_critics(benchmark_targets)
+    size, number = 150, 7
+    assert size * number > 2 * _ROWS_PER_PASS
+    observation, candidates = torch.randn(size, 3), torch.randn(size, number, 2).tanh()
+    found = critics.candidate_values(observation, candidates)
+    for values, parts, low in zip(found, target, (True, benchmark_targets), strict=True):
+        assert values.shape == (size, number)
+        for index in range(number):
+            pairs = pairs_of_twins(parts, observation, candidates[:, index])
+            first, second = pairs.min(dim=0).values if low else pairs.max(dim=0).values
+            lower, higher = torch.minimum(first, second), torch.maximum(first, second)
+            worse, better = (lower, higher) if low else (higher, lower)
+            torch.testing.assert_close(values[:, index], 0.75 * worse + 0.25 * better)
 
 
 def test_a_learners_step_changes_nothing_else_that_the_loss_went_through():

@@ -51,3 +51,56 @@ def test_the_softmax_is_drawn_from_to_its_last_candidate():
 def test_a_latent_clip_must_be_positive(clip):
     with pytest.raises(ValueError, match="latent_clip must be positive and finite"):
         BatchConstrainedActor(3, 2, hidden_dims=[8], latent_clip=clip)
+
+
+def make_batch_constrained(selection):
+    torch.manual_seed(0)
+    options = {"num_candidates": 5, "max_perturbation": 0.5, "latent_clip": 0.4, "selection": selection}
+    actor = BatchConstrainedActor(3, 2, hidden_dims=[4], vae_hidden_dim=4, **options)
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape))
+    actor.multiplier.fill_(0.8)
+    return actor, torch.randn(40, 3), torch.randn(40, 5, 4)
+
+
+def candidates_by_hand(actor, observation, latent):
+    """Candidate by candidate, (N, B, A)."""
+    clipped = latent.clamp(-0.4, 0.4).unbind(dim=1)
+    return torch.stack([actor.perturbation(observation, actor.vae.decode(observation, z)) for z in clipped])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("selection", ["reward", "lagrangian"])
+def test_the_candidate_with_the_best_score_of_its_worst_twins_acts(selection):
+    actor, observation, latent = make_batch_constrained(selection)
+    candidates = candidates_by_hand(actor, observation, latent)
+
+    def twins(critics):
+        return torch.stack(
+            [torch.cat([critic(observation, a).values[..., 0] for critic in critics]) for a in candidates]
+        )
+
+    reward = twins(actor.reward_critics)
+    best = {"reward": reward.amin(dim=1).argmax(dim=0), "no pessimism": reward.mean(dim=1).argmax(dim=0)}
+    if selection == "lagrangian":
+        cost = twins(actor.cost_critics)
+        best["lagrangian"] = (reward.amin(dim=1) - 0.8 * cost.amax(dim=1)).argmax(dim=0)
+        best["no pessimism"] = (reward.amin(dim=1) - 0.8 * cost.mean(dim=1)).argmax(dim=0)
+    chosen = best.pop(selection)
+    torch.testing.assert_close(actor(observation, latent), candidates[chosen, torch.arange(40)])
+    assert len(actor.cost_critics) == (2 if selection == "lagrangian" else 0)
+    for other in best.values():
+        assert (other != chosen).any()
+
+
+@torch.no_grad()
+def test_a_sampled_candidate_is_drawn_by_the_generator():
+    actor, observation, latent = make_batch_constrained("sample")
+    assert not [*actor.reward_critics, *actor.cost_critics]
+    first = candidates_by_hand(actor, observation, latent)[0]
+    torch.testing.assert_close(actor(observation, latent), first)
+    drawn = torch.randn(40, 5, 4, generator=torch.Generator().manual_seed(1))
+    played = actor.act(observation, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(played, candidates_by_hand(actor, observation, drawn)[0])
+    assert not torch.equal(played, actor.act(observation, torch.Generator().manual_seed(2)))
