@@ -152,7 +152,11 @@ class BCQLag(Baseline):
                 self.lagrangian.multiplier,
                 costliest=config.benchmark_targets,
             )
-        return self.critics.update(batch, reward_value, cost_value), cost_value
+        # The multiplier looks at what the policy does in the next states, but for those where nothing
+        # follows: no critic learns a value there.
+        acted_in = cost_value[~batch.terminated]
+        policy_cost = acted_in if len(acted_in) else cost_value.new_zeros(1)
+        return self.critics.update(batch, reward_value, cost_value), policy_cost
 
     def _update_perturbation(self, batch: Batch, noise: Tensor, policy_cost: Tensor) -> dict[str, Tensor]:
         clip = self.config.latent_clip

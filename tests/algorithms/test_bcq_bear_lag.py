@@ -1,6 +1,7 @@
 """BCQ-Lag and BEAR-Lag: their own losses by hand, and what they learn where the best action is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,7 +97,8 @@ def test_bcq_lags_multiplier_follows_the_cost_of_what_the_policy_does(
     action = parts["perturbation"](batch.observation, like_data)
     reward, cost = twin_values(parts["critics"], batch.observation, action)
     reward, cost = reward.amin(dim=0), cost.amin(dim=0) if benchmark_targets else cost.amax(dim=0)
-    looked_at = cost if selection == "sample" or benchmark_targets else next_cost
+    # No critic learns a value of where an episode has ended.
+    looked_at = cost if selection == "sample" or benchmark_targets else next_cost[~batch.terminated]
     multiplier = looked_at.detach().mean() + 5.0
     loss = (multiplier * (cost + 5.0) - reward).mean()
 
@@ -107,6 +109,15 @@ def test_bcq_lags_multiplier_follows_the_cost_of_what_the_policy_does(
     for found in (metrics["policy/multiplier"], bcq.lagrangian.multiplier, bcq.actor.multiplier):
         torch.testing.assert_close(found, multiplier)
     assert_same_loss(losses[0], loss, parts["perturbation"])
+
+
+def test_bcq_lags_multiplier_falls_where_every_episode_has_ended():
+    bcq = make_random(BCQLag, BCQLagConfig(**TINY, **VIOLATION))
+    batch, noise = random_inputs(bcq)
+    bcq.critics.threshold = 2.0
+    ended = replace(batch, terminated=torch.ones_like(batch.terminated))
+    metrics = bcq.update(ended, noise)
+    assert (metrics["policy/cost_value"], metrics["policy/multiplier"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("benchmark_targets", [False, True])
