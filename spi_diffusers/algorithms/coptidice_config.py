@@ -26,9 +26,10 @@ class COptiDICEConfig:
             as the next one.
         action_noise: Deviation, before the tanh, of noise that recorded actions are taken to have. Without it
             the policy's density grows without bound where the data has one action only.
-        benchmark_targets: Train as the DSRL benchmark's code does, for comparison: a cost per step is
+        benchmark_targets: Three things as in the DSRL benchmark's code, for comparison: a cost per step is
             compared with a discounted sum, so that the constraint hardly ever binds; a time limit counts as
-            an end; and the policy learns to reach an action before the tanh and acts after it.
+            an end; and the policy learns to reach an action before the tanh and acts after it. Its noise on
+            observations, and its imitation loss that is not divided by the mean weight, are not taken over.
     """
 
     gamma: float = 0.99
