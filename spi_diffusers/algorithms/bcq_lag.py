@@ -142,21 +142,23 @@ class BCQLag(Baseline):
 
     def _update_critics(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         config = self.config
+        observation = batch.next_observation
+        if not config.benchmark_targets:
+            # The multiplier looks at what the policy does next. After an end that is in a start state:
+            # no critic learns the value of a state where nothing follows.
+            ended = batch.terminated.unsqueeze(1)
+            observation = torch.where(ended, batch.initial_observation, observation)
         with torch.no_grad():
             clip = config.latent_clip
-            drawn = self._vae.module.decode(batch.next_observation, noise.clamp(-clip, clip))
-            candidates = self._perturbation.target_module(batch.next_observation, drawn)
+            drawn = self._vae.module.decode(observation, noise.clamp(-clip, clip))
+            candidates = self._perturbation.target_module(observation, drawn)
             reward_value, cost_value = next_values(
-                *self.critics.candidate_values(batch.next_observation, candidates),
+                *self.critics.candidate_values(observation, candidates),
                 config.selection,
                 self.lagrangian.multiplier,
                 costliest=config.benchmark_targets,
             )
-        # The multiplier looks at what the policy does in the next states, but for those where nothing
-        # follows: no critic learns a value there.
-        acted_in = cost_value[~batch.terminated]
-        policy_cost = acted_in if len(acted_in) else cost_value.new_zeros(1)
-        return self.critics.update(batch, reward_value, cost_value), policy_cost
+        return self.critics.update(batch, reward_value, cost_value), cost_value
 
     def _update_perturbation(self, batch: Batch, noise: Tensor, policy_cost: Tensor) -> dict[str, Tensor]:
         clip = self.config.latent_clip
