@@ -144,8 +144,8 @@ class BCQLag(Baseline):
         config = self.config
         observation = batch.next_observation
         if not config.benchmark_targets:
-            # The multiplier looks at what the policy does next. After an end that is in a start state:
-            # no critic learns the value of a state where nothing follows.
+            # Values of the last states are not backed up, so no critic learns them. The multiplier looks at
+            # what the policy does next, which after an end it does in a start state.
             ended = batch.terminated.unsqueeze(1)
             observation = torch.where(ended, batch.initial_observation, observation)
         with torch.no_grad():

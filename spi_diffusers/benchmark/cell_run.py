@@ -142,6 +142,7 @@ def _evaluate_along_training(folder: Path, cell: Cell, config: Any) -> None:
             train_info=replace(info, algorithm=name),
             cost_limits=[wanted.cost_limit],
             extractions=[wanted.extraction],
+            feedback=wanted.feedback,
             episodes=wanted.episodes,
             seeds=[EVALUATION_SEED_OFFSET + cell.seed],
             progress=False,

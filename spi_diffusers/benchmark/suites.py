@@ -118,7 +118,12 @@ class Cell:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Cell":
         """What `to_dict` came from; TypeError, KeyError or ValueError where it came from elsewhere."""
-        return cls(**{**values, "evaluations": tuple(Evaluation(*each) for each in values["evaluations"])})
+        evaluations = [
+            # Cells of before did not say it: safe extraction was always told its running cost.
+            Evaluation(*(each if len(each) > 3 else [*each, each[0] == "safe"]))
+            for each in values["evaluations"]
+        ]
+        return cls(**{**values, "evaluations": tuple(evaluations)})
 
 
 def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float, float, float]]:

@@ -83,10 +83,13 @@ def play(made: Trained) -> Values:
     return values
 
 
+def mean_of_last(made: Trained) -> tuple[float, float]:
+    """Cost and reward, over the last twenty evaluations."""
+    return tuple(np.mean([getattr(one, name) for one in made.history[-20:]]) for name in ("cost", "reward"))
+
+
 def assert_kept_on_average(made: Trained, cost_limit: float) -> None:
-    """Over the last twenty evaluations."""
-    last, limit = made.history[-20:], around(cost_limit)
-    cost, reward = (np.mean([getattr(values, name) for values in last]) for name in ("cost", "reward"))
+    (cost, reward), limit = mean_of_last(made), around(cost_limit)
     assert cost <= WORLD.threshold(cost_limit) + limit.slack_cost
     assert reward >= limit.within.reward - limit.slack_reward
 
@@ -149,34 +152,19 @@ def test_a_multiplier_keeps_the_limit_on_average(method, cost_limit):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="BCQ-Lag's default is BCQ's own choice, the candidate with the highest Q^r: it does not look at "
-    "the cost, and the perturbation, which does, moves an action by 0.05 only",
-)
 @pytest.mark.parametrize("cost_limit", [TIGHT, MIDDLE])
-def test_bcq_lag_keeps_the_limit_by_its_perturbation_alone(cost_limit):
+def test_bcq_lags_default_does_not_keep_a_limit_that_binds(cost_limit):
+    """It acts with the candidate of the highest Q^r, as BCQ does, which does not look at the cost. The
+    perturbation does, but moves an action by 0.05 only: the policy is the unconstrained optimum."""
     made = trained("bcq-lag", cost_limit, 3000, {"selection": "reward"}, evaluate_every=50)
-    assert_kept_on_average(made, cost_limit)
-
-
-#: What one Gaussian, which imitates weighted data, cannot do.
-_NO_GAUSSIAN = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="cost 0.14 per step or reward 0.28, see the docstring"
-)
+    (cost, reward), free = mean_of_last(made), around(LOOSE)
+    assert cost > WORLD.threshold(MIDDLE) + around(MIDDLE).slack_cost
+    assert reward >= free.within.reward - free.slack_reward
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "cost_limit",
-    [
-        pytest.param(TIGHT, marks=_NO_GAUSSIAN),
-        MIDDLE,
-        pytest.param(LOOSE, marks=_NO_GAUSSIAN),
-    ],
-)
-def test_coptidice_imitates_its_way_to_the_middle_limit(cost_limit):
+@pytest.mark.parametrize("cost_limit", [TIGHT, MIDDLE, LOOSE])
+def test_coptidice_imitates_its_way_to_the_middle_limit_or_near_it(cost_limit):
     """Its theory is about weighted data, and is compared with a linear program in `test_coptidice.py`.
 
     The policy acts with the middle of one Gaussian that imitates this data. Sizes of actions are spread
@@ -185,9 +173,11 @@ def test_coptidice_imitates_its_way_to_the_middle_limit(cost_limit):
     step, allowed are 0.05 and a tolerance of 0.05), nor at the loose one (reward 0.28, the optimum less the
     tolerance is 0.31).
     """
-    values, limit = play(trained("coptidice", cost_limit, updates=4000)), around(cost_limit)
-    assert values.cost <= WORLD.threshold(cost_limit) + limit.slack_cost
-    assert values.reward >= limit.within.reward - limit.slack_reward
+    values, middle = play(trained("coptidice", cost_limit, updates=4000)), around(MIDDLE)
+    if cost_limit < LOOSE:
+        assert values.cost <= WORLD.threshold(MIDDLE) + middle.slack_cost
+    if cost_limit > TIGHT:
+        assert values.reward >= middle.within.reward - middle.slack_reward
 
 
 def assert_within_in_every_state(values: Values, cost_limit: float) -> None:

@@ -9,6 +9,7 @@ from spi_diffusers.benchmark.cell_run import run_cell
 from spi_diffusers.benchmark.preflight import resolve_configs
 from spi_diffusers.benchmark.suites import make_cells
 from spi_diffusers.data.simulators import SimulatorStatus
+from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
 def make_cell(folder, algorithm):
@@ -17,9 +18,16 @@ def make_cell(folder, algorithm):
     write_cell(folder, cell, resolve_configs(cells, tiny_config(folder))[cell])
 
 
-def test_safe_spi_is_played_with_its_running_cost_and_without(tmp_path):
+def test_safe_spi_is_played_with_its_running_cost_and_without(tmp_path, monkeypatch):
     pytest.importorskip("bullet_safety_gym")
     make_cell(tmp_path, "spi")
+    told, real = [], SPIPolicyPipeline.__call__
+
+    def recording(self, *arguments, **options):
+        told.append(options.get("cost_budget") is not None)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(SPIPolicyPipeline, "__call__", recording)
     outcome = run_cell(tmp_path)
     assert outcome.status == "done", outcome.message
     found = {entry.feedback: entry for entry in outcome.entries}
@@ -27,7 +35,8 @@ def test_safe_spi_is_played_with_its_running_cost_and_without(tmp_path):
     assert {(e.algorithm, e.extraction, e.cost_limit, e.episodes) for e in outcome.entries} == {
         ("spi", "safe", 10.0, 2)
     }
-    assert found[True].reward_mean != found[False].reward_mean
+    assert len(found) == len(outcome.entries) == 2
+    assert told == [True] * 200 + [False] * 200
 
 
 def test_a_cell_whose_task_cannot_be_played_here_is_not_trained(tmp_path, monkeypatch):
