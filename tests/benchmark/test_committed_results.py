@@ -10,7 +10,7 @@ from matplotlib.testing.compare import compare_images
 
 from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.benchmark.report import TABLES_FILE, write_report
-from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import shown, shown_share
 from spi_diffusers.training.config_layers import make_train_config
@@ -49,6 +49,9 @@ def test_the_report_is_of_all_results():
     velocity = [task.name for task in TASKS.values() if task.paper and task.simulator == "velocity"]
     assert few == set(itertools.product(velocity, names[3:]))
     assert all(seeds[pair] == {0} for pair in few)
+    # Baselines for every limit, on BallCircle: one seed.
+    limits = {(e.algorithm, e.cost_limit) for e in entries if e.cost_limit != get_task(e.task).cost_limits[0]}
+    assert limits == set(itertools.product(names[3:], (20.0, 40.0)))
     # Learning curves of three draws, ten points each, on the Bullet tasks.
     bullet = [task.name for task in TASKS.values() if task.paper and task.simulator == "bullet"]
     assert drawn == set(itertools.product(bullet, {name for _, name in drawn}))
