@@ -20,7 +20,7 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.summary import SeedSummary, shown, shown_share, summarize_seeds
+from spi_diffusers.evaluation.summary import SeedSummary, shown, shown_range, shown_share, summarize_seeds
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -108,11 +108,10 @@ def comparison_table() -> str:
     if own := statistics_not_fed_back(data, alone):
         rows.insert(1, (NOT_FED_BACK, own, alone))
     for name, row, against in rows:
-        few, many = row.seeds
         wins = sum(against.best_safe(task) == row.algorithm for task in data.common_tasks)
         lines.append(
             f"| {name} | {shown(row.reward.mean)} | {shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | "
-            f"{wins} of {tasks} | {few if few == many else f'{few} to {many}'} |"
+            f"{wins} of {tasks} | {shown_range(row.seeds)} |"
         )
     return "\n".join(lines)
 

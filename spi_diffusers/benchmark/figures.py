@@ -12,6 +12,7 @@ from spi_diffusers.benchmark.selection import CurveData, TableData, title_of
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, score_statistic
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.plots import figure_at
+from spi_diffusers.evaluation.summary import shown_range
 
 _OURS, _PAPER_COLOUR = "#0072B2", "#BBBBBB"
 _CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -124,8 +125,8 @@ def plot_learning_curves(
             axes.axhline(1.0, label="limit", **_LIMIT)
             axes.set_ylim(bottom=0)
         names = ", ".join(get_task(task).short_name for task in tasks)
-        few, many = min(seeds, default=0), max(seeds, default=0)
-        over = f"{few if few == many else f'{few} to {many}'} training seed{'s' * (many != 1)}"
+        many = max(seeds, default=0)
+        over = f"{shown_range(seeds)} training seed{'s' * (many != 1)}"
         band = ", band: ± deviation over them" if many > 1 else ""
         axes.set(title=title, xlabel="share of the training that is done, in %", ylabel=f"normalised {score}")
         figure.suptitle(f"{names}\n{over}{band}", fontsize=8)

@@ -11,7 +11,7 @@ from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_share
+from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, shown_share
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 _RESULTS_NOTE = (
@@ -115,7 +115,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
     rows = [_statistics_row(row, tasks, title_of(row.algorithm)) for row in statistics]
     alone = statistics_not_fed_back(data, not_fed_back) if not_fed_back else None
-    if alone:
+    if alone:  # below safe SPI's own row, the first, if there is one
         rows.insert("spi" in data.systems, _statistics_row(alone, tasks, NOT_FED_BACK))
     return "\n".join(
         [
@@ -180,13 +180,12 @@ def _with_spread(values: list[float]) -> str:
 
 
 def _seeds(groups: Mapping[str, list[EvaluationEntry]]) -> str:
-    counts = [len(group) for group in groups.values() if group] or [0]
-    few, many = min(counts), max(counts)
-    return f"{few if few == many else f'{few} to {many}'} seed{'s' * (many != 1)}"
+    counts = [len(group) for group in groups.values() if group]
+    return f"{shown_range(counts)} seed{'s' * (max(counts, default=0) != 1)}"
 
 
 def _statistics_row(row: AlgorithmStatistics, tasks: int, name: str) -> list[str]:
-    seeds = _range(row.seeds)
+    seeds = shown_range(row.seeds)
     if row.seeds[1] > 1 and row.single_seed_tasks:
         seeds += f" ‡ {row.single_seed_tasks}"
     return [
@@ -199,14 +198,9 @@ def _statistics_row(row: AlgorithmStatistics, tasks: int, name: str) -> list[str
         shown_share(row.within_limit),
         f"{shown(row.worst_reward)} / {shown(row.worst_cost)}",
         f"{seeds}{f' † {row.diverged}' if row.diverged else ''}",
-        _range(row.updates),
+        shown_range(row.updates),
         f"{row.train_seconds / 60:.1f}",
     ]
-
-
-def _range(ends: tuple[int, int]) -> str:
-    low, high = ends
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _mean(score: ScoreStatistic) -> str:

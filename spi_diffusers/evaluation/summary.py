@@ -107,6 +107,13 @@ def shown(value: float, digits: int = 2) -> str:
     return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
 
 
+def shown_range(counts: Iterable[int]) -> str:
+    """The smallest and the largest of some counts, once where all are the same; 0 where there are none."""
+    found = list(counts) or [0]
+    low, high = min(found), max(found)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def summarize_seeds(entries: Iterable[EvaluationEntry]) -> list[SeedSummary]:
     """Take together entries that differ in the train seed only.
 

@@ -4,7 +4,7 @@ from evaluation_factory import BALL_CIRCLE, make_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_share, summarize_seeds
+from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, shown_share, summarize_seeds
 
 
 def test_two_seeds_by_hand():
@@ -111,3 +111,10 @@ def test_a_share_is_never_shown_as_all_or_none_where_it_is_not(share, text):
 def test_the_last_bits_of_a_mean_do_not_break_a_limit():
     assert keeps_limit(1.0 + 1e-12)
     assert not keeps_limit(1.0 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"), [((3, 1, 5), "1 to 5"), ({3}, "3"), ((15_000, 25_000), "15,000 to 25,000"), ((), "0")]
+)
+def test_a_range_of_counts(counts, text):
+    assert shown_range(counts) == text
