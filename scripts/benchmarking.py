@@ -99,7 +99,7 @@ def save(path: Path, results: dict[str, Any]) -> None:
     Raises:
         OSError: It cannot be written; an old one is intact.
     """
-    from spi_diffusers.training.files import replace_file, to_json
+    from spi_diffusers.files import replace_file, to_json
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, to_json(results))

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from spi_diffusers.benchmark.suites import Cell, Evaluation
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.files import CHECKPOINTS_FOLDER, POLICY_FOLDER, written_aside
 from spi_diffusers.settings import flatten
-from spi_diffusers.training.run_folder import CHECKPOINTS_FOLDER, POLICY_FOLDER
 
 CELL_FILE = "cell.json"
 OUTCOME_FILE = "outcome.json"

@@ -25,7 +25,7 @@ from spi_diffusers.benchmark.cell_folder import (
 from spi_diffusers.benchmark.preflight import check_simulators
 from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell
 from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.training.run_folder import EVALUATION_FOLDER
+from spi_diffusers.files import EVALUATION_FOLDER
 
 RESULTS = Path(EVALUATION_FOLDER, "results.json")
 #: How long a process waits for one before it on the same cell, which is on its way out.

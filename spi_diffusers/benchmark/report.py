@@ -26,11 +26,11 @@ from spi_diffusers.benchmark.tables import (
 )
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results
 from spi_diffusers.evaluation.summary import SeedSummary
+from spi_diffusers.files import written_aside
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}

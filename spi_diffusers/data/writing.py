@@ -16,7 +16,7 @@ from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.config_names import RESERVED_NAMES, check_config_name
 from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.data.turn import turn
+from spi_diffusers.files import turn
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.network import explain, with_retries
 from spi_diffusers.evaluation.metrics import TrainInfo
 from spi_diffusers.evaluation.results import read_train_info
-from spi_diffusers.training.run_folder import CONFIG_FILE, INFO_FILE, POLICY_FOLDER
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, POLICY_FOLDER
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline

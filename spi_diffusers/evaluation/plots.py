@@ -11,11 +11,11 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.behaviour import BehaviourRow
-from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.summary import SeedSummary, spread_over, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 from spi_diffusers.evaluation.training_log import read_training_log
+from spi_diffusers.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.data.turn import turn
 from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo, describe_key
+from spi_diffusers.files import turn, written_aside
 
 FORMAT_VERSION = 1
 

@@ -13,16 +13,13 @@ from spi_diffusers.evaluation.loading import LoadedPolicy, load_policy
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
-from spi_diffusers.training.run_folder import CONFIG_FILE, EVALUATION_FOLDER
+from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, REPLAY_FILE, RESULTS_FILE
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
 
 logger = logging.getLogger(__name__)
-
-RESULTS_FILE = "results.json"
-REPLAY_FILE = "replay.mp4"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.files import written_aside
 from spi_diffusers.evaluation.metrics import check_cost_limit
+from spi_diffusers.files import written_aside
 
 if TYPE_CHECKING:
     from spi_diffusers.evaluation.rollouts import Policy

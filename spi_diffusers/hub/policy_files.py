@@ -12,7 +12,7 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
-from spi_diffusers.training.run_folder import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER
+from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from spi_diffusers.data.network import explain
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.compare import ComparedPolicy
 from spi_diffusers.evaluation.results import read_diverged, read_results
+from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER
 from spi_diffusers.hub.errors import HubError
-from spi_diffusers.training.run_folder import EVALUATION_FOLDER, POLICY_FOLDER
 
 RESULTS = "results.json"
 

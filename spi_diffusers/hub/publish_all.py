@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from spi_diffusers.files import CONFIG_FILE
 from spi_diffusers.hub.policy_files import PolicyFiles, read_policy_files
 from spi_diffusers.hub.publish_policy import PublishPlan, check_acts, plan_publish, publish
 from spi_diffusers.hub.trained_policies import TrainedPolicy
 from spi_diffusers.hub.upload import check_private
-from spi_diffusers.training.run_folder import CONFIG_FILE, WITHOUT_EFFECT
+from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 

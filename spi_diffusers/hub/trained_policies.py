@@ -12,8 +12,8 @@ from pathlib import Path
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import read_train_info
+from spi_diffusers.files import CHECKPOINTS_FOLDER, INFO_FILE, POLICY_FOLDER
 from spi_diffusers.hub.policy_files import INDEX, is_baseline
-from spi_diffusers.training.run_folder import CHECKPOINTS_FOLDER, INFO_FILE, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from spi_diffusers.training.files import (
+from spi_diffusers.files import (
     remove_folder,
     replace_folder,
     sync_folder,

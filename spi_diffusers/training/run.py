@@ -4,9 +4,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import is_saved, save_policy
-from spi_diffusers.training.run_folder import POLICY_FOLDER, check_new_run, set_aside_evaluations
+from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
 from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
 from spi_diffusers.training.trainer import Trainer, TrainingResult
 from spi_diffusers.training.training_data import open_training_data

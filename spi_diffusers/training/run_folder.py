@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.files import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    EVALUATION_FOLDER,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    replace_file,
+    to_json,
+)
 from spi_diffusers.settings import flatten
 from spi_diffusers.training.config import TrainConfig
-from spi_diffusers.training.files import replace_file, to_json
 
 logger = logging.getLogger(__name__)
-
-CONFIG_FILE = "train_config.json"
-#: Beside a policy's weights: what an evaluation must know about their training.
-INFO_FILE = "train_info.json"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINTS_FOLDER = "checkpoints"
-POLICY_FOLDER = "policy"
-#: Results of playing the policy; that of a chosen simulator has its name behind a dash.
-EVALUATION_FOLDER = "evaluation"
 
 #: Settings that do not change the result. The data counts by its content, not by where it lies; the preset by
 #: the settings it led to.

@@ -21,6 +21,7 @@ from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
 from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.config import ConfigError, TrainConfig
@@ -32,8 +33,6 @@ from spi_diffusers.training.processes import (
     scatter_inputs,
 )
 from spi_diffusers.training.run_folder import (
-    CHECKPOINTS_FOLDER,
-    METRICS_FILE,
     MetricsLog,
     RunFolderError,
     check_new_run,

@@ -12,8 +12,8 @@ from spi_diffusers.algorithms.registry import SPI_METHOD
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import CONFIG_FILE
 from spi_diffusers.training.config import TrainConfig
-from spi_diffusers.training.run_folder import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from spi_diffusers.evaluation.files import written_aside
+from spi_diffusers.files import written_aside
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):

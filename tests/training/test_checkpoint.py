@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spi_diffusers.algorithms.critic_stack import CriticStack
+from spi_diffusers.files import replace_file, replace_folder
 from spi_diffusers.models import TwinCritic
 from spi_diffusers.training.checkpoint import (
     STATE_FILE,
@@ -18,7 +19,6 @@ from spi_diffusers.training.checkpoint import (
     CheckpointWriteError,
     first_non_finite,
 )
-from spi_diffusers.training.files import replace_file, replace_folder
 
 
 def make_tensors(value=0.0):

@@ -1,0 +1,190 @@
+"""Files: names in a run's folder, complete or absent writes, locks, JSON. Imports nothing heavy."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+# ---- names in the folder of a training run
+CONFIG_FILE = "train_config.json"
+#: Beside a policy's weights: what an evaluation must know about their training.
+INFO_FILE = "train_info.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+POLICY_FOLDER = "policy"
+#: Results of playing the policy; a chosen simulator's folder has its name behind a dash.
+EVALUATION_FOLDER = "evaluation"
+RESULTS_FILE = "results.json"
+REPLAY_FILE = "replay.mp4"
+#: What makes a folder a diffusers pipeline.
+INDEX_FILE = "model_index.json"
+
+_MAX_JSON_BYTES = 100_000_000
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk holds it.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file aside and rename it into place: the old content stays until the new one is complete.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written; the old file is intact.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_durably(aside, content)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def replace_folder(aside: Path, target: Path) -> None:
+    """Put a finished folder in place of `target`; what was there is moved out of the way, then removed.
+
+    A kill between both moves leaves nothing under the name: the old folder is beside it, hidden, and the same
+    call made again puts the new one there.
+
+    Args:
+        aside: The complete folder, on the same file system.
+        target: Where it goes.
+    """
+    old = None
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        if old is not None:
+            old.rename(target)
+        raise
+    sync_folder(target.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder such that a kill in between never leaves a part of it under its name."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk holds a folder's entries (renames)."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(content: Any) -> bytes:
+    """JSON text as it is written to files: indented, keys in order of insertion, newline at the end."""
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+@contextlib.contextmanager
+def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give the name of a new file to write; move it to `path` once it is complete and on the disk.
+
+    If anything fails on the way (a full disk, an interrupt), the new file is removed, and what was at
+    `path` before is untouched. Missing folders are made.
+
+    Args:
+        path: where the file shall be.
+
+    Yields:
+        A path in the same folder with the same suffix, which the caller writes.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
+        OSError: the file cannot be written; the message names the path.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
+    # The suffix stays: matplotlib and ffmpeg choose the format by it.
+    aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("rb+") as file:  # a rename can reach the disk before the content does
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(NotADirectoryError):  # a parent is a file: reported above
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def turn(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes of this user on this machine from changing something meanwhile.
+
+    Args:
+        path: the file or folder; need not exist.
+    """
+    # Not beside it: a lock file would end up in a published folder. One per user, who owns it.
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    name = hashlib.sha256(f"{user}:{Path(path).resolve()}".encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"spi-diffusers-{name}.lock"):
+        yield
+
+
+def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is too large, not complete JSON, or holds something else than an object.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(max_bytes + 1)
+        if len(text) > max_bytes:
+            raise ValueError(f"more than {max_bytes} bytes")
+        content = json.loads(text)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not complete JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content
