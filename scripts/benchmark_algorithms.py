@@ -33,7 +33,7 @@ SPI_NAME = "spi"
 
 def settings_of() -> dict[str, dict[str, Any]]:
     """What a configuration needs for each algorithm, by name; SPI first."""
-    from spi_diffusers.algorithms.registry import BASELINES
+    from spi_diffusers.config.algorithms import BASELINES
 
     one_thread = {"threads": 1, "overlap": False}
     return {

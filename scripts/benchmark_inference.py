@@ -47,9 +47,9 @@ def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipel
     """What training would save after no update at all, with a calibration that changes nothing."""
     import torch
 
+    from spi_diffusers.config.layers import make_train_config
     from spi_diffusers.models import CostCalibration
     from spi_diffusers.training.calibration import DEFAULT_KNOTS
-    from spi_diffusers.training.config_layers import make_train_config
     from spi_diffusers.training.export import make_pipeline
     from spi_diffusers.training.trainer import Trainer
 

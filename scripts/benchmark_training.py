@@ -115,7 +115,7 @@ def work(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Everything, in processes of their own."""
-    from spi_diffusers.training.config_layers import make_train_config
+    from spi_diffusers.config.layers import make_train_config
 
     forwarded = ["--rounds", str(args.rounds), "--seconds", str(args.seconds)]
     if args.dataset:

@@ -20,6 +20,7 @@ class MeasuredTraining:
     def __init__(self, overrides: dict[str, Any], dataset_name: str | None):
         import torch
 
+        from spi_diffusers.config.layers import make_train_config
         from spi_diffusers.data.loading import load_transitions
         from spi_diffusers.training.build import (
             build_algorithm,
@@ -27,7 +28,6 @@ class MeasuredTraining:
             build_sampler,
             training_episodes,
         )
-        from spi_diffusers.training.config_layers import make_train_config
         from spi_diffusers.training.runtime import resolve_overlap
 
         self.config = config = make_train_config({"task": "ballcircle", **overrides})

@@ -9,8 +9,8 @@ import pytest
 from command_line import fails
 
 from spi_diffusers.cli import main
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.training.config_layers import make_train_config
 
 HEAVY = ("torch", "numpy", "diffusers", "datasets", "accelerate", "matplotlib", "rich")
 

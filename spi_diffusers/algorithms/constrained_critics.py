@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.bellman import critic_loss, td_target
-from spi_diffusers.algorithms.constrained_config import ConstrainedConfig
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
 from spi_diffusers.algorithms.critic_stack import CriticStack
 from spi_diffusers.algorithms.learner import Learner
+from spi_diffusers.config.algorithms import ConstrainedConfig
 from spi_diffusers.models.critics import TwinCritic
 
 #: Rows of one pass without gradients. Larger passes get their memory from the system anew each time, which

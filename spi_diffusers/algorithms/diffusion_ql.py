@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
 from spi_diffusers.algorithms.bellman import critic_loss, td_target
-from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
 from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
 from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
 from spi_diffusers.algorithms.spi import add_noise, noise_loss, value_scale, vp_betas
+from spi_diffusers.config.algorithms import DiffusionQLConfig
 from spi_diffusers.models.diffusion_actor import DiffusionActor
 
 

@@ -15,11 +15,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from spi_diffusers.algorithms.bellman import critic_loss, td_target
-from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.critic_stack import CriticStack
 from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
 from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
 from spi_diffusers.algorithms.step_inputs import StepInputs
+from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack

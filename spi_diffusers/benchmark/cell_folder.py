@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spi_diffusers.benchmark.suites import Cell, Evaluation
+from spi_diffusers.config.validation import flatten
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.metrics import EvaluationEntry
 from spi_diffusers.files import CHECKPOINTS_FOLDER, POLICY_FOLDER, written_aside
-from spi_diffusers.settings import flatten
 
 CELL_FILE = "cell.json"
 OUTCOME_FILE = "outcome.json"

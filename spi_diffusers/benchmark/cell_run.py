@@ -85,10 +85,10 @@ def run_cell(folder: str | Path) -> Outcome:
 def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> list[EvaluationEntry]:
     from diffusers.utils.logging import disable_progress_bar
 
+    from spi_diffusers.config.layers import restore_train_config
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.evaluation.loading import load_policy
     from spi_diffusers.evaluation.results import merge_results, read_results
-    from spi_diffusers.training.config_layers import restore_train_config
     from spi_diffusers.training.run import POLICY_FOLDER, run_training
 
     disable_progress_bar()

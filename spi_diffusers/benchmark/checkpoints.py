@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.evaluation.metrics import TrainInfo
-from spi_diffusers.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline

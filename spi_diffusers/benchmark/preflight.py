@@ -26,8 +26,8 @@ def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> di
         ConfigError: A setting cannot be used.
         BenchmarkError: A task has no data.
     """
+    from spi_diffusers.config.layers import make_train_config
     from spi_diffusers.data.loading import embedded_tasks
-    from spi_diffusers.training.config_layers import make_train_config
 
     embedded = {get_task(name).short_name for name in embedded_tasks()}
     configs = {}

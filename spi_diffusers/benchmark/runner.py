@@ -195,7 +195,7 @@ def _look_at(
 
 def _as_of_now(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """A saved configuration with the settings that did not exist when it was saved, at their defaults."""
-    from spi_diffusers.training.config_layers import restore_train_config
+    from spi_diffusers.config.layers import restore_train_config
 
     try:
         return restore_train_config(config).to_dict()

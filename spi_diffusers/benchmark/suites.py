@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spi_diffusers.algorithms.registry import BASELINES
+from spi_diffusers.config.algorithms import BASELINES
+from spi_diffusers.config.layers import list_presets
 from spi_diffusers.data.tasks import TASKS, Task, get_task
-from spi_diffusers.training.config_layers import list_presets
 
 SUITES = {
     "table1": "SPI, safe SPI and the baselines at the task's smallest limit (Table 1, Figures 4 and 5)",

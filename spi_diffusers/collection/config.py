@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from spi_diffusers.config.validation import check_range, check_types
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.settings import check_range, check_types
 
 _NOT_NEGATIVE = (
     *("initial_multiplier", "multiplier_rate", "max_multiplier"),

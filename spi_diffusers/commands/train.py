@@ -25,7 +25,7 @@ for bit.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi train`: its own, and those of the configuration."""
-    from spi_diffusers.training.config_layers import add_config_arguments
+    from spi_diffusers.config.layers import add_config_arguments
 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; the exit code is 128 + N where signal N stopped it."""
-    from spi_diffusers.training.config_layers import config_from_arguments
+    from spi_diffusers.config.layers import config_from_arguments
 
     config = config_from_arguments(args)  # before the heavy imports: a typing error shows at once
     if args.print_config:

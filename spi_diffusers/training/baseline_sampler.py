@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.algorithms.base import BaselineInputs, Batch
-from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.sampler import TransitionSampler, take_slice

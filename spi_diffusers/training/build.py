@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, BaselineTraining, PolicySizes
-from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, baseline_class
+from spi_diffusers.algorithms.registry import baseline_class
 from spi_diffusers.algorithms.spi import SPI
+from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
+from spi_diffusers.config.train import ConfigError, TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.training.baseline_sampler import BaselineSampler
-from spi_diffusers.training.config import ConfigError, TrainConfig
 from spi_diffusers.training.sampler import TransitionSampler, UpdateSampler
 from spi_diffusers.training.streaming_sampler import StreamingSampler
 

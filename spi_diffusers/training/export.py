@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.algorithms.registry import SPI_METHOD
+from spi_diffusers.config.algorithms import SPI_METHOD
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder, to_json, write_durably
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
-from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.runtime import package_versions
 from spi_diffusers.training.trainer import Trainer

@@ -4,8 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.files import POLICY_FOLDER
-from spi_diffusers.training.config import TrainConfig
 from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
 from spi_diffusers.training.runtime import intra_op_threads, make_accelerator

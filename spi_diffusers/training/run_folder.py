@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import flatten
 from spi_diffusers.files import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
@@ -16,8 +18,6 @@ from spi_diffusers.files import (
     replace_file,
     to_json,
 )
-from spi_diffusers.settings import flatten
-from spi_diffusers.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

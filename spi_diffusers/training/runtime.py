@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from spi_diffusers.algorithms.registry import SPI_METHOD
-from spi_diffusers.training.config import ConfigError, TrainConfig
+from spi_diffusers.config.algorithms import SPI_METHOD
+from spi_diffusers.config.train import ConfigError, TrainConfig
 
 #: Which extra of this package installs a tracker.
 _TRACKER_EXTRAS = {"tensorboard": "tracking", "trackio": "trackio", "wandb": "wandb"}

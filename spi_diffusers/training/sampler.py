@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.step_inputs import StepInputs
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.columns import ACTION_TOLERANCE
 from spi_diffusers.data.transitions import DatasetError, EpisodeTable, TransitionBatch, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer

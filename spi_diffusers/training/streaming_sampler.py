@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import DatasetError

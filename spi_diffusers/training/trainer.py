@@ -18,13 +18,13 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.base import Inputs
-from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
+from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
+from spi_diffusers.config.train import ConfigError, TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
 from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
-from spi_diffusers.training.config import ConfigError, TrainConfig
 from spi_diffusers.training.processes import (
     agree,
     average_gradients,

@@ -8,12 +8,12 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from spi_diffusers.algorithms.registry import SPI_METHOD
+from spi_diffusers.config.algorithms import SPI_METHOD
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CONFIG_FILE
-from spi_diffusers.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from diffusers.utils import logging as diffusers_logging
 
 from spi_diffusers.algorithms.base import Algorithm
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
-from spi_diffusers.training.config_layers import make_train_config
 
 diffusers_logging.disable_progress_bar()
 

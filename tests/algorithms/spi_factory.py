@@ -2,8 +2,8 @@
 
 import torch
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import SPI, StepInputs
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 O, A = 3, 2  # noqa: E741 - sizes of observation and action

@@ -5,7 +5,7 @@ import torch
 
 from spi_diffusers.algorithms.base import BaselineInputs, BaselineTraining, Batch, PolicySizes
 from spi_diffusers.algorithms.bc import BC, imitation_loss
-from spi_diffusers.algorithms.bc_config import BCConfig
+from spi_diffusers.config.algorithms import BCConfig
 
 
 def make_batch(size=64, seed=0):

@@ -14,7 +14,7 @@ from scipy.optimize import linprog, minimize
 from spi_diffusers.algorithms import coptidice
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.coptidice import COptiDICE
-from spi_diffusers.algorithms.coptidice_config import COptiDICEConfig
+from spi_diffusers.config.algorithms import COptiDICEConfig
 
 SMALL = {"hidden_dims": [32, 32], "reward_scale": 1.0, "learning_rate": 3e-3, "actor_learning_rate": 3e-3}
 

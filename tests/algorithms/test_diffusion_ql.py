@@ -9,7 +9,7 @@ import torch
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.diffusion_ql import DiffusionQL, timesteps, value_loss
-from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
+from spi_diffusers.config.algorithms import DiffusionQLConfig
 
 SIZES = PolicySizes(3, 2, 100, 10.0)
 

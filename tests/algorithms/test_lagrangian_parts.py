@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
-from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
-from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
 from spi_diffusers.algorithms.constrained_critics import (
     _ROWS_PER_PASS,
     ConstrainedCritics,
@@ -19,11 +17,11 @@ from spi_diffusers.algorithms.constrained_critics import (
     soft_clipped_value,
 )
 from spi_diffusers.algorithms.cost_threshold import cost_threshold
-from spi_diffusers.algorithms.lagrangian_config import LagrangianConfig
 from spi_diffusers.algorithms.learner import Learner
 from spi_diffusers.algorithms.mmd import mmd
 from spi_diffusers.algorithms.pid_lagrangian import PIDLagrangian, pid_step
 from spi_diffusers.algorithms.vae_training import update_vae, vae_loss
+from spi_diffusers.config.algorithms import BCQLagConfig, BEARLagConfig, LagrangianConfig
 from spi_diffusers.models.action_vae import ActionVAE
 
 

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.spi import (
     add_noise,
     critic_loss,
@@ -21,6 +20,7 @@ from spi_diffusers.algorithms.spi import (
     value_scale,
     vp_betas,
 )
+from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 
 
 def assert_values(actual, expected):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import SPI
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.envs import collect_pixel_world

@@ -7,8 +7,8 @@ import pytest
 import torch
 from spi_factory import differing, fixed_weights, make_inputs, make_networks, make_spi, train, weights_of
 
-from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI, critic_loss
+from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 
 CONFIGS = {
     "default": SPIConfig(),

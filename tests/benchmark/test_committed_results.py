@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from matplotlib.testing.compare import compare_images
 
-from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.benchmark.report import TABLES_FILE, write_report
+from spi_diffusers.config.algorithms import BASELINES
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import shown, shown_share
-from spi_diffusers.training.config_layers import make_train_config
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "results" / "paper"

@@ -3,7 +3,6 @@ from benchmark_factory import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.benchmark.cell_folder import Outcome, missing_evaluations
 from spi_diffusers.benchmark.suites import (
     Cell,
@@ -14,8 +13,9 @@ from spi_diffusers.benchmark.suites import (
     simplex_draws,
     systems_of,
 )
+from spi_diffusers.config.algorithms import BASELINES
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import UnknownTaskError
-from spi_diffusers.training.config_layers import make_train_config
 
 
 def test_table1_holds_spi_safe_spi_and_every_baseline_on_eight_tasks():

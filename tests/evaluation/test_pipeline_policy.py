@@ -5,8 +5,8 @@ import pytest
 import torch
 from evaluation_factory import make_train_info
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.evaluation.evaluate import evaluate
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic

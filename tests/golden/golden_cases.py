@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import SPI, StepInputs, make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 FOLDER = Path(__file__).parent

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import write_results
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.config_layers import make_train_config
 
 BALL = get_task("ballcircle")
 DATASET = {"id": "embedded:OfflineBallCircle-v0", "sha256": "ab" * 32}

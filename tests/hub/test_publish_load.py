@@ -160,7 +160,7 @@ def test_published_by_the_command_it_loads_with_and_without_the_package(tmp_path
             tmp_path,
             loading,
             f"import sys\nfrom huggingface_hub.cli.hf import main\nsys.argv = ['hf', *{words!r}]\nmain()",
-            "from spi_diffusers.training.config_layers import make_train_config\n"
+            "from spi_diffusers.config.layers import make_train_config\n"
             "print(make_train_config({}, config_file='train_config.json').task)",
             PACKAGE.format("'again'"),
         )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import vp_betas
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import GaussianActor
 from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
 from spi_diffusers.models.diffusion_actor import DiffusionActor

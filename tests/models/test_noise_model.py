@@ -5,9 +5,9 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.optimization import FusedAdam
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 

@@ -4,8 +4,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from exact_noise_model import exact_noise_model
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 

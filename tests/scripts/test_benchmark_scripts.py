@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spi_diffusers.algorithms.registry import BASELINES
+from spi_diffusers.config.algorithms import BASELINES
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

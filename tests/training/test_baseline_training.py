@@ -6,14 +6,14 @@ import pytest
 import torch
 from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
 
-from spi_diffusers.algorithms.registry import BASELINES
 from spi_diffusers.cli import main
+from spi_diffusers.config.algorithms import BASELINES
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.config.train import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
-from spi_diffusers.training.config import ConfigError
-from spi_diffusers.training.config_layers import make_train_config
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline

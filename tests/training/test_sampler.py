@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from spi_diffusers.algorithms.config import SPIConfig
 from spi_diffusers.algorithms.spi import SPI
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.training.sampler import TransitionSampler

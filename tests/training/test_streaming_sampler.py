@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.algorithms.config import SPIConfig
+from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.summary import scanned_summary

@@ -10,9 +10,9 @@ import torch
 from command_line import TINY, fails
 
 from spi_diffusers.cli import main
+from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.writing import write_parquet_dataset
-from spi_diffusers.training.config_layers import make_train_config
 
 
 def test_train_leaves_a_policy_that_loads_with_its_config_and_origin(run_folder, small_file):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointStore
-from spi_diffusers.training.config import TrainConfig
-from spi_diffusers.training.config_layers import make_train_config
 
 TIMINGS = {"seconds", "updates_per_second"}
 

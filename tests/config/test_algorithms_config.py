@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.algorithms.config import CostRemapConfig, SPIConfig
 from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 

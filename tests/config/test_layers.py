@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from spi_diffusers.algorithms.config import SPIConfig
-from spi_diffusers.data.tasks import UnknownTaskError
-from spi_diffusers.training.config import ConfigError, NetworkConfig, TrainConfig
-from spi_diffusers.training.config_layers import (
+from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.layers import (
     add_config_arguments,
     config_from_arguments,
     list_presets,
     make_train_config,
     restore_train_config,
 )
+from spi_diffusers.config.train import ConfigError, NetworkConfig, TrainConfig
+from spi_diffusers.data.tasks import UnknownTaskError
 
 
 def parse(*arguments):
@@ -235,7 +235,7 @@ def test_overrides_may_be_nested_or_dotted():
 
 def test_importing_and_making_a_config_needs_no_torch():
     code = (
-        "import sys; from spi_diffusers.training.config_layers import make_train_config;"
+        "import sys; from spi_diffusers.config.layers import make_train_config;"
         "make_train_config({'task': 'ballcircle'});"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )

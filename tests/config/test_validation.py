@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from spi_diffusers.settings import check_range, check_types
+from spi_diffusers.config.validation import check_range, check_types
 
 
 @dataclass

@@ -17,21 +17,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD
+from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
+from spi_diffusers.config.train import ConfigError, TrainConfig
+from spi_diffusers.config.validation import flatten
 from spi_diffusers.data.config_names import resolve_task
-from spi_diffusers.settings import flatten
-from spi_diffusers.training.config import ConfigError, TrainConfig
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
 
-_PRESETS = resources.files("spi_diffusers.training").joinpath("presets")
+_PRESETS = resources.files("spi_diffusers.config").joinpath("presets")
 
 
 def list_presets() -> list[str]:
     """Names of the presets in the package, without `.yaml`."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(_preset_files())
 
 
 def make_train_config(
@@ -225,8 +223,14 @@ def _check_value(hint: Any, value: Any, source: str, key: str) -> None:
 # ---- reading
 
 
+def _preset_files() -> dict[str, Any]:
+    folders = (_PRESETS, _PRESETS.joinpath("tasks"), _PRESETS.joinpath("algorithms"))
+    files = [file for folder in folders for file in folder.iterdir()]
+    return {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")}
+
+
 def _read_preset(name: str) -> dict[str, Any]:
-    return _parse(_PRESETS.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}.yaml")
+    return _parse(_preset_files()[name].read_text(encoding="utf-8"), f"preset {name}.yaml")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The configuration of a training run, as plain dataclasses that import nothing heavy.
 
-How presets, a `--config` file and the command line become one of these is in `training/config_layers.py`.
+How presets, a `--config` file and the command line become one of these is in `config/layers.py`.
 """
 
 import math
@@ -8,14 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from spi_diffusers.algorithms.bc_config import BCConfig
-from spi_diffusers.algorithms.bcq_lag_config import BCQLagConfig
-from spi_diffusers.algorithms.bear_lag_config import BEARLagConfig
-from spi_diffusers.algorithms.config import SPIConfig
-from spi_diffusers.algorithms.coptidice_config import COptiDICEConfig
-from spi_diffusers.algorithms.cpq_config import CPQConfig
-from spi_diffusers.algorithms.diffusion_ql_config import DiffusionQLConfig
-from spi_diffusers.algorithms.registry import BASELINES, SPI_METHOD, check_method
+from spi_diffusers.config.algorithms import (
+    BASELINES,
+    SPI_METHOD,
+    BCConfig,
+    BCQLagConfig,
+    BEARLagConfig,
+    COptiDICEConfig,
+    CPQConfig,
+    DiffusionQLConfig,
+    SPIConfig,
+    check_method,
+)
 from spi_diffusers.data.config_names import resolve_task
 from spi_diffusers.data.tasks import TASKS
 
