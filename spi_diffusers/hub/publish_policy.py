@@ -1,6 +1,5 @@
 """Publish a policy to the Hub: checked first, then one verified commit, then the tag."""
 
-import json
 import logging
 import re
 import shutil
@@ -8,15 +7,15 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spi_diffusers.data.network import explain
 from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.policy_files import (
+    INDEX,
     PLOTS_FOLDER,
     REPLAY,
     RESULTS,
-    WEIGHTS,
     PolicyFiles,
     PolicyFolderError,
     assemble,
@@ -158,8 +157,8 @@ def publish_pipeline(
 ) -> UploadResult:
     """Publish a policy from memory.
 
-    If it was loaded from a folder and has the same weights and settings still, the training record and the
-    evaluation of that folder are published with it; else its card says that there are none.
+    Its training record is published with it if weights and settings are still those that were trained, and so
+    is the evaluation in the folder that it was loaded from; else its card says that there are none.
 
     Args:
         pipeline: The policy.
@@ -184,7 +183,7 @@ def publish_pipeline(
         folder = Path(temporary) / "pipeline"
         pipeline.save_pretrained(str(folder))
         _complete_snapshot(str(pipeline.name_or_path), token, endpoint)
-        files = _with_record_of_origin(read_policy_files(folder), pipeline)
+        files = _with_evaluation_of_origin(read_policy_files(folder), pipeline)
         files = replace(files, licence=licence or files.licence)
         check_acts(files)
         plan = plan_publish(files, repo_id, branch=branch, tag=tag, token=token, endpoint=endpoint)
@@ -241,45 +240,15 @@ def _complete_snapshot(origin: str, token: str | bool | None, endpoint: str | No
         ) from error
 
 
-def _with_record_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") -> PolicyFiles:
+def _with_evaluation_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") -> PolicyFiles:
     origin = Path(str(pipeline.name_or_path or ""))
-    if not origin.is_dir():
+    if not pipeline.is_as_trained or not (origin / INDEX).is_file():
         return files
     try:
-        known = read_policy_files(origin)
+        return read_policy_files(origin)
     except (ValueError, OSError) as error:
         logger.warning("%s: published without its training record and evaluation: %s", origin, error)
-        return files
-    if not _is_same_policy(known, files):
-        logger.warning(
-            "The policy was changed after it was loaded from %s: published without the training record and "
-            "evaluation there.",
-            origin,
-        )
-        return files
-    return known
-
-
-def _is_same_policy(first: PolicyFiles, second: PolicyFiles) -> bool:
-    """Whether weights and all settings agree; not, by which versions they were saved."""
-    if _plain(first.index) != _plain(second.index):
-        return False
-    for name, (library, _) in first.components.items():
-        config = "scheduler_config.json" if library == "diffusers" else "config.json"
-        settings = [json.loads((files.folder / name / config).read_bytes()) for files in (first, second)]
-        if _plain(settings[0]) != _plain(settings[1]):
-            return False
-        if library != "diffusers":
-            weights = [(files.folder / name / WEIGHTS).read_bytes() for files in (first, second)]
-            if weights[0] != weights[1]:
-                return False
-    return True
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value for name, value in settings.items() if name not in ("_diffusers_version", "_name_or_path")
-    }
+        return replace(files, train_info={}, train_config={})
 
 
 def _tagged_commit(

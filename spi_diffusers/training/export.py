@@ -10,7 +10,7 @@ from typing import Any
 from spi_diffusers.config.algorithms import SPI_METHOD
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder, to_json, write_durably
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
@@ -50,7 +50,13 @@ def train_info(trainer: Trainer) -> dict[str, Any]:
 
 
 def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
-    """The trained policy as a pipeline that shares no memory with training."""
+    """The trained policy as a pipeline that shares no memory with training, with its training record."""
+    pipeline = _assemble(trainer)
+    pipeline.training_record = {"config": saved_config(trainer.config), "info": train_info(trainer)}
+    return pipeline
+
+
+def _assemble(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
     task, config = trainer.dataset.task, trainer.config
     steps = task.max_episode_steps if task else int(trainer.dataset.episodes.length.max())
     if config.method != SPI_METHOD:
@@ -126,19 +132,20 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
     Raises:
         OSError: The disk is full or cannot be written; what was there is intact.
     """
-    pipeline, info = make_pipeline(trainer), train_info(trainer)
-    config = trainer.config
+    pipeline, config = make_pipeline(trainer), trainer.config
     if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.algorithm.predict_cost:
         report = calibrate_pipeline(pipeline, trainer, progress=progress)
-        info |= {"calibration": report} if report else {}
+        record = pipeline.training_record
+        assert record is not None  # made just now
+        if report:
+            record["info"]["calibration"] = report
+        pipeline.training_record = record  # the calibration belongs to what was trained
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         pipeline.save_pretrained(str(aside), safe_serialization=True)
-        write_durably(aside / CONFIG_FILE, to_json(saved_config(trainer.config)))
-        write_durably(aside / INFO_FILE, to_json(info))
         for file in aside.rglob("*"):  # safetensors writes weights for the owner only
             file.chmod(0o755 if file.is_dir() else 0o644)
         replace_folder(aside, folder)

@@ -219,7 +219,9 @@ def test_results_of_another_training_of_the_same_name_are_refused(run):
 
 def test_results_of_a_policy_of_no_task_say_what_to_do(tmp_path):
     run = make_run(tmp_path / "run")
-    make_policy(task=None).save_pretrained(run / "policy")
+    policy = make_policy(task=None)
+    policy.training_record = {"config": {}, "info": INFO}
+    policy.save_pretrained(run / "policy")
     with pytest.raises(ValueError, match=r"trained for no task.*move this one away"):
         read_policy_files(run)
 
