@@ -1,6 +1,13 @@
-"""Run the cells of a benchmark: skip what is done, go on with what was killed, gather one results file."""
+"""Run the cells of a benchmark, here or on a Ray cluster: skip what is done, go on with what was killed.
+
+All results are gathered in one file. On a Ray cluster (the `ray` extra) all nodes must share the benchmark's
+folder (a network file system): a cell that starts again on another node goes on from its checkpoint.
+"""
 
 import logging
+import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from spi_diffusers.benchmark.cell_folder import (
+from spi_diffusers.benchmark.cells import (
     CELL_FILE,
+    LOG_FILE,
+    OUTCOME_FILE,
+    BenchmarkError,
     CellError,
     Outcome,
     check_same_settings,
@@ -19,14 +29,15 @@ from spi_diffusers.benchmark.cell_folder import (
     is_of_cell,
     read_cell,
     read_outcome,
+    resolve_configs,
+    run_cell,
     write_cell,
 )
-from spi_diffusers.benchmark.preflight import BenchmarkError, resolve_configs
 from spi_diffusers.benchmark.suites import Cell
+from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
 _ATTEMPTS = 2  # a process can die for reasons of its machine: out of memory, a node that is lost
 _POLL_SECONDS = 1.0
 
@@ -79,7 +90,7 @@ def outcome_so_far(cell: Cell, config: Mapping[str, Any], output: Path) -> Outco
     if not (folder / CELL_FILE).exists():
         check_untouched(folder)
         return None
-    check_same_settings(folder, _as_of_now(folder, read_cell(folder)[1]), config)
+    check_same_settings(folder, read_cell(folder)[1], config)
     outcome = read_outcome(folder)
     return outcome if outcome is not None and outcome.covers(cell) else None
 
@@ -193,16 +204,6 @@ def _look_at(
     return done
 
 
-def _as_of_now(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration with the settings that did not exist when it was saved, at their defaults."""
-    from spi_diffusers.config.layers import restore_train_config
-
-    try:
-        return restore_train_config(config).to_dict()
-    except ValueError as error:
-        raise CellError(f"{folder / CELL_FILE}: cannot be used with this version: {error}") from error
-
-
 def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
     """Put the cells' results into the file, instead of what it had of earlier runs of the same cells."""
     from spi_diffusers.evaluation.results import merge_results
@@ -264,7 +265,7 @@ class _Progress:
     def update(self, running: Iterable[Cell]) -> None:
         """Look how far the cells are that run."""
         for cell in running:
-            step = _last_step(self._output / cell.folder / "metrics.jsonl")
+            step = _last_step(self._output / cell.folder / METRICS_FILE)
             self._set(cell, min(self._updates[cell], step))
         self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=True)
 
@@ -290,3 +291,149 @@ def _last_step(metrics: Path) -> int:
         return max((int(steps[-1]) for steps, _ in read_training_log(metrics).values()), default=0)
     except (OSError, ValueError):
         return 0  # not there yet, or just being written
+
+
+# ---- processes of this machine
+
+
+class LocalExecutor:
+    """Runs cells as processes; what they say goes to `log.txt` in the cell's folder."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self, folder: Path) -> Outcome:
+        """Run a cell and wait for it.
+
+        Raises:
+            WorkerDiedError: Its process ended without an outcome.
+        """
+        before = folder / OUTCOME_FILE
+        before.unlink(missing_ok=True)  # of an attempt that failed, or with fewer evaluations
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "spi_diffusers.benchmark.cells", str(folder)]
+        with (folder / LOG_FILE).open("ab") as log:
+            with self._lock:  # none may start after `stop` has looked at those that run
+                if self._stopped:
+                    raise WorkerDiedError(f"{folder}: stopped before it started")
+                # We never write to its input: that it closes tells the process that we are gone. A session of
+                # its own lets Ctrl-C reach us alone: a second signal, by `stop`, would end it at once.
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
+                self._processes.add(process)
+            code = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            outcome = read_outcome(folder)
+        except CellError as error:
+            raise WorkerDiedError(str(error)) from error
+        if code != 0 or outcome is None:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            raise WorkerDiedError(f"{folder}: its process {how}{_last_words(folder / LOG_FILE)}")
+        return outcome
+
+    def stop(self) -> None:
+        """Ask all processes to save a checkpoint and end, and wait for them."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._processes)
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # it goes on from its last checkpoint
+                process.wait()
+
+
+def _last_words(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"; {log} ends with: {lines[-1]}" if lines else ""
+
+
+# ---- a Ray cluster
+
+
+class RayExecutor:
+    """Runs cells on a Ray cluster.
+
+    Args:
+        address: Of the cluster, such as "auto" or "ray://head:10001"; "local" starts one here.
+
+    Raises:
+        ImportError: Ray is not installed.
+        BenchmarkError: There is no cluster at this address.
+    """
+
+    def __init__(self, address: str = "auto") -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ImportError(
+                "running on a Ray cluster needs ray: pip install 'spi-diffusers[ray]'"
+            ) from None
+        self._ray: Any = ray
+        self._running: set[Any] = set()
+        self._lock = threading.Lock()
+        try:
+            ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
+        except (ConnectionError, ValueError) as error:
+            raise BenchmarkError(f"no Ray cluster at {address!r}: {error}") from error
+        # The runner tries again itself, so that it can say so.
+        self._remote = ray.remote(num_cpus=1, max_retries=0)(_run_on_node)
+
+    @property
+    def num_cpus(self) -> int:
+        """CPUs of the cluster."""
+        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, folder: Path) -> Outcome:
+        """Run a cell and wait for it.
+
+        Raises:
+            WorkerDiedError: Its worker, or the node, is gone.
+        """
+        task = self._remote.remote(str(folder.resolve()), os.getcwd())
+        with self._lock:
+            self._running.add(task)
+        try:
+            return Outcome.from_dict(self._ray.get(task))
+        except self._ray.exceptions.RayError as error:
+            raise WorkerDiedError(f"{folder}: {_reason(error)}") from error
+        finally:
+            with self._lock:
+                self._running.discard(task)
+
+    def stop(self) -> None:
+        """Stop all cells that run; they go on later from their last checkpoints."""
+        with self._lock:
+            running = list(self._running)
+        for task in running:
+            self._ray.cancel(task, force=True)
+        self._ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong on the node, without the frames that Ray tells it with."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-400:]}"
+
+
+def _run_on_node(folder: str, working_folder: str) -> dict[str, Any]:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.chdir(working_folder)  # where a dataset named by a relative path is
+    return run_cell(folder).to_dict()

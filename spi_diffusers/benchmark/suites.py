@@ -5,7 +5,7 @@ No torch is imported here, so that a wrong name is reported at once.
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,25 +108,13 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
-        return {
-            "task": self.task,
-            "system": self.system,
-            "train_limit": self.train_limit,
-            "seed": self.seed,
-            "settings": self.settings,
-            "evaluations": [[e.extraction, e.cost_limit, e.episodes, e.feedback] for e in self.evaluations],
-            "curve_points": self.curve_points,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Cell":
         """What `to_dict` came from; TypeError, KeyError or ValueError where it came from elsewhere."""
-        evaluations = [
-            # Cells of before did not say it: safe extraction was always told its running cost.
-            Evaluation(*(each if len(each) > 3 else [*each, each[0] == "safe"]))
-            for each in values["evaluations"]
-        ]
-        return cls(**{**values, "evaluations": tuple(evaluations)})
+        evaluations = tuple(Evaluation(**each) for each in values["evaluations"])
+        return cls(**{**values, "evaluations": evaluations})
 
 
 def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float, float, float]]:

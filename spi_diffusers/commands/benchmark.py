@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
     if args.dry_run:
-        from spi_diffusers.benchmark.preflight import check_datasets, resolve_configs
+        from spi_diffusers.benchmark.cells import check_datasets, resolve_configs
         from spi_diffusers.benchmark.runner import outcome_so_far
 
         configs = resolve_configs(cells, args.config)
@@ -119,18 +119,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
-    from spi_diffusers.benchmark.preflight import check_datasets, check_simulators, resolve_configs
+    from spi_diffusers.benchmark.cells import check_datasets, check_simulators, resolve_configs
     from spi_diffusers.benchmark.runner import Executor, run_benchmark
 
     configs = resolve_configs(cells, args.config)  # before a cluster is asked for
     executor: Executor
     if args.ray_address:
-        from spi_diffusers.benchmark.ray_cluster import RayExecutor
+        from spi_diffusers.benchmark.runner import RayExecutor
 
         executor = cluster = RayExecutor(args.ray_address)
         jobs = cluster.num_cpus if args.jobs is None else args.jobs
     else:
-        from spi_diffusers.benchmark.local import LocalExecutor
+        from spi_diffusers.benchmark.runner import LocalExecutor
 
         check_simulators(cells)
         check_datasets(configs)

@@ -1,4 +1,4 @@
-"""The runner on real processes, and what it refuses before any of them starts."""
+"""The runner on real processes and on a Ray cluster of this machine, and what it refuses before it starts."""
 
 import json
 import os
@@ -14,16 +14,16 @@ import pytest
 from benchmark_factory import entry, steps_done, tiny_config
 from filelock import FileLock
 
-from spi_diffusers.benchmark.cell_folder import (
+from spi_diffusers.benchmark.cells import (
+    BenchmarkError,
     CellError,
     Outcome,
     read_outcome,
+    resolve_configs,
     write_cell,
     write_outcome,
 )
-from spi_diffusers.benchmark.local import LocalExecutor
-from spi_diffusers.benchmark.preflight import BenchmarkError, resolve_configs
-from spi_diffusers.benchmark.runner import run_benchmark
+from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, WorkerDiedError, run_benchmark
 from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
@@ -204,26 +204,10 @@ def test_cells_of_other_settings_and_broken_files_are_refused(tmp_path):
 def test_a_cell_that_ran_while_its_starter_was_killed_is_gathered(tmp_path):
     (cell,) = cells = tiny_cells()
     write_cell(tmp_path / cell.folder, cell, resolve_configs(cells)[cell])
-    file = tmp_path / cell.folder / "cell.json"
-    content = json.loads(file.read_text())
-    del content["config"]["shuffle_buffer"]  # as if this setting had not existed yet
-    file.write_text(json.dumps(content))
     found = entry(algorithm="bc", extraction="policy")
     write_outcome(tmp_path / cell.folder, Outcome("done", entries=(found,)))
     refused(cells, tmp_path)
     assert read_results(tmp_path / "results.json") == [found]
-
-
-def test_what_a_preset_sets_now_was_not_set_then(tmp_path):
-    """HalfCheetah's preset lets the reserve shrink, which a cell without that setting did not."""
-    cells = tiny_cells("spi", tasks=["halfcheetahvelocity"], datasets={"": "datasets"})
-    (cell,) = cells
-    config = resolve_configs(cells)[cell]
-    assert config["reserve_decay"] == 0.5
-    del config["reserve_decay"]
-    write_cell(tmp_path / cell.folder, cell, config)
-    with pytest.raises(CellError, match=r"other settings: reserve_decay was 0\.0, is 0\.5"):
-        refused(cells, tmp_path)
 
 
 def test_results_of_an_earlier_run_of_a_cell_go(tmp_path):
@@ -375,3 +359,79 @@ def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path, caps
         outcome = read_outcome(output / cell.folder)
         assert outcome is not None
         assert outcome.status == "diverged"
+
+
+# ---- a Ray cluster
+
+
+def ray_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Processes of the cluster that run a cell right now."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "_run_on_node" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_is_replaced_and_the_cell_goes_on(tmp_path):
+    pytest.importorskip("ray")
+    pytest.importorskip("bullet_safety_gym")
+    output = tmp_path / "out"
+    arguments = ["benchmark", "--suite", "table1", "--tasks", "ballcircle", "--episodes", "2", "--seeds", "0"]
+    arguments += ["--algorithms", "spi-paper", "bc", "--updates", "1000", "--config", tiny_config(tmp_path)]
+    arguments += ["--output", str(output), "--quiet", "--jobs", "1", "--ray-address", "local"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spi_diffusers.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    folder = output / "runs" / "ballcircle" / "spi-paper" / "seed0"
+    deadline = time.monotonic() + 180
+    while steps_done(folder) < 100:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the cell does not start"
+        time.sleep(0.01)
+    before = (folder / "metrics.jsonl").read_bytes().splitlines()[:10]
+    (worker,) = ray_workers(process)
+    worker.kill()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "(attempt 1 of 2)" in errors
+    entries = read_results(output / "results.json")
+    assert [(entry.algorithm, entry.updates) for entry in entries] == [("bc", 1000), ("spi-paper", 1000)]
+    # It went on from a checkpoint: the log has every step once, and of the first fifty the same lines, with
+    # their times.
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(5, 1001, 5))
+    assert lines[:10] == before
+
+
+@pytest.mark.slow
+def test_an_error_on_a_node_is_told_by_its_last_words(tmp_path):
+    pytest.importorskip("ray")
+    executor = RayExecutor("local")
+    try:
+        # The folder of no cell: the task fails on the node, many frames deep.
+        with pytest.raises(WorkerDiedError, match=r"nothing: FileNotFoundError: .*cell\.json") as caught:
+            executor.run(tmp_path / "nothing")
+    finally:
+        executor.stop()
+    assert "Traceback" not in str(caught.value)
+
+
+def test_without_ray_the_extra_is_named(tmp_path, capsys):
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        arguments = ["benchmark", "--suite", "table1", "--tasks", "ballcircle", "--ray-address", "auto"]
+        assert main([*arguments, "--output", str(tmp_path / "out")]) == 2
+        assert "pip install 'spi-diffusers[ray]'" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    else:
+        pytest.skip("ray is installed")

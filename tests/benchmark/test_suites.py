@@ -3,7 +3,7 @@ from benchmark_factory import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.benchmark.cell_folder import Outcome, missing_evaluations
+from spi_diffusers.benchmark.cells import Outcome, missing_evaluations
 from spi_diffusers.benchmark.suites import (
     Cell,
     Evaluation,
@@ -40,17 +40,6 @@ def test_what_is_missing_is_told_apart_by_the_feedback():
     assert missing_evaluations(cell, [alone]) == [Evaluation("safe", 10.0, 2, feedback=True)]
     assert not Outcome("done", entries=(fed_back,)).covers(cell)
     assert Outcome("done", entries=(fed_back, alone)).covers(cell)
-
-
-def test_cells_of_before_were_told_their_running_cost_wherever_they_could_be():
-    (cell,) = make_cells(["limits"], tasks=["ballcircle"], algorithms=["spi"], seeds=[0])
-    assert Cell.from_dict(cell.to_dict()) == cell
-    before = [each[:3] for each in cell.to_dict()["evaluations"]]
-    assert Cell.from_dict(cell.to_dict() | {"evaluations": before}) == cell
-    (cell,) = make_cells(["table2"], tasks=["ballcircle"], algorithms=["spi-paper"], seeds=[0])
-    assert (
-        not Cell.from_dict(cell.to_dict() | {"evaluations": [["reward", 10.0, 20]]}).evaluations[0].feedback
-    )
 
 
 def test_limits_trains_spi_once_and_baselines_per_limit():

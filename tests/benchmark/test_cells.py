@@ -1,21 +1,26 @@
-"""One cell in this process: what it plays, and what keeps it from training."""
+"""One cell in this process: what it plays, what keeps it from training, and the points of its curve."""
+
+import dataclasses
+import os
+import signal
 
 import pytest
 from benchmark_factory import tiny_config
+from training_factory import tiny_config as tiny_train_config
 
-from spi_diffusers.benchmark import preflight
-from spi_diffusers.benchmark.cell_folder import write_cell
-from spi_diffusers.benchmark.cell_run import run_cell
-from spi_diffusers.benchmark.preflight import resolve_configs
+from spi_diffusers.benchmark import cells
+from spi_diffusers.benchmark.cells import policies_along_training, resolve_configs, run_cell, write_cell
 from spi_diffusers.benchmark.suites import make_cells
+from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.simulators import SimulatorStatus
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training.trainer import Trainer
 
 
 def make_cell(folder, algorithm):
     options = {"tasks": ["ballcircle"], "seeds": [0], "episodes": 2, "updates": {"": 20}}
-    (cell,) = cells = make_cells(["table1"], algorithms=[algorithm], **options)
-    write_cell(folder, cell, resolve_configs(cells, tiny_config(folder))[cell])
+    (cell,) = made = make_cells(["table1"], algorithms=[algorithm], **options)
+    write_cell(folder, cell, resolve_configs(made, tiny_config(folder))[cell])
 
 
 def test_safe_spi_is_played_with_its_running_cost_and_without(tmp_path, monkeypatch):
@@ -43,8 +48,28 @@ def test_a_cell_whose_task_cannot_be_played_here_is_not_trained(tmp_path, monkey
     """On a cluster, the node may lack what the machine that started the benchmark has."""
     make_cell(tmp_path, "bc")
     missing = SimulatorStatus(False, "pybullet not installed", "pip install pybullet")
-    monkeypatch.setattr(preflight, "simulator_status", lambda name: missing)
+    monkeypatch.setattr(cells, "simulator_status", lambda name: missing)
     outcome = run_cell(tmp_path)
     assert outcome.status == "failed"
     assert outcome.message.endswith("ballcircle: pybullet not installed. Install it: pip install pybullet")
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_what_an_interruption_saved_is_no_point_of_the_curve(tmp_path):
+    config = tiny_train_config(tmp_path, updates=12, checkpoint_every=5, keep_checkpoints=9)
+    data = load_transitions(None, "ballcircle")
+    trainer = Trainer(config, data, progress=False)
+    update = trainer.algorithm.update
+
+    def update_and_interrupt(*inputs):
+        if trainer.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(*inputs)
+
+    trainer.algorithm.update = update_and_interrupt
+    assert trainer.train().step == 7
+    resumed = Trainer(dataclasses.replace(config, resume=True), data, progress=False)
+    resumed.train()
+    assert resumed.checkpoints.steps() == [5, 7, 10, 12]
+    found = [(step, info.updates) for step, _, info in policies_along_training(config)]
+    assert found == [(5, 5), (10, 10), (12, 12)]

@@ -1,0 +1,486 @@
+"""Cells: their settings, their files, and how one is trained and evaluated in a process of its own.
+
+`cell.json` says what a folder is for, `outcome.json` how it ended; each is complete or absent.
+`python -m spi_diffusers.benchmark.cells FOLDER` does what FOLDER/cell.json says, and may be killed at any
+moment: the next process goes on from the last checkpoint.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell, Evaluation
+from spi_diffusers.config.validation import flatten
+from spi_diffusers.data.simulators import simulator_status
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+from spi_diffusers.files import (
+    CHECKPOINTS_FOLDER,
+    EVALUATION_FOLDER,
+    POLICY_FOLDER,
+    RESULTS_FILE,
+    read_json,
+    to_json,
+    written_aside,
+)
+
+if TYPE_CHECKING:
+    from spi_diffusers.config.train import TrainConfig
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+    Pipeline = SPIPolicyPipeline | BaselinePolicyPipeline
+
+CELL_FILE = "cell.json"
+OUTCOME_FILE = "outcome.json"
+LOG_FILE = "log.txt"
+_FORMAT_VERSION = 1
+Status = Literal["done", "diverged", "failed"]
+#: The folder and not the file: what was trained in it would pass for what is asked for next.
+_AGAIN = "Remove its folder to run the cell again."
+#: Settings that do not change what is learned.
+_FREE_TO_CHANGE = {
+    *("output_dir", "resume", "device", "threads", "overlap", "log_every", "checkpoint_every"),
+    *("keep_checkpoints", "trackers"),
+}
+
+
+class CellError(ValueError):
+    """A cell's files cannot be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes:
+        status: "done", "diverged", or "failed": with an error, or its process died.
+        message: What went wrong; empty if nothing.
+        entries: Its results.
+    """
+
+    status: Status
+    message: str = ""
+    entries: tuple[EvaluationEntry, ...] = ()
+
+    def covers(self, cell: Cell) -> bool:
+        """Whether nothing is left to do for a cell: it diverged, or all of its evaluations are here."""
+        if self.status != "done":
+            return self.status == "diverged"
+        # The curve's points come before the end, so all are here once that is; but maybe with fewer episodes.
+        points = [e for e in self.entries if cell.curve_points > 1 and is_curve_point(cell, e)]
+        enough = max(wanted.episodes for wanted in cell.evaluations)
+        return not missing_evaluations(cell, self.entries) and all(e.episodes >= enough for e in points)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        entries = [entry.to_dict() for entry in self.entries]
+        return {
+            "format_version": _FORMAT_VERSION,
+            "status": self.status,
+            "message": self.message,
+            "entries": entries,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Outcome":
+        """What `to_dict` came from; KeyError, TypeError or ValueError where it came from elsewhere."""
+        known = values["status"] in get_args(Status)
+        if values["format_version"] != _FORMAT_VERSION or not known:
+            raise ValueError(f"format_version must be {_FORMAT_VERSION} and status a known one")
+        entries = tuple(EvaluationEntry.from_dict(entry) for entry in values["entries"])
+        return cls(values["status"], values["message"], entries)
+
+
+def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
+    """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
+    held = {
+        (entry.extraction, entry.feedback, entry.cost_limit): entry.episodes
+        for entry in entries
+        if entry.algorithm == cell.system
+    }
+    return [
+        wanted
+        for wanted in cell.evaluations
+        if held.get((wanted.extraction, wanted.feedback, wanted.cost_limit), 0) < wanted.episodes
+    ]
+
+
+def curve_name(system: str, updates: int) -> str:
+    """What results call a system before the end of its training: one entry per point of the curve."""
+    return f"{system}@{updates}"
+
+
+def is_curve_point(cell: Cell, entry: EvaluationEntry) -> bool:
+    """Whether an entry is a point of the cell's learning curve, before the end of training."""
+    return entry.algorithm == curve_name(cell.system, entry.updates)
+
+
+def is_of_cell(cell: Cell, entry: EvaluationEntry) -> bool:
+    """Whether an entry is of the cell's training run, its end or a point of its learning curve."""
+    return (
+        (entry.task, entry.train_seed) == (get_task(cell.task).name, cell.seed)
+        and (entry.algorithm == cell.system or is_curve_point(cell, entry))
+        and cell.train_limit in (None, entry.cost_limit)
+    )
+
+
+def diverged_run(cell: Cell, message: str) -> DivergedRun:
+    """A cell that diverged, for the results file."""
+    return DivergedRun(get_task(cell.task).name, cell.system, cell.train_limit, cell.seed, message)
+
+
+def write_cell(folder: Path, cell: Cell, config: Mapping[str, Any]) -> None:
+    """Say what a folder is for.
+
+    Args:
+        folder: The cell's folder.
+        cell: The cell.
+        config: Its complete training configuration.
+    """
+    _write_json(folder / CELL_FILE, {"cell": cell.to_dict(), "config": dict(config)})
+
+
+def read_cell(folder: Path) -> tuple[Cell, dict[str, Any]]:
+    """What `write_cell` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CellError: It is half-written, or something else.
+    """
+    content = _read_json(folder / CELL_FILE)
+    try:
+        return Cell.from_dict(content["cell"]), dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CellError(f"{folder / CELL_FILE}: is not a cell of a benchmark: {error!r}. {_AGAIN}") from error
+
+
+def check_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to mix results of different settings.
+
+    Args:
+        folder: The cell's folder, for the message.
+        before: The training configuration that it was made with.
+        now: The one that is asked for.
+
+    Raises:
+        CellError: Naming each setting that differs.
+    """
+    first, second = flatten(before), flatten(now)
+    changed = [
+        f"{key} was {first.get(key)!r}, is {second.get(key)!r}"
+        for key in sorted(first.keys() | second.keys())
+        if key not in _FREE_TO_CHANGE and first.get(key) != second.get(key)
+    ]
+    if changed:
+        raise CellError(
+            f"{folder}: was trained with other settings: {'; '.join(changed)}. Choose another --output, or "
+            "remove that folder."
+        )
+
+
+def check_untouched(folder: Path) -> None:
+    """Refuse to take over what was trained in a folder that does not say by which settings.
+
+    Raises:
+        CellError: It holds a training.
+    """
+    found = next((n for n in (POLICY_FOLDER, CHECKPOINTS_FOLDER) if (folder / n).exists()), None)
+    if found is not None:
+        raise CellError(
+            f"{folder}: holds a training ({found}), but no {CELL_FILE} that says of what. {_AGAIN}"
+        )
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Say how a cell ended."""
+    _write_json(folder / OUTCOME_FILE, outcome.to_dict())
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """How a cell ended; None where it has not.
+
+    Raises:
+        CellError: The file is half-written, or something else.
+    """
+    path = folder / OUTCOME_FILE
+    if not path.exists():
+        return None
+    content = _read_json(path)
+    try:
+        return Outcome.from_dict(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CellError(f"{path}: is not a benchmark's outcome: {error}. {_AGAIN}") from error
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with written_aside(path) as aside:
+        aside.write_bytes(to_json(content))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise CellError(f"{error} {_AGAIN}") from error
+
+
+# ---- before training
+
+#: Each makes a checkpoint of its own, which must not push out one that the learning curve needs.
+_INTERRUPTIONS = 100
+
+
+class BenchmarkError(ValueError):
+    """A benchmark cannot be run; the message says why, before anything is trained."""
+
+
+def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> dict[Cell, dict[str, Any]]:
+    """The complete training configuration of every cell; each trains on one thread.
+
+    Args:
+        cells: The cells.
+        config_file: Settings over the presets, as `spi train --config`.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        BenchmarkError: A task has no data.
+    """
+    from spi_diffusers.config.layers import make_train_config
+    from spi_diffusers.data.loading import embedded_tasks
+
+    embedded = {get_task(name).short_name for name in embedded_tasks()}
+    configs = {}
+    for cell in cells:
+        settings = cell.settings | {"threads": 1, "overlap": False}
+        config = make_train_config(settings, config_file)
+        if cell.curve_points > 1:
+            every = max(1, config.updates // cell.curve_points)
+            keep = config.updates // every + _INTERRUPTIONS
+            settings |= {"checkpoint_every": every, "keep_checkpoints": keep}
+            config = make_train_config(settings, config_file)
+        if config.dataset in (None, "embedded") and cell.task not in embedded:
+            raise BenchmarkError(
+                f"{cell.task}: its data is not in the package; name it with --dataset, for example "
+                "--dataset datasets, or for this task alone --dataset "
+                f"{cell.task}=FOLDER."
+            )
+        configs[cell] = config.to_dict()
+    return configs
+
+
+def check_simulators(cells: Sequence[Cell]) -> None:
+    """Refuse to train for hours what cannot be evaluated here.
+
+    Raises:
+        BenchmarkError: A simulator is missing.
+    """
+    for name in dict.fromkeys(get_task(cell.task).simulator for cell in cells):
+        status = simulator_status(name)
+        if not status.installed:
+            tasks = sorted({cell.task for cell in cells if get_task(cell.task).simulator == name})
+            install = f" Install it: {status.install}" if status.install else ""
+            raise BenchmarkError(f"{', '.join(tasks)}: {status.problem}.{install}")
+
+
+def check_datasets(configs: Mapping[Cell, Mapping[str, Any]]) -> None:
+    """Refuse to start where a dataset is not there, which every cell would find out for itself.
+
+    Raises:
+        MissingDatasetError: Naming it.
+    """
+    from spi_diffusers.data.loading import check_source
+
+    for task, dataset in {(cell.task, config["dataset"]) for cell, config in configs.items()}:
+        if dataset is not None:
+            check_source(dataset, task)
+
+
+# ---- training and evaluation
+
+#: How long a process waits for one before it on the same cell, which is on its way out.
+_TURN_SECONDS = 120.0
+
+
+class StoppedError(RuntimeError):
+    """A signal stopped training; a checkpoint is saved.
+
+    Args:
+        signal_number: The signal.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by signal {signal_number}; a checkpoint is saved")
+        self.signal_number = signal_number
+
+
+def run_cell(folder: str | Path) -> Outcome:
+    """Train and evaluate what a folder's `cell.json` says, going on with what is there.
+
+    Args:
+        folder: The cell's folder.
+
+    Returns:
+        How it ended, as it is written to `outcome.json`.
+
+    Raises:
+        StoppedError: A signal stopped training. Nothing is written then: the cell is to go on later.
+        FileNotFoundError: There is no `cell.json`.
+        CellError: A file of the cell cannot be read.
+        filelock.Timeout: Another process keeps working on the same cell.
+    """
+    from filelock import FileLock
+
+    from spi_diffusers.training.trainer import TrainingDivergedError
+
+    folder = Path(folder)
+    with FileLock(folder / ".cell.lock", timeout=_TURN_SECONDS):
+        cell, config = read_cell(folder)
+        try:
+            before = read_outcome(folder)
+            if before is not None and before.covers(cell):
+                return before
+            outcome = Outcome("done", entries=tuple(_train_and_evaluate(folder, cell, config)))
+        except TrainingDivergedError as error:
+            outcome = Outcome("diverged", str(error))
+        except (ValueError, OSError, ImportError) as error:
+            # They would come again: a wrong setting, data that cannot be read, a full disk.
+            logging.getLogger(__name__).exception("%s", cell)
+            outcome = Outcome("failed", f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError) if outcome.status == "failed" else contextlib.nullcontext():
+            write_outcome(folder, outcome)
+        return outcome
+
+
+def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> list[EvaluationEntry]:
+    from diffusers.utils.logging import disable_progress_bar
+
+    from spi_diffusers.config.layers import restore_train_config
+    from spi_diffusers.evaluation.loading import load_policy
+    from spi_diffusers.evaluation.results import read_results
+    from spi_diffusers.training.run import run_training
+
+    disable_progress_bar()
+    check_simulators([cell])  # on a cluster, this node may lack it
+    train_config = restore_train_config({**config, "output_dir": str(folder), "resume": True})
+    # The policy is saved whole or not at all, after everything else of the training.
+    if not (folder / POLICY_FOLDER).is_dir():
+        result = run_training(train_config, progress=False)
+        if result.training.stopped_by is not None:
+            raise StoppedError(result.training.stopped_by)
+    results = folder / EVALUATION_FOLDER / RESULTS_FILE
+    if cell.curve_points > 1:
+        _evaluate_along_training(cell, train_config, results)
+    missing = missing_evaluations(cell, read_results(results) if results.exists() else [])
+    if missing:
+        loaded = load_policy(folder)
+        info = replace(loaded.train_info, algorithm=cell.system)
+        for way in dict.fromkeys((wanted.extraction, wanted.feedback) for wanted in missing):
+            wanted = [one for one in missing if (one.extraction, one.feedback) == way]
+            _evaluate(loaded.pipeline, cell, info, wanted, results)
+    return read_results(results)
+
+
+def _evaluate_along_training(cell: Cell, config: "TrainConfig", results: Path) -> None:
+    from spi_diffusers.evaluation.results import read_results
+
+    wanted = cell.evaluations[0]
+    known = read_results(results) if results.exists() else []
+    held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
+    for step, pipeline, info in policies_along_training(config):
+        name = curve_name(cell.system, step)
+        # Where the points do not divide the updates, the last one comes shortly before the end.
+        if step // config.checkpoint_every >= cell.curve_points or step == config.updates or name in held:
+            continue
+        _evaluate(pipeline, cell, replace(info, algorithm=name), [wanted], results)
+
+
+def _evaluate(
+    pipeline: "Pipeline", cell: Cell, info: TrainInfo, wanted: Sequence[Evaluation], results: Path
+) -> None:
+    """Play a policy in one way at several limits, and put that into the cell's results file."""
+    from spi_diffusers.evaluation.evaluate import evaluate
+    from spi_diffusers.evaluation.results import merge_results
+
+    entries = evaluate(
+        pipeline,
+        cell.task,
+        train_info=info,
+        cost_limits=[one.cost_limit for one in wanted],
+        extractions=[wanted[0].extraction],  # a baseline acts in its one way whatever this says
+        feedback=wanted[0].feedback,
+        episodes=wanted[0].episodes,
+        seeds=[EVALUATION_SEED_OFFSET + cell.seed],
+        progress=False,
+    )
+    merge_results(results, entries)
+
+
+def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline, TrainInfo]]":
+    """The policy of every checkpoint that a run has kept, without calibration.
+
+    Those that an interruption made are left out: other runs have none at the same step.
+
+    Args:
+        config: The run's configuration; `output_dir` holds the checkpoints.
+
+    Yields:
+        Updates done, the policy, and where it comes from.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read, or is of another configuration.
+    """
+    from spi_diffusers.training.export import make_pipeline, train_info
+    from spi_diffusers.training.runtime import make_accelerator
+    from spi_diffusers.training.state import load_training_tensors
+    from spi_diffusers.training.trainer import Trainer
+    from spi_diffusers.training.training_data import open_training_data
+
+    accelerator = make_accelerator(config)
+    dataset = open_training_data(config, accelerator, progress=False)
+    trainer = Trainer(config, dataset, accelerator=accelerator, progress=False)
+    for step in trainer.checkpoints.steps():
+        if step % config.checkpoint_every and step != config.updates:
+            continue
+        checkpoint = trainer.checkpoints.load(step)
+        load_training_tensors(trainer.algorithm, checkpoint.tensors)
+        trainer.step, trainer.seconds = step, checkpoint.state["train_seconds"]
+        yield step, make_pipeline(trainer), TrainInfo.from_dict(train_info(trainer))
+
+
+def _end_with_the_starter() -> None:
+    """Stop as by SIGTERM once the process that started this one is gone: its end of our input closes."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Run the cell that the command line names; the exit code is 0 once its outcome is written."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("spi_diffusers").setLevel(logging.INFO)
+    _end_with_the_starter()
+    try:
+        run_cell(sys.argv[1])
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signal_number
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads of torch and of the wait above must not delay the end.
+    code = main()
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
