@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.optimization import FusedAdam
-from spi_diffusers.algorithms.replicas import ComputeReplica
+from spi_diffusers.algorithms.networks import ComputeReplica, FusedAdam
 from spi_diffusers.config.algorithms import BCConfig
 from spi_diffusers.models.deterministic_actor import DeterministicActor
 

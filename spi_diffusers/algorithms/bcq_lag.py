@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.constrained_critics import ConstrainedCritics, make_critics
-from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.pid_lagrangian import PIDLagrangian
-from spi_diffusers.algorithms.vae_training import update_vae
+from spi_diffusers.algorithms.constrained import ConstrainedCritics, PIDLagrangian, make_critics, update_vae
+from spi_diffusers.algorithms.networks import Learner
 from spi_diffusers.config.algorithms import BCQLagConfig
 from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
 

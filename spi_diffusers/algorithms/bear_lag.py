@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.constrained_critics import ConstrainedCritics, make_critics
-from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.mmd import mmd
-from spi_diffusers.algorithms.pid_lagrangian import PIDLagrangian
-from spi_diffusers.algorithms.vae_training import update_vae
+from spi_diffusers.algorithms.constrained import (
+    ConstrainedCritics,
+    PIDLagrangian,
+    make_critics,
+    mmd,
+    update_vae,
+)
+from spi_diffusers.algorithms.networks import Learner
 from spi_diffusers.config.algorithms import BEARLagConfig
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor

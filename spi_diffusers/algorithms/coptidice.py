@@ -29,10 +29,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.bellman import td_target
-from spi_diffusers.algorithms.cost_threshold import cost_threshold
-from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.state_values import StateValues
+from spi_diffusers.algorithms.constrained import cost_threshold
+from spi_diffusers.algorithms.networks import Learner, StateValues, td_target
 from spi_diffusers.config.algorithms import COptiDICEConfig
 from spi_diffusers.models.gaussian_actor import GaussianActor
 

@@ -32,9 +32,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.constrained_critics import ConstrainedCritics, make_critics
-from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.vae_training import latent_divergence, update_vae
+from spi_diffusers.algorithms.constrained import (
+    ConstrainedCritics,
+    latent_divergence,
+    make_critics,
+    update_vae,
+)
+from spi_diffusers.algorithms.networks import Learner
 from spi_diffusers.config.algorithms import CPQConfig
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor

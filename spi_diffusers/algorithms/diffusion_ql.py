@@ -20,9 +20,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
-from spi_diffusers.algorithms.bellman import critic_loss, td_target
-from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
-from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
+from spi_diffusers.algorithms.networks import (
+    ComputeReplica,
+    FusedAdam,
+    clip_gradients,
+    critic_loss,
+    frozen_copy,
+    polyak_update,
+    td_target,
+)
 from spi_diffusers.algorithms.spi import add_noise, noise_loss, value_scale, vp_betas
 from spi_diffusers.config.algorithms import DiffusionQLConfig
 from spi_diffusers.models.diffusion_actor import DiffusionActor

@@ -14,10 +14,16 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from spi_diffusers.algorithms.bellman import critic_loss, td_target
-from spi_diffusers.algorithms.critic_stack import CriticStack
-from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
-from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
+from spi_diffusers.algorithms.networks import (
+    ComputeReplica,
+    CriticStack,
+    FusedAdam,
+    clip_gradients,
+    critic_loss,
+    frozen_copy,
+    polyak_update,
+    td_target,
+)
 from spi_diffusers.algorithms.step_inputs import StepInputs
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic

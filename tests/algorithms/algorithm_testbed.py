@@ -12,7 +12,7 @@ from constrained_mdp import ConstrainedMDP, Values, evaluate
 from diffusers.utils import logging as diffusers_logging
 
 from spi_diffusers.algorithms.base import Algorithm
-from spi_diffusers.algorithms.cost_threshold import cost_threshold
+from spi_diffusers.algorithms.constrained import cost_threshold
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import ObservationNormalizer

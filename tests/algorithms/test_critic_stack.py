@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from spi_diffusers.algorithms.critic_stack import CriticStack
+from spi_diffusers.algorithms.networks import CriticStack
 from spi_diffusers.models import TwinCritic
 
 

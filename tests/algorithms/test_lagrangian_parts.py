@@ -10,17 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
-from spi_diffusers.algorithms.constrained_critics import (
+from spi_diffusers.algorithms.constrained import (
     _ROWS_PER_PASS,
     ConstrainedCritics,
+    PIDLagrangian,
+    cost_threshold,
     make_critics,
+    mmd,
+    pid_step,
     soft_clipped_value,
+    update_vae,
+    vae_loss,
 )
-from spi_diffusers.algorithms.cost_threshold import cost_threshold
-from spi_diffusers.algorithms.learner import Learner
-from spi_diffusers.algorithms.mmd import mmd
-from spi_diffusers.algorithms.pid_lagrangian import PIDLagrangian, pid_step
-from spi_diffusers.algorithms.vae_training import update_vae, vae_loss
+from spi_diffusers.algorithms.networks import Learner
 from spi_diffusers.config.algorithms import BCQLagConfig, BEARLagConfig, LagrangianConfig
 from spi_diffusers.models.action_vae import ActionVAE
 

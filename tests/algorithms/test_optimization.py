@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spi_diffusers.algorithms.optimization import FusedAdam, clip_gradients
+from spi_diffusers.algorithms.networks import FusedAdam, clip_gradients
 
 
 def network() -> nn.Sequential:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from spi_diffusers.algorithms.replicas import ComputeReplica, frozen_copy, polyak_update
+from spi_diffusers.algorithms.networks import ComputeReplica, frozen_copy, polyak_update
 
 
 def test_polyak_by_hand():

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from spi_diffusers.algorithms.optimization import FusedAdam
+from spi_diffusers.algorithms.networks import FusedAdam
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spi_diffusers.algorithms.critic_stack import CriticStack
+from spi_diffusers.algorithms.networks import CriticStack
 from spi_diffusers.files import replace_file, replace_folder
 from spi_diffusers.models import TwinCritic
 from spi_diffusers.training.checkpoint import (

@@ -1,0 +1,357 @@
+"""What the algorithms' networks share: losses of critics, networks side by side, and training them fast.
+
+A reader of an algorithm needs `td_target`, `critic_loss` and `Learner`; the rest is machinery for speed. With
+networks whose steps take milliseconds, looking up, casting and launching costs as much as the arithmetic, so
+twins and critics are computed in one batched pass, weights are cast once per update, and Adam and clipping
+remember which tensors they are about. Nothing here changes a result.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from spi_diffusers.models.critics import BatchedLinear, TwinCritic
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+# ---- losses of critics
+
+
+def td_target(signal: Tensor, next_value: Tensor, ended: Tensor, gamma: float) -> Tensor:
+    """Right-hand side of Eq. 10 and 11: x_i + gamma (1 - ended) Q(s_{i+1}, a_{i+1}).
+
+    A time limit (`truncated`) is no end here: the state that follows has a value.
+
+    Args:
+        signal: r_i, c'_i or c_i, shape (..., B).
+        next_value: Value of the next state and action, shape (..., B).
+        ended: Whether the episode truly ended, shape (B,), bool.
+        gamma: Discount factor.
+    """
+    return signal + gamma * next_value.masked_fill(ended, 0.0)
+
+
+def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+    """Eq. 10 and 11: mean squared error of both twins, summed over the twins.
+
+    Args:
+        values: Both twins' values, shape (..., 2, B).
+        target: Shape (..., B).
+
+    Returns:
+        One loss per value function, shape (...).
+    """
+    return (values - target.unsqueeze(-2)).square().mean(dim=-1).sum(dim=-1)
+
+
+# ---- networks side by side
+
+
+class CriticStack(nn.Module):
+    """All twins of several critics side by side in one batched pass, sharing memory with the critics.
+
+    The stack owns the parameters; each critic's own parameters become views into them, so the critics that
+    are saved are always up to date. Critics may differ in their number of heads: a missing head is padded
+    with zeros that never receive a gradient.
+
+    Args:
+        critics: C critics of one architecture.
+
+    Raises:
+        ValueError: If the architectures differ in anything but the number of heads.
+    """
+
+    def __init__(self, critics: Sequence[TwinCritic]):
+        super().__init__()
+        for key, value in critics[0].config.items():
+            for critic in critics[1:]:
+                if key != "num_heads" and not key.startswith("_") and critic.config[key] != value:
+                    raise ValueError(
+                        f"Critics in a stack must share their architecture, but {key} is {value} for one and "
+                        f"{critic.config[key]} for another."
+                    )
+        self.heads = [critic.config.num_heads for critic in critics]
+        layers: list[nn.Module] = []
+        for parts in zip(*(critic.net for critic in critics), strict=True):
+            if isinstance(parts[0], BatchedLinear):
+                layers.append(self._stack(parts))
+            else:
+                layers.append(parts[0])
+        self.net = nn.Sequential(*layers)
+
+    @staticmethod
+    def _stack(parts: Sequence[BatchedLinear]) -> BatchedLinear:
+        width_in = parts[0].weight.shape[1]
+        width_out = max(part.weight.shape[2] for part in parts)
+        stacked = BatchedLinear(2 * len(parts), width_in, width_out)
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                target = getattr(stacked, name)
+                target.zero_()
+                for index, part in enumerate(parts):
+                    own = getattr(part, name)
+                    view = target[2 * index : 2 * index + 2, :, : own.shape[2]]
+                    view.copy_(own)
+                    own.data = view.data
+        return stacked
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Values of every critic.
+
+        Args:
+            inputs: Observation, action and safety weight side by side, shape (B, D).
+
+        Returns:
+            Values of shape (C, 2, B, H), H the largest number of heads.
+        """
+        inputs = inputs.to(next(self.parameters()).dtype)
+        values = self.net(inputs.expand(2 * len(self.heads), -1, -1))
+        return values.float().unflatten(0, (len(self.heads), 2))
+
+
+class StateValues(nn.Module):
+    """K functions of the state; each is the minimum over N MLPs with ReLU.
+
+    Args:
+        num_functions: K.
+        num_networks: N.
+        observation_dim: Size O of an observation.
+        hidden_dims: Width of each hidden layer.
+    """
+
+    def __init__(
+        self, num_functions: int, num_networks: int, observation_dim: int, hidden_dims: Sequence[int]
+    ):
+        super().__init__()
+        self._sizes = (num_functions, num_networks)
+        count = num_functions * num_networks
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise([observation_dim, *hidden_dims]):
+            layers += [BatchedLinear(count, width_in, width_out), nn.ReLU(inplace=True)]
+        self.net = nn.Sequential(*layers)
+        self.head = BatchedLinear(count, hidden_dims[-1], 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values (K, B) in float32, from (B, O)."""
+        inputs = observation.to(self.head.weight.dtype)
+        hidden = self.net(inputs.expand(self.head.weight.shape[0], -1, -1))
+        # The head adds up in float32: what counts is the small difference between a state's value and the
+        # next one's, and in bfloat16 values of thirty are rounded to an eighth. As a product and a sum it
+        # also takes less time than a matrix product with one column.
+        products = hidden * self.head.weight.transpose(1, 2)
+        values = products.sum(dim=-1, dtype=torch.float32) + self.head.bias.squeeze(-1)
+        return values.unflatten(0, self._sizes).amin(dim=1)
+
+
+# ---- copies of a network: compute replicas in low precision, targets and moving averages
+
+
+def frozen_copy(module: ModuleT) -> ModuleT:
+    """A copy whose parameters never receive gradients."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class ComputeReplica:
+    """A copy of `master` in the compute dtype that runs forward and backward in its place.
+
+    Weights are cast once per update instead of once per use. The optimiser keeps working on the float32
+    master. With a float32 compute dtype a trainable replica is the master itself and nothing is copied.
+
+    Args:
+        master: Network whose float32 parameters are optimised and saved.
+        dtype: Dtype of the computation, float32 or bfloat16.
+        trainable: Whether gradients flow into the replica's parameters.
+
+    Attributes:
+        module: The replica, to call.
+        masters: The master's parameters, in the order of `parameters()`.
+    """
+
+    def __init__(self, master: nn.Module, dtype: torch.dtype, trainable: bool):
+        self.masters: list[Tensor] = list(master.parameters())
+        self._is_master = dtype == torch.float32 and trainable
+        # nn.Module.to, because ModelMixin.to warns about casts, even where no module asks for float32.
+        self.module = master if self._is_master else nn.Module.to(copy.deepcopy(master), dtype)
+        if not self._is_master:
+            self.module.requires_grad_(trainable)
+        self._parameters: list[Tensor] = list(self.module.parameters())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the master's weights into the replica."""
+        if not self._is_master:
+            torch._foreach_copy_(self._parameters, self.masters)
+
+    @torch.no_grad()
+    def hand_over_gradients(self) -> None:
+        """Move the replica's gradients to the master; a parameter without one gets none."""
+        if self._is_master:
+            return
+        received, given = [], []
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            if parameter.grad is None:
+                master.grad = None
+                continue
+            if master.grad is None:
+                master.grad = torch.empty_like(master)
+            received.append(master.grad)
+            given.append(parameter.grad)
+            parameter.grad = None
+        # Into the same memory at every update: fresh large tensors would cost page faults.
+        torch._foreach_copy_(received, given)
+
+    def clear_gradients(self) -> None:
+        """Drop gradients that the next backward pass would add to."""
+        if self._is_master:
+            for parameter in self.masters:
+                parameter.grad = None
+
+
+@torch.no_grad()
+def polyak_update(targets: Iterable[Tensor], sources: Iterable[Tensor], rate: float) -> None:
+    """target <- (1 - rate) * target + rate * source, for every pair of tensors."""
+    torch._foreach_lerp_(list(targets), list(sources), rate)
+
+
+# ---- Adam and clipping with little overhead a step
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> None:
+    """Scale gradients in place so that their norm is at most `max_norm`: `torch.nn.utils.clip_grad_norm_`.
+
+    Args:
+        parameters: Parameters on one device; those without a gradient are left alone.
+        max_norm: Largest norm of all gradients together.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+class FusedAdam(torch.optim.Adam):
+    """`torch.optim.Adam(..., fused=True)` with a step that remembers which tensors it is about.
+
+    Args:
+        parameters: Parameters of one dtype on one device.
+        lr: Learning rate; it may be changed in `param_groups` between two steps.
+    """
+
+    #: Averages, squares and numbers of steps; a default of the class, as copies of an optimizer lack it.
+    _tensors: tuple[list[Tensor], ...] | None = None
+
+    def __init__(self, parameters: Any, lr: float):
+        super().__init__(parameters, lr=lr, fused=True)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load another state, whose tensors replace those that are remembered."""
+        super().load_state_dict(state_dict)
+        self._tensors = None
+
+    @torch.no_grad()
+    def fused_step(self) -> None:
+        """What `step` does, without its hooks; `step` itself at first and where a gradient is missing."""
+        parameters = self.param_groups[0]["params"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self._tensors is None or len(gradients) < len(parameters):
+            self.step()
+            self._remember(parameters)
+            return
+        group = self.param_groups[0]
+        averages, squares, steps = self._tensors
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            gradients,
+            averages,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _remember(self, parameters: Sequence[Tensor]) -> None:
+        states = [self.state[parameter] for parameter in parameters]
+        if all(states):
+            slots = ("exp_avg", "exp_avg_sq", "step")
+            self._tensors = tuple([state[slot] for state in states] for slot in slots)
+
+
+# ---- a network in training
+
+
+class Learner(Generic[ModuleT]):
+    """A network, computed in a compute dtype and optimised in float32 by Adam.
+
+    Args:
+        master: Network to train in place; its weights stay float32.
+        learning_rate: Of Adam.
+        dtype: Compute dtype, float32 or bfloat16.
+        target_update_rate: Polyak rate of the target network; None for a network without one.
+        reduce_gradients: Averages a list of gradients over processes, in place; None for one process.
+
+    Attributes:
+        master: The trained network.
+        target: Its target network in float32, None without one.
+        module: What computes with the trained weights.
+        target_module: What computes with the target's weights.
+        optimizer: Adam.
+    """
+
+    module: ModuleT
+    target_module: ModuleT
+
+    def __init__(
+        self,
+        master: ModuleT,
+        learning_rate: float,
+        dtype: torch.dtype,
+        *,
+        target_update_rate: float | None = None,
+        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+    ):
+        self.master = master
+        self.optimizer = FusedAdam(master.parameters(), lr=learning_rate)
+        self._replica = ComputeReplica(master, dtype, trainable=True)
+        self.module = cast(ModuleT, self._replica.module)
+        self._parameters = list(self.module.parameters())
+        self._rate = target_update_rate
+        self._reduce_gradients = reduce_gradients
+        self.target: ModuleT | None = None
+        if target_update_rate is not None:
+            self.target = frozen_copy(master)
+            self._target_replica = ComputeReplica(self.target, dtype, trainable=False)
+            self.target_module = cast(ModuleT, self._target_replica.module)
+
+    def step(self, loss: Tensor) -> None:
+        """Minimise a loss by one step. Of all networks that the loss went through, only this one changes."""
+        loss.backward(inputs=self._parameters)
+        self._replica.hand_over_gradients()
+        if self._reduce_gradients is not None:
+            self._reduce_gradients([p.grad for p in self._replica.masters if p.grad is not None])
+        self.optimizer.fused_step()
+        self._replica.clear_gradients()
+        self._replica.refresh()
+
+    def update_target(self) -> None:
+        """Let the target follow the trained weights."""
+        assert self.target is not None
+        assert self._rate is not None
+        polyak_update(self._target_replica.masters, self._replica.masters, self._rate)
+        self._target_replica.refresh()
+
+    def refresh(self) -> None:
+        """Copy the weights into the compute replicas; call it after loading weights."""
+        self._replica.refresh()
+        if self.target is not None:
+            self._target_replica.refresh()
