@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from spi_diffusers.cli import run_with_messages
+from spi_diffusers.data.card import STATS_FILE
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
-from spi_diffusers.data.summary import STATS_FILE
 from spi_diffusers.data.writing import write_parquet_dataset
 
 TASK = "OfflineBallCircle-v0"

@@ -12,7 +12,7 @@ from typing import Any
 
 from spi_diffusers.collection.config import CollectConfig
 from spi_diffusers.collection.errors import CollectionError
-from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE
+from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.tasks import Task
 
 #: Where in `stats.json` the settings of a finished collection are.

@@ -136,7 +136,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.config_names import resolve_task
+    from spi_diffusers.data.tasks import resolve_task
 
     for task in args.task:
         resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
@@ -213,7 +213,7 @@ def _add_describe(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(args: argparse.Namespace) -> int:
-    from spi_diffusers.data.config_names import resolve_task
+    from spi_diffusers.data.tasks import resolve_task
 
     resolve_task(args.task, args.dataset)  # before the heavy imports: a typing error shows at once
     show_messages()

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list."""
-    from spi_diffusers.data.catalogue import list_tasks, references_table, tasks_notes, tasks_table
+    from spi_diffusers.data.simulators import list_tasks, references_table, tasks_notes, tasks_table
 
     rows = list_tasks(simulator=args.simulator, paper=args.paper, installed=args.installed)
     if args.json:

@@ -20,7 +20,7 @@ import yaml
 from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
 from spi_diffusers.config.train import ConfigError, TrainConfig
 from spi_diffusers.config.validation import flatten
-from spi_diffusers.data.config_names import resolve_task
+from spi_diffusers.data.tasks import resolve_task
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, its keys)
 

@@ -20,8 +20,7 @@ from spi_diffusers.config.algorithms import (
     SPIConfig,
     check_method,
 )
-from spi_diffusers.data.config_names import resolve_task
-from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.tasks import TASKS, resolve_task
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
 #: Settings outside its groups that only SPI looks at.

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.config_names import check_config_name, resolve_task
 from spi_diffusers.data.sources import Part, Request, find_parts
 from spi_diffusers.data.tables import TableColumns
-from spi_diffusers.data.tasks import Task, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import Task, UnknownTaskError, check_config_name, get_task, resolve_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config, write_parquet_dataset
 

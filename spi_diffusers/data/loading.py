@@ -4,12 +4,18 @@ import os
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES, resolve_task
-from spi_diffusers.data.dataset_configs import folder_configs
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
-from spi_diffusers.data.parquet import load_folder, load_hub
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task, task_of_file
+from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
+from spi_diffusers.data.tasks import (
+    DSRL_DATASET_REPO,
+    HUB_ID,
+    RESERVED_NAMES,
+    Task,
+    get_task,
+    resolve_task,
+    task_of_file,
+)
 from spi_diffusers.data.transitions import TransitionDataset
 
 #: The dataset that ships with the package: a folder in the parquet layout.

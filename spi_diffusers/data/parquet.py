@@ -8,25 +8,207 @@ Row by row access of `datasets` is some 200 times slower than a tensor gather, s
 viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
 """
 
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.arrow import column_to_numpy
-from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.dataset_configs import (
-    ONE_BATCH,
-    SPLIT,
-    folder_builder,
-    folder_configs,
-    hub_builder,
-    pick_config,
-)
-from spi_diffusers.data.tasks import TASKS, Task
+import numpy as np
+
+from spi_diffusers.data.card import read_card, written_config
+from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.network import is_transient, say, with_retries
+from spi_diffusers.data.tasks import TASKS, Task, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "train"
+#: More rows than files have, so that each arrives as few large Arrow batches.
+ONE_BATCH = 1 << 30
+
+
+def folder_configs(folder: Path) -> list[str]:
+    """List the configs (tasks) that the dataset card of a folder declares.
+
+    Args:
+        folder: holds `README.md` with `configs` in its YAML header.
+
+    Returns:
+        Config names in the order of the card.
+
+    Raises:
+        DatasetError: there is no card, or its YAML header cannot be read or declares no configs, or one whose
+            files are gone.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file():
+        inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
+        raise DatasetError(
+            f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
+            f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
+        )
+    configs = read_card(readme).data.get("configs") or []
+    if not configs:
+        raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
+    names = [config["config_name"] for config in configs]
+    for config in configs:
+        name = config["config_name"]
+        # `datasets` would refuse every config because of one whose files are gone, without naming it.
+        if config == written_config(name) and not any(folder.glob(f"{name}/train-*.parquet")):
+            raise DatasetError(
+                f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
+                "the files, or remove the config from `configs` in the YAML header"
+            )
+    return names
+
+
+def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
+    """Pick a config of those that a dataset has.
+
+    Args:
+        where: what to call the dataset in messages.
+        names: of its configs.
+        wanted: DSRL id or config's name; may be left out where there is only one.
+
+    Returns:
+        The config's name.
+
+    Raises:
+        UnknownTaskError: `wanted` is neither a config of the dataset nor a task of DSRL's.
+        DatasetError: the dataset has no data of the task, or several configs and none is wanted.
+    """
+    listing = ", ".join(names)
+    if wanted is None:
+        if len(names) == 1:
+            return names[0]
+        raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
+    if wanted not in names:
+        try:
+            get_task(wanted)
+        except UnknownTaskError as error:
+            raise UnknownTaskError(f"{error} Nor is it a config of {where}, which has {listing}") from None
+        raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
+    return wanted
+
+
+@contextmanager
+def folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]]:
+    """The builder of a local config, and its files; what is done with them fails as a `DatasetError`."""
+    import datasets
+
+    try:
+        # A builder makes a cache folder even when it only streams; give it one that goes away again.
+        with tempfile.TemporaryDirectory() as cache:
+            builder = datasets.load_dataset_builder(
+                str(folder), config, cache_dir=cache, batch_size=ONE_BATCH, **_verify_checksums()
+            )
+            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
+            _check_files(folder, config, files)
+            yield builder, files
+    except DatasetError:
+        raise
+    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
+        if _is_no_parquet(error):
+            raise DatasetError(f"{folder}: config {config!r} {_NO_PARQUET}") from error
+        raise DatasetError(
+            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
+def hub_builder(
+    repo_id: str, config: str | None, revision: str | None, token: str | bool | None
+) -> Iterator[tuple[Any, str]]:
+    """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
+    import datasets
+
+    try:
+        hub: dict[str, Any] = {"revision": revision, "token": token}
+        if config is None:
+            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), None)
+        try:
+            builder = datasets.load_dataset_builder(repo_id, config, **hub, **_verify_checksums())
+        except Exception:
+            if config not in TASKS:  # says which there are; without the Hub, the cache knows no list
+                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), config)
+            raise
+        _check_commit(builder, repo_id, revision)
+        yield builder, config
+    except (DatasetError, UnknownTaskError):
+        raise
+    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
+        if _is_no_parquet(error):
+            raise DatasetError(f"{repo_id}: config {config!r} {_NO_PARQUET}") from error
+        what = f"config {config!r}" if config else "the list of configs"
+        raise DatasetError(
+            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
+            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
+        ) from error
+
+
+_NO_PARQUET = (
+    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` makes such files of a "
+    "CSV table"
+)
+
+
+def _is_no_parquet(error: Exception) -> bool:
+    """Whether `datasets` has taken files of another format for its reader, which has not our options."""
+    return isinstance(error, ValueError) and "doesn't have a" in str(error)
+
+
+def _check_commit(builder: Any, repo_id: str, revision: str | None) -> None:
+    """Refuse what `datasets` takes where the Hub cannot be reached: the newest commit that it has cached."""
+    from datasets.packaged_modules.cache.cache import Cache
+    from huggingface_hub import try_to_load_from_cache
+
+    if revision is None or not isinstance(builder, Cache):
+        return
+    card = try_to_load_from_cache(repo_id, "README.md", repo_type="dataset", revision=revision)
+    commit = Path(card).parent.name if isinstance(card, str) else revision
+    if builder.hash != commit:
+        raise DatasetError(
+            f"{repo_id}: the Hub cannot be reached, and what is cached is of commit {builder.hash}, not of "
+            f"revision {revision!r}"
+        )
+
+
+def _check_files(folder: Path, config: str, files: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not files:
+        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(
+                f"{file}: is not a parquet file, or it is cut off or damaged ({error})"
+            ) from error
+        for column in COLUMNS:
+            if column not in schema.names:
+                raise DatasetError(
+                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
+                )
+
+
+def _verify_checksums() -> dict[str, Any]:
+    # Random-looking floats are stored as they are, so damaged ones decompress without an error; only
+    # the pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
+    import pyarrow.dataset as ds
+
+    return {"fragment_scan_options": ds.ParquetFragmentScanOptions(page_checksum_verification=True)}
 
 
 @dataclass(frozen=True)
@@ -195,3 +377,263 @@ def _from_table(
     }
     known = task if task is not None else TASKS.get(config)
     return TransitionDataset.from_columns(columns, task=known, source=label, clip_actions=clip_actions)
+
+
+def column_to_numpy(
+    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None, first_row: int = 0
+) -> np.ndarray:
+    """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
+
+    One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
+    columns are unpacked from bits.
+
+    Args:
+        column: numbers or bools, or for vectors lists of numbers that all have one length.
+        name: its name, for messages.
+        source: where it comes from, for messages.
+        vector: whether it holds a list per row; by default what its name means in our layout.
+        first_row: number of its first row, for messages.
+
+    Returns:
+        (N,) for numbers and bools, (N, D) for lists.
+
+    Raises:
+        DatasetError: it holds nulls, lists of different lengths, or no numbers.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def error(problem: str) -> DatasetError:
+        return DatasetError(f"{source}: column {name!r} {problem}")
+
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if array.null_count:
+        row = first_row + pc.index(pc.is_null(array), True).as_py()
+        raise error(f"has {array.null_count} missing values (null), first in row {row}")
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    is_list = any(check(array.type) for check in lists)
+    if vector is None:
+        vector = name in VECTOR_COLUMNS
+    if is_list != vector:
+        wanted = "one list of numbers per row" if vector else "one number per row"
+        raise error(f"must hold {wanted}, not {array.type}")
+    width = 0
+    if is_list:
+        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
+        if len(lengths) > 1:
+            raise error(f"holds lists of different lengths: {sorted(lengths)[:5]}")
+        width = lengths[0] if lengths else getattr(array.type, "list_size", 0)
+        rows, array = len(array), array.flatten()
+        if array.null_count:
+            row = first_row + pc.index(pc.is_null(array), True).as_py() // width
+            raise error(f"has {array.null_count} missing values (null), first in row {row}")
+    numeric = pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
+    if not (numeric or pa.types.is_boolean(array.type)):
+        raise error(f"must hold numbers, not {array.type}")
+    values = array.to_numpy(zero_copy_only=numeric)
+    return values.reshape(rows, width) if is_list else values
+
+
+#: Rows that are decoded at a time.
+BATCH_ROWS = 16_384
+#: How often a row group is tried again in a row without having brought new rows.
+ATTEMPTS = 5
+
+Range = tuple[int, int]
+Batch = tuple[int, dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows that a parquet file holds together.
+
+    Attributes:
+        file: index of the file.
+        index: which row group of that file.
+        start: number of its first row in the dataset.
+        stop: number of the row after its last.
+    """
+
+    file: int
+    index: int
+    start: int
+    stop: int
+
+
+class ParquetRows:
+    """The rows of several parquet files, numbered through.
+
+    Args:
+        files: local paths, or addresses that start with `hf://`, in the order of their rows.
+        source: what to call the data in messages.
+        token: access token for files on the Hub; True takes the stored one.
+
+    Raises:
+        DatasetError: a file is missing, cut off, not parquet, or lacks a column; the message names it.
+    """
+
+    def __init__(self, files: Sequence[str], *, source: str, token: str | bool | None = None):
+        self.files = list(files)
+        self.source = source
+        self._token = token
+        self._metadata: list[pq.FileMetaData] = []
+        self.row_groups: list[RowGroup] = []
+        names: set[str] = set(INDEX_COLUMNS)
+        start = 0
+        for number, file in enumerate(self.files):
+            with self._first_opened(number) as parquet:
+                schema, metadata = parquet.schema_arrow, parquet.metadata
+            names &= set(self._column_names(file, schema))
+            self._metadata.append(metadata)
+            for index in range(metadata.num_row_groups):
+                stop = start + metadata.row_group(index).num_rows
+                if stop > start:
+                    self.row_groups.append(RowGroup(number, index, start, stop))
+                start = stop
+        self.num_rows = start
+        if start == 0:
+            raise DatasetError(f"{source}: zero rows; a dataset needs at least one transition")
+        self.has_index_columns = names == set(INDEX_COLUMNS)
+        self.widths = self._find_widths(schema)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Memory that all rows take as tensors: float32 values, bool flags, int64 indices."""
+        floats = sum(self.widths.values()) + 2
+        return self.num_rows * (4 * floats + 2 + 16)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are on the Hub."""
+        return any(file.startswith("hf://") for file in self.files)
+
+    def read(self, ranges: Sequence[Range], columns: Sequence[str] = COLUMNS) -> Iterator[Batch]:
+        """Read rows, each row group at most once and no further than needed.
+
+        Args:
+            ranges: (first row, row after the last), in increasing order, without overlap.
+            columns: which columns.
+
+        Yields:
+            (number of the first row, arrays by column): neighbouring rows of one range, as they are in the
+            file; vectors (n, D), else (n,).
+
+        Raises:
+            DatasetError: a row group is damaged or cannot be read, or holds nulls.
+        """
+        for group in self.row_groups:
+            wanted = [
+                (max(start, group.start), min(stop, group.stop))
+                for start, stop in ranges
+                if start < group.stop and stop > group.start
+            ]
+            if wanted:
+                yield from self._read_group(group, wanted, columns)
+
+    def read_all(self, columns: Sequence[str] = COLUMNS) -> Iterator[Batch]:
+        """Read all rows in order; see `read`."""
+        return self.read([(0, self.num_rows)], columns)
+
+    def _read_group(self, group: RowGroup, wanted: list[Range], columns: Sequence[str]) -> Iterator[Batch]:
+        failures, done = 0, group.start
+        while True:
+            try:
+                for first, arrays in self._batches(group, wanted[-1][1], columns):
+                    for start, stop in wanted:
+                        start, stop = max(start, first, done), min(stop, first + _length(arrays))
+                        if start < stop:
+                            part = {n: values[start - first : stop - first] for n, values in arrays.items()}
+                            yield start, part
+                            done, failures = stop, 0
+                return
+            except DatasetError:
+                raise
+            except Exception as error:  # Arrow, fsspec and the Hub's client raise many unrelated types here
+                failures += 1
+                if failures >= ATTEMPTS or not is_transient(error):
+                    raise DatasetError(
+                        f"{self.files[group.file]}: rows {group.start} to {group.stop - 1} cannot be read: "
+                        f"{say(error)}"
+                    ) from error
+                pause = min(2.0 ** (failures - 1), 30.0)
+                logger.warning(
+                    "%s: stopped at row %d (%s); going on in %.0f s.",
+                    *(self.files[group.file], done, say(error), pause),
+                )
+                time.sleep(pause)
+
+    def _batches(self, group: RowGroup, stop: int, columns: Sequence[str]) -> Iterator[Batch]:
+        """The rows of a row group from its start to at least `stop`."""
+        import pyarrow as pa
+
+        label = f"{self.files[group.file]}"
+        first = group.start
+        with self._open(group.file) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group.index], columns=list(columns)):
+                yield (
+                    first,
+                    {
+                        name: column_to_numpy(
+                            pa.chunked_array([batch.column(name)]), name, label, first_row=first
+                        )
+                        for name in columns
+                    },
+                )
+                first += batch.num_rows
+                if first >= stop:
+                    return
+
+    def _first_opened(self, number: int) -> "pq.ParquetFile":
+        try:
+            return with_retries(partial(self._open, number), what=f"Opening {self.files[number]}")
+        except DatasetError:
+            raise
+        except Exception as error:
+            raise DatasetError(f"{self.files[number]}: cannot be reached ({say(error)})") from error
+
+    def _open(self, number: int) -> "pq.ParquetFile":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file = self.files[number]
+        options: dict[str, Any] = {"page_checksum_verification": True}
+        if number < len(self._metadata):
+            options["metadata"] = self._metadata[number]
+        try:
+            if file.startswith("hf://"):
+                from huggingface_hub import HfFileSystem
+
+                # Arrow asks for whole column chunks at once, so reading ahead would only fetch twice.
+                source = HfFileSystem(token=self._token).open(file, "rb", cache_type="none")
+                return pq.ParquetFile(source, pre_buffer=True, **options)
+            # Buffered reading, or else Arrow holds the whole row group's bytes.
+            return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, **options)
+        except Exception as error:
+            if is_transient(error):
+                raise  # who calls tries again
+            damaged = isinstance(error, pa.ArrowException | OSError)
+            what = "is not a parquet file, or it is cut off or damaged" if damaged else "cannot be opened"
+            raise DatasetError(f"{file}: {what} ({say(error)})") from error
+
+    def _column_names(self, file: str, schema: Any) -> list[str]:
+        for column in COLUMNS:
+            if column not in schema.names:
+                raise DatasetError(
+                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
+                )
+        return schema.names
+
+    def _find_widths(self, schema: Any) -> dict[str, int]:
+        """Length of the vectors: as the type says, or that of the first row where the type does not."""
+        import pyarrow as pa
+
+        types = {name: schema.field(name).type for name in VECTOR_COLUMNS}
+        if all(pa.types.is_fixed_size_list(type_) for type_ in types.values()):
+            return {name: type_.list_size for name, type_ in types.items()}
+        for _, arrays in self.read([(0, 1)], VECTOR_COLUMNS):
+            return {name: values.shape[1] for name, values in arrays.items()}
+        raise AssertionError("there is a first row")
+
+
+def _length(arrays: dict[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from spi_diffusers.data.card import UNKNOWN_LICENSE, download_provenance, read_provenance
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.config_names import HUB_ID
-from spi_diffusers.data.dataset_configs import folder_configs, pick_config
 from spi_diffusers.data.download import default_folder, fetch, find_or_reuse_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.loading import MissingDatasetError
 from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
-from spi_diffusers.data.parquet import load_folder, load_hub
-from spi_diffusers.data.provenance import UNKNOWN_LICENSE, download_provenance, read_provenance
+from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task, task_of_file
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, TASKS, Task, get_task, task_of_file
 from spi_diffusers.data.transitions import TransitionDataset
 
 logger = logging.getLogger(__name__)

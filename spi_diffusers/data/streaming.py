@@ -11,20 +11,28 @@ import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.config_names import HUB_ID, resolve_task
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_transitions
-from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient, say
-from spi_diffusers.data.parquet import ConfigFiles, find_folder_files, find_hub_files
-from spi_diffusers.data.parquet_rows import ParquetRows, Range
+from spi_diffusers.data.parquet import ConfigFiles, ParquetRows, Range, find_folder_files, find_hub_files
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
 
 logger = logging.getLogger(__name__)
 
 #: Data takes at most this share of the memory that is available; else it is streamed.
 MEMORY_SHARE = 0.5
+#: Limit and use of the control group that a container runs in, of cgroup versions 2 and 1, and how the cached
+#: files are called that it can do without.
+_CGROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +225,23 @@ def exceeds_memory(
         if is_transient(cause):
             logger.warning("Taken to fit into memory, as this cannot be found out: %s", say(cause))
         return False
+
+
+def available_memory() -> int:
+    """Bytes that can be used without swapping: of the machine, or of the container if that has fewer."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    for folder, limit_file, usage_file, cached in _CGROUPS:
+        try:
+            limit = int(Path(folder, limit_file).read_text())
+            usage = int(Path(folder, usage_file).read_text())
+            lines = Path(folder, "memory.stat").read_text().splitlines()
+            usage -= int(dict(line.split() for line in lines)[cached])
+        except (OSError, ValueError, KeyError):  # no such files; "max" is no limit
+            continue
+        available = min(available, max(limit - usage, 0))
+    return available
 
 
 class _Opened:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.columns import (
     ACTION_TOLERANCE,
     COLUMNS,
@@ -30,33 +31,11 @@ from spi_diffusers.data.columns import (
     DatasetError,
 )
 from spi_diffusers.data.network import say, with_retries
-from spi_diffusers.data.parquet import ConfigFiles
-from spi_diffusers.data.parquet_rows import ParquetRows
+from spi_diffusers.data.parquet import ConfigFiles, ParquetRows
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
 
 logger = logging.getLogger(__name__)
-
-STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
-
-
-def read_stats_file(path: Path) -> dict[str, Any]:
-    """Read a config's `stats.json`.
-
-    Args:
-        path: the file, which must exist.
-
-    Returns:
-        Its content; empty where that is not an object.
-
-    Raises:
-        DatasetError: the file is not JSON.
-    """
-    try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    return stats if isinstance(stats, dict) else {}
 
 
 @dataclass(frozen=True, eq=False)

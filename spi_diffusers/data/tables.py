@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import FLAG_COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.dsrl import dataset_from_raw
+from spi_diffusers.data.parquet import column_to_numpy
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spi_diffusers.data.card import make_card, save_scatter
+from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.config_names import RESERVED_NAMES, check_config_name
-from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file
+from spi_diffusers.data.tasks import RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import turn
 
@@ -279,26 +278,6 @@ def _column_stats(values: torch.Tensor) -> dict[str, Any]:
         "mean": values.mean(0).tolist(),
         "std": values.std(0, correction=0).tolist(),
     }
-
-
-def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """Read the statistics of all configs that `write_parquet_dataset` wrote.
-
-    Args:
-        folder: in the parquet layout; need not exist.
-
-    Returns:
-        The content of each `stats.json`, in the order of the configs' names.
-
-    Raises:
-        DatasetError: a file is not JSON.
-    """
-    stats = []
-    for path in sorted(folder.glob(f"*/{STATS_FILE}")):
-        content = read_stats_file(path)
-        if content.get("config") == path.parent.name:
-            stats.append(content)
-    return stats
 
 
 def _move_into_place(aside: Path, folder: Path, config: str) -> None:

@@ -6,8 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.config_names import HUB_ID, RESERVED_NAMES
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, RESERVED_NAMES
 from spi_diffusers.evaluation.loading import short_name
 from spi_diffusers.evaluation.summary import (
     SeedStatistic,

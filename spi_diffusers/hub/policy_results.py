@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.data.config_names import HUB_ID
 from spi_diffusers.data.network import explain
-from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.tasks import HUB_ID, Task
 from spi_diffusers.evaluation.compare import ComparedPolicy
 from spi_diffusers.evaluation.results import read_diverged, read_results
 from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER

@@ -9,12 +9,17 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from spi_diffusers.data.card import BEGIN, read_card, refresh_header
+from spi_diffusers.data.card import (
+    BEGIN,
+    EPISODES_FILE,
+    STATS_FILE,
+    read_card,
+    read_stats_file,
+    refresh_header,
+)
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.dataset_configs import folder_configs
-from spi_diffusers.data.parquet import find_folder_files
-from spi_diffusers.data.parquet_rows import ParquetRows
-from spi_diffusers.data.summary import EPISODES_FILE, STATS_FILE, read_stats_file, scanned_summary
+from spi_diffusers.data.parquet import ParquetRows, find_folder_files, folder_configs
+from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.hub.checksums import Checksums
 from spi_diffusers.hub.errors import HubError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from huggingface_hub import snapshot_download
 
-from spi_diffusers.data.config_names import HUB_ID
+from spi_diffusers.data.tasks import HUB_ID
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, read_json, to_json, write_durably
 from spi_diffusers.pipelines.migrations import migrate
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules

@@ -7,11 +7,11 @@ import yaml
 from data_factory import make_dataset, tree
 from huggingface_hub import DatasetCard
 
-from spi_diffusers.data.card import BEGIN, END, make_card, read_card, refresh_header
+from spi_diffusers.data.card import BEGIN, END, make_card, read_card, read_stats, refresh_header
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.data.writing import read_stats, write_parquet_dataset
+from spi_diffusers.data.writing import write_parquet_dataset
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"

@@ -12,7 +12,7 @@ from data_factory import make_columns, make_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.data import memory, parquet_rows, streaming
+from spi_diffusers.data import parquet, streaming
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_transitions
@@ -28,7 +28,7 @@ CARD = f"---\nconfigs:\n- config_name: {BALL.name}\n  data_files: {BALL.name}/tr
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(parquet_rows, "BATCH_ROWS", 4)
+    monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
 
 
 def split_files(folder, table, files=3, row_group_size=7):
@@ -284,7 +284,7 @@ def test_damage_is_noticed_when_rows_are_read(folder):
 
 def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypatch, caplog):
     stream = open_stream(split, BALL, progress=False)
-    read, troubles = parquet_rows.ParquetRows._batches, [TimeoutError("slow"), ConnectionError("gone")] * 2
+    read, troubles = parquet.ParquetRows._batches, [TimeoutError("slow"), ConnectionError("gone")] * 2
 
     def batches(self, group, stop, columns):
         for number, batch in enumerate(read(self, group, stop, columns)):
@@ -292,7 +292,7 @@ def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypa
                 raise troubles.pop()
             yield batch
 
-    monkeypatch.setattr(parquet_rows.ParquetRows, "_batches", batches)
+    monkeypatch.setattr(parquet.ParquetRows, "_batches", batches)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     parts = [batch for _, batch in stream.read([(2, 30), (33, 53)])]
     rows = torch.cat([torch.arange(2, 30), torch.arange(33, 53)])
@@ -318,7 +318,7 @@ def test_bad_values_that_the_statistics_hide_are_found_when_they_are_read(tmp_pa
 
 def open_stream_rows(folder):
     files = sorted((folder / BALL.name).glob("train-*.parquet"))
-    return parquet_rows.ParquetRows([str(file) for file in files], source="here")
+    return parquet.ParquetRows([str(file) for file in files], source="here")
 
 
 @pytest.mark.parametrize(
@@ -379,17 +379,17 @@ def test_large_data_is_streamed_and_small_data_is_not(untouched, monkeypatch):
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_CGROUPS", ())
-    machine = memory.available_memory()
+    monkeypatch.setattr(streaming, "_CGROUPS", ())
+    machine = streaming.available_memory()
     assert machine > 1 << 20
-    monkeypatch.setattr(memory, "_CGROUPS", ((str(tmp_path), "limit", "usage", "cached"),))
-    assert memory.available_memory() == pytest.approx(machine, rel=0.5)
+    monkeypatch.setattr(streaming, "_CGROUPS", ((str(tmp_path), "limit", "usage", "cached"),))
+    assert streaming.available_memory() == pytest.approx(machine, rel=0.5)
     (tmp_path / "usage").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 1\ncached 300\n")
     (tmp_path / "limit").write_text("max\n")
-    assert memory.available_memory() == pytest.approx(machine, rel=0.5)
+    assert streaming.available_memory() == pytest.approx(machine, rel=0.5)
     (tmp_path / "limit").write_text("1000\n")
-    assert memory.available_memory() == 600
+    assert streaming.available_memory() == 600
 
 
 def test_the_scan_reports_its_progress(split, capsys):
