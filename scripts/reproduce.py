@@ -74,16 +74,16 @@ def train_and_evaluate(task: str, seed: int, output: Path, updates: int | None, 
 def write_task(task: str, files: list[Path], folder: Path, console: Console) -> None:
     """Gather the seeds of a task into its results file, plot and tables."""
     from spi_diffusers.data.loading import load_transitions
-    from spi_diffusers.evaluation.behaviour import behaviour_rows
     from spi_diffusers.evaluation.plots import plot_limits
     from spi_diffusers.evaluation.results import merge_results, read_results
+    from spi_diffusers.evaluation.summary import behavior_rows
     from spi_diffusers.evaluation.tables import results_tables
 
     new = [entry for file in files for entry in read_results(file)]
     entries = merge_results(result_file(folder, task), new)  # other seeds stay
     limits = [float(limit) for limit in get_task(task).cost_limits]
     dataset = dataset_of(task)
-    behaviour = behaviour_rows(load_transitions(dataset and ROOT / dataset, task), limits)
+    behaviour = behavior_rows(load_transitions(dataset and ROOT / dataset, task), limits)
     plot_limits(entries, folder / f"{task}_limits.png", behaviour)
     for table in results_tables(entries, behaviour):
         console.print(table)

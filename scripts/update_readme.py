@@ -18,9 +18,15 @@ from spi_diffusers.benchmark.tables import NOT_FED_BACK
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.summary import SeedSummary, shown, shown_range, shown_share, summarize_seeds
+from spi_diffusers.evaluation.summary import (
+    SeedSummary,
+    behavior_rows,
+    shown,
+    shown_range,
+    shown_share,
+    summarize_seeds,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -32,7 +38,7 @@ def results_table(path: Path) -> str:
     entries = read_results(path)
     summaries = summarize_seeds(entries)
     limits = sorted({summary.cost_limit for summary in summaries})
-    rows = {row.cost_limit: row for row in behaviour_rows(load_transitions(None, entries[0].task), limits)}
+    rows = {row.cost_limit: row for row in behavior_rows(load_transitions(None, entries[0].task), limits)}
     seeds, episodes = len(summaries[0].train_seeds), summaries[0].episodes
     minutes = sum(entry.train_seconds for entry in entries) / len(entries) / 60
     lines = [
@@ -69,7 +75,7 @@ def tasks_table() -> str:
             continue
         dataset = load_transitions(ROOT / "datasets", path.stem)
         summaries = [s for s in summarize_seeds(read_results(path)) if s.extraction == "safe" and s.feedback]
-        best = behaviour_rows(dataset, [summary.cost_limit for summary in summaries])
+        best = behavior_rows(dataset, [summary.cost_limit for summary in summaries])
         for summary, row in zip(summaries, best, strict=True):
             reward, cost = summary.normalized_reward, summary.normalized_cost
             lines.append(

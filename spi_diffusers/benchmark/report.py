@@ -25,10 +25,15 @@ from spi_diffusers.benchmark.tables import (
     within_table,
 )
 from spi_diffusers.data.tasks import TASKS, get_task
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry, describe_key
 from spi_diffusers.evaluation.plots import plot_limits
-from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results
+from spi_diffusers.evaluation.results import (
+    DivergedRun,
+    EvaluationEntry,
+    ResultsFileError,
+    describe_key,
+    read_diverged,
+    read_results,
+)
 from spi_diffusers.evaluation.summary import SeedSummary
 from spi_diffusers.files import written_aside
 

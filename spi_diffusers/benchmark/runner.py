@@ -285,7 +285,7 @@ class _Progress:
 
 
 def _last_step(metrics: Path) -> int:
-    from spi_diffusers.evaluation.training_log import read_training_log
+    from spi_diffusers.evaluation.plots import read_training_log
 
     try:
         return max((int(steps[-1]) for steps, _ in read_training_log(metrics).values()), default=0)

@@ -9,8 +9,7 @@ import numpy as np
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, algorithm_statistics
 from spi_diffusers.benchmark.suites import systems_of
 from spi_diffusers.data.tasks import TASKS, get_task
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit
 
 #: What tables call the systems.

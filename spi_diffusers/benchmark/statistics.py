@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit
 
 CONFIDENCE = 0.95

@@ -9,8 +9,7 @@ from spi_diffusers.benchmark.selection import TableData, best_safe, statistics_n
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, ScoreStatistic, within_limit
 from spi_diffusers.benchmark.suites import LIMIT_FREE, systems_of
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry
+from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, shown_share
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}

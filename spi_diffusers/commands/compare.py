@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def print_comparison(policies: list, task: str | None, args: argparse.Namespace, *, best_only: bool) -> None:
     """Rank policies, and print the table as `add_format_arguments` were given, with notes on stderr."""
-    from spi_diffusers.evaluation.compare import (
+    from spi_diffusers.evaluation.tables import (
         compare_policies,
         comparison_markdown,
         comparison_notes,

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
-    from spi_diffusers.evaluation.run import run_evaluation
+    from spi_diffusers.evaluation.evaluate import run_evaluation
     from spi_diffusers.evaluation.tables import results_tables
 
     disable_progress_bar()  # loading five small files needs none

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     log_to_stderr()
     from diffusers.utils.logging import disable_progress_bar
 
-    from spi_diffusers.evaluation.play import play_episode
     from spi_diffusers.evaluation.summary import keeps_limit
+    from spi_diffusers.evaluation.video import play_episode
 
     disable_progress_bar()  # loading five small files needs none
     played = play_episode(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.network import explain, with_retries
 from spi_diffusers.data.tasks import HUB_ID
-from spi_diffusers.evaluation.metrics import TrainInfo
-from spi_diffusers.evaluation.results import read_train_info
+from spi_diffusers.evaluation.results import TrainInfo, read_train_info
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, POLICY_FOLDER
 
 if TYPE_CHECKING:

@@ -9,9 +9,14 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.results import read_diverged, read_results, read_train_info, results_text
+from spi_diffusers.evaluation.results import (
+    DivergedRun,
+    EvaluationEntry,
+    read_diverged,
+    read_results,
+    read_train_info,
+    results_text,
+)
 from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from spi_diffusers.data.network import explain
 from spi_diffusers.data.tasks import HUB_ID, Task
-from spi_diffusers.evaluation.compare import ComparedPolicy
 from spi_diffusers.evaluation.results import read_diverged, read_results
+from spi_diffusers.evaluation.tables import ComparedPolicy
 from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER
 from spi_diffusers.hub.errors import HubError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.metrics import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.results import EvaluationEntry, TrainInfo
 
 TINY = """\
 network: {hidden_dims: [16, 16], time_embed_dim: 8}

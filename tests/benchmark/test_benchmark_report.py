@@ -18,8 +18,7 @@ from spi_diffusers.benchmark.selection import (
     table_data,
 )
 from spi_diffusers.benchmark.tables import results_table, statistics_table, within_table
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.results import ResultsFileError, write_results
+from spi_diffusers.evaluation.results import DivergedRun, ResultsFileError, write_results
 
 BALL = "OfflineBallCircle-v0"
 

@@ -27,9 +27,14 @@ from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, WorkerDie
 from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
 from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.diverged import DivergedRun
-from spi_diffusers.evaluation.metrics import EvaluationEntry
-from spi_diffusers.evaluation.results import ResultsFileError, read_diverged, read_results, write_results
+from spi_diffusers.evaluation.results import (
+    DivergedRun,
+    EvaluationEntry,
+    ResultsFileError,
+    read_diverged,
+    read_results,
+    write_results,
+)
 
 DRAWN = next(iter(systems_of("sensitivity")))
 TIMES = {"train_seconds", "steps_per_second"}

@@ -10,7 +10,7 @@ from spi_diffusers.benchmark.statistics import (
     interquartile_mean,
     score_statistic,
 )
-from spi_diffusers.evaluation.diverged import DivergedRun
+from spi_diffusers.evaluation.results import DivergedRun
 
 SCORES = st.floats(-10, 10, allow_subnormal=False)
 BALL = "OfflineBallCircle-v0"

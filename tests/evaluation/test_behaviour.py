@@ -5,7 +5,7 @@ import pytest
 from evaluation_factory import BALL_CIRCLE
 
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.evaluation.behaviour import behaviour_rows
+from spi_diffusers.evaluation.summary import behavior_rows
 
 
 def _dataset(rewards, costs):
@@ -26,7 +26,7 @@ def _dataset(rewards, costs):
 def test_rows_by_hand():
     # Returns 300, 500, 400; cost returns 0, 30, 10.
     dataset = _dataset([100.0, 200.0, 250.0, 250.0, 0.0, 400.0], [0.0, 0.0, 20.0, 10.0, 5.0, 5.0])
-    tight, wide = behaviour_rows(dataset, [10, 40])
+    tight, wide = behavior_rows(dataset, [10, 40])
 
     assert (tight.episodes, tight.reward_mean, tight.reward_std) == (3, 400.0, 100.0)
     assert tight.cost_mean == pytest.approx(40 / 3)
@@ -38,7 +38,7 @@ def test_rows_by_hand():
 
 
 def test_no_episode_keeps_the_limit():
-    (row,) = behaviour_rows(_dataset([1.0, 1.0], [3.0, 3.0]), [5])
+    (row,) = behavior_rows(_dataset([1.0, 1.0], [3.0, 3.0]), [5])
 
     assert row.within_limit == 0.0
     assert row.best_return is row.best_cost_return is row.best_normalized_reward is None
@@ -47,8 +47,8 @@ def test_no_episode_keeps_the_limit():
 def test_bad_arguments():
     dataset = _dataset([1.0, 1.0], [3.0, 3.0])
     with pytest.raises(ValueError, match="a cost limit must be"):
-        behaviour_rows(dataset, [10, -2])
+        behavior_rows(dataset, [10, -2])
     nameless = dataclasses.replace(dataset, task=None)
     with pytest.raises(ValueError, match="pass task="):
-        behaviour_rows(nameless, [10])
-    assert behaviour_rows(nameless, [10], task="ballcircle") == behaviour_rows(dataset, [10])
+        behavior_rows(nameless, [10])
+    assert behavior_rows(nameless, [10], task="ballcircle") == behavior_rows(dataset, [10])

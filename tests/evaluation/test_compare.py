@@ -7,7 +7,7 @@ import pytest
 from evaluation_factory import make_entry
 from rich.console import Console
 
-from spi_diffusers.evaluation.compare import (
+from spi_diffusers.evaluation.tables import (
     ComparedPolicy,
     compare_policies,
     comparison_markdown,

@@ -3,8 +3,8 @@ import json
 import pytest
 from evaluation_factory import make_entry
 
-from spi_diffusers.evaluation.diverged import DivergedRun
 from spi_diffusers.evaluation.results import (
+    DivergedRun,
     ResultsFileError,
     merge_results,
     read_diverged,

@@ -8,9 +8,9 @@ from command_line import fails
 
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.evaluation.behaviour import behaviour_rows
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.summary import behavior_rows
 
 
 def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path):
@@ -84,7 +84,7 @@ def test_plots_and_video_of_a_second_evaluation_show_both(run_folder, small_file
     expected = tmp_path / "expected.png"
     entries = read_results(output / "results.json")
     assert len(entries) == 3
-    rows = behaviour_rows(load_transitions(small_file, "ballcircle"), [10.0, 20.0])
+    rows = behavior_rows(load_transitions(small_file, "ballcircle"), [10.0, 20.0])
     plot_limits(entries, expected, rows)
     assert (output / "limits.png").read_bytes() == expected.read_bytes()
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from evaluation_factory import BALL_CIRCLE, make_entry
 
-from spi_diffusers.evaluation.metrics import EpisodeStatistics, EvaluationEntry, check_cost_limit
+from spi_diffusers.evaluation.results import EpisodeStatistics, EvaluationEntry, check_cost_limit
 
-LIGHT_MODULES = ("metrics", "results", "summary", "behaviour", "tables", "plots", "video")
+LIGHT_MODULES = ("results", "summary", "tables", "plots", "video")
 
 
 def test_entry_figures_by_hand():

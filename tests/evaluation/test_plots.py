@@ -7,9 +7,9 @@ from evaluation_factory import make_entry
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spi_diffusers.evaluation.behaviour import BehaviourRow
 from spi_diffusers.evaluation.plots import plot_cost_return, plot_limits, plot_training
 from spi_diffusers.evaluation.rollouts import rollout
+from spi_diffusers.evaluation.summary import BehaviorRow
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ ENTRIES = [
     ),
 ]
 BEHAVIOUR = [
-    BehaviourRow("OfflineBallCircle-v0", limit, 9, 480.0, 9.0, 30.0, 9.0, 0.5, 3.0, 0.1, best, cost, 0.7)
+    BehaviorRow("OfflineBallCircle-v0", limit, 9, 480.0, 9.0, 30.0, 9.0, 0.5, 3.0, 0.1, best, cost, 0.7)
     for limit, best, cost in ((10.0, 679.0, 9.0), (20.0, None, None), (40.0, 750.0, 39.0))
 ]
 

@@ -3,8 +3,8 @@
 import pytest
 from policy_factory import edit_json, make_run
 
+from spi_diffusers.evaluation.evaluate import run_evaluation
 from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.run import run_evaluation
 
 
 @pytest.fixture

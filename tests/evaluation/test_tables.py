@@ -4,7 +4,7 @@ import re
 from evaluation_factory import make_entry
 from rich.console import Console
 
-from spi_diffusers.evaluation.behaviour import BehaviourRow
+from spi_diffusers.evaluation.summary import BehaviorRow
 from spi_diffusers.evaluation.tables import results_tables
 
 
@@ -34,7 +34,7 @@ def _behaviour(limit=10.0, **changes):
         "best_cost_return": 9.0,
         "best_normalized_reward": 0.77,
     }
-    return BehaviourRow(**{**values, **changes})
+    return BehaviorRow(**{**values, **changes})
 
 
 def _line(text, *parts):

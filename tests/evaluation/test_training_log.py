@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from spi_diffusers.evaluation.training_log import TrainingLogError, read_training_log
+from spi_diffusers.evaluation.plots import TrainingLogError, read_training_log
 
 
 def _write(path, *lines):
