@@ -1,6 +1,7 @@
 """Files: names in a run's folder, complete or absent writes, locks, JSON. Imports nothing heavy."""
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -26,8 +27,47 @@ RESULTS_FILE = "results.json"
 REPLAY_FILE = "replay.mp4"
 #: What makes a folder a diffusers pipeline.
 INDEX_FILE = "model_index.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 _MAX_JSON_BYTES = 100_000_000
+
+
+def find_policy_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of a policy, given that folder or the one of the run that made it.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no policy in it.
+    """
+    path = Path(path).expanduser()
+    for folder in (path, path / POLICY_FOLDER):
+        if (folder / INDEX_FILE).is_file():
+            return folder
+    if not path.exists():
+        nearest = nearest_path(path)
+        raise FileNotFoundError(f"{path}: no such folder{f'; did you mean {nearest}?' if nearest else ''}")
+    raise FileNotFoundError(
+        f"{path}: holds no policy (there is no {INDEX_FILE}). Training saves it at its end; a run that was "
+        "stopped before goes on with --resume"
+    )
+
+
+def nearest_path(path: str | os.PathLike[str]) -> Path | None:
+    """The existing path with the most similar name in the folder where `path` is missing; None if none is."""
+    missing = Path(path)
+    while not missing.parent.exists():
+        missing = missing.parent
+    names = os.listdir(missing.parent) if missing.parent.is_dir() else []
+    close = difflib.get_close_matches(missing.name, names, n=1)
+    return missing.parent / close[0] if close else None
+
+
+def short_name(policy: str | os.PathLike[str]) -> str:
+    """What to call a policy: the name of its repository on the Hub, or of its run's folder."""
+    path = Path(policy).expanduser()
+    if path.exists():
+        path = path.resolve()
+        path = path.parent if path.name == POLICY_FOLDER else path
+    return path.name
 
 
 def sha256_of(path: Path) -> str:

@@ -279,7 +279,8 @@ def play_episode(
         OSError: The video cannot be written.
     """
     from spi_diffusers.evaluation.evaluate import acting, check_choices, policy_task
-    from spi_diffusers.evaluation.loading import load_pipeline, short_name
+    from spi_diffusers.evaluation.loading import load_pipeline
+    from spi_diffusers.files import short_name
 
     pipeline = load_pipeline(policy, revision=revision)
     known = policy_task(pipeline, task)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, RESERVED_NAMES
-from spi_diffusers.evaluation.loading import short_name
 from spi_diffusers.evaluation.summary import (
     SeedStatistic,
     SeedSummary,
@@ -17,6 +16,7 @@ from spi_diffusers.evaluation.summary import (
     spread_over,
     summarize_seeds,
 )
+from spi_diffusers.files import short_name
 from spi_diffusers.hub.policy_files import DEFAULT_LICENCE, PLOTS_FOLDER, RESULTS, PolicyFiles
 
 if TYPE_CHECKING:

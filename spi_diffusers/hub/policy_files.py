@@ -17,7 +17,7 @@ from spi_diffusers.evaluation.results import (
     read_train_info,
     results_text,
 )
-from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER
+from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER, find_policy_folder
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
         FileNotFoundError: There is no policy, or no evaluation where it was said to be.
         ValueError: A file cannot be read, or the results are about other weights.
     """
-    from spi_diffusers.pipelines.policy_folder import check_policy_folder
+    from spi_diffusers.pipelines.loading import check_policy_folder
 
-    policy = _find_policy(Path(folder).expanduser())
+    policy = find_policy_folder(folder)
     if is_baseline(policy):
         raise PolicyFolderError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
@@ -184,21 +184,11 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, INFO_FILE, CONFIG_FILE, REPLAY)
 
 
-def _find_policy(path: Path) -> Path:
-    for folder in (path, path / POLICY_FOLDER):
-        if (folder / INDEX).is_file():
-            return folder
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder")
-    raise FileNotFoundError(f"{path}: holds no policy (there is no {INDEX}); spi train saves one at its end")
-
-
 def _published_index(policy: Path) -> dict[str, Any]:
-    """`model_index.json` in the newest format, naming the pipeline's and the components' shipped code."""
-    from spi_diffusers.pipelines.migrations import migrate
-    from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
+    """`model_index.json`, naming the pipeline's and the components' shipped code."""
+    from spi_diffusers.pipelines.loading import INSTALLED_MODULES
 
-    index = migrate(_read_json(policy / INDEX))
+    index = _read_json(policy / INDEX)
     index.pop("_name_or_path", None)  # as in `_config`
     index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
     for name, entry in index.items():

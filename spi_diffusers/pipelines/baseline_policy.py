@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from spi_diffusers.pipelines.checked_loading import CheckedLoading
+from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
 
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from spi_diffusers.pipelines import spi_policy
-from spi_diffusers.pipelines.checked_loading import CheckedLoading
+from spi_diffusers.pipelines.loading import CheckedLoading
 
 
 class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):

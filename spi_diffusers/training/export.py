@@ -12,7 +12,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-from spi_diffusers.pipelines.policy_folder import check_policy_folder
+from spi_diffusers.pipelines.loading import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.runtime import package_versions

@@ -1,6 +1,6 @@
 import pytest
 
-from spi_diffusers.evaluation.loading import short_name
+from spi_diffusers.files import short_name
 
 
 @pytest.mark.parametrize(

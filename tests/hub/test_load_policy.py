@@ -6,9 +6,10 @@ import pytest
 import torch
 from policy_factory import BALL, INFO, make_policy, make_run
 
-from spi_diffusers.evaluation.loading import MissingPolicyError, PolicyError, load_pipeline, load_policy
+from spi_diffusers.evaluation.loading import load_pipeline, load_policy
 from spi_diffusers.models import GaussianActor, ObservationNormalizer
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+from spi_diffusers.pipelines.loading import PolicyError
 
 
 def upload(hub, folder, repo_id):
@@ -66,7 +67,7 @@ def test_what_is_no_policy_is_refused(default_hub, tmp_path):
         with pytest.raises(PolicyError, match=message):
             load_pipeline(name)
     for name, message in ((tmp_path, "holds no policy"), ("a/b/c", "no such folder, and not an id")):
-        with pytest.raises(MissingPolicyError, match=message):
+        with pytest.raises(FileNotFoundError, match=message):
             load_pipeline(name)
     with pytest.raises(PolicyError, match=r"is a folder, so a revision \(main\) means nothing"):
         load_pipeline(tmp_path, revision="main")

@@ -1,4 +1,4 @@
-"""The training record of a policy: set by training and loading, saved beside the weights."""
+"""Where a policy is found, and its training record, which is saved beside the weights."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 from pipeline_factory import make_pipeline
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.loading import PolicyError, resolve_policy
 
 RECORD = {"config": {"task": None, "seed": 3}, "info": {"algorithm": "spi", "train_seed": 3, "updates": 7}}
 
@@ -62,3 +63,34 @@ def test_half_a_record_is_none_and_a_broken_one_is_named(tmp_path):
     assert SPIPolicyPipeline.from_pretrained(tmp_path).training_record is None
     with pytest.raises(ValueError, match="must have the keys config and info, got"):
         make_pipeline().training_record = {"info": {}}
+
+
+def test_a_policy_is_found_in_its_folder_or_its_runs(tmp_path):
+    trained().save_pretrained(tmp_path / "run" / "policy")
+    assert resolve_policy(tmp_path / "run") == resolve_policy(f"{tmp_path}/run/policy")
+    assert SPIPolicyPipeline.from_pretrained(tmp_path / "run").is_as_trained
+
+
+def test_a_missing_folder_is_said_at_once_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody is asked
+    (tmp_path / "outputs" / "ballcircle-seed0").mkdir(parents=True)
+    for name in (
+        "outputs/balcircle-seed0",
+        str(tmp_path / "outputs" / "balcircle"),
+        "outputs/balcircle/policy",
+    ):
+        with pytest.raises(
+            FileNotFoundError, match=r"no such folder.*did you mean.*outputs/ballcircle-seed0\?"
+        ):
+            resolve_policy(name)
+    with pytest.raises(
+        FileNotFoundError, match=r"nothing: no such folder, and not an id on the Hub \(org/name\)$"
+    ):
+        resolve_policy("nothing")
+    with pytest.raises(
+        FileNotFoundError, match=r"outputs: holds no policy \(there is no model_index\.json\)"
+    ):
+        resolve_policy("outputs")
+    with pytest.raises(PolicyError, match=r"outputs: is a folder, so a revision \(v1\) means nothing"):
+        resolve_policy("outputs", "v1")

@@ -1,0 +1,390 @@
+"""Loading of policies: from a folder or the Hub, checked before anything is loaded, with their record."""
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+from spi_diffusers import models
+from spi_diffusers.data.network import explain, with_retries
+from spi_diffusers.data.tasks import HUB_ID
+from spi_diffusers.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    INFO_FILE,
+    WEIGHTS_FILE,
+    find_policy_folder,
+    nearest_path,
+    read_json,
+    to_json,
+    write_durably,
+)
+from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline as _Base
+else:
+    _Base = object  # mixed into a pipeline, which is a DiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+#: Modules of the component classes. A published folder names the copies that it ships, and one saved from
+#: such copies names diffusers' module cache; the class names are the same everywhere.
+INSTALLED_MODULES = {
+    name: known.__module__
+    for name, known in vars(models).items()
+    if isinstance(known, type) and issubclass(known, ModelMixin)
+}
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+#: Configs and headers of ours are smaller. Both are read before anything is known about a folder.
+_MAX_JSON_BYTES = _MAX_HEADER_BYTES = 1_000_000
+_MAX_TIMESTEPS = 100_000
+_MAX_CANDIDATES = 100_000
+#: A library's name becomes a path or a module, so it must be plain.
+_LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
+
+
+class PolicyError(ValueError):
+    """A policy cannot be used; the message names the folder, the file or the repository."""
+
+
+def resolve_policy(
+    policy: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Path:
+    """Find the folder of a policy, and download it if it is on the Hub.
+
+    Args:
+        policy: Folder of a policy, or of the run that made it, or an id on the Hub (`org/name`). What exists
+            on disk is never looked up on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Download the code that the repository ships as well.
+        **options: `token`, `cache_dir`, `local_files_only`, `force_download`, as in huggingface_hub.
+
+    Returns:
+        The folder with `model_index.json`.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and it does not look like an id on the Hub; or the folder
+            holds no policy. The message names the nearest existing folder.
+        PolicyError: The Hub cannot be reached or has no such policy; or a revision of a local folder was
+            asked for.
+    """
+    path, name = Path(policy).expanduser(), str(policy)
+    if path.exists():
+        if revision is not None:
+            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
+        return find_policy_folder(path)
+    nearest = nearest_path(path)
+    hint = f"; did you mean the folder {nearest}?" if nearest else ""
+    if not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"{name}: no such folder, and not an id on the Hub (org/name){hint}")
+    if nearest is not None and nearest.parent == path.parent and revision is None:  # outputs/balcircle
+        raise FileNotFoundError(
+            f"{name}: no such folder{hint} For one on the Hub, name a revision such as main"
+        )
+    patterns = ["*.json", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
+    download = partial(snapshot_download, name, revision=revision, allow_patterns=patterns, **options)
+    try:
+        folder = Path(with_retries(download, what=f"Loading {name}"))
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
+    if not (folder / INDEX_FILE).is_file():
+        raise PolicyError(f"{name}: is no policy: there is no {INDEX_FILE} in it.")
+    return folder
+
+
+class CheckedLoading(_Base):
+    """What a policy's pipeline gets its loading from; to be named before diffusers' own class."""
+
+    _training_record: dict[str, dict[str, Any]] | None = None
+    _recorded_state = ""
+
+    @property
+    def training_record(self) -> dict[str, dict[str, Any]] | None:
+        """How the policy was trained: `{"config": ..., "info": ...}`, or None where nobody knows.
+
+        `config` is the content of `train_config.json`, which `spi train --config` takes. `info` is that of
+        `train_info.json`: algorithm, seed, updates, seconds, dataset, versions. Training and
+        `from_pretrained` set it; `save_pretrained` writes both files beside the weights.
+        """
+        return self._training_record
+
+    @training_record.setter
+    def training_record(self, record: dict[str, dict[str, Any]] | None) -> None:
+        if record is not None and record.keys() != {"config", "info"}:
+            raise ValueError(f"training_record must have the keys config and info, got {sorted(record)}.")
+        self._training_record = record
+        self._recorded_state = self._state() if record is not None else ""
+
+    @property
+    def is_as_trained(self) -> bool:
+        """Whether weights and settings are still those that `training_record` is about."""
+        return self.training_record is not None and self._state() == self._recorded_state
+
+    def _state(self) -> str:
+        """Checksum of all weights and settings."""
+        digest = hashlib.sha256()
+        for name, part in [("", self), *sorted(self.components.items())]:
+            if part is None:
+                continue
+            settings = {key: value for key, value in part.config.items() if not key.startswith("_")}
+            digest.update(f"{name} {json.dumps(settings, sort_keys=True, default=str)}".encode())
+            if isinstance(part, torch.nn.Module):
+                for key, value in part.state_dict().items():
+                    content = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+                    digest.update(f"{key} {value.dtype}".encode() + content.numpy().tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+        """Load a policy from a folder (its own, or its run's) or from the Hub; arguments as in diffusers.
+
+        Only safetensors weights are loaded, never a pickle. The folder is checked first: diffusers itself
+        only warns about missing weights, and then goes on with random ones. The code of the installed package
+        is used, not the code that a repository ships.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or a config or weight file is missing.
+            ValueError: A file is truncated or foreign, weights and config do not fit, or the Hub has no such
+                policy.
+        """
+        if not kwargs.setdefault("use_safetensors", True):
+            raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
+        trust = bool(kwargs.get("trust_remote_code", False))
+        options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
+        folder = str(resolve_policy(pretrained_model_name_or_path, trust_remote_code=trust, **options))
+        check_policy_folder(folder, cls, trust_remote_code=trust)
+        pipeline = super().from_pretrained(folder, **kwargs)
+        config, info = Path(folder) / CONFIG_FILE, Path(folder) / INFO_FILE
+        if config.is_file() and info.is_file():
+            pipeline.training_record = {"config": read_json(config), "info": read_json(info)}
+        return pipeline
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save the policy to a folder, as safetensors, with its training record; arguments as in diffusers.
+
+        `spi evaluate`, `spi card` and `spi publish` take the folder. A policy that was changed since it was
+        trained is saved without the record, which is about other weights.
+
+        Raises:
+            ValueError: `safe_serialization` is off: a policy is never saved as a pickle.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
+        super().save_pretrained(str(save_directory), True, *args, **kwargs)
+        record, folder = self.training_record, Path(save_directory)
+        if record is not None and not self.is_as_trained:
+            logger.warning(
+                "The policy was changed after its training; it is saved without a training record."
+            )
+            record = None
+        for name, key in ((CONFIG_FILE, "config"), (INFO_FILE, "info")):
+            if record is None:
+                (folder / name).unlink(missing_ok=True)  # of the policy that was here before
+            else:
+                write_durably(folder / name, to_json(record[key]))
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """Download a policy's configs and safetensors weights into the Hub's cache.
+
+        diffusers' own refuses components whose library it does not know.
+
+        Args:
+            pretrained_model_name: Repository on the Hub (`org/name`).
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`; with
+                `trust_remote_code`, the code that the repository ships is downloaded as well.
+
+        Returns:
+            Local folder of the snapshot.
+        """
+        options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
+        trust = bool(kwargs.get("trust_remote_code"))
+        return str(resolve_policy(pretrained_model_name, trust_remote_code=trust, **options))
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As in diffusers, but naming the modules of the installed package, not the shipped code."""
+        loaded = super().load_config(pretrained_model_name_or_path, **kwargs)
+        if isinstance(loaded, tuple):  # further results were asked for
+            return (with_installed_modules(loaded[0]), *loaded[1:])
+        return with_installed_modules(loaded)
+
+
+def with_installed_modules(index: dict[str, Any]) -> dict[str, Any]:
+    """The content of a `model_index.json` with our classes taken from the package, not from shipped code."""
+    changed = {}
+    for name, entry in index.items():
+        if name == "_class_name" and isinstance(entry, list | tuple) and len(entry) == 2:
+            entry = entry[1]
+        elif isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[1], str):
+            entry = [INSTALLED_MODULES.get(entry[1], entry[0]), entry[1]]
+        changed[name] = entry
+    return changed
+
+
+def check_policy_folder(
+    folder: str, pipeline_class: Any = SPIPolicyPipeline, *, trust_remote_code: bool = False
+) -> None:
+    """Raise an error that names the file if a policy folder cannot be loaded completely.
+
+    Only headers are read, so a check costs milliseconds and no memory.
+
+    Args:
+        folder: Local folder of a policy.
+        pipeline_class: What it is to be loaded with.
+        trust_remote_code: Whether code in the folder may be run, for components that the package does not
+            know.
+
+    Raises:
+        FileNotFoundError: A config or weight file is missing.
+        ValueError: A file is truncated or foreign, weights and config do not fit, or the policy was saved
+            by a newer version.
+    """
+    path = os.path.join(folder, INDEX_FILE)
+    index = with_installed_modules(_read(path))
+    class_name = index.get("_class_name", pipeline_class.__name__)
+    if class_name != pipeline_class.__name__:
+        raise ValueError(f"{path} is of a {class_name}: it cannot be loaded as a {pipeline_class.__name__}.")
+    SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
+    _check_known_fields(path, index, pipeline_class)
+    for name in _component_names(pipeline_class):
+        if not isinstance(index.get(name), list):
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {index.get(name)!r}.")
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
+        library, class_name = entry
+        if not _LIBRARY_NAME.fullmatch(library):
+            raise ValueError(f"{path}: '{name}' is from {library!r}, which is no library's name: refused.")
+        if library == "diffusers":
+            _check_scheduler(os.path.join(folder, name))
+            continue
+        config = _read(os.path.join(folder, name, "config.json"))
+        shapes = _weight_shapes(os.path.join(folder, name))
+        model_class = getattr(sys.modules.get(library), class_name, None)
+        if isinstance(model_class, type) and issubclass(model_class, ModelMixin):
+            _check_shapes(os.path.join(folder, name), model_class, config, shapes)
+        elif not trust_remote_code:
+            raise ValueError(
+                f"{path}: '{name}' is a {class_name} of {library}, which this version does not know: upgrade "
+                "with `pip install -U spi-diffusers`, or, if you trust the code that the policy ships, pass "
+                "trust_remote_code=True."
+            )
+
+
+def _component_names(pipeline_class: Any) -> list[str]:
+    """Components that a pipeline must have."""
+    parameters = inspect.signature(pipeline_class.__init__).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.name != "self"]
+
+
+def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    path = os.path.join(folder, WEIGHTS_FILE)
+    if os.path.exists(f"{path}.index.json"):  # diffusers would load what it names instead
+        raise ValueError(f"{path}.index.json: weights in several files are not loaded; remove it.")
+    if not os.path.isfile(path):
+        others = sorted(set(os.listdir(folder)) - {"config.json"})
+        raise FileNotFoundError(
+            f"{path} is missing; its folder holds {', '.join(others) or 'nothing else'}. Only safetensors "
+            "weights of this name are loaded, never a pickle."
+        )
+    with open(path, "rb") as header:
+        length = int.from_bytes(header.read(8), "little")
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file: its header would have {length} bytes."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors raises errors of its own kind
+        raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from error
+
+
+def _check_shapes(
+    folder: str, model_class: Any, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
+) -> None:
+    path = os.path.join(folder, "config.json")
+    _check_known_fields(path, config, model_class)
+    # Before a network is made, even one without memory: a config can name any size.
+    largest = max((size for shape in shapes.values() if 0 not in shape for size in shape), default=0)
+    for key, value in config.items():
+        sizes = value if isinstance(value, list) else [value]
+        if key.endswith(("_dim", "_dims", "_pairs")) or key.startswith("num_"):
+            bound = _MAX_CANDIDATES if key == "num_candidates" else largest  # they have no weights
+            too_large = [size for size in sizes if isinstance(size, int | float) and size > bound]
+            if too_large or len(sizes) > len(shapes):
+                raise ValueError(
+                    f"{os.path.join(folder, WEIGHTS_FILE)} does not fit its config.json: {key} names "
+                    f"{f'a size of {too_large[0]}' if too_large else f'{len(sizes)} layers'}, more than the "
+                    "weights have."
+                )
+    try:
+        with torch.device("meta"):
+            state = model_class.from_config(config).state_dict()
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
+    if wrong:
+        path, key = os.path.join(folder, WEIGHTS_FILE), wrong[0]
+        raise ValueError(
+            f"{path} does not fit its config.json: '{key}' has shape {shapes.get(key, 'none (missing)')}, "
+            f"expected {expected.get(key, 'none (unknown weight)')}; {len(wrong)} weights differ."
+        )
+
+
+def _check_known_fields(path: str, config: dict[str, Any], known_class: Any) -> None:
+    """Fields that this version does not know mean something to the version that wrote them."""
+    known = inspect.signature(known_class.__init__).parameters
+    unknown = sorted(key for key in config if not key.startswith("_") and key not in known)
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown field{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:5]))}; this "
+            "version knows no such setting and would act differently. If a newer one saved the policy, "
+            "upgrade with `pip install -U spi-diffusers`."
+        )
+
+
+def _check_scheduler(folder: str) -> None:
+    path = os.path.join(folder, "scheduler_config.json")
+    config = _read(path)
+    steps = config.get("num_train_timesteps", 1)
+    if not isinstance(steps, int) or not 1 <= steps <= _MAX_TIMESTEPS:
+        raise ValueError(f"{path}: num_train_timesteps must be 1 to {_MAX_TIMESTEPS}, got {steps!r}.")
+    betas = config.get("trained_betas")
+    if betas is None:
+        return
+    if not isinstance(betas, list) or len(betas) != steps:
+        raise ValueError(f"{path}: trained_betas must be a list of num_train_timesteps={steps} numbers.")
+    wrong = [beta for beta in betas if not isinstance(beta, int | float) or not 0 < beta < 1]
+    if wrong:
+        raise ValueError(f"{path}: trained_betas must lie in (0, 1), got {wrong[0]!r}.")
+
+
+def _read(path: str) -> dict[str, Any]:
+    return read_json(path, _MAX_JSON_BYTES)
