@@ -20,7 +20,7 @@ from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.results import read_diverged, read_results
-from spi_diffusers.hub.policy_card import policy_card
+from spi_diffusers.hub.card import policy_card
 from spi_diffusers.hub.policy_files import PolicyFiles
 
 CARDS = ROOT / "model_cards"

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Render the card of a policy."""
     show_messages()
     from spi_diffusers.files import written_aside
-    from spi_diffusers.hub.policy_card import policy_card
+    from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files
 
     files = read_policy_files(args.folder, args.evaluation)

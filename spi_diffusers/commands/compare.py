@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.tasks import get_task
 
     task = get_task(args.task).name if args.task else None
-    from spi_diffusers.hub.policy_results import read_policy_results
+    from spi_diffusers.hub.results import read_policy_results
 
     policies = [read_policy_results(policy, token=args.token) for policy in args.policies]
     print_comparison(policies, task, args, best_only=args.best)

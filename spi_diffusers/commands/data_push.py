@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from spi_diffusers.hub.push_dataset import (
+    from spi_diffusers.hub.datasets import (
         check_folder,
         commit_message,
         find_files,

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     task = get_task(args.task)  # before the Hub is asked: a typing error shows at once
     from spi_diffusers.commands.messages import show_messages
-    from spi_diffusers.hub.policy_results import find_policies
+    from spi_diffusers.hub.results import find_policies
 
     show_messages(quiet=True)
     found = find_policies(task, author=args.author, collection=args.collection, token=args.token)

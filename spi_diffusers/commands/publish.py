@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from spi_diffusers.hub.policy_files import CARD, read_policy_files
-    from spi_diffusers.hub.publish_policy import check_acts, plan_publish, publish
+    from spi_diffusers.hub.publish import check_acts, plan_publish, publish
     from spi_diffusers.hub.report import plan_table, result_text
     from spi_diffusers.hub.upload import check_private
 
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_copy(files: "PolicyFiles", args: argparse.Namespace) -> None:
     """Last: the folder must be new, and a failed upload is tried again by the same command."""
-    from spi_diffusers.hub.publish_policy import copy_folder
+    from spi_diffusers.hub.publish import copy_folder
 
     if args.output is not None:
         print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")

@@ -10,7 +10,7 @@ from spi_diffusers.commands.messages import show_messages
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spi_diffusers.hub.policy_collection import CollectionPlan, Item
+    from spi_diffusers.hub.collection import CollectionPlan, Item
     from spi_diffusers.hub.publish_all import Outcome
     from spi_diffusers.hub.trained_policies import FoundPolicies, TrainedPolicy
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
-    from spi_diffusers.hub.policy_collection import check_dataset, plan_collection
+    from spi_diffusers.hub.collection import check_dataset, plan_collection
     from spi_diffusers.hub.publish_all import PublishSettings, publish_policies
     from spi_diffusers.hub.trained_policies import choose, find_trained_policies
 
@@ -141,8 +141,8 @@ def _fill(
     plan: "CollectionPlan", items: "list[Item]", outcomes: "list[Outcome]", args: argparse.Namespace
 ) -> list[str]:
     """Fill the collection, or say what would be done; returns what failed."""
+    from spi_diffusers.hub.collection import fill_collection
     from spi_diffusers.hub.errors import HubError
-    from spi_diffusers.hub.policy_collection import fill_collection
 
     missing = ", ".join(item_id for _, item_id in plan.missing(items))
     if args.dry_run:

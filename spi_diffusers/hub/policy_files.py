@@ -142,7 +142,7 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
     Returns:
         Local files, or the bytes of what is made here.
     """
-    from spi_diffusers.hub.policy_card import eval_results_yaml, policy_card
+    from spi_diffusers.hub.card import eval_results_yaml, policy_card
 
     content: dict[str, Path | bytes] = {INDEX: _json(files.index)}
     content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")

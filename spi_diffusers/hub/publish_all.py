@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from spi_diffusers.files import CONFIG_FILE
 from spi_diffusers.hub.policy_files import PolicyFiles, read_policy_files
-from spi_diffusers.hub.publish_policy import PublishPlan, check_acts, plan_publish, publish
+from spi_diffusers.hub.publish import PublishPlan, check_acts, plan_publish, publish
 from spi_diffusers.hub.trained_policies import TrainedPolicy
 from spi_diffusers.hub.upload import check_private
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT

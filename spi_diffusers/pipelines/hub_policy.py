@@ -74,7 +74,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
         Raises:
             HubError: Nothing visible has changed, unless the message says so.
         """
-        from spi_diffusers.hub.publish_policy import publish_pipeline  # what publishes stands above this file
+        from spi_diffusers.hub.publish import publish_pipeline  # what publishes stands above this file
 
         return publish_pipeline(
             self,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.hub.push_dataset import check_folder, find_files
+from spi_diffusers.hub.datasets import check_folder, find_files
 
 FOLDER = Path(__file__).resolve().parents[2] / "datasets"
 TASKS = sorted(path.name for path in FOLDER.glob("Offline*") if path.is_dir())

@@ -11,7 +11,7 @@ from policy_factory import make_policy
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.hub.policy_files import read_policy_files
-from spi_diffusers.hub.publish_policy import copy_folder
+from spi_diffusers.hub.publish import copy_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = sorted((ROOT / "model_cards").glob("spi-*.md"))

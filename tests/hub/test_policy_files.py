@@ -93,7 +93,7 @@ def test_shipped_code_stands_alone(made):
 
 
 def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
-    from spi_diffusers.hub.publish_policy import copy_folder
+    from spi_diffusers.hub.publish import copy_folder
 
     first = assemble(read_policy_files(made), "org/x")
     copy = copy_folder(read_policy_files(made), "org/x", tmp_path / "copy")
@@ -102,7 +102,7 @@ def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
 
 
 def test_a_copy_is_never_written_over_something(made, tmp_path):
-    from spi_diffusers.hub.publish_policy import copy_folder
+    from spi_diffusers.hub.publish import copy_folder
 
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not empty"):

@@ -12,7 +12,7 @@ from hub_server import TOKEN, HubServer
 from policy_factory import make_run
 
 from spi_diffusers.hub.policy_files import read_policy_files
-from spi_diffusers.hub.publish_policy import copy_folder
+from spi_diffusers.hub.publish import copy_folder
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import write_results
 from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.policy_files import assemble, read_policy_files
-from spi_diffusers.hub.publish_policy import check_acts, plan_publish, publish
+from spi_diffusers.hub.publish import check_acts, plan_publish, publish
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 

@@ -9,8 +9,8 @@ from dataset_pushes import BALL, CAR_RUN, assert_published, published, push, wri
 from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.hub.datasets import find_files, plan_push, published_card
 from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.push_dataset import find_files, plan_push, published_card
 from spi_diffusers.hub.upload import plan_upload, upload
 
 

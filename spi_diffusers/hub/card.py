@@ -57,7 +57,7 @@ def policy_card(
     environment = Environment(
         keep_trailing_newline=True, autoescape=False, undefined=StrictUndefined, trim_blocks=False
     )
-    template = resources.files("spi_diffusers.hub").joinpath("policy_card.md").read_text(encoding="utf-8")
+    template = resources.files("spi_diffusers.hub").joinpath("card.md").read_text(encoding="utf-8")
     summaries = _summaries(files)
     several_seeds, uneven = _several_seeds(summaries), len({s.train_seeds for s in summaries}) > 1
     # What lies in the current folder by chance has no say in what a repository is called.
