@@ -28,7 +28,8 @@ lint: $(VENV)/.installed-dev ## Run ruff and mypy only
 	$(BIN)/mypy
 
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
-	$(BIN)/python scripts/reproduce.py
+	$(BIN)/spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --output outputs/safe \
+		--task-results results
 	$(BIN)/python scripts/update_readme.py
 	$(BIN)/python scripts/render_model_cards.py
 

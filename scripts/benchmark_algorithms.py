@@ -13,8 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarking import machine, pin_to_cores, positive, ratios_within_rounds, run_pinned, save
-from measured_training import MeasuredTraining, take_turns
+from helpers import (
+    MeasuredTraining,
+    machine,
+    pin_to_cores,
+    positive,
+    ratios_within_rounds,
+    run_pinned,
+    save,
+    take_turns,
+)
 
 from spi_diffusers.cli import run_with_messages
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarking import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
+from helpers import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
 
 from spi_diffusers.cli import run_with_messages
 

@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarking import (
+from helpers import (
+    MeasuredTraining,
     check_cores,
     machine,
     peak_memory_mb,
@@ -26,8 +27,8 @@ from benchmarking import (
     ratios_within_rounds,
     run_pinned,
     save,
+    take_turns,
 )
-from measured_training import MeasuredTraining, take_turns
 
 from spi_diffusers.cli import run_with_messages
 

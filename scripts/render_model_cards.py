@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from reproduce import ROOT, dataset_of, result_file
+from helpers import RESULTS, ROOT, dataset_of, results_of
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
@@ -24,13 +24,12 @@ from spi_diffusers.hub.card import policy_card
 from spi_diffusers.hub.policy_files import PolicyFiles
 
 CARDS = ROOT / "model_cards"
-RESULTS = ROOT / "results"
 ORGANISATION = "org"  # whoever publishes them puts their own here
 
 
 def card_of(task: str) -> str:
     """The card of a task's policy, which loads it from `org/spi-<task>`."""
-    known, results = get_task(task), result_file(RESULTS, task)
+    known, results = get_task(task), results_of(task)
     entries = read_results(results)
     first = next(entry for entry in entries if entry.train_seed == 0)
     settings = {"task": known.name, "output_dir": f"outputs/{task}-seed0"}
@@ -39,7 +38,7 @@ def card_of(task: str) -> str:
     config = make_train_config(settings)
     if config.updates != first.updates:
         raise SystemExit(
-            f"{results}: {first.updates} updates, but the preset has {config.updates}: run reproduce.py"
+            f"{results}: {first.updates} updates, but the preset has {config.updates}: run make results"
         )
     info = {
         "algorithm": first.algorithm,
@@ -77,10 +76,9 @@ def card_of(task: str) -> str:
 
 def cards() -> Iterator[tuple[Path, str]]:
     """Path and text of the card of every task that has results."""
-    for task in TASKS:
-        if result_file(RESULTS, task).exists():
-            short = get_task(task).short_name
-            yield CARDS / f"spi-{short}.md", card_of(short)
+    for task in (task.short_name for task in TASKS.values()):
+        if results_of(task).exists():
+            yield CARDS / f"spi-{task}.md", card_of(task)
 
 
 def main() -> int:

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reproduce import MAIN_TASK, result_file
+from helpers import MAIN_TASK, RESULTS, ROOT, results_of
 
-from spi_diffusers.benchmark.selection import statistics_not_fed_back, table_data, title_of
-from spi_diffusers.benchmark.tables import NOT_FED_BACK
+from spi_diffusers.benchmark.suites import title_of
+from spi_diffusers.benchmark.tables import NOT_FED_BACK, statistics_not_fed_back, table_data
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
@@ -28,9 +28,7 @@ from spi_diffusers.evaluation.summary import (
     summarize_seeds,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-RESULTS = ROOT / "results"
 
 
 def results_table(path: Path) -> str:
@@ -70,7 +68,7 @@ def tasks_table() -> str:
         "best episode in the data within |",
         "|---|---|---|---|---|---|---|",
     ]
-    for path in (result_file(RESULTS, name) for name in TASKS):
+    for path in (results_of(task.short_name) for task in TASKS.values()):
         if not path.exists() or path.stem == MAIN_TASK:
             continue
         dataset = load_transitions(ROOT / "datasets", path.stem)
@@ -101,7 +99,7 @@ def _policy_row(summary: SeedSummary) -> str:
 
 def comparison_table() -> str:
     """Every algorithm of Table 1 over the eight tasks, at each task's smallest limit."""
-    files = [RESULTS / "paper" / "results.json", *(result_file(RESULTS, name) for name in TASKS)]
+    files = [RESULTS / "paper" / "results.json", *(results_of(task.short_name) for task in TASKS.values())]
     entries = [entry for file in files if file.exists() for entry in read_results(file)]
     data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
     tasks = len(data.common_tasks)

@@ -49,7 +49,7 @@ MAKE_TARGETS = {
     "make demo": "scripts/demo.py",
     "make test": "-m pytest",
     "make test-slow": "-m pytest -m slow",
-    "make results": "scripts/reproduce.py",
+    "make results": "spi benchmark --suite safe",
     "make cards": "scripts/render_model_cards.py",
     "make benchmark": "scripts/benchmark_training.py",
 }

@@ -103,7 +103,7 @@ def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[
     held = {
         (entry.extraction, entry.feedback, entry.cost_limit): entry.episodes
         for entry in entries
-        if entry.algorithm == cell.system
+        if entry.algorithm == cell.algorithm
     }
     return [
         wanted
@@ -112,28 +112,28 @@ def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[
     ]
 
 
-def curve_name(system: str, updates: int) -> str:
-    """What results call a system before the end of its training: one entry per point of the curve."""
-    return f"{system}@{updates}"
+def curve_name(algorithm: str, updates: int) -> str:
+    """What results call an algorithm before the end of its training: one entry per point of the curve."""
+    return f"{algorithm}@{updates}"
 
 
 def is_curve_point(cell: Cell, entry: EvaluationEntry) -> bool:
     """Whether an entry is a point of the cell's learning curve, before the end of training."""
-    return entry.algorithm == curve_name(cell.system, entry.updates)
+    return entry.algorithm == curve_name(cell.algorithm, entry.updates)
 
 
 def is_of_cell(cell: Cell, entry: EvaluationEntry) -> bool:
     """Whether an entry is of the cell's training run, its end or a point of its learning curve."""
     return (
         (entry.task, entry.train_seed) == (get_task(cell.task).name, cell.seed)
-        and (entry.algorithm == cell.system or is_curve_point(cell, entry))
+        and (entry.algorithm == cell.algorithm or is_curve_point(cell, entry))
         and cell.train_limit in (None, entry.cost_limit)
     )
 
 
 def diverged_run(cell: Cell, message: str) -> DivergedRun:
     """A cell that diverged, for the results file."""
-    return DivergedRun(get_task(cell.task).name, cell.system, cell.train_limit, cell.seed, message)
+    return DivergedRun(get_task(cell.task).name, cell.algorithm, cell.train_limit, cell.seed, message)
 
 
 def write_cell(folder: Path, cell: Cell, config: Mapping[str, Any]) -> None:
@@ -380,7 +380,7 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     missing = missing_evaluations(cell, read_results(results) if results.exists() else [])
     if missing:
         loaded = load_policy(folder)
-        info = replace(loaded.train_info, algorithm=cell.system)
+        info = replace(loaded.train_info, algorithm=cell.algorithm)
         for way in dict.fromkeys((wanted.extraction, wanted.feedback) for wanted in missing):
             wanted = [one for one in missing if (one.extraction, one.feedback) == way]
             _evaluate(loaded.pipeline, cell, info, wanted, results)
@@ -394,7 +394,7 @@ def _evaluate_along_training(cell: Cell, config: "TrainConfig", results: Path) -
     known = read_results(results) if results.exists() else []
     held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
     for step, pipeline, info in policies_along_training(config):
-        name = curve_name(cell.system, step)
+        name = curve_name(cell.algorithm, step)
         # Where the points do not divide the updates, the last one comes shortly before the end.
         if step // config.checkpoint_every >= cell.curve_points or step == config.updates or name in held:
             continue

@@ -2,27 +2,90 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spi_diffusers.benchmark.paper import paper_table
-from spi_diffusers.benchmark.selection import CurveData, TableData, title_of
 from spi_diffusers.benchmark.statistics import AlgorithmStatistics, score_statistic
-from spi_diffusers.data.tasks import get_task
+from spi_diffusers.benchmark.suites import title_of, weights_of
+from spi_diffusers.benchmark.tables import TableData, paper_table
+from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.plots import figure_at
+from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import shown_range
 
-_OURS, _PAPER_COLOUR = "#0072B2", "#BBBBBB"
+_OURS, _PAPER_COLOR = "#0072B2", "#BBBBBB"
 _CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0}
 #: Discount of Figure 2; the paper names none.
 PIXEL_GAMMA = 0.9
 
 
+@dataclass(frozen=True)
+class CurveData:
+    """Learning curves of one draw of (eta, mu, phi).
+
+    Attributes:
+        weights: (eta, mu, phi).
+        points: By share of the training that is done, in (0, 1]: an entry per task and training seed. Tasks
+            are trained for different numbers of updates.
+        diverged: Number of training runs of this draw that diverged; they have no points.
+    """
+
+    weights: tuple[float, float, float]
+    points: dict[float, list[EvaluationEntry]]
+    diverged: int = 0
+
+    @property
+    def finished_tasks(self) -> set[str]:
+        """DSRL's names of the tasks on which it was trained to the end."""
+        return {entry.task for entry in self.points.get(1.0, ())}
+
+
+def common_curve_tasks(curves: Sequence[CurveData]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tasks on which all curves go to the end, and the other ones; names and order are DSRL's.
+
+    A draw of which every run diverged is on no task, so it does not count.
+    """
+    finished = [curve.finished_tasks for curve in curves if curve.points]
+    shared = set.intersection(*finished) if finished else set()
+    present = {entry.task for curve in curves for group in curve.points.values() for entry in group}
+    in_order = [name for name in TASKS if name in present]
+    return tuple(t for t in in_order if t in shared), tuple(t for t in in_order if t not in shared)
+
+
+def learning_curves(
+    entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+) -> list[CurveData]:
+    """The learning curves of the sensitivity suite, one per draw, in the order of their weights.
+
+    A point of a task holds what is done of the longest training that the task has. A draw of which every
+    run diverged has no points.
+    """
+    drawn: dict[tuple[float, float, float], list[EvaluationEntry]] = {}
+    for entry in entries:
+        weights = weights_of(entry.algorithm)
+        if weights:
+            drawn.setdefault(weights, []).append(entry)
+    lost = [weights for run in diverged if (weights := weights_of(run.algorithm))]
+    for weights in lost:
+        drawn.setdefault(weights, [])
+    last: dict[str, int] = {}
+    for entry in (entry for group in drawn.values() for entry in group):
+        last[entry.task] = max(last.get(entry.task, 0), entry.updates)
+    curves = []
+    for weights in sorted(drawn):
+        points: dict[float, list[EvaluationEntry]] = {}
+        for entry in drawn[weights]:
+            points.setdefault(round(entry.updates / max(last[entry.task], 1), 2), []).append(entry)
+        curves.append(CurveData(weights, dict(sorted(points.items())), lost.count(weights)))
+    return curves
+
+
 def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], title: str) -> Path:
-    """Draw every system's average over the tasks that all have, with bootstrap interval; the paper's beside.
+    """Draw every algorithm's average over the tasks that all have, with bootstrap interval, and the paper's.
 
     Args:
         data: What the table is made from, with at least one common task.
@@ -34,11 +97,11 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
         `path`.
 
     Raises:
-        ValueError: No task has results of every system.
+        ValueError: No task has results of every algorithm.
     """
     statistics = data.statistics()
     if not statistics:
-        raise ValueError("no task has results of every system, so there are no averages to compare.")
+        raise ValueError("no task has results of every algorithm, so there are no averages to compare.")
     published = paper_table(data.suite)
     where = np.arange(len(statistics))
     with figure_at(path, (max(5.6, 1.0 + 1.05 * len(statistics)), 3.8)) as figure:
@@ -60,7 +123,7 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
                 for i in known
             ]
             label = "paper, other data, same tasks"
-            axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOUR, label=label)
+            axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOR, label=label)
         if score == "cost":
             axes.axhline(1.0, label="limit", **_LIMIT)
         names = [
@@ -102,7 +165,7 @@ def plot_learning_curves(
     seeds = set()
     with figure_at(path, (6.0, 4.0)) as figure:
         axes = figure.subplots()
-        for curve, colour in zip(curves, _CURVES * (1 + len(curves) // len(_CURVES)), strict=False):
+        for curve, color in zip(curves, _CURVES * (1 + len(curves) // len(_CURVES)), strict=False):
             shares, means, spreads = [], [], []
             for share, entries in curve.points.items():
                 groups = [
@@ -118,9 +181,9 @@ def plot_learning_curves(
                 spreads.append(statistic.seed_std or 0.0)
             eta, mu, phi = curve.weights
             label = rf"$\eta$ {eta:.2f}, $\mu$ {mu:.2f}, $\phi$ {phi:.2f}{_lost_mark(curve.diverged)}"
-            axes.plot(shares, means, color=colour, marker="o", markersize=3.5, label=label)
+            axes.plot(shares, means, color=color, marker="o", markersize=3.5, label=label)
             low, high = np.array(means) - spreads, np.array(means) + spreads
-            axes.fill_between(shares, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(shares, low, high, color=color, alpha=0.15, linewidth=0)
         if score == "cost":
             axes.axhline(1.0, label="limit", **_LIMIT)
             axes.set_ylim(bottom=0)
@@ -225,8 +288,8 @@ def _lost_note(of: Iterable[CurveData | AlgorithmStatistics]) -> str | None:
     return "† n: n training runs diverged and are not in it" if any(one.diverged for one in of) else None
 
 
-def _in_mathtext(system: str) -> str:
-    return title_of(system).replace("Q^c'", "$Q^{c'}$").replace("Q^r", "$Q^r$")
+def _in_mathtext(algorithm: str) -> str:
+    return title_of(algorithm).replace("Q^c'", "$Q^{c'}$").replace("Q^r", "$Q^r$")
 
 
 def _white_trajectory_picture(num_columns: int) -> np.ndarray:

@@ -2,26 +2,28 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.benchmark.figures import plot_averages, plot_learning_curves, plot_pixel_world
-from spi_diffusers.benchmark.selection import (
+from spi_diffusers.benchmark.cells import Outcome
+from spi_diffusers.benchmark.figures import (
     common_curve_tasks,
     learning_curves,
-    limit_entries,
-    table_data,
-    title_of,
+    plot_averages,
+    plot_learning_curves,
+    plot_pixel_world,
 )
-from spi_diffusers.benchmark.suites import LIMIT_FREE
+from spi_diffusers.benchmark.suites import Cell, algorithms_of, title_of
 from spi_diffusers.benchmark.tables import (
     diverged_list,
+    limit_entries,
     limits_table,
     published_table,
     results_table,
     statistics_table,
+    table_data,
     within_table,
 )
 from spi_diffusers.data.tasks import TASKS, get_task
@@ -31,10 +33,11 @@ from spi_diffusers.evaluation.results import (
     EvaluationEntry,
     ResultsFileError,
     describe_key,
+    merge_results,
     read_diverged,
     read_results,
 )
-from spi_diffusers.evaluation.summary import SeedSummary
+from spi_diffusers.evaluation.summary import SeedSummary, behavior_rows
 from spi_diffusers.files import written_aside
 
 TABLES_FILE = "tables.md"
@@ -93,23 +96,55 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
     return report
 
 
+def write_task_results(
+    outcomes: Mapping[Cell, Outcome], datasets: Mapping[str, str | None], folder: Path
+) -> list[Path]:
+    """Put each task's results into a file of its own, and draw reward and cost against the limit.
+
+    Args:
+        outcomes: How each cell ended.
+        datasets: `--dataset` of each task, by its short name: its own figures are drawn, too.
+        folder: Gets `<task>.json` and `<task>_limits.png`; other results that a file holds stay.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ResultsFileError: A task's results file cannot be read; it is left as it is.
+        OSError: A file cannot be written.
+    """
+    from spi_diffusers.data.streaming import open_transitions
+
+    files = []
+    for task in dict.fromkeys(cell.task for cell in outcomes):
+        ended = {cell: outcome for cell, outcome in outcomes.items() if cell.task == task}
+        new = [entry for outcome in ended.values() for entry in outcome.entries]
+        if not new:
+            continue
+        entries = merge_results(folder / f"{task}.json", new)
+        limits = sorted({entry.cost_limit for entry in entries})
+        behavior = behavior_rows(open_transitions(datasets[task], task), limits)
+        files += [folder / f"{task}.json", plot_limits(entries, folder / f"{task}_limits.png", behavior)]
+    return files
+
+
 def _compare(
     suite: str, entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
 ) -> list[str]:
     """Table 1 or 2 and its two figures of averages; returns the parts of the text."""
     title, number = _TABLES[suite]
     data = table_data(suite, entries, diverged)
-    if not data.systems:
-        report.left_out.append(f"{title}: the results hold none of its systems")
+    if not data.algorithms:
+        report.left_out.append(f"{title}: the results hold none of its algorithms")
         return []
     if data.common_tasks:
         for place, score in ((number, "reward"), (number + 1, "cost")):
             path = folder / _average_figure(place, score)
             report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
     else:
-        report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every system")
-    for task, systems in data.left_out.items():
-        names = ", ".join(map(title_of, systems))
+        report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every algorithm")
+    for task, missing in data.left_out.items():
+        names = ", ".join(map(title_of, missing))
         report.left_out.append(f"{get_task(task).short_name} in the averages of {title}: nothing of {names}")
     statistics = statistics_table(data, table_data(suite, entries, diverged, feedback=False))
     return [f"## {title}", results_table(data), within_table(data), statistics, published_table(suite)]
@@ -139,7 +174,7 @@ def _draw_learning_curves(
 def _draw_limits(
     entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
 ) -> list[str]:
-    by_task = limit_entries(entries)
+    by_task, variants = limit_entries(entries), algorithms_of("limits")
     if not by_task:
         report.left_out.append(
             "reward against the cost limit: no task has SPI and a baseline at several limits"
@@ -149,7 +184,7 @@ def _draw_limits(
         lost = Counter(run.algorithm for run in diverged if run.task == task)
 
         def name_of(summary: SeedSummary, lost: Counter[str] = lost) -> str:
-            how = "one policy" if summary.algorithm in LIMIT_FREE else "one per limit"
+            how = "one per limit" if variants[summary.algorithm].per_limit else "one policy"
             mark = f" † {lost[summary.algorithm]}" if lost[summary.algorithm] else ""
             return f"{title_of(summary.algorithm)}, {how}{mark}"
 

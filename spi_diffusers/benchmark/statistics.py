@@ -45,7 +45,6 @@ class AlgorithmStatistics:
 
     Attributes:
         algorithm: Name of the algorithm.
-        extraction: How it acts.
         tasks: The tasks, sorted.
         seeds: Fewest and most training seeds of a task, without those that diverged.
         single_seed_tasks: Number of tasks with one seed only; they add nothing to deviations and intervals.
@@ -61,7 +60,6 @@ class AlgorithmStatistics:
     """
 
     algorithm: str
-    extraction: str
     tasks: tuple[str, ...]
     seeds: tuple[int, int]
     single_seed_tasks: int
@@ -100,9 +98,6 @@ def bootstrap_interval(
     groups: Sequence[Sequence[float] | np.ndarray],
     *,
     mean_of_groups: bool = False,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = _SEED,
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval over seeds, stratified by task.
 
@@ -110,9 +105,6 @@ def bootstrap_interval(
         groups: Scores of the seeds, one sequence per task; each is resampled by itself. A single score
             stays as it is.
         mean_of_groups: Of the mean of the groups' means, instead of the interquartile mean of all scores.
-        confidence: Between 0 and 1.
-        resamples: Number of bootstrap samples.
-        seed: Decides them.
 
     Returns:
         Lower and upper end; None if no group has several scores: nothing is known of their spread.
@@ -135,12 +127,12 @@ def bootstrap_interval(
     found = bootstrap(
         tuple(several),
         statistic,
-        n_resamples=resamples,
-        confidence_level=confidence,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
         method="percentile",
         vectorized=True,
         batch=256,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(_SEED),
     ).confidence_interval
     return float(found.low), float(found.high)
 
@@ -171,7 +163,7 @@ def _alike(groups: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def algorithm_statistics(
-    entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
+    entries: Iterable[EvaluationEntry], diverged: Sequence[DivergedRun] = ()
 ) -> AlgorithmStatistics:
     """Boil the entries of one algorithm down, one limit per task.
 
@@ -196,24 +188,17 @@ def algorithm_statistics(
             raise ValueError(f"{task}: entries of several limits cannot be taken together.")
         if len({entry.train_seed for entry in group}) < len(group):
             raise ValueError(f"{task}: a training seed occurs twice.")
-    first = entries[0]
-    lost = [
-        run
-        for run in diverged
-        if run.algorithm == first.algorithm
-        and run.task in by_task
-        and run.cost_limit in (None, by_task[run.task][0].cost_limit)
-    ]
+    algorithm = entries[0].algorithm
+    lost = [diverged_of(diverged, task, algorithm, group[0].cost_limit) for task, group in by_task.items()]
     groups = list(by_task.values())
     counts = [len(group) for group in groups]
     costs = [[entry.normalized_cost for entry in group] for group in groups]
     return AlgorithmStatistics(
-        algorithm=first.algorithm,
-        extraction=first.extraction,
+        algorithm=algorithm,
         tasks=tuple(by_task),
         seeds=(min(counts), max(counts)),
         single_seed_tasks=counts.count(1),
-        diverged=len(lost),
+        diverged=sum(lost),
         reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
         cost=score_statistic(costs),
         within_limit=float(np.mean([within_limit(group) for group in groups])),
@@ -223,6 +208,12 @@ def algorithm_statistics(
         updates=(min(entry.updates for entry in entries), max(entry.updates for entry in entries)),
         train_seconds=float(np.mean([np.mean([entry.train_seconds for entry in group]) for group in groups])),
     )
+
+
+def diverged_of(runs: Iterable[DivergedRun], task: str, algorithm: str, limit: float) -> int:
+    """Number of an algorithm's runs on a task, for this cost limit or for none, that diverged."""
+    of_it = [run for run in runs if (run.task, run.algorithm) == (task, algorithm)]
+    return sum(run.cost_limit in (None, limit) for run in of_it)
 
 
 def within_limit(entries: Sequence[EvaluationEntry]) -> float:

@@ -1,10 +1,11 @@
-"""Which cells a suite consists of: (task, system, cost limit it is trained for, training seed).
+"""Which cells a suite consists of: (task, algorithm, cost limit it is trained for, training seed).
 
 No torch is imported here, so that a wrong name is reported at once.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,22 +14,34 @@ import numpy as np
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.config.layers import list_presets
 from spi_diffusers.data.tasks import TASKS, Task, get_task
+from spi_diffusers.evaluation.results import BASELINE_EXTRACTION
 
-SUITES = {
-    "table1": "SPI, safe SPI and the baselines at the task's smallest limit (Table 1, Figures 4 and 5)",
-    "table2": "the paper's SPI and its two ablations (Table 2, Figures 6 and 7)",
-    "sensitivity": "random draws of eta, mu and phi, evaluated along training (Figures 8 and 9)",
-    "limits": "one SPI against every baseline trained per limit, at all limits of the task",
-}
 #: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
 EVALUATION_SEED_OFFSET = 1000
 #: Points of a learning curve, the end of training included.
 CURVE_POINTS = 10
 #: What the draws of Figures 8 and 9 follow from; the paper does not say what it drew.
 DRAW_SEED, DRAWS = 2026, 3
-#: Algorithms whose training does not depend on the cost limit: trained once, measured at every limit.
-LIMIT_FREE = {"spi", "bc", "diffusion-ql"}
-_PAPER_SYSTEMS = ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
+#: What tables and figures call the algorithms.
+TITLES = {
+    "spi": "safe SPI",
+    "spi-paper": "SPI",
+    "spi-paper-no-safety": "SPI except Q^c'",
+    "spi-paper-no-reward": "SPI except Q^r",
+    "bc": "BC",
+    "bc-safe": "BC-Safe",
+    "bcq-lag": "BCQ-Lag",
+    "bear-lag": "BEAR-Lag",
+    "cpq": "CPQ",
+    "coptidice": "COptiDICE",
+    "diffusion-ql": "Diffusion-QL",
+}
+_DRAWN = re.compile(r"spi-eta([\d.]+)-mu([\d.]+)-phi([\d.]+)(?:@(\d+))?")
+
+#: A way of acting: the extraction, and whether the policy is told its running cost.
+Way = tuple[str, bool]
+SAFE, SAFE_NOT_FED_BACK, REWARD = ("safe", True), ("safe", False), ("reward", False)
+ONLY_WAY: Way = (BASELINE_EXTRACTION, False)
 
 
 class UnknownNameError(ValueError):
@@ -36,25 +49,49 @@ class UnknownNameError(ValueError):
 
 
 @dataclass(frozen=True)
-class System:
-    """Something that a table compares: an algorithm with the settings that make it.
+class Variant:
+    """An algorithm as a suite compares it.
 
     Attributes:
         name: What results call it.
         settings: Options of `spi train`, with dotted keys.
-        extractions: How it acts: "safe" and / or "reward"; empty: it knows one way.
-        per_limit: Whether a policy is trained for one cost limit.
+        ways: How it acts; the first is what tables show.
+        per_limit: Whether a policy is trained for each cost limit, instead of one for all.
         curve: Whether checkpoints along training are evaluated too.
-        without_feedback: Whether safe extraction is played once more without being told the running cost,
-            as no baseline is.
     """
 
     name: str
     settings: Mapping[str, Any]
-    extractions: tuple[str, ...] = ()
+    ways: tuple[Way, ...] = (ONLY_WAY,)
     per_limit: bool = False
     curve: bool = False
-    without_feedback: bool = False
+
+    def way(self, feedback: bool = True) -> Way:
+        """How tables show it; without feedback where that is asked for and it acts so, too."""
+        return SAFE_NOT_FED_BACK if not feedback and SAFE_NOT_FED_BACK in self.ways else self.ways[0]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is compared, and where.
+
+    Attributes:
+        about: One line for who chooses.
+        variants: What is compared, in the order of the table.
+        all_limits: Measure at all limits of a task, instead of the smallest.
+        seeds: Number of training seeds.
+        more_seeds: The same for some tasks, by short name.
+    """
+
+    about: str
+    variants: tuple[Variant, ...]
+    all_limits: bool = False
+    seeds: int = 3
+    more_seeds: Mapping[str, int] = field(default_factory=dict)
+
+    def seeds_of(self, task: str) -> range:
+        """Training seeds on a task, by its short name."""
+        return range(self.more_seeds.get(task, self.seeds))
 
 
 @dataclass(frozen=True)
@@ -80,7 +117,7 @@ class Cell:
 
     Attributes:
         task: Short name of the task.
-        system: What results call the algorithm.
+        algorithm: What results call the algorithm.
         train_limit: Cost limit that it is trained for, or None.
         seed: Training seed.
         settings: Options of `spi train` with dotted keys, task and seed included.
@@ -89,7 +126,7 @@ class Cell:
     """
 
     task: str
-    system: str
+    algorithm: str
     train_limit: float | None
     seed: int
     settings: dict[str, Any] = field(hash=False)
@@ -100,11 +137,11 @@ class Cell:
     def folder(self) -> str:
         """Where it lies below the benchmark's folder."""
         limit = "" if self.train_limit is None else f"-limit{self.train_limit:g}"
-        return f"runs/{self.task}/{self.system}{limit}/seed{self.seed}"
+        return f"runs/{self.task}/{self.algorithm}{limit}/seed{self.seed}"
 
     def __str__(self) -> str:
         limit = "" if self.train_limit is None else f" for limit {self.train_limit:g}"
-        return f"{self.task}, {self.system}{limit}, seed {self.seed}"
+        return f"{self.task}, {self.algorithm}{limit}, seed {self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
@@ -115,6 +152,9 @@ class Cell:
         """What `to_dict` came from; TypeError, KeyError or ValueError where it came from elsewhere."""
         evaluations = tuple(Evaluation(**each) for each in values["evaluations"])
         return cls(**{**values, "evaluations": evaluations})
+
+
+# ---- the suites
 
 
 def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float, float, float]]:
@@ -135,146 +175,183 @@ def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float
     return draws
 
 
-def systems_of(suite: str) -> dict[str, System]:
-    """The systems of a suite by name, in the order of its table.
+def _drawn(eta: float, mu: float, phi: float) -> Variant:
+    weights = {"algorithm.eta": eta, "algorithm.mu": mu, "algorithm.phi": phi}
+    name = f"spi-eta{eta:.2f}-mu{mu:.2f}-phi{phi:.2f}"
+    return Variant(name, {"preset": "paper", **weights}, (REWARD,), curve=True)
+
+
+def _baseline(name: str) -> Variant:
+    settings = {"preset": name} if name in list_presets() else {"method": name}
+    return Variant(name, settings, per_limit=name not in _LIMIT_FREE)
+
+
+#: Baselines whose training does not depend on the cost limit: trained once, measured at every limit.
+_LIMIT_FREE = ("bc", "diffusion-ql")
+_SPI = Variant("spi", {}, (SAFE,))
+_PAPER, *_ABLATIONS = (
+    Variant(name, {"preset": name.removeprefix("spi-")}, (REWARD,))
+    for name in ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
+)
+_BASELINES = tuple(_baseline(name) for name in BASELINES)
+
+SUITES = {
+    "table1": Suite(
+        "SPI, safe SPI and the baselines at the task's smallest limit (Table 1, Figures 4 and 5)",
+        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK)), _PAPER, *_BASELINES),
+    ),
+    "table2": Suite(
+        "the paper's SPI and its two ablations (Table 2, Figures 6 and 7)", (_PAPER, *_ABLATIONS)
+    ),
+    "sensitivity": Suite(
+        "random draws of eta, mu and phi, evaluated along training (Figures 8 and 9)",
+        tuple(_drawn(*weights) for weights in simplex_draws()),
+    ),
+    "limits": Suite(
+        "one safe SPI against every baseline trained per limit, at all limits of the task",
+        (_SPI, *_BASELINES),
+        all_limits=True,
+    ),
+    "safe": Suite(
+        "safe SPI at all limits of the task, with feedback, without, and with the paper's extraction",
+        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK, REWARD)),),
+        all_limits=True,
+        more_seeds={"ballcircle": 5},
+    ),
+}
+
+
+def get_suite(name: str) -> Suite:
+    """A suite by name.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+    """
+    if name not in SUITES:
+        raise UnknownNameError(_unknown("suite", name, list(SUITES)))
+    return SUITES[name]
+
+
+def algorithms_of(suite: str) -> dict[str, Variant]:
+    """The algorithms of a suite by name, in the order of its table.
 
     Raises:
         UnknownNameError: There is no such suite.
     """
-    paper = {name: _paper_system(name) for name in _PAPER_SYSTEMS}
-    spi = System("spi", {}, ("safe",))
-    baselines = {name: _baseline(name) for name in BASELINES}
-    if suite == "table1":
-        return {"spi": replace(spi, without_feedback=True), "spi-paper": paper["spi-paper"], **baselines}
-    if suite == "table2":
-        return paper
-    if suite == "sensitivity":
-        drawn = [_drawn_system(*weights) for weights in simplex_draws()]
-        return {system.name: system for system in drawn}
-    if suite == "limits":
-        return {"spi": spi, **baselines}
-    raise UnknownNameError(_unknown("suite", suite, list(SUITES)))
+    return {variant.name: variant for variant in get_suite(suite).variants}
 
 
-def paper_tasks() -> list[str]:
-    """Short names of the paper's eight tasks."""
-    return [task.short_name for task in TASKS.values() if task.paper]
+def weights_of(algorithm: str) -> tuple[float, float, float] | None:
+    """(eta, mu, phi) of a draw of the sensitivity suite, by its name in results; None for any other name."""
+    match = _DRAWN.fullmatch(algorithm)
+    return (float(match[1]), float(match[2]), float(match[3])) if match else None
 
 
-def make_cells(
-    suites: Iterable[str],
-    *,
-    tasks: Sequence[str] | None = None,
-    algorithms: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0, 1, 2),
-    episodes: int = 20,
-    updates: Mapping[str, int] | None = None,
-    datasets: Mapping[str, str] | None = None,
-) -> list[Cell]:
-    """The cells of one or more suites, each training once, in the order in which they are run.
+def title_of(algorithm: str) -> str:
+    """What tables and figures call an algorithm."""
+    if weights := weights_of(algorithm):
+        return "eta {:.2f}, mu {:.2f}, phi {:.2f}".format(*weights)
+    return TITLES.get(algorithm, algorithm)
 
-    Args:
+
+# ---- what is chosen of them
+
+
+@dataclass(frozen=True)
+class BenchmarkSpec:
+    """What of which suites is run.
+
+    Attributes:
         suites: Names of suites.
         tasks: Tasks; None takes the paper's eight.
-        algorithms: Names of systems; None takes all of each suite.
-        seeds: Training seeds.
+        algorithms: Names of algorithms; None takes all of each suite.
+        seeds: Training seeds; None takes each suite's own.
         episodes: Episodes per seed and limit.
-        updates: Training updates by system; the key "" is for all others; without it the preset's.
-        datasets: `--dataset` by task's short name; the key "" is for all others; without it the data in the
-            package.
+        updates: Training updates by algorithm; the key "" is for all others; without it the preset's.
+        datasets: `--dataset` by task; the key "" is for all others; without it the data in the package.
 
     Raises:
         UnknownNameError: There is no such suite or algorithm.
         UnknownTaskError: There is no such task.
         ValueError: A list is empty, or a number is out of its range.
     """
-    chosen = [get_task(name) for name in (paper_tasks() if tasks is None else tasks)]
-    updates, datasets = dict(updates or {}), dict(datasets or {})
-    suites = list(dict.fromkeys(suites))
-    for what, values in (("suite", suites), ("task", chosen), ("seed", seeds)):
-        if not values:
-            raise ValueError(f"no {what} is given: give at least one.")
-    if min(seeds) < 0:
-        raise ValueError(f"seeds must be at least 0, got {min(seeds)}.")
-    if episodes < 1:
-        raise ValueError(f"episodes must be at least 1, got {episodes}.")
-    available = {suite: systems_of(suite) for suite in suites}
-    known = list(dict.fromkeys(name for systems in available.values() for name in systems))
-    for name in [*(algorithms or []), *(name for name in updates if name)]:
-        if name not in known:
-            raise UnknownNameError(_unknown("algorithm", name, known))
-    for name in datasets:
-        if name:
+
+    suites: Sequence[str]
+    tasks: Sequence[str] | None = None
+    algorithms: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    episodes: int = 20
+    updates: Mapping[str, int] = field(default_factory=dict)
+    datasets: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, values in (("suite", self.suites), ("task", self.tasks), ("seed", self.seeds)):
+            if values is not None and not values:
+                raise ValueError(f"no {what} is given: give at least one.")
+        if min(self.seeds or [0]) < 0:
+            raise ValueError(f"seeds must be at least 0, got {min(self.seeds or [])}.")
+        if self.episodes < 1:
+            raise ValueError(f"episodes must be at least 1, got {self.episodes}.")
+        known = list(dict.fromkeys(name for suite in self.suites for name in algorithms_of(suite)))
+        for name in [*(self.algorithms or []), *filter(None, self.updates)]:
+            if name not in known:
+                raise UnknownNameError(_unknown("algorithm", name, known))
+        for name in [*(self.tasks or []), *filter(None, self.datasets)]:
             get_task(name)
-    datasets = {name and get_task(name).short_name: value for name, value in datasets.items()}
-    cells: dict[str, Cell] = {}
-    # Seed by seed, so that a comparison with few seeds is there early.
-    for seed in dict.fromkeys(seeds):
-        for task in dict.fromkeys(chosen):
-            for suite, systems in available.items():
-                for system in systems.values():
-                    if algorithms and system.name not in algorithms:
-                        continue
-                    for cell in _cells_of(suite, system, task, seed, episodes, updates, datasets):
-                        _add(cells, cell)
-    return list(cells.values())
 
-
-def _cells_of(
-    suite: str,
-    system: System,
-    task: Task,
-    seed: int,
-    episodes: int,
-    updates: Mapping[str, int],
-    datasets: Mapping[str, str],
-) -> Iterable[Cell]:
-    limits = [float(limit) for limit in task.cost_limits]
-    limits = limits if suite == "limits" else limits[:1]
-    settings: dict[str, Any] = {"task": task.short_name, "seed": seed, **system.settings}
-    count = updates.get(system.name, updates.get(""))
-    if count is not None:
-        settings["updates"] = count
-    dataset = datasets.get(task.short_name, datasets.get(""))
-    if dataset is not None:
-        settings["dataset"] = dataset
-    ways = [(extraction, extraction == "safe") for extraction in system.extractions or ("policy",)]
-    ways += [("safe", False)] if system.without_feedback else []
-    for train_limit in limits if system.per_limit else [None]:
-        measured = limits if train_limit is None else [train_limit]
-        yield Cell(
-            task=task.short_name,
-            system=system.name,
-            train_limit=train_limit,
-            seed=seed,
-            settings=settings | ({} if train_limit is None else {"cost_limit": train_limit}),
-            evaluations=tuple(Evaluation(e, limit, episodes, fed) for e, fed in ways for limit in measured),
-            curve_points=CURVE_POINTS if system.curve else 1,
+    def cells(self) -> list[Cell]:
+        """Each training once, in the order in which they are run: suites may share some."""
+        tasks = (
+            [task for task in TASKS.values() if task.paper]
+            if self.tasks is None
+            else map(get_task, self.tasks)
         )
+        cells: dict[str, Cell] = {}
+        chosen = [
+            (seed, task, suite)
+            for task in dict.fromkeys(tasks)
+            for suite in map(get_suite, dict.fromkeys(self.suites))
+            for seed in dict.fromkeys(suite.seeds_of(task.short_name) if self.seeds is None else self.seeds)
+        ]
+        # Seed by seed, so that a comparison with few seeds is there early.
+        order = dict.fromkeys(self.seeds or sorted({seed for seed, _, _ in chosen}))
+        for seed, task, suite in sorted(chosen, key=lambda one: list(order).index(one[0])):
+            for cell in self._cells_of(suite, task, seed):
+                known = cells.get(cell.folder)
+                both = known.evaluations if known else ()
+                evaluations = tuple(dict.fromkeys([*both, *cell.evaluations]))
+                cells[cell.folder] = replace(cell, evaluations=evaluations)
+        return list(cells.values())
 
-
-def _add(cells: dict[str, Cell], cell: Cell) -> None:
-    """Suites share a training: its evaluations are put together."""
-    known = cells.get(cell.folder)
-    if known is not None:
-        both = tuple(dict.fromkeys([*known.evaluations, *cell.evaluations]))
-        cell = Cell(**{**vars(cell), "evaluations": both})
-    cells[cell.folder] = cell
-
-
-def _paper_system(preset: str) -> System:
-    return System(preset, {"preset": preset.removeprefix("spi-")}, ("reward",))
-
-
-def _drawn_system(eta: float, mu: float, phi: float) -> System:
-    weights = {"algorithm.eta": eta, "algorithm.mu": mu, "algorithm.phi": phi}
-    name = f"spi-eta{eta:.2f}-mu{mu:.2f}-phi{phi:.2f}"
-    return System(name, {"preset": "paper", **weights}, ("reward",), curve=True)
-
-
-def _baseline(name: str) -> System:
-    settings = {"preset": name} if name in list_presets() else {"method": name}
-    return System(name, settings, per_limit=name not in LIMIT_FREE)
+    def _cells_of(self, suite: Suite, task: Task, seed: int) -> Iterator[Cell]:
+        limits = [float(limit) for limit in task.cost_limits]
+        limits = limits if suite.all_limits else limits[:1]
+        datasets = {name and get_task(name).short_name: value for name, value in self.datasets.items()}
+        for variant in suite.variants:
+            if self.algorithms and variant.name not in self.algorithms:
+                continue
+            settings: dict[str, Any] = {"task": task.short_name, "seed": seed, **variant.settings}
+            for key, values, name in (
+                ("updates", self.updates, variant.name),
+                ("dataset", datasets, task.short_name),
+            ):
+                if name in values or "" in values:
+                    settings[key] = values.get(name, values.get(""))
+            for train_limit in limits if variant.per_limit else [None]:
+                measured = limits if train_limit is None else [train_limit]
+                yield Cell(
+                    task=task.short_name,
+                    algorithm=variant.name,
+                    train_limit=train_limit,
+                    seed=seed,
+                    settings=settings | ({} if train_limit is None else {"cost_limit": train_limit}),
+                    evaluations=tuple(
+                        Evaluation(extraction, limit, self.episodes, feedback)
+                        for extraction, feedback in variant.ways
+                        for limit in measured
+                    ),
+                    curve_points=CURVE_POINTS if variant.curve else 1,
+                )
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:

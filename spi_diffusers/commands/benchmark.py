@@ -5,8 +5,12 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.messages import log_to_stderr
+
+if TYPE_CHECKING:
+    from spi_diffusers.benchmark.suites import Cell
 
 EXAMPLES = """\
 examples:
@@ -15,20 +19,22 @@ examples:
   spi benchmark --suite limits --tasks ballcircle --algorithms spi bc-safe --updates 25000 bc-safe=100000
   spi benchmark --suite table1 table2 --dataset datasets --dry-run
   spi benchmark --suite table1 --dataset datasets --ray-address auto --output /shared/benchmark
+  spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --task-results results
   spi benchmark --report outputs/benchmark --output outputs/report
 
 suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
-curves), limits (reward against the cost limit). A cell is one task, algorithm, limit and seed: trained and
-evaluated in a process of its own, on one thread. What is done is skipped, so the same command goes on after
-an interruption; cells that suites share are trained once. All results go to OUTPUT/results.json, tables and
-figures to OUTPUT/report. Exit code 1: a cell failed or diverged.
+curves), limits (reward against the cost limit), safe (safe SPI at every limit). A cell is one task,
+algorithm, limit and seed: trained and evaluated in a process of its own, on one thread. What is done is
+skipped, so the same command goes on after an interruption; cells that suites share are trained once. All
+results go to OUTPUT/results.json, tables and figures to OUTPUT/report.
+Exit code 1: a cell failed or diverged.
 """
 
 
-_SEEDS, _EPISODES = (0, 1, 2), 20
+_EPISODES = 20
 _OF_A_RUN = (
     *("tasks", "algorithms", "seeds", "episodes", "updates", "dataset", "config", "jobs", "ray_address"),
-    "dry_run",
+    *("dry_run", "task_results"),
 )
 
 
@@ -48,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--algorithms", nargs="+", metavar="NAME", help="only these of the suite (default: all)"
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="SEED", help="training seeds (default: 0 1 2)"
+        "--seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="training seeds (default: 0 1 2; safe: 0 to 4 on BallCircle)",
     )
     parser.add_argument("--episodes", type=int, help="episodes per seed and limit (default: 20)")
     parser.add_argument(
@@ -77,6 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder (default: outputs/benchmark; of a report: report/ beside the first)",
     )
+    parser.add_argument(
+        "--task-results",
+        type=Path,
+        metavar="FOLDER",
+        help="write each task's results and their plot there, too: TASK.json, TASK_limits.png; other seeds' "
+        "results in them stay",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only list the cells and what is done")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no tables")
 
@@ -91,49 +108,40 @@ def run(args: argparse.Namespace) -> int:
         sources = [path / "results.json" if path.is_dir() else path for path in args.report]
         _report(sources, args.output or sources[0].parent / "report", args.quiet)
         return 0
-    from spi_diffusers.benchmark.suites import make_cells
+    from spi_diffusers.benchmark.suites import BenchmarkSpec
 
-    cells = make_cells(
+    spec = BenchmarkSpec(
         args.suite,
         tasks=args.tasks,
         algorithms=args.algorithms,
-        seeds=_SEEDS if args.seeds is None else args.seeds,
+        seeds=args.seeds,
         episodes=_EPISODES if args.episodes is None else args.episodes,
         updates={name: _count(name, value) for name, value in _named(args.updates).items()},
         datasets=_named(args.dataset, paths=True),
     )
-    output = args.output or Path("outputs") / "benchmark"
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
-    if args.dry_run:
-        from spi_diffusers.benchmark.cells import check_datasets, resolve_configs
-        from spi_diffusers.benchmark.runner import outcome_so_far
+    return _run(spec.cells(), args.output or Path("outputs") / "benchmark", args)
 
-        configs = resolve_configs(cells, args.config)
+
+def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:
+    from spi_diffusers.benchmark.cells import check_datasets, check_simulators, resolve_configs
+    from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, outcome_so_far, run_benchmark
+
+    configs = resolve_configs(cells, args.config)  # before a cluster is asked for
+    if args.dry_run or not args.ray_address:
         check_datasets(configs)
+    if args.dry_run:
         for cell, config in configs.items():
             outcome = outcome_so_far(cell, config, output)
             print(f"{cell}: {config['updates']} updates, {'to do' if outcome is None else outcome.status}")
         return 0
-    return _run(cells, output, args)
-
-
-def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
-    from spi_diffusers.benchmark.cells import check_datasets, check_simulators, resolve_configs
-    from spi_diffusers.benchmark.runner import Executor, run_benchmark
-
-    configs = resolve_configs(cells, args.config)  # before a cluster is asked for
-    executor: Executor
+    executor: RayExecutor | LocalExecutor
     if args.ray_address:
-        from spi_diffusers.benchmark.runner import RayExecutor
-
-        executor = cluster = RayExecutor(args.ray_address)
-        jobs = cluster.num_cpus if args.jobs is None else args.jobs
+        executor = RayExecutor(args.ray_address)
+        jobs = executor.num_cpus if args.jobs is None else args.jobs
     else:
-        from spi_diffusers.benchmark.runner import LocalExecutor
-
         check_simulators(cells)
-        check_datasets(configs)
         executor = LocalExecutor()
         jobs = 1 if args.jobs is None else args.jobs
     result = run_benchmark(
@@ -148,6 +156,12 @@ def _run(cells: list, output: Path, args: argparse.Namespace) -> int:
             print(f"{status}: {cell}: {message}", file=sys.stderr)
     if bad["failed"]:
         print("The same command tries the failed cells again.", file=sys.stderr)
+    if args.task_results:
+        from spi_diffusers.benchmark.report import write_task_results
+
+        datasets = {cell.task: config["dataset"] for cell, config in configs.items()}
+        files = write_task_results(result.outcomes, datasets, args.task_results)
+        print("Written: " + ", ".join(map(str, files)))
     if result.results_file.exists():
         print(f"Results: {result.results_file}")
         _report([result.results_file], output / "report", args.quiet)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from spi_diffusers.benchmark.suites import BenchmarkSpec, Cell
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import EvaluationEntry, TrainInfo
 
@@ -24,6 +25,11 @@ def tiny_config(folder: Path, extra: str = "") -> str:
     path = folder / "tiny.yaml"
     path.write_text(TINY + extra)
     return str(path)
+
+
+def make_cells(suites: list[str], **chosen: Any) -> list[Cell]:
+    """The cells of a specification."""
+    return BenchmarkSpec(suites, **chosen).cells()
 
 
 def entry(

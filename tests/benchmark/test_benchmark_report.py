@@ -5,20 +5,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmark_factory import entry
+from benchmark_factory import entry, make_cells
 
 from spi_diffusers.benchmark import figures
-from spi_diffusers.benchmark.figures import pixel_world_values, plot_averages, plot_learning_curves
-from spi_diffusers.benchmark.paper import paper_table
-from spi_diffusers.benchmark.report import write_report
-from spi_diffusers.benchmark.selection import (
+from spi_diffusers.benchmark.cells import Outcome
+from spi_diffusers.benchmark.figures import (
     common_curve_tasks,
     learning_curves,
-    limit_entries,
-    table_data,
+    pixel_world_values,
+    plot_averages,
+    plot_learning_curves,
 )
-from spi_diffusers.benchmark.tables import results_table, statistics_table, within_table
-from spi_diffusers.evaluation.results import DivergedRun, ResultsFileError, write_results
+from spi_diffusers.benchmark.report import write_report, write_task_results
+from spi_diffusers.benchmark.tables import (
+    limit_entries,
+    paper_table,
+    results_table,
+    statistics_table,
+    table_data,
+    within_table,
+)
+from spi_diffusers.evaluation.results import DivergedRun, ResultsFileError, read_results, write_results
 
 BALL = "OfflineBallCircle-v0"
 
@@ -69,7 +76,7 @@ def test_best_safe_reward_is_bold_and_unsafe_is_marked():
     ]
 
 
-def test_a_diverged_seed_is_shown_and_takes_the_system_out_of_the_ranking():
+def test_a_diverged_seed_is_shown_and_takes_the_algorithm_out_of_the_ranking():
     entries = [
         entry(algorithm="spi", reward=0.7, cost=0.5),
         entry(algorithm="bc", extraction="policy", reward=0.6, cost=0.5),
@@ -103,7 +110,7 @@ def test_averages_compare_over_the_tasks_that_all_have():
     rows = rows_of(statistics_table(data))
     assert rows["safe SPI"][0] == "0.60 ± 0.14"
     assert rows["BC"][0] == "0.40"
-    assert "Left out, as systems have no results there: carrun (BC)." in statistics_table(data)
+    assert "Left out, as algorithms have no results there: carrun (BC)." in statistics_table(data)
 
 
 def test_safe_spi_without_its_running_cost_has_a_row_of_its_own():
@@ -340,11 +347,23 @@ def test_report_of_a_run_that_diverged_and_did_not_is_refused(tmp_path):
 def test_a_run_that_diverged_at_another_limit_is_not_of_the_table():
     entries = [entry(algorithm="spi"), entry(algorithm="bc", extraction="policy")]
     data = table_data("table1", entries, [DivergedRun(BALL, "cpq", 40.0, 0, "nan")])
-    assert data.systems == ("spi", "bc")
+    assert data.algorithms == ("spi", "bc")
 
 
 def test_averages_without_a_common_task_are_refused(tmp_path):
     entries = [entry("ballcircle"), entry("carrun", "bc", extraction="policy")]
-    with pytest.raises(ValueError, match="no task has results of every system"):
+    with pytest.raises(ValueError, match="no task has results of every algorithm"):
         plot_averages(table_data("table1", entries), "reward", tmp_path / "x.png", "t")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_tasks_results_and_plot_are_written_beside_other_seeds(tmp_path):
+    cells = make_cells(["safe"], tasks=["ballcircle", "carrun"], seeds=[0])
+    limits = (10.0, 20.0, 40.0)
+    ball = Outcome("done", entries=tuple(entry(limit=limit) for limit in limits))
+    outcomes = dict(zip(cells, [ball, Outcome("failed", "no disk")], strict=True))
+    write_results(tmp_path / "ballcircle.json", [entry(seed=1), entry(reward=0.9)])
+    files = write_task_results(outcomes, {"ballcircle": None, "carrun": "datasets"}, tmp_path)
+    assert files == [tmp_path / "ballcircle.json", tmp_path / "ballcircle_limits.png"]
+    assert read_results(files[0]) == sorted([*ball.entries, entry(seed=1)], key=lambda one: one.key)
+    assert files[1].stat().st_size > 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmark_factory import entry, steps_done, tiny_config
+from benchmark_factory import entry, make_cells, steps_done, tiny_config
 from filelock import FileLock
 
 from spi_diffusers.benchmark.cells import (
@@ -24,7 +24,7 @@ from spi_diffusers.benchmark.cells import (
     write_outcome,
 )
 from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, WorkerDiedError, run_benchmark
-from spi_diffusers.benchmark.suites import Cell, make_cells, systems_of
+from spi_diffusers.benchmark.suites import Cell, algorithms_of
 from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import (
@@ -36,7 +36,7 @@ from spi_diffusers.evaluation.results import (
     write_results,
 )
 
-DRAWN = next(iter(systems_of("sensitivity")))
+DRAWN = next(iter(algorithms_of("sensitivity")))
 TIMES = {"train_seconds", "steps_per_second"}
 
 

@@ -5,12 +5,11 @@ import os
 import signal
 
 import pytest
-from benchmark_factory import tiny_config
+from benchmark_factory import make_cells, tiny_config
 from training_factory import tiny_config as tiny_train_config
 
 from spi_diffusers.benchmark import cells
 from spi_diffusers.benchmark.cells import policies_along_training, resolve_configs, run_cell, write_cell
-from spi_diffusers.benchmark.suites import make_cells
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.simulators import SimulatorStatus
 from spi_diffusers.pipelines import SPIPolicyPipeline

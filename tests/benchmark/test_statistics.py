@@ -4,6 +4,7 @@ from benchmark_factory import entry
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spi_diffusers.benchmark import statistics
 from spi_diffusers.benchmark.statistics import (
     algorithm_statistics,
     bootstrap_interval,
@@ -50,11 +51,12 @@ def test_bootstrap_interval_holds_a_single_seed_fixed():
     assert bootstrap_interval([[0.0, 1.0], [4.0]]) == (2.0, 2.5)
 
 
-def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says():
+def test_bootstrap_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 400)
     random = np.random.default_rng(0)
     covered = 0
     for _ in range(150):
-        low, high = bootstrap_interval([random.normal(3.0, 1.0, 20)], mean_of_groups=True, resamples=400)
+        low, high = bootstrap_interval([random.normal(3.0, 1.0, 20)], mean_of_groups=True)
         covered += low <= 3.0 <= high
     assert 0.86 <= covered / 150 <= 0.99
 

@@ -1,5 +1,5 @@
 import pytest
-from benchmark_factory import entry
+from benchmark_factory import entry, make_cells
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,10 +8,8 @@ from spi_diffusers.benchmark.suites import (
     Cell,
     Evaluation,
     UnknownNameError,
-    make_cells,
-    paper_tasks,
+    algorithms_of,
     simplex_draws,
-    systems_of,
 )
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.config.layers import make_train_config
@@ -20,15 +18,15 @@ from spi_diffusers.data.tasks import UnknownTaskError
 
 def test_table1_holds_spi_safe_spi_and_every_baseline_on_eight_tasks():
     cells = make_cells(["table1"], seeds=[0, 1])
-    assert len(paper_tasks()) == 8
-    assert {cell.system for cell in cells} == {"spi", "spi-paper", *BASELINES}
+    assert len({cell.task for cell in cells}) == 8
+    assert {cell.algorithm for cell in cells} == {"spi", "spi-paper", *BASELINES}
     assert len(cells) == 8 * 2 * (2 + len(BASELINES))
     # Seed by seed: a comparison with one seed is there before the second starts.
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
-    ball = next(cell for cell in cells if (cell.task, cell.system) == ("ballcircle", "spi"))
+    ball = next(cell for cell in cells if (cell.task, cell.algorithm) == ("ballcircle", "spi"))
     # Safe SPI is played once more without being told its running cost, as no baseline is.
     assert ball.evaluations == (Evaluation("safe", 10.0, 20, True), Evaluation("safe", 10.0, 20, False))
-    hopper = next(cell for cell in cells if (cell.task, cell.system) == ("hoppervelocity", "bc-safe"))
+    hopper = next(cell for cell in cells if (cell.task, cell.algorithm) == ("hoppervelocity", "bc-safe"))
     assert hopper.train_limit == 20.0
     assert hopper.settings["cost_limit"] == 20.0
 
@@ -44,20 +42,37 @@ def test_what_is_missing_is_told_apart_by_the_feedback():
 
 def test_limits_trains_spi_once_and_baselines_per_limit():
     cells = make_cells(["limits"], tasks=["ballcircle"], seeds=[0])
-    by_system = {name: [cell for cell in cells if cell.system == name] for name in ("spi", "bc", "bc-safe")}
-    assert [len(by_system[name]) for name in ("spi", "bc", "bc-safe")] == [1, 1, 3]
-    assert [e.cost_limit for e in by_system["spi"][0].evaluations] == [10.0, 20.0, 40.0]
-    assert [e.cost_limit for e in by_system["bc"][0].evaluations] == [10.0, 20.0, 40.0]
-    assert [cell.train_limit for cell in by_system["bc-safe"]] == [10.0, 20.0, 40.0]
-    assert [[e.cost_limit for e in cell.evaluations] for cell in by_system["bc-safe"]] == [[10], [20], [40]]
+    found = {name: [cell for cell in cells if cell.algorithm == name] for name in ("spi", "bc", "bc-safe")}
+    assert [len(found[name]) for name in ("spi", "bc", "bc-safe")] == [1, 1, 3]
+    assert [e.cost_limit for e in found["spi"][0].evaluations] == [10.0, 20.0, 40.0]
+    assert [e.cost_limit for e in found["bc"][0].evaluations] == [10.0, 20.0, 40.0]
+    assert [cell.train_limit for cell in found["bc-safe"]] == [10.0, 20.0, 40.0]
+    assert [[e.cost_limit for e in cell.evaluations] for cell in found["bc-safe"]] == [
+        [10],
+        [20],
+        [40],
+    ]
+
+
+def test_safe_plays_safe_spi_in_every_way_at_every_limit_with_more_seeds_on_the_main_task():
+    cells = make_cells(["safe"], tasks=["ballcircle", "carrun"], datasets={"": "datasets"})
+    assert [(cell.seed, cell.task) for cell in cells] == [
+        *((seed, task) for seed in range(3) for task in ("ballcircle", "carrun")),
+        *((seed, "ballcircle") for seed in (3, 4)),
+    ]
+    assert {cell.algorithm for cell in cells} == {"spi"}
+    ways = {(e.extraction, e.feedback, e.cost_limit, e.episodes) for e in cells[0].evaluations}
+    told = [("safe", True), ("safe", False), ("reward", False)]
+    assert ways == {(*way, limit, 20) for way in told for limit in (10.0, 20.0, 40.0)}
+    assert [cell.seed for cell in make_cells(["safe"], tasks=["ballcircle"], seeds=[7])] == [7]
 
 
 def test_suites_share_a_training():
     together = make_cells(["table1", "table2", "limits"], tasks=["ballcircle"], seeds=[0])
     folders = [cell.folder for cell in together]
     assert len(set(folders)) == len(folders)
-    assert sum(cell.system == "spi-paper" for cell in together) == 1
-    spi = next(cell for cell in together if cell.system == "spi")
+    assert sum(cell.algorithm == "spi-paper" for cell in together) == 1
+    spi = next(cell for cell in together if cell.algorithm == "spi")
     assert [(e.cost_limit, e.feedback) for e in spi.evaluations] == [
         (10.0, True),
         (10.0, False),
@@ -72,11 +87,11 @@ def test_settings_of_every_cell_make_a_configuration(suite):
         config = make_train_config(cell.settings)
         assert config.seed == 3
         weights = (config.algorithm.mu, config.algorithm.phi)
-        if cell.system == "spi-paper-no-safety":
+        if cell.algorithm == "spi-paper-no-safety":
             assert weights == (0.5, 0.0)
-        if cell.system == "spi-paper-no-reward":
+        if cell.algorithm == "spi-paper-no-reward":
             assert weights == (0.0, 0.5)
-        assert config.method == (cell.system if cell.system in BASELINES else "spi")
+        assert config.method == (cell.algorithm if cell.algorithm in BASELINES else "spi")
         assert Cell.from_dict(cell.to_dict()) == cell
 
 
@@ -89,7 +104,9 @@ def test_updates_and_datasets_for_all_and_for_one():
         updates={"": 100, "bc": 7},
         datasets={"": "datasets", "OfflineBallCircle-v0": "embedded"},
     )
-    seen = {(cell.task, cell.system): (cell.settings["updates"], cell.settings["dataset"]) for cell in cells}
+    seen = {
+        (cell.task, cell.algorithm): (cell.settings["updates"], cell.settings["dataset"]) for cell in cells
+    }
     assert seen == {
         ("ballcircle", "spi"): (100, "embedded"),
         ("ballcircle", "bc"): (7, "embedded"),
@@ -126,4 +143,4 @@ def test_draws_lie_on_the_simplex(seed, count):
 
 def test_the_draws_of_the_suite_are_always_the_same():
     names = ["spi-eta0.58-mu0.01-phi0.41", "spi-eta0.25-mu0.36-phi0.39", "spi-eta0.08-mu0.69-phi0.23"]
-    assert sorted(systems_of("sensitivity")) == sorted(names)
+    assert sorted(algorithms_of("sensitivity")) == sorted(names)
