@@ -46,8 +46,8 @@ def settings_of() -> dict[str, dict[str, Any]]:
     one_thread = {"threads": 1, "overlap": False}
     return {
         SPI_NAME: one_thread,
-        "spi-paper": {"preset": "paper", **one_thread},
-        **{name: {"preset": name, **one_thread} for name in BASELINES},
+        "spi-paper": {"algorithm": "spi-paper", **one_thread},
+        **{name: {"algorithm": name, **one_thread} for name in BASELINES},
     }
 
 

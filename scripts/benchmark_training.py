@@ -46,14 +46,14 @@ how to read it:
 PLAIN = {
     "mixed_precision": "no",
     "network.activation": "mish",
-    "algorithm.guidance": "chain",
+    "spi.guidance": "chain",
     "overlap": False,
 }
 #: Each variant's changes over the one before it, from plain to the default.
 STEPS: list[tuple[str, dict[str, Any]]] = [
     ("plain", PLAIN),
     ("+ SiLU", {"network.activation": "silu"}),
-    ("+ one-step guidance", {"algorithm.guidance": "one_step"}),
+    ("+ one-step guidance", {"spi.guidance": "one_step"}),
     ("+ bfloat16", {"mixed_precision": "bf16"}),
     ("+ overlap", {"overlap": "auto"}),
 ]
@@ -85,7 +85,7 @@ def measure_speed(args: argparse.Namespace) -> list[dict[str, Any]]:
                     "variant": name,
                     "mixed_precision": training.config.mixed_precision,
                     "activation": training.config.network.activation,
-                    "guidance": training.config.algorithm.guidance,
+                    "guidance": training.config.spi.guidance,
                     "overlap": training.overlap,
                     "threads_per_operation": threads,
                     "updates_per_second": round(statistics.median(rates[name]), 2),
@@ -136,7 +136,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "task": config.task,
             "batch_size": config.batch_size,
             "hidden_dims": config.network.hidden_dims,
-            "num_train_timesteps": config.algorithm.num_train_timesteps,
+            "num_train_timesteps": config.spi.num_train_timesteps,
             "rounds": args.rounds,
             "seconds_per_turn": args.seconds,
         },

@@ -51,7 +51,7 @@ def card_of(task: str) -> str:
     sizes = {
         "observation_dim": known.observation_dim,
         "action_dim": known.action_dim,
-        "use_safety_weight": config.algorithm.conditioned,
+        "use_safety_weight": config.spi.conditioned,
     }
     plot = RESULTS / f"{task}_limits.png"
     with tempfile.TemporaryDirectory() as folder:

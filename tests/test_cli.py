@@ -82,13 +82,14 @@ def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
 
 def test_known_errors_are_one_line(capsys, tmp_path):
     broken = tmp_path / "broken.yaml"
-    broken.write_text("algorithm: {gama: 0.9}\n")
+    broken.write_text("spi: {gama: 0.9}\n")
     assert "unknown task 'balcircle'" in fails(capsys, "train", "--task", "balcircle")
     assert "task or dataset must be given" in fails(capsys, "train")
     line = fails(capsys, "train", "--task", "ballcircle", "--config", str(broken))
-    assert "broken.yaml: unknown key 'algorithm.gama'" in line
+    assert "unknown setting spi.gama; did you mean spi.gamma? (" in line
+    assert line.strip().endswith("broken.yaml)")
     assert "nowhere.yaml" in fails(capsys, "train", "--config", str(tmp_path / "nowhere.yaml"))
-    line = fails(capsys, "train", "--task", "ballcircle", "--preset", "paper", "--algorithm.mu", "0.9")
+    line = fails(capsys, "train", "--task", "ballcircle", "--algorithm", "spi-paper", "--spi.mu", "0.9")
     assert "eta + mu + phi must be 1" in line
     output = ("--output_dir", str(tmp_path / "new"))
     line = fails(capsys, "train", "--task", "ballcircle", "--dataset", str(tmp_path / "no.npz"), *output)

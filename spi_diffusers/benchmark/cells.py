@@ -361,14 +361,14 @@ def run_cell(folder: str | Path) -> Outcome:
 def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> list[EvaluationEntry]:
     from diffusers.utils.logging import disable_progress_bar
 
-    from spi_diffusers.config.layers import restore_train_config
+    from spi_diffusers.config.train import TrainConfig
     from spi_diffusers.evaluation.loading import load_policy
     from spi_diffusers.evaluation.results import read_results
     from spi_diffusers.training.run import run_training
 
     disable_progress_bar()
     check_simulators([cell])  # on a cluster, this node may lack it
-    train_config = restore_train_config({**config, "output_dir": str(folder), "resume": True})
+    train_config = TrainConfig(**{**config, "output_dir": str(folder), "resume": True})
     # The policy is saved whole or not at all, after everything else of the training.
     if not (folder / POLICY_FOLDER).is_dir():
         result = run_training(train_config, progress=False)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.config.algorithms import BASELINES
-from spi_diffusers.config.layers import list_presets
 from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation.results import BASELINE_EXTRACTION
 
@@ -176,21 +175,20 @@ def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float
 
 
 def _drawn(eta: float, mu: float, phi: float) -> Variant:
-    weights = {"algorithm.eta": eta, "algorithm.mu": mu, "algorithm.phi": phi}
+    weights = {"spi.eta": eta, "spi.mu": mu, "spi.phi": phi}
     name = f"spi-eta{eta:.2f}-mu{mu:.2f}-phi{phi:.2f}"
-    return Variant(name, {"preset": "paper", **weights}, (REWARD,), curve=True)
+    return Variant(name, {"algorithm": "spi-paper", **weights}, (REWARD,), curve=True)
 
 
 def _baseline(name: str) -> Variant:
-    settings = {"preset": name} if name in list_presets() else {"method": name}
-    return Variant(name, settings, per_limit=name not in _LIMIT_FREE)
+    return Variant(name, {"algorithm": name}, per_limit=name not in _LIMIT_FREE)
 
 
 #: Baselines whose training does not depend on the cost limit: trained once, measured at every limit.
 _LIMIT_FREE = ("bc", "diffusion-ql")
 _SPI = Variant("spi", {}, (SAFE,))
 _PAPER, *_ABLATIONS = (
-    Variant(name, {"preset": name.removeprefix("spi-")}, (REWARD,))
+    Variant(name, {"algorithm": name}, (REWARD,))
     for name in ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
 )
 _BASELINES = tuple(_baseline(name) for name in BASELINES)

@@ -10,9 +10,9 @@ EXAMPLES = """\
 examples:
   spi train --task ballcircle
   spi train --task carcircle --dataset YYY-45/DSRL --updates 50000 --seed 1
-  spi train --task ballcircle --preset paper --output_dir outputs/paper
+  spi train --task ballcircle --algorithm spi-paper --output_dir outputs/paper
   spi train --task ballcircle --print-config
-  spi train --task ballcircle --algorithm.eta 0.3 --network.hidden_dims 128 128 --trackers tensorboard
+  spi train --task ballcircle --spi.eta 0.3 --network.hidden_dims 128 128 --trackers tensorboard
   spi train --config outputs/ballcircle-seed0/train_config.json --resume
   torchrun --nproc_per_node 2 scripts/train.py --task ballcircle
 
@@ -25,7 +25,7 @@ for bit.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi train`: its own, and those of the configuration."""
-    from spi_diffusers.config.layers import add_config_arguments
+    from spi_diffusers.commands.train_options import add_config_arguments
 
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument(
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; the exit code is 128 + N where signal N stopped it."""
-    from spi_diffusers.config.layers import config_from_arguments
+    from spi_diffusers.commands.train_options import config_from_arguments
 
     config = config_from_arguments(args)  # before the heavy imports: a typing error shows at once
     if args.print_config:

@@ -1,62 +1,86 @@
-"""Which algorithms there are, and the settings of each, as dataclasses that import nothing heavy."""
+"""Which algorithms there are, and the settings of each; imports nothing heavy."""
 
-import difflib
-import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from spi_diffusers.config.validation import check_range, check_types
+from pydantic import model_validator
 
-SPI_METHOD = "spi"
+from spi_diffusers.config.validation import (
+    Count,
+    Even,
+    Flag,
+    NotNegative,
+    Number,
+    Positive,
+    PositiveShare,
+    Share,
+    ShareBelowOne,
+    ShareBetween,
+    Sizes,
+    Whole,
+    settings,
+)
 
 
 @dataclass(frozen=True)
-class BaselineEntry:
-    """Where a baseline is.
+class AlgorithmEntry:
+    """Where an algorithm is.
 
     Attributes:
-        settings: Field of `TrainConfig` that holds its settings.
+        group: Field of `TrainConfig` with its settings.
         module: Module in `spi_diffusers.algorithms`.
         class_name: Its class there.
         safe_only: Trained on the episodes within the cost limit only.
     """
 
-    settings: str
+    group: str
     module: str
     class_name: str
     safe_only: bool = False
 
 
-BASELINES: dict[str, BaselineEntry] = {
-    "bc": BaselineEntry("bc", "bc", "BC"),
-    "bc-safe": BaselineEntry("bc", "bc", "BC", safe_only=True),
-    "bcq-lag": BaselineEntry("bcq_lag", "bcq_lag", "BCQLag"),
-    "bear-lag": BaselineEntry("bear_lag", "bear_lag", "BEARLag"),
-    "cpq": BaselineEntry("cpq", "cpq", "CPQ"),
-    "coptidice": BaselineEntry("coptidice", "coptidice", "COptiDICE"),
-    "diffusion-ql": BaselineEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
+#: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
+ALGORITHMS: dict[str, AlgorithmEntry] = {
+    "spi": AlgorithmEntry("spi", "spi", "SPI"),
+    "spi-paper": AlgorithmEntry("spi", "spi", "SPI"),
+    "spi-paper-no-safety": AlgorithmEntry("spi", "spi", "SPI"),
+    "spi-paper-no-reward": AlgorithmEntry("spi", "spi", "SPI"),
+    "bc": AlgorithmEntry("bc", "bc", "BC"),
+    "bc-safe": AlgorithmEntry("bc", "bc", "BC", safe_only=True),
+    "bcq-lag": AlgorithmEntry("bcq_lag", "bcq_lag", "BCQLag"),
+    "bear-lag": AlgorithmEntry("bear_lag", "bear_lag", "BEARLag"),
+    "cpq": AlgorithmEntry("cpq", "cpq", "CPQ"),
+    "coptidice": AlgorithmEntry("coptidice", "coptidice", "COptiDICE"),
+    "diffusion-ql": AlgorithmEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
 }
+#: The algorithms that are trained for one cost limit.
+BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.group != "spi"}
 
 
-def methods() -> list[str]:
-    """Names of all algorithms."""
-    return [SPI_METHOD, *BASELINES]
+def _check_noise_schedule(config: Any) -> Any:
+    """Refuse a VP noise schedule that does not exist, or that float32 cannot hold.
 
-
-def check_method(name: str) -> str:
-    """Let the name of an algorithm through.
+    Args:
+        config: Has `num_train_timesteps`, `beta_min` and `beta_max`.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: It cannot be used.
     """
-    if name not in methods():
-        close = difflib.get_close_matches(str(name), methods(), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ValueError(f"method {name!r} does not exist; {hint}There are {', '.join(methods())}.")
-    return name
+    steps, low, high = config.num_train_timesteps, config.beta_min, config.beta_max
+    if low >= high:
+        raise ValueError(f"the noise schedule needs beta_min < beta_max, got beta_min={low}, beta_max={high}")
+    # The last step's beta is 1 - exp(-this), which must not round to 1 in float32: it would divide by 0.
+    # All steps together leave exp(-(low + high) / 2) of the action's square, which must not round to 0.
+    exponent = low / steps + 0.5 * (high - low) * (2 * steps - 1) / steps**2
+    if exponent > 15.0 or (low + high) / 2 > 80.0:
+        raise ValueError(
+            f"beta_min and beta_max are too large for num_train_timesteps={steps}, got {low} and {high}: the "
+            "noise would leave nothing of the action in float32"
+        )
+    return config
 
 
-@dataclass
+@settings
 class CostRemapConfig:
     """Eq. 4, c' = 1 - f(c) with f(c) in [0, 1].
 
@@ -67,14 +91,10 @@ class CostRemapConfig:
     """
 
     kind: Literal["clip", "indicator", "scaled"] = "clip"
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_types(self, "cost_remap.")
-        check_range(self, "scale", above=True, prefix="cost_remap.")
+    scale: Positive = 1.0
 
 
-@dataclass
+@settings
 class SPIConfig:
     """SPI, its ablations, and preference-conditioned SPI.
 
@@ -104,81 +124,55 @@ class SPIConfig:
         ema_decay: Decay of the noise model's moving average (warmed up).
     """
 
-    conditioned: bool = True
-    eta: float = 0.5
-    mu: float | None = None
-    phi: float | None = None
-    gamma: float = 0.99
+    conditioned: Flag = True
+    eta: Share = 0.5
+    mu: Number | None = None
+    phi: Number | None = None
+    gamma: ShareBelowOne = 0.99
     guidance: Literal["one_step", "chain"] = "one_step"
     guidance_scale: Literal["std", "mean_abs", "none"] = "std"
     next_action: Literal["policy", "dataset"] = "policy"
     cost_remap: CostRemapConfig = field(default_factory=CostRemapConfig)
-    predict_cost: bool = True
-    imitation_share: float = 1.0
-    num_train_timesteps: int = 5
-    beta_min: float = 0.1
-    beta_max: float = 10.0
-    target_update_rate: float = 0.005
-    ema_decay: float = 0.995
+    predict_cost: Flag = True
+    imitation_share: PositiveShare = 1.0
+    num_train_timesteps: Count = 5
+    beta_min: Positive = 0.1
+    beta_max: Positive = 10.0
+    target_update_rate: PositiveShare = 0.005  # at 0, the targets would stay at their random start
+    ema_decay: Share = 0.995
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_range(self, "eta", "ema_decay", high=1.0)
-        if self.gamma == 1.0:
-            raise ValueError("gamma must be below 1: the critics' values would not be bounded.")
-        check_range(self, "gamma", high=1.0, below=True)
-        # At a rate of 0 the target critics would stay at their random start.
-        check_range(self, "target_update_rate", "imitation_share", high=1.0, above=True)
+    _schedule = model_validator(mode="after")(_check_noise_schedule)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if self.imitation_share < 1.0 and not self.conditioned:
             raise ValueError(
                 "imitation_share below 1 needs conditioned=true: which episodes are imitated depends on the "
-                "safety weight. Set imitation_share to 1 to imitate all of them."
+                "safety weight; set imitation_share to 1 to imitate all of them"
             )
-        check_noise_schedule(self)
         if self.cost_remap.kind == "scaled" and self.cost_remap.scale != 1.0 and not self.predict_cost:
             raise ValueError(
-                "cost_remap.scale needs predict_cost=true: without that head, the cost that safe extraction "
-                "compares with the limit comes from Q^c', which then counts in units of the scale."
+                "cost_remap.scale needs predict_cost=true: without that head, safe extraction takes the cost "
+                "from Q^c', which then counts in units of the scale"
             )
         if self.conditioned:
             if self.mu is not None or self.phi is not None:
                 raise ValueError(
                     "mu and phi are set by the safety weight when conditioned=true; set conditioned=false "
-                    "to train the paper's SPI with fixed weights."
+                    "to train the paper's SPI with fixed weights"
                 )
-            return
+            return self
         if self.mu is None or self.phi is None:
-            raise ValueError("conditioned=false needs mu and phi (Eq. 6), for example mu=0.25 phi=0.25.")
-        if not (min(self.mu, self.phi) >= 0 and abs(self.eta + self.mu + self.phi - 1.0) <= 1e-6):
+            raise ValueError("conditioned=false needs mu and phi (Eq. 6), for example mu=0.25 phi=0.25")
+        if min(self.mu, self.phi) < 0 or abs(self.eta + self.mu + self.phi - 1.0) > 1e-6:
             raise ValueError(
                 "eta + mu + phi must be 1 and none negative (Eq. 6), got "
-                f"eta={self.eta}, mu={self.mu}, phi={self.phi} (sum {self.eta + self.mu + self.phi})."
+                f"eta={self.eta}, mu={self.mu}, phi={self.phi}"
             )
+        return self
 
 
-def check_noise_schedule(config: Any) -> None:
-    """Refuse a VP noise schedule that does not exist, or that float32 cannot hold.
-
-    Args:
-        config: Has `num_train_timesteps`, `beta_min` and `beta_max`.
-    """
-    steps, low, high = config.num_train_timesteps, config.beta_min, config.beta_max
-    if steps < 1 or not 0 < low < high < math.inf:
-        raise ValueError(
-            "The noise schedule needs num_train_timesteps >= 1 and 0 < beta_min < beta_max, got "
-            f"{steps}, {low}, {high}."
-        )
-    # The last step's beta is 1 - exp(-this), which must not round to 1 in float32: it would divide by 0.
-    # All steps together leave exp(-(low + high) / 2) of the action's square, which must not round to 0.
-    exponent = low / steps + 0.5 * (high - low) * (2 * steps - 1) / steps**2
-    if exponent > 15.0 or (low + high) / 2 > 80.0:
-        raise ValueError(
-            f"beta_min and beta_max are too large for num_train_timesteps={steps}, got {low} and {high}: the "
-            "noise would leave nothing of the action in float32."
-        )
-
-
-@dataclass
+@settings
 class BCConfig:
     """Behaviour cloning; defaults: the DSRL benchmark's.
 
@@ -187,16 +181,11 @@ class BCConfig:
         learning_rate: Adam's at the start.
     """
 
-    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
-    learning_rate: float = 1e-3
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        self.hidden_dims = list(self.hidden_dims)
-        check_range(self, "learning_rate", above=True)
+    hidden_dims: Sizes = field(default_factory=lambda: [256, 256])
+    learning_rate: Positive = 1e-3
 
 
-@dataclass
+@settings
 class ConstrainedConfig:
     """Settings of a method with critics of reward and cost and an action VAE.
 
@@ -218,30 +207,20 @@ class ConstrainedConfig:
             next state is that of its costliest candidate; and the lower cost of twins is preferred.
     """
 
-    gamma: float = 0.99
-    target_update_rate: float = 0.005
-    learning_rate: float = 1e-3
-    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
-    critic_pairs: int = 2
-    vae_hidden_dim: int = 400
-    kl_weight: float = 0.5
-    num_candidates: int = 10
-    soft_clip_weight: float = 0.75
-    reward_scale: float = 0.1
-    benchmark_targets: bool = False
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        self.hidden_dims = list(self.hidden_dims)
-        check_range(self, "gamma", high=1.0, below=True)
-        check_range(self, "target_update_rate", high=1.0, above=True)  # at 0, targets would stay random
-        check_range(self, "soft_clip_weight", high=1.0)
-        check_range(self, "kl_weight")
-        check_range(self, "learning_rate", "reward_scale", above=True)
-        check_range(self, "critic_pairs", "vae_hidden_dim", "num_candidates", low=1)
+    gamma: ShareBelowOne = 0.99
+    target_update_rate: PositiveShare = 0.005
+    learning_rate: Positive = 1e-3
+    hidden_dims: Sizes = field(default_factory=lambda: [256, 256])
+    critic_pairs: Count = 2
+    vae_hidden_dim: Count = 400
+    kl_weight: NotNegative = 0.5
+    num_candidates: Count = 10
+    soft_clip_weight: Share = 0.75
+    reward_scale: Positive = 0.1
+    benchmark_targets: Flag = False
 
 
-@dataclass
+@settings
 class LagrangianConfig(ConstrainedConfig):
     """Settings of a batch-constrained method with a Lagrange multiplier.
 
@@ -254,18 +233,13 @@ class LagrangianConfig(ConstrainedConfig):
         derivative: K_D of the multiplier's PID controller.
     """
 
-    latent_clip: float = 0.5
-    proportional: float = 0.1
-    integral: float = 0.003
-    derivative: float = 0.001
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "proportional", "integral", "derivative")
-        check_range(self, "latent_clip", above=True)
+    latent_clip: Positive = 0.5
+    proportional: NotNegative = 0.1
+    integral: NotNegative = 0.003
+    derivative: NotNegative = 0.001
 
 
-@dataclass
+@settings
 class BCQLagConfig(LagrangianConfig):
     """BCQ (Fujimoto et al. 2019) with a Lagrange multiplier on the cost.
 
@@ -281,15 +255,11 @@ class BCQLagConfig(LagrangianConfig):
             benchmark's code does.
     """
 
-    max_perturbation: float = 0.05
+    max_perturbation: NotNegative = 0.05
     selection: Literal["reward", "lagrangian", "sample"] = "reward"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "max_perturbation")
 
-
-@dataclass
+@settings
 class BEARLagConfig(LagrangianConfig):
     """BEAR (Kumar et al. 2019) with a Lagrange multiplier on the cost.
 
@@ -306,21 +276,15 @@ class BEARLagConfig(LagrangianConfig):
     """
 
     kernel: Literal["gaussian", "laplacian"] = "gaussian"
-    mmd_sigma: float = 50.0
-    mmd_threshold: float = 0.05
-    mmd_samples: int = 10
-    alpha_learning_rate: float = 1e-3
+    mmd_sigma: Positive = 50.0
+    mmd_threshold: Positive = 0.05
+    mmd_samples: Count = 10
+    alpha_learning_rate: Positive = 1e-3
     alpha_optimizer: Literal["adam", "sgd"] = "adam"
-    support_updates: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "mmd_sigma", "mmd_threshold", "alpha_learning_rate", above=True)
-        check_range(self, "mmd_samples", low=1)
-        check_range(self, "support_updates")
+    support_updates: Whole = 0
 
 
-@dataclass
+@settings
 class CPQConfig(ConstrainedConfig):
     """CPQ (Xu, Zhan and Zhu 2022); `num_candidates` is the number of policy actions tested per state.
 
@@ -335,21 +299,16 @@ class CPQConfig(ConstrainedConfig):
         ood_cost_scale: What actions outside the data are to cost, in units of the largest discounted cost.
     """
 
-    critic_pairs: int = 1
-    soft_clip_weight: float = 1.0
-    actor_learning_rate: float = 1e-4
-    ood_penalty: bool = False
-    alpha_learning_rate: float = 1e-4
-    ood_quantile: float = 0.95
-    ood_cost_scale: float = 1.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "actor_learning_rate", "alpha_learning_rate", "ood_cost_scale", above=True)
-        check_range(self, "ood_quantile", high=1.0)
+    critic_pairs: Count = 1
+    soft_clip_weight: Share = 1.0
+    actor_learning_rate: Positive = 1e-4
+    ood_penalty: Flag = False
+    alpha_learning_rate: Positive = 1e-4
+    ood_quantile: Share = 0.95
+    ood_cost_scale: Positive = 1.5
 
 
-@dataclass
+@settings
 class COptiDICEConfig:
     """COptiDICE (Lee et al. 2022); defaults: the DSRL benchmark's, save where one says otherwise.
 
@@ -376,31 +335,21 @@ class COptiDICEConfig:
             observations, and its imitation loss that is not divided by the mean weight, are not taken over.
     """
 
-    gamma: float = 0.99
-    alpha: float = 0.5
-    cost_ub_epsilon: float = 0.01
-    reward_scale: float = 0.1
-    hidden_dims: list[int] = field(default_factory=lambda: [256, 256])
-    num_networks: int = 1
-    learning_rate: float = 1e-4
-    actor_learning_rate: float = 1e-4
-    multiplier_learning_rate: float = 1e-3
-    action_margin: float = 0.01
-    action_noise: float = 0.1
-    benchmark_targets: bool = False
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        self.hidden_dims = list(self.hidden_dims)
-        check_range(self, "gamma", high=1.0, below=True)
-        check_range(self, "action_margin", high=1.0, above=True, below=True)
-        check_range(self, "num_networks", low=1)
-        check_range(self, "cost_ub_epsilon", "action_noise")
-        rates = ("learning_rate", "actor_learning_rate", "multiplier_learning_rate")
-        check_range(self, "alpha", "reward_scale", *rates, above=True)
+    gamma: ShareBelowOne = 0.99
+    alpha: Positive = 0.5
+    cost_ub_epsilon: NotNegative = 0.01
+    reward_scale: Positive = 0.1
+    hidden_dims: Sizes = field(default_factory=lambda: [256, 256])
+    num_networks: Count = 1
+    learning_rate: Positive = 1e-4
+    actor_learning_rate: Positive = 1e-4
+    multiplier_learning_rate: Positive = 1e-3
+    action_margin: ShareBetween = 0.01
+    action_noise: NotNegative = 0.1
+    benchmark_targets: Flag = False
 
 
-@dataclass
+@settings
 class DiffusionQLConfig:
     """Diffusion-QL (Wang et al. 2023); defaults: its paper's for locomotion. It knows no cost.
 
@@ -422,31 +371,20 @@ class DiffusionQLConfig:
         num_candidates: Actions to choose from when acting, by a softmax over their values.
     """
 
-    q_weight: float = 1.0
-    gamma: float = 0.99
-    target_update_rate: float = 0.005
-    ema_decay: float = 0.995
-    ema_every: int = 5
-    ema_start: int = 1000
-    learning_rate: float = 3e-4
-    max_grad_norm: float = 10.0
-    hidden_dims: list[int] = field(default_factory=lambda: [256, 256, 256])
+    q_weight: NotNegative = 1.0
+    gamma: ShareBelowOne = 0.99
+    target_update_rate: PositiveShare = 0.005
+    ema_decay: Share = 0.995
+    ema_every: Count = 5
+    ema_start: Whole = 1000
+    learning_rate: Positive = 3e-4
+    max_grad_norm: NotNegative = 10.0
+    hidden_dims: Sizes = field(default_factory=lambda: [256, 256, 256])
     activation: Literal["silu", "mish", "gelu", "relu"] = "mish"
-    time_embed_dim: int = 16
-    num_train_timesteps: int = 5
-    beta_min: float = 0.1
-    beta_max: float = 10.0
-    num_candidates: int = 50
+    time_embed_dim: Even = 16
+    num_train_timesteps: Count = 5
+    beta_min: Positive = 0.1
+    beta_max: Positive = 10.0
+    num_candidates: Count = 50
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        self.hidden_dims = list(self.hidden_dims)
-        check_range(self, "target_update_rate", high=1.0, above=True)  # at 0, the target would stay random
-        check_range(self, "gamma", high=1.0, below=True)
-        check_range(self, "ema_decay", high=1.0)
-        check_range(self, "ema_every", "num_candidates", low=1)
-        check_range(self, "q_weight", "max_grad_norm", "ema_start")
-        check_range(self, "learning_rate", above=True)
-        check_noise_schedule(self)
-        if self.time_embed_dim < 2 or self.time_embed_dim % 2:
-            raise ValueError(f"time_embed_dim must be even and positive, got {self.time_embed_dim}.")
+    _schedule = model_validator(mode="after")(_check_noise_schedule)

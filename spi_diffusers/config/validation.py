@@ -1,11 +1,206 @@
-"""What all settings have in common: checks of their dataclasses, and flat names; imports nothing heavy."""
+"""The one validator of settings: dataclasses whose annotations say what a field takes; imports no torch.
 
+pydantic checks the fields, and the errors become `ConfigError`, one line that names the field, what was
+expected, and what came.
+"""
+
+import difflib
+import functools
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields, is_dataclass
 from numbers import Integral, Real
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+
+
+_NUMPY = BeforeValidator(_plain)  # np.int64(3) is a whole number too
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True, ge=0), _NUMPY]
+Count = Annotated[int, Field(strict=True, ge=1), _NUMPY]
+Even = Annotated[int, Field(strict=True, ge=2, multiple_of=2), _NUMPY]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), _NUMPY]
+Sizes = Annotated[list[Count], Field(min_length=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
+Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
+PositiveShare = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1)]
+ShareBelowOne = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1)]
+ShareBetween = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used; the message is one line that names the field.
+
+    Attributes:
+        name: Dotted name of the field; empty where a rule over several fields is broken.
+    """
+
+    def __init__(self, message: str, name: str = ""):
+        super().__init__(message)
+        self.name = name
+
+
+@dataclass_transform(field_specifiers=(field,))
+def settings(cls: type[T] | None = None, *, frozen: bool = False) -> Any:
+    """Make a class a dataclass that refuses bad fields with `ConfigError`."""
+    if cls is None:
+        return functools.partial(settings, frozen=frozen)
+    made: Any = dataclass(config=ConfigDict(extra="forbid"), frozen=frozen)(cls)
+    validate: Callable[..., None] = made.__init__
+
+    @functools.wraps(validate)
+    def __init__(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            validate(self, *values, **named)
+        except ValidationError as error:
+            names = [field.name for field in fields(made)]
+            raise _explain(error, made, dict(zip(names, values, strict=False)) | named) from None
+
+    made.__init__ = __init__
+    return made
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that an error ends with: "; did you mean X?", or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def short(value: Any) -> str:
+    """How messages show a value: at most 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """{"spi": {"eta": 1}} -> {"spi.eta": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+    return flat
+
+
+def leaf_types(cls: type, path: str = "") -> dict[str, Any]:
+    """The annotations of all fields of nested dataclasses, by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        leaves |= leaf_types(hint, f"{path}{name}.") if is_dataclass(hint) else {f"{path}{name}": hint}  # type: ignore[arg-type]
+    return leaves
+
+
+def unknown_field(name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a field that does not exist, with the nearest name."""
+    known = list(known)
+    hint = nearest(name, known)
+    if not hint:  # "eta" is for "spi.eta"
+        last = {key.rsplit(".", 1)[-1]: key for key in known}
+        close = difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1)
+        hint = f"; did you mean {last[close[0]]}?" if close else ""
+    return ConfigError(f"unknown setting {name}{hint}", name)
+
+
+def bad_value(name: str, hint: Any, value: Any) -> ConfigError:
+    """The error for a field that holds something else than it takes."""
+    expected = "a group of settings" if is_dataclass(hint) else describe(hint)
+    if isinstance(value, float) and not math.isfinite(value):
+        expected = expected.replace("number", "finite number")
+    kinds = [unwrap(part)[0] for part in union_parts(hint)]
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    message = f"{name} must be {expected}, got {short(value)}{nearest(str(value), choices)}"
+    if str in kinds and isinstance(value, bool | int | float):
+        message += "; put it in quotes"
+    return ConfigError(message, name)
+
+
+def describe(hint: Any) -> str:
+    """What a field takes, in words: "a whole number of at least 1 or null"."""
+    if len(parts := union_parts(hint)) > 1:
+        return " or ".join(describe(part) for part in parts)
+    kind, limits = unwrap(hint)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}" if len(get_args(kind)) > 1 else str(get_args(kind)[0])
+    if get_origin(kind) in (list, tuple):
+        several = "a list of at least one item, each" if limits else "a list, each"
+        return f"{several} {describe(get_args(kind)[0])}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return _bounded(names[kind], limits)
+
+
+def _bounded(noun: str, limits: Mapping[str, Any]) -> str:
+    if limits.get("multiple_of") == 2:
+        noun = noun.replace("a whole", "an even")
+    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    if low is None:
+        return noun
+    if high is not None:
+        return f"{noun} in {'(' if 'gt' in limits else '['}{low}, {high}{')' if 'lt' in limits else ']'}"
+    if "gt" in limits:
+        return noun.replace("a ", "a positive ") if low == 0 else f"{noun} above {low}"
+    return f"{noun} of at least {low}"
+
+
+def unwrap(hint: Any) -> tuple[Any, dict[str, Any]]:
+    """An annotation without what `Annotated` adds, and its limits by name."""
+    if get_origin(hint) is not Annotated:
+        return hint, {}
+    kind, *extras = get_args(hint)
+    found = [limit for extra in extras for limit in getattr(extra, "metadata", ())]
+    names = ("ge", "gt", "le", "lt", "multiple_of", "min_length")
+    return kind, {name: getattr(limit, name) for limit in found for name in names if hasattr(limit, name)}
+
+
+def union_parts(hint: Any) -> tuple[Any, ...]:
+    """The choices of a union; an annotation of another kind alone."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _explain(error: ValidationError, cls: Any, given: Any) -> ValueError:
+    """The error of our own that says what pydantic found first."""
+    first = error.errors(include_url=False)[0]
+    path: list[str] = []
+    hint = cls
+    for part in first["loc"]:
+        if not is_dataclass(hint):  # an item of a list or one choice of several: the whole field is shown
+            break
+        hints = get_type_hints(hint, include_extras=True)
+        path.append(fields(hint)[part].name if isinstance(part, int) else part)
+        hint = hints.get(path[-1])
+    name = ".".join(path)
+    cause = first.get("ctx", {}).get("error")
+    if type(cause) is ValueError:  # a rule of ours is broken: of one field, or of several in a group
+        of_group = is_dataclass(hint)
+        return ConfigError(f"{name}: {cause}" if of_group and path else str(cause), "" if of_group else name)
+    if cause is not None:
+        return cause
+    if hint is None:
+        return unknown_field(name, leaf_types(cls))
+    for key in path:
+        given = given[key] if isinstance(given, Mapping) else getattr(given, key)
+    return bad_value(name, hint, given)
+
+
+# ---- until the settings of collections are checked like the others
 
 
 def check_types(settings: Any, prefix: str = "") -> None:
@@ -22,14 +217,14 @@ def check_types(settings: Any, prefix: str = "") -> None:
         ValueError: Naming the field.
     """
     hints = get_type_hints(type(settings))
-    for field in fields(settings):
-        value, options = getattr(settings, field.name), _options(hints[field.name])
+    for one in fields(settings):
+        value, options = getattr(settings, one.name), _options(hints[one.name])
         if value is None and NoneType in options:
             continue
         kind = next(option for option in options if option is not NoneType)
         expected = _expected(kind, value)
         if expected:
-            raise ValueError(f"{prefix}{field.name} must be {expected}, got {value!r}.")
+            raise ValueError(f"{prefix}{one.name} must be {expected}, got {value!r}.")
 
 
 def check_range(
@@ -66,14 +261,6 @@ def check_range(
             bounds = "be positive" if above and low == 0 else f"be {'above' if above else 'at least'} {low:g}"
             bounds += "" if math.isfinite(value) else " and finite"
         raise ValueError(f"{prefix}{name} must {bounds}, got {value!r}.")
-
-
-def flatten(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """{"algorithm": {"eta": 1}} -> {"algorithm.eta": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
-    return flat
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -9,8 +9,9 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import Algorithm, BaselineTraining, PolicySizes
 from spi_diffusers.algorithms.registry import baseline_class
 from spi_diffusers.algorithms.spi import SPI
-from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
-from spi_diffusers.config.train import ConfigError, TrainConfig
+from spi_diffusers.config.algorithms import ALGORITHMS
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
@@ -37,17 +38,17 @@ def training_episodes(
     Raises:
         DatasetError: No episode is within the limit.
     """
-    if config.method == SPI_METHOD or not BASELINES[config.method].safe_only:
+    if not ALGORITHMS[config.algorithm].safe_only:
         return dataset
     if isinstance(dataset, StreamedDataset):
-        raise ConfigError(f"{dataset.source} is streamed, but {config.method} trains on data in memory.")
+        raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
     assert config.cost_limit is not None  # the configuration sees to it
     within = dataset.episodes.cost_return <= config.cost_limit
     if not bool(within.any()):
         least = float(dataset.episodes.cost_return.min())
         raise DatasetError(
             f"{dataset.source}: no episode is within cost_limit={config.cost_limit:g}, the least costly one "
-            f"has {least:g}; {config.method} has nothing to imitate."
+            f"has {least:g}; {config.algorithm} has nothing to imitate."
         )
     return dataset.select_episodes(within)
 
@@ -85,17 +86,17 @@ def build_sampler(
         "rank": rank,
         "world_size": world_size,
     }
-    if config.method != SPI_METHOD:
+    if config.group != "spi":
         if isinstance(dataset, StreamedDataset):
-            raise ConfigError(f"{dataset.source} is streamed, but {config.method} trains on data in memory.")
-        shapes = baseline_class(config.method).noise_shapes(
+            raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
+        shapes = baseline_class(config.algorithm).noise_shapes(
             config.settings, config.batch_size, dataset.action_dim
         )
         return BaselineSampler(dataset, normalizer, shapes, **options)
     if isinstance(dataset, StreamedDataset):
         size = config.shuffle_buffer
-        return StreamingSampler(dataset, normalizer, config.algorithm, buffer_size=size, **options)
-    return TransitionSampler(dataset, normalizer, config.algorithm, **options)
+        return StreamingSampler(dataset, normalizer, config.spi, buffer_size=size, **options)
+    return TransitionSampler(dataset, normalizer, config.spi, **options)
 
 
 def build_algorithm(
@@ -119,9 +120,9 @@ def build_algorithm(
         The algorithm. Its initial weights depend on the seed alone; the caller's random state is untouched.
     """
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
-    if config.method != SPI_METHOD:
+    if config.group != "spi":
         return _build_baseline(config, dataset, device, dtype, reduce_gradients)
-    network, algorithm = config.network, config.algorithm
+    network, algorithm = config.network, config.spi
     shared = {
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
@@ -169,7 +170,7 @@ def _build_baseline(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return BaselineTraining(
-            baseline_class(config.method)(
+            baseline_class(config.algorithm)(
                 config.settings, sizes, dtype=dtype, reduce_gradients=reduce_gradients, device=device
             )
         )

@@ -7,8 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.config.algorithms import SPI_METHOD
-from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -23,24 +21,13 @@ from spi_diffusers.training.trainer import Trainer
 CALIBRATION_TRANSITIONS = 200_000
 
 
-def algorithm_name(config: TrainConfig) -> str:
-    """What results call it: "spi", "spi-paper" and its ablations for fixed weights, or a baseline's name."""
-    if config.method != SPI_METHOD:
-        return config.method
-    if config.algorithm.conditioned:
-        return "spi"
-    if config.algorithm.phi == 0:
-        return "spi-paper-no-safety"
-    return "spi-paper-no-reward" if config.algorithm.mu == 0 else "spi-paper"
-
-
 def train_info(trainer: Trainer) -> dict[str, Any]:
     """Where the weights come from, in the words of the results file (`EvaluationEntry`)."""
     dataset = {"id": trainer.dataset.source, "sha256": trainer.dataset.sha256}
     if trainer.config.revision:
         dataset["revision"] = trainer.config.revision
     return {
-        "algorithm": algorithm_name(trainer.config),
+        "algorithm": trainer.config.algorithm,
         "train_seed": trainer.config.seed,
         "updates": trainer.step,
         "train_seconds": trainer.seconds,
@@ -59,11 +46,11 @@ def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipelin
 def _assemble(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
     task, config = trainer.dataset.task, trainer.config
     steps = task.max_episode_steps if task else int(trainer.dataset.episodes.length.max())
-    if config.method != SPI_METHOD:
+    if config.group != "spi":
         assert config.cost_limit is not None  # the configuration sees to it
         return BaselinePolicyPipeline(
             **trainer.export(),
-            algorithm=config.method,
+            algorithm=config.algorithm,
             cost_limit=config.cost_limit,
             task=task.name if task else None,
             max_episode_steps=steps,
@@ -74,7 +61,7 @@ def _assemble(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
         **trainer.export(),
         task=task.name if task else None,
         max_episode_steps=steps,
-        gamma=trainer.config.algorithm.gamma,
+        gamma=trainer.config.spi.gamma,
         budget_reserve=trainer.config.budget_reserve,
         reserve_decay=trainer.config.reserve_decay,
         selection=trainer.config.selection,
@@ -99,7 +86,7 @@ def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progres
 def is_saved(trainer: Trainer, folder: str | Path) -> bool:
     """Whether a folder holds the whole policy of this training already, as the settings now ask for it."""
     folder = Path(folder)
-    is_spi = trainer.config.method == SPI_METHOD
+    is_spi = trainer.config.group == "spi"
     try:
         check_policy_folder(str(folder), SPIPolicyPipeline if is_spi else BaselinePolicyPipeline)
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
@@ -133,7 +120,7 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
         OSError: The disk is full or cannot be written; what was there is intact.
     """
     pipeline, config = make_pipeline(trainer), trainer.config
-    if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.algorithm.predict_cost:
+    if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.spi.predict_cost:
         report = calibrate_pipeline(pipeline, trainer, progress=progress)
         record = pipeline.training_record
         assert record is not None  # made just now

@@ -21,10 +21,9 @@ from spi_diffusers.files import (
 
 logger = logging.getLogger(__name__)
 
-#: Settings that do not change the result. The data counts by its content, not by where it lies; the preset by
-#: the settings it led to.
+#: Settings that do not change the result. The data counts by its content, not by where it lies.
 WITHOUT_EFFECT = {
-    *("dataset", "revision", "preset", "output_dir", "resume", "device", "threads", "overlap"),
+    *("dataset", "revision", "output_dir", "resume", "device", "threads", "overlap"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
 }
 #: Settings that do not change what is learned, so a resumed run may change them: also those of the policy

@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from spi_diffusers.config.algorithms import SPI_METHOD
-from spi_diffusers.config.train import ConfigError, TrainConfig
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
 
 #: Which extra of this package installs a tracker.
 _TRACKER_EXTRAS = {"tensorboard": "tracking", "trackio": "trackio", "wandb": "wandb"}
@@ -59,9 +59,9 @@ def resolve_overlap(config: TrainConfig, num_processes: int, device: torch.devic
     Raises:
         ConfigError: It is asked for where it cannot be had.
     """
-    if config.method != SPI_METHOD:
+    if config.group != "spi":
         if config.overlap is True:
-            raise ConfigError(f"overlap=true has no effect on {config.method}. Leave it at auto.")
+            raise ConfigError(f"overlap=true has no effect on {config.algorithm}. Leave it at auto.")
         return False  # nothing to run side by side
     possible = num_processes == 1 and device.type == "cpu"
     if config.overlap == "auto":

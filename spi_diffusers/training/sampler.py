@@ -227,7 +227,7 @@ class TransitionSampler(UpdateSampler):
         if len(rows) == 0:
             raise DatasetError(
                 f"{dataset.source}: no transition has a recorded next action (all episodes are one step "
-                "long and truncated), so algorithm.next_action=dataset cannot be used."
+                "long and truncated), so spi.next_action=dataset cannot be used."
             )
         return next_action, rows
 

@@ -169,7 +169,7 @@ class StreamingSampler(UpdateSampler):
             if self._empty_buffers > len(self._pieces):
                 raise DatasetError(
                     f"{self._dataset.source}: no transition has a recorded next action (all episodes are one "
-                    "step long and truncated), so algorithm.next_action=dataset cannot be used."
+                    "step long and truncated), so spi.next_action=dataset cannot be used."
                 )
         return self._buffer
 

@@ -18,8 +18,8 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.base import Inputs
-from spi_diffusers.config.algorithms import BASELINES, SPI_METHOD
-from spi_diffusers.config.train import ConfigError, TrainConfig
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
@@ -288,7 +288,7 @@ class Trainer:
     def _diverged(self, what: str) -> TrainingDivergedError:
         steps = self.checkpoints.steps()
         kept = f"The checkpoint of step {steps[-1]} is intact." if steps else "No checkpoint was made."
-        group = None if self.config.method == SPI_METHOD else BASELINES[self.config.method].settings
+        group = None if self.config.group == "spi" else self.config.group
         if group is None:
             advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
         else:

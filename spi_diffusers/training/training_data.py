@@ -8,7 +8,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from spi_diffusers.config.algorithms import SPI_METHOD
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
@@ -60,11 +59,11 @@ def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
             return decided
     copies = accelerator.num_processes
     too_large = exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies)
-    if too_large and config.method != SPI_METHOD:
+    if too_large and config.group != "spi":
         logger.warning(
             "The data would take more than half of the available memory; it is loaded all the same, as %s "
             "cannot stream it.",
-            config.method,
+            config.algorithm,
         )
         return False
     if too_large:

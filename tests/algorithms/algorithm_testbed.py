@@ -104,7 +104,7 @@ class Trained:
 
 def train(
     world: World,
-    method: str,
+    name: str,
     settings: Mapping[str, Any],
     *,
     updates: int,
@@ -116,14 +116,14 @@ def train(
 
     Args:
         world: What it learns from.
-        method: Name in the registry.
+        name: Its name.
         settings: Of the algorithm, and of the run, as `make_train_config` takes them.
         updates: Number of updates.
         cost_limit: Of a baseline.
         evaluate_every: Updates between two exact evaluations of a baseline's policy; None for none.
         seed: Of initial weights and batches.
     """
-    run = {"dataset": "memory", "method": method, "updates": updates, "seed": seed, "batch_size": 128}
+    run = {"dataset": "memory", "algorithm": name, "updates": updates, "seed": seed, "batch_size": 128}
     if cost_limit is not None:
         run["cost_limit"] = cost_limit
     config = make_train_config({**run, "mixed_precision": "no", "lr_schedule": "constant", **settings})

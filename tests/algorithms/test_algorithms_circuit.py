@@ -35,7 +35,7 @@ LAGRANGIAN = {**CONSTRAINED, "proportional": 0.0, "integral": 2e-4, "derivative"
 # by a good part of their spread, and its latents are clipped.
 LAGRANGIAN |= {"kl_weight": 0.1, "latent_clip": 3.0}
 
-#: Settings of each method, by the name of its group in `TrainConfig`. A new method needs a line here, and its
+#: Settings of each algorithm, by the name of its group in `TrainConfig`. A new one needs a line here, and its
 #: name in the tests of what it promises.
 SETTINGS = {
     "bc": ("bc", {"hidden_dims": [64, 64]}),
@@ -66,10 +66,12 @@ SETTINGS = {
 }
 
 
-def trained(method: str, cost_limit: float, updates: int, changes: dict | None = None, **options) -> Trained:
-    group, settings = SETTINGS[method]
+def trained(
+    algorithm: str, cost_limit: float, updates: int, changes: dict | None = None, **options
+) -> Trained:
+    group, settings = SETTINGS[algorithm]
     named = {f"{group}.{name}": value for name, value in (settings | (changes or {})).items()}
-    return train(WORLD, method, named, updates=updates, cost_limit=cost_limit, **options)
+    return train(WORLD, algorithm, named, updates=updates, cost_limit=cost_limit, **options)
 
 
 def around(cost_limit: float) -> Neighbours:
@@ -94,16 +96,18 @@ def assert_kept_on_average(made: Trained, cost_limit: float) -> None:
     assert reward >= limit.within.reward - limit.slack_reward
 
 
-@pytest.mark.parametrize(("method", "cost_limit"), [("bc", TIGHT), ("bc-safe", MIDDLE), ("bc-safe", LOOSE)])
-def test_cloning_makes_the_mean_action_of_the_episodes_it_may_imitate(method, cost_limit):
+@pytest.mark.parametrize(
+    ("algorithm", "cost_limit"), [("bc", TIGHT), ("bc-safe", MIDDLE), ("bc-safe", LOOSE)]
+)
+def test_cloning_makes_the_mean_action_of_the_episodes_it_may_imitate(algorithm, cost_limit):
     """Moves are in proportion to the action's size, so a mean action makes (nearly) the behaviour's moves.
 
     A mean over a batch's share of a state, about 10 actions with a deviation of 1/2, is 0.15 off; the last
     steps average over a few batches.
     """
-    made = trained(method, cost_limit, updates=600)
+    made = trained(algorithm, cost_limit, updates=600)
     episodes = WORLD.data.episodes.cost_return
-    expected = len(episodes) if method == "bc" else int((episodes <= cost_limit).sum())
+    expected = len(episodes) if algorithm == "bc" else int((episodes <= cost_limit).sum())
     assert len(made.learned_from.episodes) == expected
     actions = made.act(torch.from_numpy(WORLD.observations), torch.Generator()).numpy()
     mean = WORLD.mean_actions(made.learned_from)
@@ -132,23 +136,23 @@ def test_diffusion_ql_finds_the_unconstrained_optimum():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["bcq-lag", "bear-lag", "cpq"])
-def test_a_loose_limit_changes_nothing(method):
-    values, optimum = play(trained(method, LOOSE, updates=1500)), around(LOOSE)
+@pytest.mark.parametrize("algorithm", ["bcq-lag", "bear-lag", "cpq"])
+def test_a_loose_limit_changes_nothing(algorithm):
+    values, optimum = play(trained(algorithm, LOOSE, updates=1500)), around(LOOSE)
     assert optimum.beyond is None
     assert values.reward >= optimum.within.reward - optimum.slack_reward
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cost_limit", [TIGHT, MIDDLE])
-@pytest.mark.parametrize("method", ["bcq-lag", "bear-lag"])
-def test_a_multiplier_keeps_the_limit_on_average(method, cost_limit):
+@pytest.mark.parametrize("algorithm", ["bcq-lag", "bear-lag"])
+def test_a_multiplier_keeps_the_limit_on_average(algorithm, cost_limit):
     """The Lagrangian's best policy is deterministic: it switches, or stays where both are equal.
 
     So the mean over the last updates is what can be asked to keep the limit, and to earn no less than the
     best deterministic policy within it.
     """
-    assert_kept_on_average(trained(method, cost_limit, updates=3000, evaluate_every=50), cost_limit)
+    assert_kept_on_average(trained(algorithm, cost_limit, updates=3000, evaluate_every=50), cost_limit)
 
 
 @pytest.mark.slow

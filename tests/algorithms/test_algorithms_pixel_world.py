@@ -17,7 +17,7 @@ LIMIT = 1.0
 NETWORK = {"hidden_dims": [64, 64], "gamma": GAMMA, "target_update_rate": 0.05}
 CONSTRAINED = {**NETWORK, "vae_hidden_dim": 64, "reward_scale": 1.0, "critic_pairs": 1, "num_candidates": 20}
 LAGRANGIAN = {**CONSTRAINED, "latent_clip": 3.0}
-#: Settings of each method that learns values, by the name of its group in `TrainConfig`.
+#: Settings of each algorithm that learns values, by the name of its group in `TrainConfig`.
 SETTINGS = {
     "diffusion-ql": (
         "diffusion_ql",
@@ -53,10 +53,10 @@ def pixel_world(*behaviours: str, episodes: int) -> World:
     return World(mdp, table.observations(), pixel_moves, data)
 
 
-def trained(world: World, method: str, cost_limit: float, updates: int) -> Trained:
-    group, settings = SETTINGS[method]
+def trained(world: World, algorithm: str, cost_limit: float, updates: int) -> Trained:
+    group, settings = SETTINGS[algorithm]
     named = {f"{group}.{name}": value for name, value in settings.items()}
-    return train(world, method, named, updates=updates, cost_limit=cost_limit)
+    return train(world, algorithm, named, updates=updates, cost_limit=cost_limit)
 
 
 def assert_at_the_goal(values: Values) -> None:
@@ -66,11 +66,11 @@ def assert_at_the_goal(values: Values) -> None:
     assert values.cost <= GAMMA**COLUMNS / 20
 
 
-@pytest.mark.parametrize(("method", "falls"), [("bc", True), ("bc-safe", False)])
-def test_cloning_follows_the_majority_of_what_it_may_imitate(method, falls):
+@pytest.mark.parametrize(("algorithm", "falls"), [("bc", True), ("bc-safe", False)])
+def test_cloning_follows_the_majority_of_what_it_may_imitate(algorithm, falls):
     """Two episodes of three walk into the trap; of the episodes that cost nothing none does."""
     world = pixel_world("white", "white", "safe", episodes=60)
-    made = train(world, method, {"bc.hidden_dims": [64, 64]}, updates=500, cost_limit=0.0)
+    made = train(world, algorithm, {"bc.hidden_dims": [64, 64]}, updates=500, cost_limit=0.0)
     values = evaluate(world.mdp, world.play(made.act))
     if falls:
         assert (values.reward, values.cost) == pytest.approx((0.0, GAMMA**COLUMNS))
@@ -80,11 +80,11 @@ def test_cloning_follows_the_majority_of_what_it_may_imitate(method, falls):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", list(SETTINGS))
-def test_learning_values_leads_to_the_goal_though_most_of_the_data_does_not(method):
-    """The trap earns nothing, so even a method without a cost avoids it."""
+@pytest.mark.parametrize("algorithm", list(SETTINGS))
+def test_learning_values_leads_to_the_goal_though_most_of_the_data_does_not(algorithm):
+    """The trap earns nothing, so even a algorithm without a cost avoids it."""
     world = pixel_world(*MOSTLY_RANDOM, episodes=200)
-    made = trained(world, method, LIMIT, updates=1200)
+    made = trained(world, algorithm, LIMIT, updates=1200)
     assert_at_the_goal(evaluate(world.mdp, world.play(made.act)))
 
 
@@ -104,11 +104,11 @@ def test_cpq_sees_that_a_limit_of_every_step_cannot_be_broken():
 def test_spi_extracts_the_way_to_the_goal():
     world = pixel_world(*MOSTLY_RANDOM, episodes=200)
     settings = {
-        "algorithm.gamma": GAMMA,
-        "algorithm.eta": 0.1,
-        "algorithm.target_update_rate": 0.05,
-        "algorithm.ema_decay": 0.99,
-        "algorithm.imitation_share": 0.25,
+        "spi.gamma": GAMMA,
+        "spi.eta": 0.1,
+        "spi.target_update_rate": 0.05,
+        "spi.ema_decay": 0.99,
+        "spi.imitation_share": 0.25,
         "network.hidden_dims": [64, 64],
         "learning_rate": 3e-3,
         "lr_schedule": "cosine",

@@ -21,12 +21,12 @@ PURE = [episode_sums(EPISODE, policy, STEPS) for policy in deterministic_policie
 @pytest.fixture(scope="module")
 def pipeline():
     settings = {
-        "algorithm.gamma": GAMMA,
+        "spi.gamma": GAMMA,
         # Values count ten times as much as imitation: the optimum is the theory's where that does not count.
-        "algorithm.eta": 0.1,
-        "algorithm.target_update_rate": 0.05,
-        "algorithm.ema_decay": 0.99,
-        "algorithm.imitation_share": 0.25,
+        "spi.eta": 0.1,
+        "spi.target_update_rate": 0.05,
+        "spi.ema_decay": 0.99,
+        "spi.imitation_share": 0.25,
         "network.hidden_dims": [64, 64],
         "learning_rate": 3e-3,
         "lr_schedule": "cosine",

@@ -101,7 +101,7 @@ def test_baselines_train_at_least_as_long_as_spi_by_the_committed_measurement():
     enough = {row["algorithm"]: row["updates_as_long_as_spi"] for row in measured["results"]}
     for name in BASELINES:
         assert (
-            make_train_config({"task": "ballcircle", "preset": name, "cost_limit": 10.0}).updates
+            make_train_config({"task": "ballcircle", "algorithm": name, "cost_limit": 10.0}).updates
             >= enough[name]
         ), name
     assert measured["settings"]["spi_updates"] == make_train_config({"task": "ballcircle"}).updates

@@ -86,12 +86,13 @@ def test_settings_of_every_cell_make_a_configuration(suite):
     for cell in make_cells([suite], tasks=["ballcircle", "antvelocity"], seeds=[3]):
         config = make_train_config(cell.settings)
         assert config.seed == 3
-        weights = (config.algorithm.mu, config.algorithm.phi)
+        weights = (config.spi.mu, config.spi.phi)
         if cell.algorithm == "spi-paper-no-safety":
             assert weights == (0.5, 0.0)
         if cell.algorithm == "spi-paper-no-reward":
             assert weights == (0.0, 0.5)
-        assert config.method == (cell.algorithm if cell.algorithm in BASELINES else "spi")
+        drawn = suite == "sensitivity"
+        assert config.algorithm == ("spi-paper" if drawn else cell.algorithm)
         assert Cell.from_dict(cell.to_dict()) == cell
 
 

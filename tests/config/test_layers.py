@@ -3,19 +3,16 @@ import json
 import math
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
-from spi_diffusers.config.algorithms import SPIConfig
-from spi_diffusers.config.layers import (
-    add_config_arguments,
-    config_from_arguments,
-    list_presets,
-    make_train_config,
-    restore_train_config,
-)
-from spi_diffusers.config.train import ConfigError, NetworkConfig, TrainConfig
-from spi_diffusers.data.tasks import UnknownTaskError
+from spi_diffusers.commands.train_options import add_config_arguments, config_from_arguments
+from spi_diffusers.config.algorithms import ALGORITHMS, SPIConfig
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.config.train import NetworkConfig, TrainConfig
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError
 
 
 def parse(*arguments):
@@ -58,7 +55,10 @@ def test_a_bad_value_is_refused_and_its_field_named(field, value):
 
 @pytest.mark.parametrize("sizes", [[], [0], [32, -1], 32, [True], ["32"]])
 def test_bad_network_sizes_are_refused(sizes):
-    with pytest.raises(ConfigError, match=r"network\.hidden_dims"):
+    with pytest.raises(
+        ConfigError,
+        match=r"hidden_dims must be a list of at least one item, each a whole number of at least 1",
+    ):
         NetworkConfig(hidden_dims=sizes)
 
 
@@ -82,7 +82,7 @@ def test_a_config_of_a_folder_trains_without_a_task_of_dsrls(tmp_path):
     assert (config.task, config.output_dir) == ("robot", "outputs/robot-seed0")
     assert make_train_config(config.to_dict()) == config
     with pytest.raises(ConfigError, match="bc without a DSRL task needs the cost_limit"):
-        make_train_config(settings | {"method": "bc"})
+        make_train_config(settings | {"algorithm": "bc"})
     with pytest.raises(UnknownTaskError, match="unknown task 'robot'"):
         make_train_config({"task": "robot", "dataset": "data/mine.npz"})
 
@@ -99,39 +99,67 @@ def test_a_preset_that_a_complete_config_file_leaves_nothing_of_is_refused(tmp_p
     whole = tmp_path / "train_config.json"
     whole.write_text(json.dumps(parse("--task", "ballcircle").to_dict()))
     with pytest.raises(
-        ConfigError, match=r"preset paper.yaml has no effect: .*train_config.json comes after"
+        ConfigError, match=r"preset algorithms/spi-paper.yaml has no effect: .*train_config.json comes after"
     ):
-        parse("--preset", "paper", "--config", str(whole))
+        parse("--algorithm", "spi-paper", "--config", str(whole))
     part = tmp_path / "part.yaml"
-    part.write_text("algorithm: {eta: 0.3, mu: 0.3, phi: 0.4}")
-    assert not parse("--task", "ballcircle", "--preset", "paper", "--config", str(part)).algorithm.conditioned
-    whole.write_text(json.dumps(parse("--task", "ballcircle", "--preset", "paper").to_dict()))
-    assert parse("--preset", "paper", "--config", str(whole)).preset == "paper"  # a run started again
+    part.write_text("spi: {eta: 0.3, mu: 0.3, phi: 0.4}")
+    assert not parse(
+        "--task", "ballcircle", "--algorithm", "spi-paper", "--config", str(part)
+    ).spi.conditioned
+    whole.write_text(json.dumps(parse("--task", "ballcircle", "--algorithm", "spi-paper").to_dict()))
+    assert (
+        parse("--algorithm", "spi-paper", "--config", str(whole)).algorithm == "spi-paper"
+    )  # a run started again
 
 
 def test_layers_override_each_other_in_order(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("task: ballcircle\nlearning_rate: 2e-3\nseed: 5\nalgorithm: {gamma: 0.9}\n")
+    file.write_text("task: ballcircle\nlearning_rate: 2e-3\nseed: 5\nspi: {gamma: 0.9}\n")
     assert TrainConfig(task="ballcircle").learning_rate == 3e-4  # the dataclass
     assert parse("--task", "swimmervelocity").learning_rate == 6e-4  # presets/default.yaml
     assert parse("--task", "swimmervelocity").updates == 20_000
-    assert parse("--task", "ballcircle").updates == 15_000  # presets/ballcircle.yaml
+    assert parse("--task", "ballcircle").updates == 15_000  # presets/tasks/ballcircle.yaml
     assert parse("--config", str(file)).learning_rate == 2e-3
-    config = parse("--config", str(file), "--seed", "7", "--algorithm.eta", "0.4")
-    assert (config.learning_rate, config.seed, config.algorithm.gamma) == (2e-3, 7, 0.9)
-    assert (config.algorithm.eta, config.algorithm.ema_decay, config.updates) == (0.4, 0.99, 15_000)
+    config = parse("--config", str(file), "--seed", "7", "--spi.eta", "0.4")
+    assert (config.learning_rate, config.seed, config.spi.gamma) == (2e-3, 7, 0.9)
+    assert (config.spi.eta, config.spi.ema_decay, config.updates) == (0.4, 0.99, 15_000)
 
 
-def test_every_preset_can_be_used():
-    assert {"default", "ballcircle", "paper", "paper-no-safety", "paper-no-reward"} <= set(list_presets())
-    weights = {}
-    for preset in list_presets():
-        algorithm = parse("--task", "ballcircle", "--preset", preset).algorithm
-        weights[preset] = (algorithm.conditioned, algorithm.eta, algorithm.mu, algorithm.phi)
-    assert weights["ballcircle"] == (True, 0.3, None, None)
-    assert weights["paper"] == (False, 0.5, 0.25, 0.25)
-    assert weights["paper-no-safety"] == (False, 0.5, 0.5, 0.0)
-    assert weights["paper-no-reward"] == (False, 0.5, 0.0, 0.5)
+def test_every_preset_is_of_a_task_or_an_algorithm_and_can_be_used():
+    folder = resources.files("spi_diffusers.config") / "presets"
+    names = {
+        kind: {file.name.removesuffix(".yaml") for file in (folder / kind).iterdir()}
+        for kind in ("tasks", "algorithms")
+    }
+    assert names["tasks"] <= {task.short_name for task in TASKS.values()}
+    assert names["algorithms"] == ALGORITHMS.keys() - {"spi"}  # the defaults are SPI's
+    for task in names["tasks"]:
+        for algorithm in ALGORITHMS:
+            config = parse("--task", task, "--algorithm", algorithm)
+            assert config.algorithm == algorithm
+            assert config.output_dir == f"outputs/{task}{'' if algorithm == 'spi' else f'-{algorithm}'}-seed0"
+    weights = {
+        name: (spi.conditioned, spi.eta, spi.mu, spi.phi)
+        for name in ALGORITHMS
+        if (spi := parse("--task", "ballcircle", "--algorithm", name).spi) and name.startswith("spi")
+    }
+    assert weights == {
+        "spi": (True, 0.3, None, None),
+        "spi-paper": (False, 0.5, 0.25, 0.25),
+        "spi-paper-no-safety": (False, 0.5, 0.5, 0.0),
+        "spi-paper-no-reward": (False, 0.5, 0.0, 0.5),
+    }
+
+
+def test_an_algorithm_is_called_what_it_is():
+    with pytest.raises(
+        ConfigError, match="algorithm=spi with conditioned=false: that is algorithm=spi-paper"
+    ):
+        parse(
+            *("--task", "ballcircle", "--spi.conditioned", "false", "--spi.imitation-share", "1"),
+            *("--spi.eta", "0.5", "--spi.mu", "0.25", "--spi.phi", "0.25"),
+        )
 
 
 def test_command_line_forms():
@@ -149,7 +177,9 @@ def test_command_line_forms():
 
 
 def test_the_saved_config_is_read_back_the_same(tmp_path):
-    config = parse("--task", "ballcircle", "--preset", "paper", "--mixed_precision", "no", "--threads", "2")
+    config = parse(
+        "--task", "ballcircle", "--algorithm", "spi-paper", "--mixed_precision", "no", "--threads", "2"
+    )
     file = tmp_path / "train_config.json"
     file.write_text(json.dumps(config.to_dict()))
     assert parse("--config", str(file)) == config
@@ -157,13 +187,13 @@ def test_the_saved_config_is_read_back_the_same(tmp_path):
 
 def test_a_setting_that_did_not_exist_is_restored_at_its_default_not_the_presets():
     saved = make_train_config({"task": "halfcheetahvelocity"}).to_dict()
-    assert restore_train_config(saved).to_dict() == saved
-    assert (saved.pop("reserve_decay"), saved["algorithm"].pop("eta")) == (0.5, 0.7)
-    restored = restore_train_config(saved)
-    assert (restored.reserve_decay, restored.algorithm.eta) == (0.0, SPIConfig().eta)
+    assert TrainConfig(**saved).to_dict() == saved
+    assert (saved.pop("reserve_decay"), saved["spi"].pop("eta")) == (0.5, 0.7)
+    restored = TrainConfig(**saved)
+    assert (restored.reserve_decay, restored.spi.eta) == (0.0, SPIConfig().eta)
     for change, complaint in ({"no_such": 1}, "no_such"), ({"updates": 0}, "updates must be"):
         with pytest.raises(ConfigError, match=complaint):
-            restore_train_config(saved | change)
+            TrainConfig(**{**saved, **change})
 
 
 def test_yaml_reads_a_bare_no_as_false_and_we_do_not(tmp_path):
@@ -175,23 +205,30 @@ def test_yaml_reads_a_bare_no_as_false_and_we_do_not(tmp_path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("foo: 1", r"unknown key 'foo'"),
-        ("algorithm: {gama: 0.9}", r"unknown key 'algorithm.gama'; did you mean 'algorithm.gamma'"),
-        ("algorithm: 3", r"'algorithm' must be a group"),
-        ("algorithm: {cost_remap: {kind: other}}", r"'algorithm.cost_remap.kind' must be one of clip"),
-        ("updates: many", r"'updates' must be a whole number, got 'many'"),
-        ("updates: 1.5", r"'updates' must be a whole number"),
-        ("updates: true", r"'updates' must be a whole number, got True"),
-        ("updates: null", r"'updates' must be a whole number, got None"),
-        ("learning_rate: fast", r"'learning_rate' must be a number"),
-        ("learning_rate: [1, 2]", r"'learning_rate' must be a number"),
-        ("resume: 3", r"'resume' must be true or false"),
-        ("revision: 0123", r"'revision' must be text.*quotes"),
-        ("network: {hidden_dims: 32}", r"'network.hidden_dims' must be a list"),
+        ("foo: 1", r"unknown setting foo"),
+        ("spi: {gama: 0.9}", r"unknown setting spi.gama; did you mean spi.gamma\?"),
+        ("eta: 0.9", r"unknown setting eta; did you mean spi.eta\?"),
+        ("updates: {many: 1}", r"unknown setting updates.many; did you mean updates\?"),
+        ("spi: 3", r"spi must be a group of settings, got 3"),
+        ("spi: {cost_remap: 3}", r"spi.cost_remap must be a group of settings, got 3"),
+        ("spi: {cost_remap: {kind: other}}", r"spi.cost_remap.kind must be one of clip"),
+        ("updates: many", r"updates must be a whole number of at least 1, got 'many'"),
+        ('updates: "10"', r"updates must be a whole number of at least 1, got '10'"),
+        ("updates: 1.5", r"updates must be a whole number"),
+        ("updates: true", r"updates must be a whole number of at least 1, got True"),
+        ("updates: null", r"updates must be a whole number of at least 1, got None"),
+        ("learning_rate: fast", r"learning_rate must be a positive number"),
+        ("learning_rate: [1, 2]", r"learning_rate must be a positive number"),
+        (f"learning_rate: {'x' * 1000}", r"learning_rate must be .{0,230}\.\.\. \("),
+        ("device: cdua", r"device must be one of auto, .*; did you mean cuda\?"),
+        ("resume: 3", r"resume must be true or false"),
+        ("resume: yes", r"resume must be true or false, got 'yes'"),
+        ("revision: 0123", r"revision must be text.*quotes"),
+        ("network: {hidden_dims: 32}", r"network.hidden_dims must be a list"),
         ("- 1", r"must hold settings"),
         ("updates: [1, 2\nseed: 3", r"not valid YAML at line 2"),
-        ("updates: -1", r"updates must be .* Set by: updates \(.*bad.yaml\)"),
-        ("algorithm: {gamma: 1.5}", r"gamma must lie .* Set by: algorithm.gamma \(.*bad.yaml\)"),
+        ("updates: -1", r"updates must be .*, got -1 \(.*bad.yaml\)"),
+        ("spi: {gamma: 1.5}", r"spi.gamma must be a number in \[0, 1\), got 1.5 \(.*bad.yaml\)"),
     ],
 )
 def test_a_bad_file_is_refused_naming_file_and_key(tmp_path, text, complaint):
@@ -215,22 +252,25 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
 
 
 def test_bad_options_are_refused_naming_the_key():
-    with pytest.raises(ConfigError, match=r"command line: 'algorithm.eta' must be a number, got 'x'"):
-        parse("--task", "ballcircle", "--algorithm.eta", "x")
-    with pytest.raises(ConfigError, match=r"preset 'papr' does not exist; there are .*paper"):
-        parse("--task", "ballcircle", "--preset", "papr")
+    with pytest.raises(ConfigError, match=r"spi.eta must be a number in \[0, 1\], got 'x' \(command line\)"):
+        parse("--task", "ballcircle", "--spi.eta", "x")
+    with pytest.raises(
+        ConfigError,
+        match=r"algorithm must be one of spi, .*, got 'spi-papr'; did you mean spi-paper\? \(command",
+    ):
+        parse("--task", "ballcircle", "--algorithm", "spi-papr")
 
 
 def test_eta_mu_phi_that_do_not_add_up_say_where_each_was_set():
     with pytest.raises(ConfigError, match=r"eta \+ mu \+ phi must be 1") as caught:
-        parse("--task", "ballcircle", "--preset", "paper", "--algorithm.eta", "0.3")
-    assert "algorithm.eta (command line)" in str(caught.value)
-    assert "algorithm.mu (preset paper.yaml)" in str(caught.value)
+        parse("--task", "ballcircle", "--algorithm", "spi-paper", "--spi.eta", "0.3")
+    assert "spi.eta (command line)" in str(caught.value)
+    assert "spi.mu (preset algorithms/spi-paper.yaml)" in str(caught.value)
 
 
 def test_overrides_may_be_nested_or_dotted():
-    dotted = make_train_config({"task": "ballcircle", "algorithm.eta": 0.3, "algorithm.gamma": 0.5})
-    assert dotted == make_train_config({"task": "ballcircle", "algorithm": {"eta": 0.3, "gamma": 0.5}})
+    dotted = make_train_config({"task": "ballcircle", "spi.eta": 0.3, "spi.gamma": 0.5})
+    assert dotted == make_train_config({"task": "ballcircle", "spi": {"eta": 0.3, "gamma": 0.5}})
 
 
 def test_importing_and_making_a_config_needs_no_torch():

@@ -24,7 +24,7 @@ def make_baseline(folder):
     pipeline = BaselinePolicyPipeline(actor, normalizer, algorithm="cpq", cost_limit=10.0, task=BALL.name)
     pipeline.save_pretrained(folder)
     (folder / "train_info.json").write_text(json.dumps(INFO | {"algorithm": "cpq"}))
-    (folder / "train_config.json").write_text(json.dumps({"method": "cpq"}))
+    (folder / "train_config.json").write_text(json.dumps({"algorithm": "cpq"}))
     return folder
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     dataset = load_transitions(dataset_file, "ballcircle")
     assert batch_dim("chain_noise") == 1
     exact = {"mixed_precision": "no", "lr_schedule": "constant"}
-    agreeing = tiny_config(folder / "none", dataset_file, **exact, **{"algorithm.guidance_scale": "none"})
+    agreeing = tiny_config(folder / "none", dataset_file, **exact, **{"spi.guidance_scale": "none"})
     train(agreeing, dataset)
     train(tiny_config(folder / "default", dataset_file), dataset, folder / "default-weights")
     # Stop half way and go on.

@@ -9,7 +9,7 @@ from training_factory import assert_same_training, newest_checkpoint, read_metri
 from spi_diffusers.cli import main
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.config.layers import make_train_config
-from spi_diffusers.config.train import ConfigError
+from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -23,9 +23,9 @@ def data():
     return whole.select_episodes(torch.arange(0, whole.num_episodes, 20))
 
 
-def config_of(folder, method="bc", **overrides):
-    own = {f"{BASELINES[method].settings}.hidden_dims": [16, 16]}
-    return tiny_config(folder, method=method, **own, **overrides)
+def config_of(folder, algorithm="bc", **overrides):
+    own = {f"{BASELINES[algorithm].group}.hidden_dims": [16, 16]}
+    return tiny_config(folder, algorithm=algorithm, **own, **overrides)
 
 
 def train(config, data):
@@ -35,15 +35,15 @@ def train(config, data):
 
 
 @pytest.mark.parametrize(
-    ("method", "own"),
+    ("algorithm", "own"),
     [
         *((name, {}) for name in BASELINES if name != "bc-safe"),
         ("bear-lag", {"bear_lag.alpha_optimizer": "sgd"}),  # an optimiser without a state
     ],
 )
-def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, method, own):
-    train(config_of(tmp_path / "whole", method, **own), data)
-    trainer = Trainer(config_of(tmp_path / "parts", method, **own), data, progress=False)
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, algorithm, own):
+    train(config_of(tmp_path / "whole", algorithm, **own), data)
+    trainer = Trainer(config_of(tmp_path / "parts", algorithm, **own), data, progress=False)
     save = trainer._save_checkpoint
 
     def save_and_stop(pending):
@@ -53,7 +53,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(data, tmp_path, m
     trainer._save_checkpoint = save_and_stop
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    train(config_of(tmp_path / "parts", method, resume=True, **own), data)
+    train(config_of(tmp_path / "parts", algorithm, resume=True, **own), data)
     assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
@@ -103,19 +103,22 @@ def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"method": "bcq"}, "method 'bcq' does not exist; did you mean bc"),
-        ({"method": "bc", "cost_limit": -1.0}, "cost_limit must be finite and at least 0"),
-        ({"method": "bc", "streaming": True}, "bc trains on data in memory only"),
-        ({"method": "bc", "task": None, "dataset": "x.npz"}, "needs the cost_limit to train for"),
-        ({"cost_limit": 10.0}, "SPI is told its limit when it acts"),
-        ({"method": "bc", "bc.hidden_dims": []}, "hidden_dims must be one or more sizes"),
+        ({"algorithm": "bcq"}, r"algorithm must be one of spi, .*, got 'bcq'; did you mean bc"),
         (
-            {"method": "bc", "algorithm.eta": 0.3},
-            r"algorithm.eta has no effect on bc, .* bc\.\*",
+            {"algorithm": "bc", "cost_limit": -1.0},
+            "cost_limit must be a number of at least 0 or null",
         ),
-        ({"method": "bc", "network.activation": "mish"}, "network.activation has no effect on bc"),
-        ({"method": "bc", "budget_reserve": 1.0}, "overrides: budget_reserve has no effect on bc"),
-        ({"bc.learning_rate": 0.1}, r"bc.learning_rate has no effect on spi, .* algorithm\.\*"),
+        ({"algorithm": "bc", "streaming": True}, "bc trains on data in memory only"),
+        ({"algorithm": "bc", "task": None, "dataset": "x.npz"}, "needs the cost_limit to train for"),
+        ({"cost_limit": 10.0}, "SPI is told its limit when it acts"),
+        ({"algorithm": "bc", "bc.hidden_dims": []}, "hidden_dims must be a list of at least one item"),
+        (
+            {"algorithm": "bc", "spi.eta": 0.3},
+            r"spi.eta has no effect on bc, .* bc\.\*",
+        ),
+        ({"algorithm": "bc", "network.activation": "mish"}, "network.activation has no effect on bc"),
+        ({"algorithm": "bc", "budget_reserve": 1.0}, r"budget_reserve has no effect on bc, .* \(keyword\)"),
+        ({"bc.learning_rate": 0.1}, r"bc.learning_rate has no effect on spi, .* spi\.\*"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
@@ -124,10 +127,10 @@ def test_what_does_not_fit_is_refused(tmp_path, overrides, message):
 
 
 def test_options_without_effect_are_refused_by_the_command(tmp_path, capsys):
-    run = ["train", "--task", "ballcircle", "--preset", "bc", "--output_dir", str(tmp_path / "run")]
+    run = ["train", "--task", "ballcircle", "--algorithm", "bc", "--output_dir", str(tmp_path / "run")]
     assert main([*run, "--learning-rate", "0.1"]) != 0
     assert (
-        "command line: learning_rate has no effect on bc, whose own settings are bc.*"
+        "learning_rate has no effect on bc, whose own settings are bc.* (command line)"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
@@ -135,15 +138,16 @@ def test_options_without_effect_are_refused_by_the_command(tmp_path, capsys):
 
 def test_a_config_file_may_serve_several_algorithms(tmp_path):
     file = tmp_path / "all.yaml"
-    file.write_text("task: ballcircle\nalgorithm: {eta: 0.3}\nbc: {learning_rate: 0.1}\n")
-    assert make_train_config({"preset": "bc"}, file).settings.learning_rate == 0.1
+    file.write_text("task: ballcircle\nspi: {eta: 0.3}\nbc: {learning_rate: 0.1}\n")
+    assert make_train_config({"algorithm": "bc"}, file).settings.learning_rate == 0.1
     assert make_train_config({}, file).settings.eta == 0.3
 
 
 def test_saved_configs_hold_what_is_used_and_are_read_back(tmp_path):
     spi, bc = tiny_config(tmp_path).to_dict(), config_of(tmp_path).to_dict()
-    assert not spi.keys() & {"method", "cost_limit", "bc"}
-    assert "algorithm" not in bc
+    assert not spi.keys() & {"cost_limit", "bc"}
+    assert (spi["algorithm"], bc["algorithm"]) == ("spi", "bc")
+    assert "spi" not in bc
     for name, config, content in (("spi", tiny_config(tmp_path), spi), ("bc", config_of(tmp_path), bc)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         assert make_train_config({}, tmp_path / f"{name}.json").to_dict() == config.to_dict()
@@ -152,7 +156,7 @@ def test_saved_configs_hold_what_is_used_and_are_read_back(tmp_path):
 def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys):
     run = tmp_path / "run"
     tiny = ["--updates", "5", "--bc.hidden_dims", "16", "--device", "cpu", "--threads", "1", "--quiet"]
-    chosen = ["--preset", "bc", "--cost_limit", "25"]
+    chosen = ["--algorithm", "bc", "--cost_limit", "25"]
     assert main(["train", "--task", "ballcircle", *chosen, "--output_dir", str(run), *tiny]) == 0
     arguments = ["evaluate", str(run), "--episodes", "2", "--no-plots", "--no-video", "--quiet"]
     assert main([*arguments, "--cost-limit", "10", "40"]) == 0
@@ -172,11 +176,11 @@ def test_a_baseline_is_trained_saved_and_played_by_the_commands(tmp_path, capsys
         assert "is a baseline (bc), which acts in one way" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", [name for name in BASELINES if name != "bc-safe"])
-def test_the_saved_policy_acts_as_the_trained_one(data, tmp_path, method):
+@pytest.mark.parametrize("algorithm", [name for name in BASELINES if name != "bc-safe"])
+def test_the_saved_policy_acts_as_the_trained_one(data, tmp_path, algorithm):
     from spi_diffusers.training.export import save_policy
 
-    trainer = train(config_of(tmp_path / "run", method), data)
+    trainer = train(config_of(tmp_path / "run", algorithm), data)
     folder = save_policy(trainer, tmp_path / "policy")
     pipe = BaselinePolicyPipeline.from_pretrained(str(folder))
     observation = data.transitions.observation[:3]

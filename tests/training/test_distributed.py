@@ -48,7 +48,7 @@ def test_two_processes_train_as_one_does_on_the_same_global_batch(runs, small_fi
         small_file,
         mixed_precision="no",
         lr_schedule="constant",
-        **{"algorithm.guidance_scale": "none"},
+        **{"spi.guidance_scale": "none"},
     )
     fresh = Trainer(config, load_transitions(small_file, "ballcircle"), progress=False)
     start = {name: value.clone() for name, value in fresh.algorithm.noise_model.state_dict().items()}
@@ -83,7 +83,7 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.training.trainer import Trainer
 
 data, shared, own = sys.argv[1:]
-options = {"mixed_precision": "no", "lr_schedule": "constant", "algorithm.guidance_scale": "none"}
+options = {"mixed_precision": "no", "lr_schedule": "constant", "spi.guidance_scale": "none"}
 config = tiny_config(shared if os.environ["RANK"] == "0" else own, data, updates=30, resume=True, **options)
 Trainer(config, load_transitions(data, "ballcircle"), progress=False).train()
 """
@@ -104,7 +104,7 @@ def test_a_process_that_does_not_see_the_runs_folder_does_not_start_anew(runs, s
 def test_two_processes_stream_the_batches_of_one(small_dataset, tmp_path):
     folder = write_parquet_dataset(small_dataset, tmp_path / "set")
     options = {"streaming": True, "shuffle_buffer": 300, "updates": 30, "mixed_precision": "no"}
-    options |= {"lr_schedule": "constant", "algorithm.guidance_scale": "none", "calibrate": False}
+    options |= {"lr_schedule": "constant", "spi.guidance_scale": "none", "calibrate": False}
     config = tiny_config(tmp_path / "one", folder, **options)
     run_training(config, progress=False)
     settings = tmp_path / "one" / "train_config.json"

@@ -8,7 +8,7 @@ from training_factory import save_policy_with_file_size_limit_job, start_job, ti
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.calibration import data_knots
-from spi_diffusers.training.export import algorithm_name, is_saved, save_policy, train_info
+from spi_diffusers.training.export import is_saved, save_policy, train_info
 from spi_diffusers.training.trainer import Trainer
 
 
@@ -118,16 +118,3 @@ def test_data_without_a_task_and_without_any_cost_gives_a_policy_without_calibra
     pipeline = SPIPolicyPipeline.from_pretrained(str(folder))
     assert pipeline.calibration is None
     assert pipeline(np.zeros((2, 3)), cost_limit=5.0).actions.shape == (2, 2)
-
-
-def test_algorithm_names(tmp_path):
-    def named(**settings):
-        return algorithm_name(tiny_config(tmp_path, **settings))
-
-    fixed = {"algorithm.conditioned": False, "algorithm.eta": 0.5, "algorithm.predict_cost": False}
-    fixed |= {"algorithm.imitation_share": 1.0}
-    assert named() == "spi"
-    assert named(**fixed, **{"algorithm.mu": 0.25, "algorithm.phi": 0.25}) == "spi-paper"
-    assert named(**fixed, **{"algorithm.mu": 0.5, "algorithm.phi": 0.0}) == "spi-paper-no-safety"
-    assert named(**fixed, **{"algorithm.mu": 0.0, "algorithm.phi": 0.5}) == "spi-paper-no-reward"
-    assert named(method="bc-safe") == "bc-safe"

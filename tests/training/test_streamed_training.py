@@ -65,9 +65,7 @@ def test_the_run_says_that_it_streamed(uninterrupted, small_dataset):
     assert (uninterrupted / "policy" / "model_index.json").is_file()
 
 
-@pytest.mark.parametrize(
-    "overrides", [{}, {"algorithm.next_action": "dataset"}], ids=["", "recorded next action"]
-)
+@pytest.mark.parametrize("overrides", [{}, {"spi.next_action": "dataset"}], ids=["", "recorded next action"])
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, tmp_path, overrides):
     whole, parts = (tiny_config(tmp_path / n, folder, **STREAMING, **overrides) for n in ("whole", "parts"))
     stream = open_stream(folder, "ballcircle")
@@ -235,7 +233,7 @@ def memory_job(dataset, output, report):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     options = {"task": None, "batch_size": 4096, "updates": 30, "shuffle_buffer": 50_000}
-    options |= {"streaming": True, "algorithm.predict_cost": True}
+    options |= {"streaming": True, "spi.predict_cost": True}
     run(tiny_config(f"{output}/small", Path(dataset) / "small", **options | {"updates": 2}))
     before = peak()
     run(tiny_config(f"{output}/large", Path(dataset) / "large", **options))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
 
-from spi_diffusers.config.train import ConfigError
+from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.runtime import intra_op_threads, resolve_overlap
@@ -92,9 +92,9 @@ def test_overlapping_the_two_halves_gives_the_same_result(small_dataset, tmp_pat
     "overrides",
     [
         {},
-        {"mixed_precision": "no", "algorithm.guidance": "chain"},
-        {"algorithm.next_action": "dataset", "overlap": True},
-        {"preset": "paper", "lr_schedule": "constant"},
+        {"mixed_precision": "no", "spi.guidance": "chain"},
+        {"spi.next_action": "dataset", "overlap": True},
+        {"algorithm": "spi-paper", "lr_schedule": "constant"},
     ],
     ids=["default", "chain in float32", "recorded next action", "paper"],
 )
@@ -216,7 +216,7 @@ def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_datas
     [
         ({"seed": 1}, r"seed: 0 in the checkpoint, 1 now"),
         ({"learning_rate": 2e-3}, r"learning_rate: 0.001 in the checkpoint, 0.002 now"),
-        ({"algorithm.gamma": 0.9, "batch_size": 16}, r"algorithm.gamma: 0.98 .*batch_size: 32 "),
+        ({"spi.gamma": 0.9, "batch_size": 16}, r"batch_size: 32 .*spi.gamma: 0.98 "),
         ({"network.hidden_dims": [32]}, r"network.hidden_dims: \[32, 32\] in the checkpoint, \[32\] now"),
         ({"updates": 40}, r"updates: 20 in the checkpoint, 40 now"),  # moves the cosine schedule
     ],
@@ -339,7 +339,7 @@ def test_overlap_auto_needs_one_process_on_the_cpu_with_two_threads(tmp_path):
     with pytest.raises(ConfigError, match="overlap=true needs one process"):
         resolve_overlap(forced, 2, cpu)
     with pytest.raises(ConfigError, match="overlap=true has no effect on bc"):
-        resolve_overlap(dataclasses.replace(forced, method="bc", cost_limit=10.0), 1, cpu)
+        resolve_overlap(dataclasses.replace(forced, algorithm="bc", cost_limit=10.0), 1, cpu)
 
 
 def test_tensorboard_gets_the_metrics_and_a_resumed_run_repeats_none(small_dataset, tmp_path):

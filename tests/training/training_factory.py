@@ -31,7 +31,7 @@ def tiny_config(output_dir, dataset=None, **overrides) -> TrainConfig:
         "log_every": 3,
         "checkpoint_every": 5,
     }
-    if "method" not in overrides:
+    if overrides.get("algorithm", "spi").startswith("spi"):
         settings |= {"network.hidden_dims": [32, 32], "network.time_embed_dim": 8}
     return make_train_config(settings | overrides)
 
