@@ -1,7 +1,9 @@
-"""Rewrite the tables in README.md from the committed results files.
+"""Rewrite the tables in README.md and docs/ from the committed results files.
 
 python scripts/update_readme.py             # rewrite
-python scripts/update_readme.py --check     # exit with code 1 if README.md is not up to date
+python scripts/update_readme.py --check     # exit with code 1 if a page is not up to date
+
+A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; any page may have it.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from spi_diffusers.evaluation.summary import (
     summarize_seeds,
 )
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def results_table(path: Path) -> str:
@@ -121,7 +123,7 @@ def comparison_table() -> str:
 
 
 def blocks() -> dict[str, str]:
-    """Text of every generated block of README.md."""
+    """Text of every generated block."""
     return {
         "results": results_table(RESULTS / "ballcircle.json"),
         "tasks": tasks_table(),
@@ -186,30 +188,38 @@ def algorithms_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def render(readme: str) -> str:
-    """README.md with every generated block replaced."""
-    for name, text in blocks().items():
-        pattern = rf"(<!-- begin: {name} -->\n).*?(<!-- end: {name} -->)"
-        readme, count = re.subn(pattern, lambda m, t=text: f"{m[1]}{t}\n{m[2]}", readme, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"README.md needs exactly one block '{name}', found {count}.")
-    return readme
+def render(text: str, tables: dict[str, str]) -> str:
+    """A page with every generated block replaced."""
+
+    def filled(match: re.Match[str]) -> str:
+        if match[1] not in tables:
+            raise SystemExit(f"There is no block '{match[1]}'; there are {', '.join(tables)}.")
+        return f"<!-- begin: {match[1]} -->\n{tables[match[1]]}\n<!-- end: {match[1]} -->"
+
+    return re.sub(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", filled, text, flags=re.DOTALL)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="only say whether README.md is up to date")
+    parser.add_argument("--check", action="store_true", help="only say whether all pages are up to date")
     args = parser.parse_args()
-    before = README.read_text(encoding="utf-8")
-    after = render(before)
-    if args.check:
-        if before != after:
-            print("README.md is not up to date: run scripts/update_readme.py", file=sys.stderr)
-        return int(before != after)
-    README.write_text(after, encoding="utf-8")
-    return 0
+    before = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    tables = blocks()
+    unused = [
+        name for name in tables if not any(f"<!-- begin: {name} -->" in text for text in before.values())
+    ]
+    if unused:
+        raise SystemExit(f"No page has the block '{unused[0]}'.")
+    outdated = {page: after for page, text in before.items() if (after := render(text, tables)) != text}
+    for page, text in outdated.items():
+        if args.check:
+            name = page.relative_to(ROOT)
+            print(f"{name} is not up to date: run scripts/update_readme.py", file=sys.stderr)
+        else:
+            page.write_text(text, encoding="utf-8")
+    return int(args.check and bool(outdated))
 
 
 if __name__ == "__main__":
