@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 FAST_TESTS := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint results cards benchmark clean
+.PHONY: help demo test test-slow lint docs results cards benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -15,7 +15,7 @@ help: ## List the targets
 demo: $(VENV)/.installed-demo ## Train on the embedded data, evaluate in the simulator, write outputs/
 	$(BIN)/python scripts/demo.py
 
-test: lint ## Run linters, the type checker and the fast tests
+test: lint ## Run linters, the type checker and the fast tests, documentation included
 	$(FAST_TESTS)
 
 test-slow: $(VENV)/.installed-slow ## Run the tests that take longer than ten seconds, Ray's among them
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed-dev ## Run ruff and mypy only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev ## Build the documentation strictly into outputs/site; the tests do it, too
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
 	$(BIN)/spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --output outputs/safe \
