@@ -1,1 +1,1 @@
-"""Collecting datasets in the simulators: behaviour policies of many trade-offs, thinned into one dataset."""
+"""Collecting datasets in the simulators: behavior policies of many trade-offs, thinned into one dataset."""

@@ -1,8 +1,14 @@
-"""Settings of a collection: defaults here, what a task needs differently in presets/<task>.yaml."""
+"""What decides a collection: how its behavior policies are trained, and the whole of it as one spec.
 
+The defaults are here; `presets/<task>.yaml` holds what a task needs differently.
+"""
+
+import json
 import math
-from dataclasses import dataclass, fields
+import os
+from dataclasses import asdict, dataclass, fields
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,25 +16,28 @@ import yaml
 from spi_diffusers.config.validation import check_range, check_types
 from spi_diffusers.data.tasks import Task, get_task
 
-_NOT_NEGATIVE = (
-    *("initial_multiplier", "multiplier_rate", "max_multiplier"),
-    *("learning_rate", "entropy_weight", "scripted_episodes", "speed_penalty"),
-)
+MAX_BYTES = 7_500_000
+_WORK_FOLDER = ".collect"
+_FORMAT_VERSION = 1
+
+
+class CollectionError(ValueError):
+    """A collection cannot start, go on or be written; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Settings of a collection.
+    """How behavior policies are trained and which of their episodes are kept.
 
     Attributes:
-        steps: Environment steps of each behaviour-policy run, rounded up to full rounds: every environment
+        steps: Environment steps of each behavior-policy run, rounded up to full rounds: every environment
             plays the task's longest episode in a round.
-        runs: Number of behaviour-policy runs with different seeds.
+        runs: Number of behavior-policy runs with different seeds.
         cost_targets: Cost returns that the Lagrangian budgets aim at.
         penalties: Fixed multipliers, a budget each; 0 is the unconstrained one.
         speed_targets: Shares of the speed at which a step of a Velocity task begins to cost, a budget each.
             Such a policy learns not from the cost, which is 0 or 1, but from its speed beyond the target:
-            that earns nothing and is penalised.
+            that earns nothing and is penalized.
         speed_penalty: Fixed multiplier of these budgets.
         initial_multiplier: Multiplier of the Lagrangian budgets at the start.
         multiplier_rate: Step size of the multipliers, which move once a round.
@@ -45,6 +54,9 @@ class CollectConfig:
         hidden_dims: Width of each hidden layer of policy and values.
         scripted_episodes: Episodes of the scripted driver (CarCircle only), rounded up to full rounds of 20.
         max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
+
+    Raises:
+        ValueError: A setting has another type or is out of range.
     """
 
     steps: int = 1_000_000
@@ -71,9 +83,8 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        counts = ("steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size")
-        check_range(self, *counts, low=1)
-        # Advantages are standardised, for which one step alone does not do.
+        check_range(self, "steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size", low=1)
+        # Advantages are standardized, which needs two steps at least.
         if not 0 <= self.num_probes <= self.num_envs - 2:
             raise ValueError(
                 f"num_probes must leave at least two of num_envs={self.num_envs} to learn from, got "
@@ -83,27 +94,22 @@ class CollectConfig:
             raise ValueError("cost_targets, penalties and speed_targets are all empty: name a budget")
         if not self.hidden_dims or not min(self.hidden_dims) >= 1:
             raise ValueError(f"hidden_dims must be at least one width of at least 1, got {self.hidden_dims}")
-        not_negative: dict[str, tuple[float, ...]] = {
-            "cost_targets": self.cost_targets,
-            "penalties": self.penalties,
-            "speed_targets": self.speed_targets,
-            **{name: (getattr(self, name),) for name in _NOT_NEGATIVE},
-            "max_cost_return": () if self.max_cost_return is None else (self.max_cost_return,),
-        }
-        for name, values in not_negative.items():
-            for value in values:
+        for name in ("cost_targets", "penalties", "speed_targets"):
+            for value in getattr(self, name):
                 if not (math.isfinite(value) and value >= 0):
                     raise ValueError(f"{name} must be finite and not negative, got {value}")
+        check_range(self, "initial_multiplier", "multiplier_rate", "max_multiplier", "speed_penalty")
+        check_range(self, "entropy_weight", "scripted_episodes")
+        if self.max_cost_return is not None:
+            check_range(self, "max_cost_return")
         if not math.isfinite(self.initial_log_std):
             raise ValueError(f"initial_log_std must be finite, got {self.initial_log_std}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 < self.gamma < 1:
-            raise ValueError(f"gamma must be between 0 and 1, got {self.gamma}")
+        check_range(self, "learning_rate", above=True)
+        check_range(self, "gamma", high=1.0, above=True, below=True)
 
     @property
     def num_budgets(self) -> int:
-        """Number of budgets that the behaviour policy is conditioned on."""
+        """Number of budgets that the behavior policy is conditioned on."""
         return len(self.cost_targets) + len(self.penalties) + len(self.speed_targets)
 
     @property
@@ -116,15 +122,15 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
     """The preset of a task: the defaults, changed by `presets/<task>.yaml` where there is one.
 
     Args:
-        task: a task or its name.
-        overrides: values that replace the preset's; None leaves a value as it is.
+        task: A task or its name.
+        overrides: Values that replace the preset's; None leaves a value as it is.
 
     Returns:
         The settings.
 
     Raises:
-        UnknownTaskError: no such task.
-        ValueError: a setting does not exist or is out of range.
+        UnknownTaskError: No such task.
+        ValueError: A setting does not exist or is out of range.
     """
     folder = resources.files("spi_diffusers.collection") / "presets"
     preset = folder / f"{get_task(task).short_name}.yaml"
@@ -137,3 +143,62 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
         )
     settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return CollectConfig(**settings)
+
+
+@dataclass(frozen=True)
+class CollectionSpec:
+    """One dataset to collect: the task, how, and where it is written.
+
+    Attributes:
+        task: The task, or its name.
+        folder: The dataset's folder; it gets one config, named after the task.
+        config: How to collect.
+        seed: Decides everything, at least 0.
+        max_bytes: Largest size of the config's folder; episodes are thinned to fit.
+        full_precision: Keep all bits of observations and actions, instead of 12 significant ones.
+        overwrite: Replace the config if the folder has it.
+        keep_work: Leave the collected episodes in the work folder, e.g. to thin them again.
+        checkpoint_every: Steps of a part after which its episodes and state are saved, at the end of a
+            round; the result does not depend on it.
+        description: More words for the card (Markdown); they come before ours.
+
+    Raises:
+        UnknownTaskError: No such task.
+        ValueError: A number is out of range.
+    """
+
+    task: Task
+    folder: Path
+    config: CollectConfig
+    seed: int = 0
+    max_bytes: int = MAX_BYTES
+    full_precision: bool = False
+    overwrite: bool = False
+    keep_work: bool = False
+    checkpoint_every: int = 100_000
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", get_task(self.task))
+        if not os.fspath(self.folder):  # an unset variable of a shell; it would be the current folder
+            raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+        check_types(self)
+        check_range(self, "seed")
+        check_range(self, "max_bytes", "checkpoint_every", low=1)
+
+    @property
+    def work(self) -> Path:
+        """Where episodes and states lie until the dataset is written."""
+        return self.folder / _WORK_FOLDER / self.task.short_name
+
+    def record(self) -> dict[str, Any]:
+        """What decides the episodes that are collected, as it is read back from JSON."""
+        record = {
+            "format_version": _FORMAT_VERSION,
+            "task": self.task.name,
+            "seed": self.seed,
+            "full_precision": self.full_precision,
+            **asdict(self.config),
+        }
+        return json.loads(json.dumps(record))

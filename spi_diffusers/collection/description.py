@@ -1,61 +1,43 @@
 """What a dataset's card says about how it was collected."""
 
 import importlib.metadata
+import platform
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 import spi_diffusers
-from spi_diffusers.collection.config import CollectConfig, load_collect_config
-from spi_diffusers.collection.processor import processor_name
-from spi_diffusers.data.rounding import SIGNIFICANT_BITS
+from spi_diffusers.collection.config import CollectConfig, CollectionSpec, load_collect_config
+from spi_diffusers.collection.episodes import SIGNIFICANT_BITS
 from spi_diffusers.data.simulators import SIMULATORS
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
 
+#: Where Linux tells the processor's model; elsewhere it does not exist.
+_CPUINFO = Path("/proc/cpuinfo")
 
-def describe_collection(
-    dataset: TransitionDataset,
-    task: Task,
-    config: CollectConfig,
-    *,
-    folder: Path,
-    seed: int,
-    max_bytes: int,
-    full_precision: bool,
-    episodes_kept: int,
-    more: str = "",
-) -> str:
-    """Say how a dataset was collected.
+
+def describe_collection(dataset: TransitionDataset, spec: CollectionSpec, *, episodes_kept: int) -> str:
+    """Paragraphs of Markdown that say how a dataset was collected; of its folder only the name is told.
 
     Args:
         dataset: The dataset.
-        task: The task that was played.
-        config: How it was collected.
-        folder: The dataset's folder; only its name is told.
-        seed: Of the collection.
-        max_bytes: What the dataset was thinned to.
-        full_precision: Whether all bits were kept.
+        spec: How it was collected.
         episodes_kept: From how many episodes those of the dataset were chosen.
-        more: Further words, which come first.
-
-    Returns:
-        Paragraphs of Markdown.
     """
+    task, config = spec.task, spec.config
     simulator = SIMULATORS[task.simulator].title
-    command = collect_command(
-        task, config, folder, seed=seed, max_bytes=max_bytes, full_precision=full_precision
-    )
     settings = _settings_beyond_the_command(task, config)
     beyond = f", with {', '.join(settings)}" if settings else ""
     episodes = dataset.episodes
     best, costliest = float(episodes.return_.max()), float(episodes.cost_return.max())
     versions = ", ".join(f"{name} {version}" for name, version in _versions(task).items())
     paragraphs = [
-        more.strip(),
-        f"Collected in the real simulator (`{task.env_id}` of {simulator}) by `{command}`{beyond}.",
-        _behaviour(task, config),
-        _precision(full_precision),
+        spec.description.strip(),
+        f"Collected in the real simulator (`{task.env_id}` of {simulator}) by `{collect_command(spec)}`"
+        f"{beyond}.",
+        _behavior(config),
+        _precision(spec.full_precision),
         f"{_choice(dataset.num_episodes, episodes_kept)} The highest return is {best:.0f}, "
         f"{best / task.reward_max:.0%} of DSRL's reference maximum of {task.reward_max:.0f}; the highest "
         f"cost return is {costliest:.0f}. Episodes have at most {task.max_episode_steps} steps.",
@@ -65,27 +47,14 @@ def describe_collection(
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
-def collect_command(
-    task: Task, config: CollectConfig, folder: Path, *, seed: int, max_bytes: int, full_precision: bool
-) -> str:
-    """The command that makes a dataset again, as far as `spi data collect` has options for it.
-
-    Args:
-        task: The task.
-        config: How it is collected.
-        folder: The dataset's folder; only its name is told.
-        seed: Of the collection.
-        max_bytes: What the dataset is thinned to.
-        full_precision: Whether all bits are kept.
-
-    Returns:
-        A shell command.
-    """
-    words = ["spi", "data", "collect", "--task", task.short_name, "--output", folder.resolve().name]
-    words += ["--seed", str(seed), "--steps", str(config.steps), "--runs", str(config.runs)]
-    if config.scripted_episodes or load_collect_config(task).scripted_episodes:
+def collect_command(spec: CollectionSpec) -> str:
+    """The shell command that makes a dataset again, as far as `spi data collect` has options for it."""
+    config = spec.config
+    words = ["spi", "data", "collect", "--task", spec.task.short_name, "--output", spec.folder.resolve().name]
+    words += ["--seed", str(spec.seed), "--steps", str(config.steps), "--runs", str(config.runs)]
+    if config.scripted_episodes or load_collect_config(spec.task).scripted_episodes:
         words += ["--scripted-episodes", str(config.scripted_episodes)]
-    words += ["--max-bytes", str(max_bytes), *(["--full-precision"] if full_precision else [])]
+    words += ["--max-bytes", str(spec.max_bytes), *(["--full-precision"] if spec.full_precision else [])]
     return shlex.join(words)
 
 
@@ -97,7 +66,7 @@ def _settings_beyond_the_command(task: Task, config: CollectConfig) -> list[str]
     return [f"`{name}={value!r}`" for name, value in asdict(config).items() if value != preset[name]]
 
 
-def _behaviour(task: Task, config: CollectConfig) -> str:
+def _behavior(config: CollectConfig) -> str:
     kinds = []
     if config.cost_targets:
         kinds.append(f"Lagrangian cost targets of {_list(config.cost_targets)}")
@@ -106,7 +75,7 @@ def _behaviour(task: Task, config: CollectConfig) -> str:
     if config.speed_targets:
         kinds.append(
             f"speed targets of {_list(config.speed_targets)} times the cost's threshold, beyond which speed "
-            f"earned nothing and was penalised with a multiplier of {config.speed_penalty:g}"
+            f"earned nothing and was penalized with a multiplier of {config.speed_penalty:g}"
         )
     runs = "One run" if config.runs == 1 else f"{config.runs} runs with different seeds"
     each = "" if config.runs == 1 else " each"
@@ -129,7 +98,7 @@ def _choice(chosen: int, kept: int) -> str:
     if chosen == kept:
         return f"These are all {kept} episodes that were kept while collecting."
     return (
-        f"{chosen} of {kept} episodes kept while collecting were chosen by `spi_diffusers.data.thinning`: "
+        f"{chosen} of {kept} episodes kept while collecting were chosen to fit within the limit of bytes: "
         "the best within each cost limit, and the rest spread over the plane of cost return and return."
     )
 
@@ -158,3 +127,13 @@ def _versions(task: Task) -> dict[str, str]:
 
 def _list(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def processor_name() -> str:
+    """The processor's model; where it is not told, the architecture, e.g. `arm64`."""
+    if _CPUINFO.is_file():
+        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.processor() or platform.machine() or "unknown"

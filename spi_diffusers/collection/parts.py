@@ -1,25 +1,33 @@
-"""One part of a collection: a run that one process works on, and that is kept on disk as it goes.
+"""The parts of a collection: each is one run that one process works on, and that is kept on disk as it goes.
 
 A part's folder holds shards of episodes and one state. Shard N and the state after it are written together,
-the shard first, so a part that was stopped at any moment goes on from its last state.
+the shard first, so a part that was stopped at any moment goes on from its last state. Parts are played side
+by side in processes that end with the one that started them.
 """
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from spi_diffusers.collection.behaviour import BehaviourRun
-from spi_diffusers.collection.config import CollectConfig
+from spi_diffusers.collection.behavior import BehaviorRun
+from spi_diffusers.collection.config import CollectionError, CollectionSpec
 from spi_diffusers.collection.episodes import Episode, EpisodeFilter, read_shards, write_shard
-from spi_diffusers.collection.errors import CollectionError
 from spi_diffusers.collection.scripted import ScriptedRun
-from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.files import written_aside
 
 SCRIPTED = "scripted"
+_SECONDS_BETWEEN_REPORTS = 0.2
 
 
 @dataclass(frozen=True)
@@ -27,22 +35,19 @@ class Part:
     """One part of a collection.
 
     Attributes:
-        task: Name of the task.
-        name: `scripted` for the scripted driver, any other name for a behaviour policy.
-        config: How to collect.
+        spec: The collection.
+        name: `scripted` for the scripted driver, any other name for a behavior policy.
         seed: Decides everything.
-        folder: Where episodes and state are kept; its parent exists.
-        full_precision: Keep all bits of observations and actions.
-        checkpoint_every: Steps between two checkpoints.
     """
 
-    task: str
+    spec: CollectionSpec
     name: str
-    config: CollectConfig
     seed: int
-    folder: Path
-    full_precision: bool
-    checkpoint_every: int
+
+    @property
+    def folder(self) -> Path:
+        """Where episodes and state are kept."""
+        return self.spec.work / self.name
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,92 @@ class Progress:
     best: dict[float, float | None]
 
 
-def collect_part(part: Part) -> Iterator[Progress]:
-    """Work on a part from wherever it stands to its end.
+def play_parts(
+    parts: Sequence[Part],
+    workers: int,
+    on_progress: Callable[[Progress], None],
+    on_done: Callable[[Part], None],
+) -> None:
+    """Play all parts to their end.
 
     Args:
-        part: What to work on.
+        parts: What to play, of one collection or several; they are started in this order.
+        workers: Processes side by side; with one, all happens in this process.
+        on_progress: Called in this process.
+        on_done: Called in this process for every part at its end, after the last progress of it; the other
+            workers do not wait for it.
+
+    Raises:
+        CollectionError: A file of a part cannot be read or written, or a process was killed. An error in one
+            part ends the others at once; all of them can go on later.
+    """
+    if workers == 1 or len(parts) <= 1:
+        for part in parts:
+            for progress in play_part(part):
+                on_progress(progress)
+            on_done(part)
+        return
+    # Spawned, as forked processes would inherit the threads of torch and of the simulators in any state.
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()  # no thread behind it: once a part is done, all that it told is in here
+    workers_end, our_end = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(
+        min(workers, len(parts)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(queue, workers_end),
+    )
+    started = False
+    try:
+        with pool, our_end:  # left in reverse order, so that an error does not wait for busy workers
+            jobs = {pool.submit(_report_part, part): part for part in parts}
+            while jobs:
+                done, _ = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
+                while not queue.empty():
+                    started = True
+                    on_progress(queue.get())
+                for job in done:
+                    job.result()
+                for job in done:
+                    on_done(jobs.pop(job))
+    except BrokenProcessPool as error:
+        guard = "" if started else ', or did it not start, as the script has no `if __name__ == "__main__":`'
+        raise CollectionError(
+            f"a worker process was killed (is there enough memory for so many workers{guard}?); what was "
+            "collected is kept, and the same collection goes on from it"
+        ) from error
+
+
+_queue: Any = None  # of a worker: where it reports to
+
+
+def _start_worker(queue: Any, parents_end: Connection) -> None:
+    global _queue
+    _queue = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the parent too, which ends its workers
+    threading.Thread(target=_end_with_parent, args=(parents_end,), daemon=True).start()
+
+
+def _end_with_parent(parents_end: Connection) -> None:
+    """End this process as soon as the parent has closed its end, or was itself killed.
+
+    A worker that went on alone would write into the same files as the next collection. Files are renamed into
+    place, so it may end at any moment.
+    """
+    parents_end.poll(None)
+    os._exit(1)
+
+
+def _report_part(part: Part) -> None:
+    for progress in play_part(part):
+        _queue.put(progress)
+
+
+def play_part(part: Part) -> Iterator[Progress]:
+    """Play a part from wherever it stands to its end.
+
+    Args:
+        part: What to play.
 
     Yields:
         How far it is, at the start and after every round.
@@ -82,7 +168,7 @@ def collect_part(part: Part) -> Iterator[Progress]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # processes share the cores, and these networks are small
     try:
-        yield from _collect(part)
+        yield from _play(part)
     finally:
         torch.set_num_threads(threads)
 
@@ -92,56 +178,38 @@ def shard_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("episodes-*.safetensors"))
 
 
-def _collect(part: Part) -> Iterator[Progress]:
-    task, config = get_task(part.task), part.config
-    part.folder.mkdir(exist_ok=True)
-    kind = ScriptedRun if part.name == SCRIPTED else BehaviourRun
-    run = kind(task, config, part.seed, round_actions=not part.full_precision)
-    kept = _Kept(task, task.cost_max if config.max_cost_return is None else config.max_cost_return)
+def _play(part: Part) -> Iterator[Progress]:
+    spec = part.spec
+    task, config = spec.task, spec.config
+    part.folder.mkdir(parents=True, exist_ok=True)
+    kind = ScriptedRun if part.name == SCRIPTED else BehaviorRun
+    run = kind(task, config, part.seed, round_actions=not spec.full_precision)
+    kept = EpisodeFilter(task, config.max_cost_return)
     for episode in _resume(run, part.folder):
-        kept.offer(episode)
+        kept.offer(episode.return_, episode.cost_return)
     waiting: list[Episode] = []
     saved_at = run.steps_done
     try:
         while True:
             steps = min(run.steps_done, run.total_steps)
-            yield Progress(task.name, part.name, steps, run.total_steps, kept.count, dict(kept.best))
+            yield Progress(task.name, part.name, steps, run.total_steps, kept.count, dict(kept.best_within))
             if run.finished:
                 return
             for episode in run.play_round():
-                if kept.offer(episode):
-                    waiting.append(episode if part.full_precision else episode.rounded())
-            if waiting and (run.finished or run.steps_done - saved_at >= part.checkpoint_every):
+                if kept.offer(episode.return_, episode.cost_return):
+                    waiting.append(episode if spec.full_precision else episode.rounded())
+            if waiting and (run.finished or run.steps_done - saved_at >= spec.checkpoint_every):
                 _checkpoint(run, waiting, part.folder)
                 waiting, saved_at = [], run.steps_done
     finally:
         run.close()
 
 
-class _Kept:
-    """What a part has kept so far: how many episodes, and the best within each cost limit."""
-
-    def __init__(self, task: Task, max_cost_return: float):
-        self._filter = EpisodeFilter(task, max_cost_return)
-        self.count = 0
-        self.best: dict[float, float | None] = dict.fromkeys((*map(float, task.cost_limits), max_cost_return))
-
-    def offer(self, episode: Episode) -> bool:
-        """Whether to keep an episode; counts it if so."""
-        if not self._filter.keep(episode.return_, episode.cost_return):
-            return False
-        self.count += 1
-        for limit, highest in self.best.items():
-            if episode.cost_return <= limit and (highest is None or episode.return_ > highest):
-                self.best[limit] = episode.return_
-        return True
-
-
 def _state_file(folder: Path, shards: int) -> Path:
     return folder / f"state-{shards:04d}.safetensors"
 
 
-def _resume(run: BehaviourRun | ScriptedRun, folder: Path) -> list[Episode]:
+def _resume(run: BehaviorRun | ScriptedRun, folder: Path) -> list[Episode]:
     """Bring a new run to where the last one stopped; returns the episodes kept until then."""
     shards = shard_files(folder)
     # A shard without its state was cut off between the two: what it holds will be played again.
@@ -158,13 +226,12 @@ def _resume(run: BehaviourRun | ScriptedRun, folder: Path) -> list[Episode]:
     return read_shards(shards)
 
 
-def _checkpoint(run: BehaviourRun | ScriptedRun, episodes: list[Episode], folder: Path) -> None:
+def _checkpoint(run: BehaviorRun | ScriptedRun, episodes: list[Episode], folder: Path) -> None:
     number = len(shard_files(folder))
-    aside = folder / "state.partial"
     try:
         write_shard(episodes, folder / f"episodes-{number:04d}.safetensors")
-        run.save(aside)
-        os.replace(aside, _state_file(folder, number + 1))
+        with written_aside(_state_file(folder, number + 1)) as aside:
+            run.save(aside)
     except (OSError, SafetensorError) as error:  # the latter for a full disk, too
         raise CollectionError(
             f"{folder}: cannot be written to ({error}); what was there before is intact, and the same "

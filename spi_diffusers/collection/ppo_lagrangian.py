@@ -1,4 +1,4 @@
-"""Behaviour policies for data collection: PPO-Lagrangian, one network for several cost budgets.
+"""Behavior policies for data collection: PPO-Lagrangian, one network for several cost budgets.
 
 The policy and both value functions see a one-hot of the budget that an episode is played under. Each budget
 has a Lagrange multiplier of its own, so one training run covers the whole trade-off between reward and cost.
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from spi_diffusers.collection.config import CollectConfig
 
 GAE_LAMBDA = 0.95
 CLIP_RATIO = 0.2
@@ -95,8 +97,8 @@ class Segment:
     """T steps of N environments, as the policy saw them; all tensors start with (T, N).
 
     Attributes:
-        observation: Normalised, (T, N, O).
-        next_observation: Normalised, (T, N, O): what the step led to, never the next episode's first one.
+        observation: Normalized, (T, N, O).
+        next_observation: Normalized, (T, N, O): what the step led to, never the next episode's first one.
         action: As sampled, before clipping, (T, N, A).
         budget: Which budget the episode is played under, int64.
         signals: Scaled reward and cost, (T, N, 2).
@@ -114,7 +116,7 @@ class Segment:
 
 
 def advantages(signal: Tensor, value: Tensor, next_value: Tensor, segment: Segment, gamma: float) -> Tensor:
-    """Generalised advantage estimates (arXiv:1506.02438), shape (T, N).
+    """Generalized advantage estimates (arXiv:1506.02438), shape (T, N).
 
     A termination cuts the bootstrap; a time limit does not, and neither goes beyond its episode.
     """
@@ -128,7 +130,7 @@ def advantages(signal: Tensor, value: Tensor, next_value: Tensor, segment: Segme
 
 
 def combined_advantage(reward: Tensor, cost: Tensor, multiplier: Tensor) -> Tensor:
-    """(A_r - lambda A_c) / (1 + lambda), both advantages standardised first; all of shape (M,)."""
+    """(A_r - lambda A_c) / (1 + lambda), both advantages standardized first; all of shape (M,)."""
     reward = (reward - reward.mean()) / reward.std().clamp_min(1e-6)
     cost = (cost - cost.mean()) / cost.std().clamp_min(1e-6)
     return (reward - multiplier * cost) / (1.0 + multiplier)
@@ -145,11 +147,7 @@ def ppo_update(
     optimizer: torch.optim.Optimizer,
     segment: Segment,
     multipliers: Tensor,
-    *,
-    gamma: float,
-    epochs: int,
-    minibatch_size: int,
-    entropy_weight: float,
+    config: CollectConfig,
     generator: torch.Generator,
 ) -> None:
     """Improve policy and values on one segment.
@@ -159,10 +157,8 @@ def ppo_update(
         optimizer: Over all their parameters.
         segment: What the current policy experienced.
         multipliers: Lagrange multiplier of every budget, shape (K,).
-        gamma: Discount factor.
-        epochs: Passes over the segment; fewer when the policy has moved far enough.
-        minibatch_size: Steps per gradient step.
-        entropy_weight: Weight of the entropy bonus.
+        config: Its discount, minibatch size and entropy weight; its passes over the segment are fewer when
+            the policy has moved far enough.
         generator: Source of the shuffling.
     """
     with torch.no_grad():
@@ -171,20 +167,21 @@ def ppo_update(
         log_prob = networks.distribution(inputs, segment.budget).log_prob(segment.action).sum(-1).flatten()
         value, next_value = networks.values(inputs), networks.values(next_inputs)
         estimates = [
-            advantages(segment.signals[..., i], value[i], next_value[i], segment, gamma) for i in range(2)
+            advantages(segment.signals[..., i], value[i], next_value[i], segment, config.gamma)
+            for i in range(2)
         ]
         targets = torch.stack([estimates[i] + value[i] for i in range(2)]).flatten(1)
         budget = segment.budget.flatten()
         advantage = combined_advantage(estimates[0].flatten(), estimates[1].flatten(), multipliers[budget])
         inputs, action = inputs.flatten(0, 1), segment.action.flatten(0, 1)
     parameters = list(networks.parameters())
-    for _ in range(epochs):
-        for rows in torch.randperm(len(budget), generator=generator).split(minibatch_size):
+    for _ in range(config.epochs):
+        for rows in torch.randperm(len(budget), generator=generator).split(config.minibatch_size):
             policy = networks.distribution(inputs[rows], budget[rows])
             log_ratio = policy.log_prob(action[rows]).sum(-1) - log_prob[rows]
             loss = ppo_loss(log_ratio.exp(), advantage[rows])
             loss = loss + 0.5 * (networks.values(inputs[rows]) - targets[:, rows]).square().mean(-1).sum()
-            loss = loss - entropy_weight * policy.entropy().sum(-1).mean()
+            loss = loss - config.entropy_weight * policy.entropy().sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
@@ -193,23 +190,22 @@ def ppo_update(
             break
 
 
-def update_multiplier(
-    multiplier: float, cost_return: float, target: float, *, rate: float, highest: float
-) -> float:
+def update_multiplier(multiplier: float, cost_return: float, target: float, config: CollectConfig) -> float:
     """Dual ascent on one budget's multiplier, in shares of the target so that one rate serves every target.
 
     Args:
         multiplier: lambda, at least 0.
         cost_return: Average cost return of recent episodes under this budget.
         target: The budget's cost return.
-        rate: Step size.
-        highest: Bound of the multiplier; beyond it a policy forgets the reward.
+        config: Its `multiplier_rate` is the step size, its `max_multiplier` the bound; beyond that a policy
+            forgets the reward.
 
     Returns:
-        The new multiplier, in [0, highest].
+        The new multiplier, in [0, max_multiplier].
     """
     excess = (cost_return - target) / max(target, 10.0)
-    return min(max(multiplier + rate * min(max(excess, -1.0), 2.0), 0.0), highest)
+    step = config.multiplier_rate * min(max(excess, -1.0), 2.0)
+    return min(max(multiplier + step, 0.0), config.max_multiplier)
 
 
 def _mlp(width_in: int, hidden_dims: Sequence[int], width_out: int, last_gain: float) -> nn.Sequential:

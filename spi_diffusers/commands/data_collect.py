@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spi_diffusers.collection.collector import Progress
-    from spi_diffusers.data.tasks import Task
+    from spi_diffusers.collection.config import CollectionSpec
+    from spi_diffusers.collection.parts import Progress
     from spi_diffusers.data.transitions import TransitionDataset
 
 EXAMPLES = """\
@@ -16,7 +15,7 @@ examples:
   spi data collect --task carcircle dronecircle --output outputs/datasets --workers 2
   spi data collect --task hoppervelocity --output outputs/datasets --steps 5_000_000 --seed 1
 
-Behaviour policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
+Behavior policies of many trade-offs play the task while they are trained: PPO-Lagrangian, one network for
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
 given again; tasks that it has finished are left as they are, except with --overwrite. The card says how the
@@ -37,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        help="environment steps of each behaviour-policy run (default: the task's preset, 200,000 at least)",
+        help="environment steps of each behavior-policy run (default: the task's preset, 200,000 at least)",
     )
-    parser.add_argument("--runs", type=int, help="behaviour-policy runs with different seeds (default: 1)")
+    parser.add_argument("--runs", type=int, help="behavior-policy runs with different seeds (default: 1)")
     parser.add_argument(
         "--scripted-episodes", type=int, help="episodes of the scripted driver (CarCircle only)"
     )
@@ -75,22 +74,22 @@ def run(args: argparse.Namespace) -> int:
     repeated = [task.short_name for index, task in enumerate(tasks) if task in tasks[:index]]
     if repeated:
         raise ValueError(f"--task names {repeated[0]} twice")
-    from spi_diffusers.collection.collector import collect_tasks
-    from spi_diffusers.collection.config import load_collect_config
-    from spi_diffusers.collection.record import is_collected
+    from spi_diffusers.collection.collector import collect
+    from spi_diffusers.collection.config import CollectionSpec, load_collect_config
+    from spi_diffusers.collection.dataset import is_collected
 
     overrides = {name: getattr(args, name) for name in ("steps", "runs", "scripted_episodes")}
-    configs = {task: load_collect_config(task, **overrides) for task in tasks}
-    same = {name: getattr(args, name) for name in ("seed", "max_bytes", "full_precision")}
-    finished = [
-        task
-        for task, config in configs.items()
-        if not args.overwrite and is_collected(task, Path(args.output), config, **same)
-    ]
-    wanted = {task: config for task, config in configs.items() if task not in finished}
-    for task in finished:
-        print(f"{task.name}: there already, collected with these settings", flush=True)
-    parts = sum(config.num_parts for config in wanted.values())
+    same = {name: getattr(args, name) for name in ("seed", "max_bytes", "full_precision", "overwrite")}
+    wanted = []
+    for task in tasks:
+        spec = CollectionSpec(
+            task, args.output, load_collect_config(task, **overrides), keep_work=args.keep_work, **same
+        )
+        if not args.overwrite and is_collected(spec):
+            print(f"{task.name}: there already, collected with these settings", flush=True)
+        else:
+            wanted.append(spec)
+    parts = sum(spec.config.num_parts for spec in wanted)
     if 0 < parts < args.workers:
         print(
             f"Only {parts} of {args.workers} workers can be used, one for each run: a run is sequential, and "
@@ -100,16 +99,7 @@ def run(args: argparse.Namespace) -> int:
     if not wanted:
         return 0
     with _ProgressBars(quiet=args.quiet) as bars:
-        collect_tasks(
-            wanted,
-            args.output,
-            **same,
-            workers=args.workers,
-            overwrite=args.overwrite,
-            keep_work=args.keep_work,
-            on_progress=bars.show,
-            on_written=bars.finish,
-        )
+        collect(*wanted, workers=args.workers, on_progress=bars.show, on_written=bars.finish)
     print(f"Written: {args.output}\nNext: spi data describe {args.output} --task {tasks[0].name}")
     return 0
 
@@ -151,12 +141,13 @@ class _ProgressBars:
         bar.set_postfix_str(f"{progress.episodes} kept, best within {best}", refresh=False)
         bar.update(progress.steps - bar.n)
 
-    def finish(self, task: "Task", dataset: "TransitionDataset") -> None:
+    def finish(self, spec: "CollectionSpec", dataset: "TransitionDataset") -> None:
         """Close the bars of a task, and say what was written."""
         from tqdm import tqdm
 
-        for key in [key for key in self._bars if key[0] == task.name]:
+        name = spec.task.name
+        for key in [key for key in self._bars if key[0] == name]:
             self._bars.pop(key).close()
-        text = f"{task.name}: {dataset.num_episodes} episodes, {len(dataset)} transitions"
+        text = f"{name}: {dataset.num_episodes} episodes, {len(dataset)} transitions"
         tqdm.write(text, file=sys.stdout)  # not print, which would end up in the bars of other tasks
         sys.stdout.flush()

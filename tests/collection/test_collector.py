@@ -13,18 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from collection_factory import start_collection, tiny_config
+from collection_factory import collect_one, start_collection, tiny_config
 from filelock import FileLock
 
-from spi_diffusers.collection.collector import check_collection, collect, collect_tasks
-from spi_diffusers.collection.config import load_collect_config
-from spi_diffusers.collection.description import describe_collection
-from spi_diffusers.collection.episodes import read_shards
-from spi_diffusers.collection.errors import CollectionError
-from spi_diffusers.collection.processor import processor_name
+from spi_diffusers.collection.collector import collect
+from spi_diffusers.collection.config import CollectionError, CollectionSpec, load_collect_config
+from spi_diffusers.collection.description import describe_collection, processor_name
+from spi_diffusers.collection.episodes import read_shards, round_significant
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.rounding import round_significant
 from spi_diffusers.data.tasks import get_task
 
 pytest.importorskip("bullet_safety_gym")
@@ -38,7 +35,7 @@ def reference(tmp_path_factory):
     """A collection that nothing interrupted, with its work folder."""
     folder = tmp_path_factory.mktemp("reference") / "ball"
     progress = []
-    collect("ballcircle", folder, CONFIG, keep_work=True, on_progress=progress.append)
+    collect_one("ballcircle", folder, CONFIG, keep_work=True, on_progress=progress.append)
     assert [(p.part, p.steps) for p in progress[:-2]] == [
         (name, steps) for name in ("run-0", "run-1") for steps in (0, 600, 1200, 1800, 2400)
     ]
@@ -107,26 +104,18 @@ def test_card_says_how_it_was_made(reference):
 def test_card_tells_the_speed_targets():
     task = get_task("hoppervelocity")
     config = load_collect_config(task, speed_targets=(0.5, 0.9), penalties=(1.0,), speed_penalty=0.4)
-    text = describe_collection(
-        load_transitions(DATASETS, task),
-        task,
-        config,
-        folder=DATASETS,
-        seed=0,
-        max_bytes=1,
-        full_precision=False,
-        episodes_kept=1000,
-    )
+    spec = CollectionSpec(task, DATASETS, config, max_bytes=1)
+    text = describe_collection(load_transitions(DATASETS, task), spec, episodes_kept=1000)
     assert (
         "(fixed penalties of 1 and speed targets of 0.5, 0.9 times the cost's threshold, beyond which speed "
-        "earned nothing and was penalised with a multiplier of 0.4)"
+        "earned nothing and was penalized with a multiplier of 0.4)"
     ) in text
     assert "`speed_targets=(0.5, 0.9)`" in text  # the command alone would take the preset's
 
 
 def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_path):
     seen = set()
-    collect(
+    collect_one(
         "ballcircle",
         tmp_path / "ball",
         CONFIG,
@@ -145,19 +134,20 @@ def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_pa
 
 
 def test_several_tasks_side_by_side_give_the_same_folder_as_one_after_the_other(tmp_path):
-    configs = {get_task(name): tiny_config(name, steps=1200) for name in ("carrun", "ballcircle")}
+    configs = {name: tiny_config(name, steps=1200) for name in ("carrun", "ballcircle")}
     for task, config in configs.items():
-        collect(task, tmp_path / "one" / "set", config)
+        collect_one(task, tmp_path / "one" / "set", config)
     seen, written = set(), []
-    datasets = collect_tasks(
-        configs,
-        tmp_path / "two" / "set",
+    datasets = collect(
+        *(CollectionSpec(task, tmp_path / "two" / "set", config) for task, config in configs.items()),
         workers=2,
-        on_progress=lambda progress: seen.add((progress.task, progress.part, progress.steps)),
-        on_written=lambda task, dataset: written.append((task.short_name, len(dataset))),
+        on_progress=lambda progress: seen.add(
+            (get_task(progress.task).short_name, progress.part, progress.steps)
+        ),
+        on_written=lambda spec, dataset: written.append((spec.task.short_name, len(dataset))),
     )
-    assert {(task.name, "run-0", steps) for task in configs for steps in (0, 600, 1200)} <= seen
-    assert written == [(task.short_name, len(datasets[task])) for task in configs]
+    assert {(task, "run-0", steps) for task in configs for steps in (0, 600, 1200)} <= seen
+    assert written == [(task, len(dataset)) for task, dataset in zip(configs, datasets, strict=True)]
     files = {
         name: {
             path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
@@ -169,8 +159,8 @@ def test_several_tasks_side_by_side_give_the_same_folder_as_one_after_the_other(
 
 
 def test_another_seed_gives_other_data(reference, tmp_path):
-    other = collect("ballcircle", tmp_path / "ball", tiny_config(steps=600), seed=1)
-    same = collect("ballcircle", tmp_path / "again", tiny_config(steps=600), seed=1, full_precision=True)
+    other = collect_one("ballcircle", tmp_path / "ball", tiny_config(steps=600), seed=1)
+    same = collect_one("ballcircle", tmp_path / "again", tiny_config(steps=600), seed=1, full_precision=True)
     assert other.num_episodes > 0
     assert len({other.sha256, same.sha256, sha256(reference)}) == 3
     exact = same.transitions.observation.numpy()
@@ -209,7 +199,7 @@ def test_killed_in_the_middle_the_same_call_gives_the_same_dataset(reference, tm
     assert process.exitcode == -signal.SIGKILL
     wait_for(lambda: not any(map(is_running, started)), seconds=10)  # no worker outlives it
     assert not (folder / TASK).exists()
-    collect("ballcircle", folder, CONFIG, checkpoint_every=1)
+    collect_one("ballcircle", folder, CONFIG, checkpoint_every=1)
     assert sha256(folder) == sha256(reference)
 
 
@@ -220,7 +210,7 @@ def test_a_killed_worker_is_an_error(tmp_path):
             child.kill()
 
     with pytest.raises(CollectionError, match="a worker process was killed"):
-        collect("ballcircle", tmp_path, tiny_config(runs=2, steps=10**6), workers=2, on_progress=kill_one)
+        collect_one("ballcircle", tmp_path, tiny_config(runs=2, steps=10**6), workers=2, on_progress=kill_one)
     assert not multiprocessing.active_children()
 
 
@@ -231,36 +221,41 @@ def test_an_interruption_ends_the_workers_at_once(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect("ballcircle", tmp_path, tiny_config(runs=2, steps=10**7), workers=2, on_progress=interrupt)
+        collect_one(
+            "ballcircle", tmp_path, tiny_config(runs=2, steps=10**7), workers=2, on_progress=interrupt
+        )
     assert not multiprocessing.active_children()
 
 
 def test_max_bytes_is_kept_and_the_work_serves_again(work_only, reference):
     whole = size(reference)
     limit = whole * 3 // 4
-    dataset = collect("ballcircle", work_only, CONFIG, max_bytes=limit, keep_work=True)
+    dataset = collect_one("ballcircle", work_only, CONFIG, max_bytes=limit, keep_work=True)
     assert size(work_only) <= limit
     everything = load_transitions(reference, "ballcircle")
     assert 0 < dataset.num_episodes < everything.num_episodes
     best = everything.episodes.best_return_within(40.0)
     assert dataset.episodes.best_return_within(40.0) == best
-    again = collect("ballcircle", work_only, CONFIG, max_bytes=whole + 100, keep_work=True, overwrite=True)
+    again_options = {"keep_work": True, "overwrite": True}
+    again = collect_one(
+        "ballcircle", work_only, CONFIG, max_bytes=whole + 100, keep_work=True, overwrite=True
+    )
     assert again.sha256 == everything.sha256
     assert not (work_only / ".collect" / "ballcircle" / "trial").exists()
-    few = collect("ballcircle", work_only, CONFIG, max_bytes=limit // 2, keep_work=True, overwrite=True)
+    few = collect_one("ballcircle", work_only, CONFIG, max_bytes=limit // 2, **again_options)
     assert size(work_only) <= limit // 2
     assert 0 < few.num_episodes < dataset.num_episodes
     with pytest.raises(CollectionError, match=r"fits into 1000 bytes.*with a larger max_bytes"):
-        collect("ballcircle", work_only, CONFIG, max_bytes=1000, overwrite=True)
+        collect_one("ballcircle", work_only, CONFIG, max_bytes=1000, overwrite=True)
     assert sha256(work_only) == few.sha256  # what was there is untouched
     assert (work_only / ".collect" / "ballcircle" / "run-0").is_dir()
 
 
 def test_a_config_that_exists_needs_overwrite(work_only):
-    first = collect("ballcircle", work_only, CONFIG, keep_work=True)
+    first = collect_one("ballcircle", work_only, CONFIG, keep_work=True)
     with pytest.raises(FileExistsError, match=rf"{TASK}: exists already; .*--overwrite"):
-        collect("ballcircle", work_only, CONFIG)
-    assert collect("ballcircle", work_only, CONFIG, overwrite=True).sha256 == first.sha256
+        collect_one("ballcircle", work_only, CONFIG)
+    assert collect_one("ballcircle", work_only, CONFIG, overwrite=True).sha256 == first.sha256
     assert not (work_only / ".collect").exists()
 
 
@@ -275,15 +270,17 @@ def test_a_config_that_exists_needs_overwrite(work_only):
 def test_work_of_another_collection_is_refused(work_only, options, message):
     before = sorted(path for path in work_only.rglob("*"))
     with pytest.raises(CollectionError, match=message):
-        collect("ballcircle", work_only, **{"config": CONFIG, **options})
+        collect_one("ballcircle", work_only, **{"config": CONFIG, **options})
     assert sorted(path for path in work_only.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "is not JSON"), ("[]", "holds no settings")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is not complete"), ("[]", "must hold a JSON object")]
+)
 def test_a_broken_record_of_the_work_is_named(work_only, content, message):
     (work_only / ".collect" / "ballcircle" / "collect.json").write_text(content)
-    with pytest.raises(CollectionError, match=f"collect.json: {message}"):
-        collect("ballcircle", work_only, CONFIG)
+    with pytest.raises(CollectionError, match=f"collect.json {message}.*; remove .* to start again"):
+        collect_one("ballcircle", work_only, CONFIG)
 
 
 def test_two_collections_at_once_into_one_folder_are_refused(work_only):
@@ -291,15 +288,15 @@ def test_two_collections_at_once_into_one_folder_are_refused(work_only):
         FileLock(work_only / ".collect" / "ballcircle" / "lock"),
         pytest.raises(CollectionError, match=f"another process is collecting {TASK}"),
     ):
-        collect("ballcircle", work_only, CONFIG)
-    collect("ballcircle", work_only, CONFIG)
+        collect_one("ballcircle", work_only, CONFIG)
+    collect_one("ballcircle", work_only, CONFIG)
 
 
 def test_no_episode_cheap_enough(tmp_path):
     # With this seed and deviation all of them cost something.
     config = tiny_config(steps=600, max_cost_return=0.0, initial_log_std=-0.5)
     with pytest.raises(CollectionError, match=r"no episode was kept, as all of them cost too much"):
-        collect("ballcircle", tmp_path, config, seed=2)
+        collect_one("ballcircle", tmp_path, config, seed=2)
     assert not (tmp_path / TASK).exists()
 
 
@@ -313,6 +310,10 @@ def test_arguments_are_checked_before_any_work(tmp_path):
         ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"workers": 0}, ValueError, "workers must be at least 1, got 0"),
         ({"max_bytes": 0}, ValueError, "max_bytes must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1, got 0"),
+        ({"seed": 1.5}, ValueError, r"seed must be a whole number, got 1\.5"),
+        ({"full_precision": 1}, ValueError, "full_precision must be true or false, got 1"),
+        ({"folder": ""}, ValueError, "has an empty name"),
         ({"task": "balcircle"}, ValueError, "unknown task 'balcircle'"),
         ({"folder": file}, FileExistsError, "file: is a file; name a folder"),
         ({"folder": "dsrl"}, ValueError, "dsrl: stands for other data"),
@@ -322,11 +323,8 @@ def test_arguments_are_checked_before_any_work(tmp_path):
         ({"task": "easysparse"}, ImportError, "MetaDrive|metadrive"),
     ):
         arguments = {"task": "ballcircle", "folder": folder, "config": CONFIG, **options}
-        for function in (check_collection, collect):
-            with pytest.raises(error, match=message):
-                function(**arguments)
-    with pytest.raises(ValueError, match="checkpoint_every must be at least 1, got 0"):
-        collect("ballcircle", folder, CONFIG, checkpoint_every=0)
+        with pytest.raises(error, match=message):
+            collect_one(**arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "file"]
 
 
@@ -335,7 +333,7 @@ def test_other_tasks_of_the_folder_stay(work_only):
 
     other = load_transitions("embedded").select_episodes(torch.arange(2))
     write_parquet_dataset(other, work_only, config_name="OfflineCarCircle-v0")
-    collect("ballcircle", work_only, CONFIG)
+    collect_one("ballcircle", work_only, CONFIG)
     assert load_transitions(work_only, "carcircle").sha256 == other.sha256
     card = (work_only / "README.md").read_text()
     assert "| `OfflineCarCircle-v0` | 2 |" in card
@@ -345,6 +343,6 @@ def test_other_tasks_of_the_folder_stay(work_only):
 
 @pytest.mark.slow
 def test_behaviour_policies_learn(tmp_path):
-    dataset = collect("ballcircle", tmp_path, load_collect_config("ballcircle", steps=80_000))
+    dataset = collect_one("ballcircle", tmp_path, load_collect_config("ballcircle", steps=80_000))
     assert dataset.episodes.best_return_within(40.0) > 400
     assert dataset.episodes.cost_return.max() <= get_task("ballcircle").cost_max

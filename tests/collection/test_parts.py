@@ -5,28 +5,21 @@ import shutil
 import pytest
 from collection_factory import tiny_config
 
-from spi_diffusers.collection.errors import CollectionError
-from spi_diffusers.collection.parts import Part, collect_part, shard_files
+from spi_diffusers.collection.config import CollectionError, CollectionSpec
+from spi_diffusers.collection.parts import Part, play_part, shard_files
 
 pytest.importorskip("bullet_safety_gym")
 
 
 def make_part(folder, checkpoint_every=1):
-    return Part(
-        "OfflineBallCircle-v0",
-        "run-0",
-        tiny_config(steps=1800),
-        seed=0,
-        folder=folder,
-        full_precision=False,
-        checkpoint_every=checkpoint_every,
-    )
+    spec = CollectionSpec("ballcircle", folder, tiny_config(steps=1800), checkpoint_every=checkpoint_every)
+    return Part(spec, "run-0", seed=0)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     part = make_part(tmp_path_factory.mktemp("part") / "finished")
-    progress = list(collect_part(part))
+    progress = list(play_part(part))
     assert [one.steps for one in progress] == [0, 600, 1200, 1800]
     assert progress[0].best == {10.0: None, 20.0: None, 40.0: None, 80.0: None}
     return part
@@ -46,7 +39,7 @@ def test_episodes_and_one_state_are_on_disk(finished):
 
 def test_a_finished_part_plays_nothing(finished):
     before = contents(finished.folder)
-    (progress,) = collect_part(finished)
+    (progress,) = play_part(finished)
     assert (progress.steps, progress.total) == (1800, 1800)
     assert progress.episodes > 0
     assert progress.best[80.0] is not None
@@ -55,7 +48,7 @@ def test_a_finished_part_plays_nothing(finished):
 
 def test_checkpoints_do_not_change_what_is_kept(finished, tmp_path):
     part = make_part(tmp_path / "seldom", checkpoint_every=1000)
-    list(collect_part(part))
+    list(play_part(part))
     assert names(part.folder) == ["episodes-0000", "episodes-0001", "state-0002"]
     assert (part.folder / "state-0002.safetensors").read_bytes() == (
         finished.folder / "state-0003.safetensors"
@@ -65,7 +58,7 @@ def test_checkpoints_do_not_change_what_is_kept(finished, tmp_path):
 def test_episodes_without_their_state_are_played_again(finished, tmp_path):
     """As if it had been killed after the episodes of the second round, and before their state."""
     part = make_part(tmp_path / "cut")
-    playing = collect_part(part)
+    playing = play_part(part)
     assert [next(playing).steps for _ in range(2)] == [0, 600]
     shutil.copy(part.folder / "state-0001.safetensors", tmp_path)
     next(playing)
@@ -73,7 +66,7 @@ def test_episodes_without_their_state_are_played_again(finished, tmp_path):
     (part.folder / "state-0002.safetensors").unlink()
     shutil.copy(tmp_path / "state-0001.safetensors", part.folder)
     assert names(part.folder) == ["episodes-0000", "episodes-0001", "state-0001"]
-    assert [one.steps for one in collect_part(part)] == [600, 1200, 1800]
+    assert [one.steps for one in play_part(part)] == [600, 1200, 1800]
     assert names(part.folder) == names(finished.folder)
     assert contents(part.folder) == contents(finished.folder)
 
@@ -85,13 +78,13 @@ def test_files_that_cannot_be_read_are_named(finished, tmp_path):
     good = state.read_bytes()
     state.write_bytes(good[:-9])
     with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from .* remove"):
-        next(collect_part(part))
+        next(play_part(part))
     state.write_bytes(shard.read_bytes())
     with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from"):
-        next(collect_part(part))
+        next(play_part(part))
     state.write_bytes(good)
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(
         CollectionError, match=r"episodes-0001.safetensors: is not a file of collected episodes"
     ):
-        next(collect_part(part))
+        next(play_part(part))

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spi_diffusers.collection.config import CollectConfig
 from spi_diffusers.collection.ppo_lagrangian import (
     BudgetNetworks,
     RunningMoments,
@@ -14,6 +15,8 @@ from spi_diffusers.collection.ppo_lagrangian import (
     ppo_update,
     update_multiplier,
 )
+
+CONFIG = CollectConfig(multiplier_rate=0.1, max_multiplier=5.0)
 
 
 def segment(terminated, ended):
@@ -93,13 +96,13 @@ def test_ppo_loss_by_hand():
     ],
 )
 def test_update_multiplier_by_hand(cost_return, target, expected):
-    result = update_multiplier(0.5, cost_return, target, rate=0.1, highest=5.0)
+    result = update_multiplier(0.5, cost_return, target, CONFIG)
     assert result == pytest.approx(expected)
 
 
 def test_multiplier_stays_in_its_range():
-    assert update_multiplier(4.95, 100.0, 0.0, rate=0.1, highest=5.0) == 5.0
-    assert update_multiplier(0.05, 0.0, 40.0, rate=0.1, highest=5.0) == 0.0
+    assert update_multiplier(4.95, 100.0, 0.0, CONFIG) == 5.0
+    assert update_multiplier(0.05, 0.0, 40.0, CONFIG) == 0.0
 
 
 @given(
@@ -154,11 +157,8 @@ def updated_mean(multiplier):
         optimizer,
         played,
         torch.tensor([multiplier, 0.0]),
-        gamma=0.9,
-        epochs=4,
-        minibatch_size=50,
-        entropy_weight=0.0,
-        generator=generator,
+        CollectConfig(gamma=0.9, epochs=4, minibatch_size=50, entropy_weight=0.0),
+        generator,
     )
     budget = torch.zeros(shape, dtype=torch.int64)
     return networks.distribution(networks.inputs(observation, budget), budget).mean.mean().item()

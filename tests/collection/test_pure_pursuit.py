@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from spi_diffusers.collection.pure_pursuit import Driver, PurePursuit, draw_driver, vary_driver
+from spi_diffusers.collection.scripted import Driver, PurePursuit, draw_driver, vary_driver
 from spi_diffusers.envs import make_env
 
 CAREFUL = Driver(radius=6.8, edge=5.0, lookahead=0.35, gain=2.5, throttle=1.0, noise=0.0, lapse=0.0)

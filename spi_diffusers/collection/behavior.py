@@ -1,4 +1,4 @@
-"""One behaviour-policy run: train PPO-Lagrangian in the simulator, and keep the episodes it plays.
+"""One behavior-policy run: train PPO-Lagrangian in the simulator, and keep the episodes it plays.
 
 A run goes in rounds. In a round every environment is reset with a seed of its own and plays as many steps as
 the task's longest episode has; policy updates happen within. All randomness of a round follows from (seed,
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from spi_diffusers.collection.config import CollectConfig
-from spi_diffusers.collection.episodes import Episode
-from spi_diffusers.collection.errors import CollectionError
+from spi_diffusers.collection.config import CollectConfig, CollectionError
+from spi_diffusers.collection.episodes import Episode, EpisodeRecorder, round_significant
 from spi_diffusers.collection.ppo_lagrangian import (
     BudgetNetworks,
     RunningMoments,
@@ -25,7 +24,6 @@ from spi_diffusers.collection.ppo_lagrangian import (
     ppo_update,
     update_multiplier,
 )
-from spi_diffusers.data.rounding import round_significant
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.envs import make_env
 from spi_diffusers.envs.velocity import speed_threshold
@@ -35,8 +33,8 @@ _PROBE_NOISE = (0.0, 0.25, 0.5)  # shares of the policy's deviation
 _OBSERVATION_CLIP = 10.0
 
 
-class BehaviourRun:
-    """Trains one behaviour policy and yields its episodes.
+class BehaviorRun:
+    """Trains one behavior policy and yields its episodes.
 
     Args:
         task: What to play.
@@ -51,7 +49,7 @@ class BehaviourRun:
         self.steps_done = 0
         self._envs: list[gymnasium.Env] = []
         if task.observation_dim is None or task.action_dim is None:
-            raise CollectionError(f"{task.name}: cannot be collected, as its sizes are not known")
+            raise CollectionError(f"{task.name}: cannot be collected: its sizes are unknown")
         with torch.random.fork_rng(devices=[]):  # the caller's own random stream is left alone
             torch.manual_seed(seed)
             self.networks = BudgetNetworks(
@@ -117,7 +115,7 @@ class BehaviourRun:
         count, horizon = config.num_envs, task.max_episode_steps
         budget = self._rng.integers(config.num_budgets, size=count)
         noise = self._draw_noise(count)
-        recorders = [_Recorder(first) for first in observation]
+        recorders = [EpisodeRecorder(first) for first in observation]
         running = np.zeros((count, 2))
         steps: list[dict[str, np.ndarray]] = []
         for step in range(horizon):
@@ -149,7 +147,8 @@ class BehaviourRun:
             observation = following.copy()
             running = running * ~ended[:, None]
             for index, recorder in enumerate(recorders):
-                recorder.add(executed[index], signals[index], following[index])
+                reward, cost = signals[index]
+                recorder.add(executed[index], reward, cost, following[index])
                 if ended[index]:
                     episode = recorder.finish(bool(terminated[index]))
                     self._learn_cost(index, int(budget[index]), episode.cost_return)
@@ -157,7 +156,7 @@ class BehaviourRun:
                     observation[index], _ = envs[index].reset()
                     budget[index] = self._rng.integers(config.num_budgets)
                     noise[index] = self._draw_noise(count)[index]
-                    recorders[index] = _Recorder(observation[index])
+                    recorders[index] = EpisodeRecorder(observation[index])
             if len(steps) == config.segment_steps or step == horizon - 1:
                 self._update(steps)
                 steps = []
@@ -202,17 +201,10 @@ class BehaviourRun:
         self.average_cost[budget] = cost_return if rate == 1.0 else before + rate * (cost_return - before)
 
     def _update_multipliers(self) -> None:
-        config = self.config
-        for budget, target in enumerate(config.cost_targets):
-            average = float(self.average_cost[budget])
+        for budget, target in enumerate(self.config.cost_targets):
+            average, multiplier = float(self.average_cost[budget]), float(self.multipliers[budget])
             if not np.isnan(average):
-                self.multipliers[budget] = update_multiplier(
-                    float(self.multipliers[budget]),
-                    average,
-                    target,
-                    rate=config.multiplier_rate,
-                    highest=config.max_multiplier,
-                )
+                self.multipliers[budget] = update_multiplier(multiplier, average, target, self.config)
 
     def _update(self, steps: list[dict[str, np.ndarray]]) -> None:
         config = self.config
@@ -230,17 +222,7 @@ class BehaviourRun:
             terminated=torch.from_numpy(stacked["terminated"]),
             ended=torch.from_numpy(stacked["ended"]),
         )
-        ppo_update(
-            self.networks,
-            self.optimizer,
-            segment,
-            self.multipliers,
-            gamma=config.gamma,
-            epochs=config.epochs,
-            minibatch_size=config.minibatch_size,
-            entropy_weight=config.entropy_weight,
-            generator=self._generator,
-        )
+        ppo_update(self.networks, self.optimizer, segment, self.multipliers, config, self._generator)
         self.observations.add(torch.from_numpy(stacked["raw"]))
 
     def save(self, path: Path) -> None:
@@ -279,28 +261,3 @@ def _speed_limits(task: Task, config: CollectConfig) -> np.ndarray:
     if config.speed_targets:
         limits[-len(config.speed_targets) :] = speed_threshold(task) * np.array(config.speed_targets)
     return limits
-
-
-class _Recorder:
-    """Collects one episode step by step."""
-
-    def __init__(self, observation: np.ndarray):
-        self._observations = [observation]
-        self._actions: list[np.ndarray] = []
-        self._rewards: list[float] = []
-        self._costs: list[float] = []
-
-    def add(self, action: np.ndarray, signals: np.ndarray, observation: np.ndarray) -> None:
-        self._actions.append(action)
-        self._rewards.append(signals[0])
-        self._costs.append(signals[1])
-        self._observations.append(observation)
-
-    def finish(self, terminated: bool) -> Episode:
-        return Episode(
-            np.stack(self._observations),
-            np.stack(self._actions),
-            np.asarray(self._rewards, dtype=np.float32),
-            np.asarray(self._costs, dtype=np.float32),
-            terminated,
-        )

@@ -1,4 +1,4 @@
-"""Behaviour-policy and scripted runs in the real simulators."""
+"""Behavior-policy and scripted runs in the real simulators."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from collection_factory import tiny_config
 
 from spi_diffusers.collection import scripted
-from spi_diffusers.collection.behaviour import BehaviourRun
+from spi_diffusers.collection.behavior import BehaviorRun
 from spi_diffusers.collection.scripted import ScriptedRun
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
@@ -39,7 +39,7 @@ def test_a_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path, name):
         pytest.skip(f"{name} has no simulator here")
     config = tiny_config(name, steps=3 * 3 * task.max_episode_steps, scripted_episodes=0)
     # Its simulators stay open from round to round; those of the one that goes on are new.
-    whole, again = (BehaviourRun(task, config, seed=5) for _ in range(2))
+    whole, again = (BehaviorRun(task, config, seed=5) for _ in range(2))
     whole.play_round()
     whole.save(tmp_path / "state.safetensors")
     expected = whole.play_round()
@@ -60,7 +60,7 @@ def test_a_run_that_was_saved_and_loaded_continues_bit_for_bit(tmp_path, name):
 
 def test_the_stored_actions_are_those_that_were_executed():
     config = tiny_config()
-    run = BehaviourRun(BALL, config, seed=5)
+    run = BehaviorRun(BALL, config, seed=5)
     episodes = run.play_round()
     run.close()
     # Where the environments' seeds come from; the one seed more is that of the shuffling.
@@ -82,7 +82,7 @@ def test_the_stored_actions_are_those_that_were_executed():
 
 
 def test_full_precision_keeps_all_bits_of_actions():
-    run = BehaviourRun(BALL, tiny_config(), seed=5, round_actions=False)
+    run = BehaviorRun(BALL, tiny_config(), seed=5, round_actions=False)
     (episode, *_) = run.play_round()
     run.close()
     assert (episode.action.view(np.uint32) & 0xFFF != 0).any()
@@ -92,12 +92,12 @@ def test_making_a_run_leaves_the_callers_random_stream_alone():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    BehaviourRun(BALL, tiny_config(), seed=5)
+    BehaviorRun(BALL, tiny_config(), seed=5)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_multipliers_of_targets_move_and_penalties_stay():
-    run = BehaviourRun(BALL, tiny_config(cost_targets=[0.0, 80.0], penalties=[0.3]), seed=0)
+    run = BehaviorRun(BALL, tiny_config(cost_targets=[0.0, 80.0], penalties=[0.3]), seed=0)
     for budget, cost_return in ((0, 40.0), (1, 0.0), (2, 40.0)):
         run._learn_cost(0, budget, cost_return)
     run._learn_cost(2, 0, 1000.0)  # the last environment is a probe
@@ -110,7 +110,7 @@ def test_multipliers_of_targets_move_and_penalties_stay():
 def test_speed_beyond_its_target_earns_nothing_and_is_what_a_speed_budget_pays_for():
     task = get_task("hoppervelocity")  # a step faster than 0.7402 m/s costs 1
     config = tiny_config(task, cost_targets=[], penalties=[0.5], speed_targets=[0.5, 1.0], speed_penalty=0.2)
-    run = BehaviourRun(task, config, seed=0)
+    run = BehaviorRun(task, config, seed=0)
     torch.testing.assert_close(run.multipliers, torch.tensor([0.5, 0.2, 0.2]))
     signals = np.array([[3.0, 1.0], [3.0, 1.0], [3.0, 1.0], [1.5, 0.0]])
     infos = [{"speed": speed} for speed in (2.0, 2.0, 2.0, 0.5)]
@@ -124,7 +124,7 @@ def test_with_speed_targets_the_episodes_still_have_the_tasks_own_rewards_and_co
     task = get_task("hoppervelocity")
     if not simulator_status(task.simulator).installed:
         pytest.skip("no MuJoCo here")
-    run = BehaviourRun(task, tiny_config(task, cost_targets=[], penalties=[], speed_targets=[0.1]), seed=0)
+    run = BehaviorRun(task, tiny_config(task, cost_targets=[], penalties=[], speed_targets=[0.1]), seed=0)
     episodes = run.play_round()
     run.close()
     assert any((episode.cost > 0).any() for episode in episodes)
