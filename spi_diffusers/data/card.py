@@ -267,15 +267,12 @@ def read_provenance(folder: Path, config: str, *, source: str) -> Provenance:
     )
 
 
-def download_provenance(
-    repo_id: str, *, revision: str | None = None, token: str | bool | None = None
-) -> tuple[Path, str]:
+def download_provenance(repo_id: str, *, revision: str | None = None) -> tuple[Path, str]:
     """Download the small files of a Hub dataset that `read_provenance` reads.
 
     Args:
         repo_id: `organisation/name`.
         revision: branch, tag or commit.
-        token: access token for a private repository; True takes the stored one.
 
     Returns:
         The folder, and the commit that the files are of.
@@ -286,9 +283,7 @@ def download_provenance(
     from huggingface_hub import snapshot_download
 
     wanted = ["README.md", f"*/{STATS_FILE}"]
-    folder = snapshot_download(
-        repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=wanted
-    )
+    folder = snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=wanted)
     return Path(folder), Path(folder).name  # a snapshot's folder is named by its commit
 
 

@@ -1,18 +1,20 @@
 """DSRL's HDF5 files from their Hub dataset: resumed, retried, verified, and put in place atomically.
 
-Over plain HTTP the Hub's client does not look at what it receives: bytes that are wrong but of the right
-number pass. So every file is compared with the size and SHA-256 that the Hub records for it. A download
-that stops, for whatever reason, goes on where it stopped, also in a new process.
+`hf_hub_download` neither resumes a download (it deletes what has arrived) nor verifies the content of a file
+that comes over plain HTTP. So the bytes are received here, by the Hub client's own session: a download that
+stops goes on where it stopped, also in a new process, and every file is compared with the size and the
+checksum that the Hub records for it.
 """
 
 import hashlib
 import logging
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.network import is_transient, say, with_retries
@@ -20,105 +22,40 @@ from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task
 
 logger = logging.getLogger(__name__)
 
-#: How often a download is tried again in a row without having received anything new.
-ATTEMPTS = 3
+#: Bytes that are received before they are written.
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a Hub dataset as the Hub describes it.
+    """One of DSRL's files as the Hub describes it.
 
     Attributes:
-        repo_id: the dataset repository.
-        path: the file in it.
-        commit: commit that the description belongs to; None where the Hub could not be reached, and the
-            description is that of a file that was fetched before.
+        path: the file in the repository.
         size: in bytes.
-        sha256: of the content, 64 hexadecimal digits; None where the Hub keeps the file in git itself.
-        blob_id: git's SHA-1 of the file, 40 digits (for LFS files that of the pointer).
+        digest: SHA-256 of the content (64 hexadecimal digits), or git's SHA-1 of the blob (40 digits) where
+            git itself keeps the file.
+        commit: commit that the description belongs to; None for a file that was fetched before, where the Hub
+            cannot be reached.
     """
 
-    repo_id: str
     path: str
-    commit: str | None
     size: int
-    sha256: str | None
-    blob_id: str
+    digest: str
+    commit: str | None
 
     @property
-    def digest(self) -> str:
-        """The digest that tells whether the content is right."""
-        return self.sha256 or self.blob_id
+    def sha256(self) -> str | None:
+        """SHA-256 of the content, where it is known."""
+        return self.digest if len(self.digest) == 64 else None
 
 
-def find_dsrl_files(
-    tasks: Sequence[Task],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-    wait: float = 1.0,
-) -> dict[str, HubFile]:
-    """Ask the Hub for the sizes and checksums of DSRL's files; again where it is busy or broken.
-
-    Args:
-        tasks: whose files.
-        revision: branch, tag or commit.
-        token: access token; True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
-        wait: seconds before the first new try; doubled with every further one.
-
-    Returns:
-        The files by task name.
-
-    Raises:
-        DatasetError: the Hub cannot be reached, or has no such repository, revision or file.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    api = HfApi(endpoint=endpoint, token=token)
-    names = [task.dataset_file for task in tasks]
-
-    def ask() -> tuple[Any, Any]:
-        commit = api.dataset_info(DSRL_DATASET_REPO, revision=revision).sha
-        return commit, api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
-
-    try:
-        commit, found = with_retries(ask, what=f"{DSRL_DATASET_REPO}: asking for the files", wait=wait)
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise DatasetError(_cannot_download(tasks, error)) from error
-    by_path = {item.path: item for item in found if isinstance(item, RepoFile)}
-    missing = [task for task in tasks if task.dataset_file not in by_path]
-    if missing:
-        raise DatasetError(
-            _cannot_download(missing, f"there is no such file in revision {revision or 'main'}")
-        )
-    return {
-        task.name: _hub_file(by_path[task.dataset_file], DSRL_DATASET_REPO, str(commit)) for task in tasks
-    }
-
-
-def download_dsrl_file(
-    task: Task,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    folder: Path | None = None,
-    endpoint: str | None = None,
-    wait: float = 1.0,
-) -> Path:
+def download_dsrl_file(task: Task, *, revision: str | None = None) -> Path:
     """Fetch a task's file from DSRL's dataset repository; one that is there already is not fetched again.
-
-    Without a connection, a file that was fetched before is used, unless a revision is asked for.
 
     Args:
         task: whose file.
         revision: branch, tag or commit.
-        token: access token; True takes the stored one.
-        folder: where files are kept, by default a folder in the Hub client's cache.
-        endpoint: address of the Hub, where it is not the usual one.
-        wait: seconds before the first new try; doubled with every further one.
 
     Returns:
         The verified file.
@@ -126,94 +63,74 @@ def download_dsrl_file(
     Raises:
         DatasetError: it cannot be downloaded; what has arrived is kept, and the next try goes on there.
     """
-    folder = folder or default_folder()
-    found = find_or_reuse_dsrl_files(
-        [task], folder, revision=revision, token=token, endpoint=endpoint, wait=wait
-    )
-    return fetch(found[task.name], folder, token=token, endpoint=endpoint, wait=wait)
+    return fetch(find_dsrl_files([task], revision=revision)[task.name])
 
 
-def find_or_reuse_dsrl_files(
-    tasks: Sequence[Task],
-    folder: Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-    wait: float = 1.0,
-) -> dict[str, HubFile]:
-    """Ask the Hub as `find_dsrl_files` does; without a connection, take what was fetched before.
+def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> dict[str, HubFile]:
+    """Ask the Hub for the sizes and checksums of DSRL's files.
 
-    That is done unless a revision is asked for, as nothing here tells which one a file belongs to.
+    Without a connection, files that were fetched before are taken, unless a revision is asked for: nothing
+    here tells which revision they belong to.
 
     Args:
         tasks: whose files.
-        folder: where files are kept.
         revision: branch, tag or commit.
-        token: access token; True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
-        wait: seconds before the first new try; doubled with every further one.
 
     Returns:
-        The files by task name, for `fetch` into the same folder.
+        The files by task name, for `fetch`.
 
     Raises:
         DatasetError: the Hub has no such repository, revision or file; or it cannot be reached, and a file
             was not fetched before.
     """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.hf_api import RepoFile
+
+    api = HfApi()
+    names = [task.dataset_file for task in tasks]
+
+    def ask() -> tuple[Any, Any]:
+        commit = api.dataset_info(DSRL_DATASET_REPO, revision=revision).sha
+        return commit, api.get_paths_info(DSRL_DATASET_REPO, names, revision=commit, repo_type="dataset")
+
     try:
-        return find_dsrl_files(tasks, revision=revision, token=token, endpoint=endpoint, wait=wait)
-    except DatasetError as error:
-        cause = error.__cause__
-        if revision is not None or not isinstance(cause, Exception) or not _is_offline(cause):
-            raise
-        kept = {task: sorted(folder.glob(f"*/{task.dataset_file}"), key=_modified) for task in tasks}
-        if missing := [task for task, paths in kept.items() if not paths]:
-            raise DatasetError(_cannot_download(missing, cause)) from cause
-    for paths in kept.values():
-        logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", paths[-1])
-    return {task.name: _kept_file(paths[-1]) for task, paths in kept.items()}
+        commit, found = with_retries(ask, what=f"{DSRL_DATASET_REPO}: asking for the files")
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        is_offline = is_transient(error) and not isinstance(error, HfHubHTTPError)
+        if is_offline and revision is None:
+            return _kept_files(tasks, error)
+        raise DatasetError(_cannot_download(tasks, say(error))) from error
+    files = {
+        item.path: HubFile(item.path, item.size, item.lfs.sha256 if item.lfs else item.blob_id, str(commit))
+        for item in found
+        if isinstance(item, RepoFile)
+    }
+    if missing := [task for task in tasks if task.dataset_file not in files]:
+        reason = f"there is no such file in revision {revision or 'main'}"
+        raise DatasetError(_cannot_download(missing, reason))
+    return {task.name: files[task.dataset_file] for task in tasks}
 
 
-def default_folder() -> Path:
-    """Say where downloaded files are kept: in the Hub client's cache, which `hf cache` knows how to empty."""
-    from huggingface_hub import cached_assets_path
-
-    return cached_assets_path("spi-diffusers", namespace="dsrl", subfolder="files")
-
-
-def fetch(
-    file: HubFile,
-    folder: Path,
-    *,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-    wait: float = 1.0,
-) -> Path:
-    """Fetch one file into `folder/<checksum>/<name>`, and verify it.
+def fetch(file: HubFile) -> Path:
+    """Fetch a file into the Hub client's cache (`hf cache` knows how to empty it), and verify it.
 
     Args:
         file: what to fetch.
-        folder: where to.
-        token: access token; True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
-        wait: seconds before the first new try; doubled with every further one.
 
     Returns:
-        The verified file.
+        The verified file, `<checksum>/<name>` in a folder of the cache.
 
     Raises:
         DatasetError: the download fails for good, or what the server sends is not what the Hub describes.
     """
-    from filelock import FileLock
-
-    target = folder / file.digest / Path(file.path).name
+    target = _folder() / file.digest / Path(file.path).name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Two processes (torchrun!) share one download: the second finds the file when it gets the lock.
         with FileLock(target.with_name(f"{target.name}.lock")):
             if target.exists():
-                if _is_intact(target, file.size, file.digest):
+                if _is_intact(target, file):
                     return target
                 if file.commit is None:
                     raise DatasetError(
@@ -224,8 +141,8 @@ def fetch(
                 target.unlink()
             part = target.with_name(f"{target.name}.part")
             for last in (False, True):
-                _download(file, part, token=token, endpoint=endpoint, wait=wait)
-                if _is_intact(part, file.size, file.digest):
+                _download(file, part)
+                if _is_intact(part, file):
                     part.replace(target)
                     return target
                 # Nothing tells which bytes are wrong, so none of them are of use.
@@ -236,108 +153,97 @@ def fetch(
         raise
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
-            f"{file.repo_id}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What has "
-            "arrived is kept; the next try goes on there"
+            f"{DSRL_DATASET_REPO}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What "
+            "has arrived is kept; the next try goes on there"
         ) from error
     raise DatasetError(
-        f"{file.repo_id}: {file.path} arrives damaged: twice its content did not have the checksum "
+        f"{DSRL_DATASET_REPO}: {file.path} arrives damaged: twice its content did not have the checksum "
         f"{file.digest} that the Hub gives for it. Something between here and the Hub (a proxy, a mirror) "
         "changes the file"
     )
 
 
-def _download(
-    file: HubFile, part: Path, *, token: str | bool | None, endpoint: str | None, wait: float
-) -> None:
+def _download(file: HubFile, part: Path) -> None:
     """Fill `part` up to the file's size; go on where it ends, try again while that may help."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
 
-    url = hf_hub_url(file.repo_id, file.path, repo_type="dataset", revision=file.commit, endpoint=endpoint)
-    # Compressed transfers have other byte positions than the file, so they could not be resumed.
-    headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity"}
-    failures = 0
-    while True:
-        have = part.stat().st_size if part.exists() else 0
-        if have > file.size:
+    def arrived() -> int:
+        return part.stat().st_size if part.exists() else 0
+
+    def receive() -> None:
+        if arrived() > file.size:
             part.unlink()
-            have = 0
-        free = shutil.disk_usage(part.parent).free
-        if free < file.size - have:
-            raise OSError(f"{(file.size - have) / 1e6:.0f} MB are needed, and {free / 1e6:.0f} MB are free")
-        try:
-            with part.open("ab", buffering=0) as stream:  # what has arrived outlives a killed process
-                http_get(
-                    url,
-                    stream,
-                    resume_size=have,
-                    headers=headers,
-                    expected_size=file.size,
-                    displayed_filename=Path(file.path).name,
-                )
-            return
-        except Exception as error:
-            arrived = part.stat().st_size if part.exists() else 0
-            failures = 1 if arrived > have else failures + 1
-            # What has brought something new is worth going on with, whatever ended it.
-            if failures > ATTEMPTS or not (arrived > have or is_transient(error)):
-                raise
-            pause = min(wait * 2 ** (failures - 1), 30.0)
-            logger.warning(
-                "%s: stopped at %.1f of %.1f MB (%s); going on in %.0f s.",
-                *(file.path, arrived / 1e6, file.size / 1e6, say(error), pause),
-            )
-            time.sleep(pause)
+        missing, free = file.size - arrived(), shutil.disk_usage(part.parent).free
+        if free < missing:
+            raise OSError(f"{missing / 1e6:.0f} MB are needed, and {free / 1e6:.0f} MB are free")
+        if missing:
+            _receive(file, part, arrived())
+        if arrived() < file.size:
+            raise ConnectionError(f"the connection ended at {arrived()} of {file.size} bytes")
+
+    with_retries(receive, what=f"Downloading {file.path}", progress=arrived)
 
 
-def _is_intact(path: Path, size: int, digest: str) -> bool:
-    """Compare size and digest; 64 digits are a SHA-256, 40 digits git's SHA-1 of a blob."""
-    if path.stat().st_size != size:
+def _receive(file: HubFile, part: Path, start: int) -> None:
+    """Append a file's bytes from `start` on to `part`, as long as they come."""
+    from huggingface_hub import HfApi, constants, get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, tqdm
+
+    url = hf_hub_url(
+        DSRL_DATASET_REPO, file.path, repo_type="dataset", revision=file.commit, endpoint=HfApi().endpoint
+    )
+    # Compressed transfers have other byte positions than the file, so they could not be resumed.
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        hf_raise_for_status(response)
+        is_resumed = response.status_code == 206  # a server may send the whole file all the same
+        with (
+            part.open("ab" if is_resumed else "wb", buffering=0) as stream,  # outlives a killed process
+            tqdm(
+                total=file.size, initial=start * is_resumed, unit="B", unit_scale=True, desc=part.stem
+            ) as bar,
+        ):
+            for chunk in response.iter_bytes(CHUNK):
+                stream.write(chunk)
+                bar.update(len(chunk))
+
+
+def _folder() -> Path:
+    from huggingface_hub import cached_assets_path
+
+    return cached_assets_path("spi-diffusers", namespace="dsrl", subfolder="files")
+
+
+def _is_intact(path: Path, file: HubFile) -> bool:
+    if path.stat().st_size != file.size:
         return False
-    hasher = hashlib.sha256() if len(digest) == 64 else hashlib.sha1(b"blob %d\0" % size)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
+    hasher = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
             hasher.update(block)
-    return hasher.hexdigest() == digest
+    return hasher.hexdigest() == file.digest
 
 
-def _is_offline(error: Exception) -> bool:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return not isinstance(error, HfHubHTTPError) and is_transient(error)
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime
-
-
-def _kept_file(path: Path) -> HubFile:
-    """Describe a file that `fetch` has kept: its folder is named after its digest."""
-    digest = path.parent.name
-    return HubFile(
-        repo_id=DSRL_DATASET_REPO,
-        path=path.name,
-        commit=None,
-        size=path.stat().st_size,
-        sha256=digest if len(digest) == 64 else None,
-        blob_id=digest,
-    )
+def _kept_files(tasks: Sequence[Task], error: Exception) -> dict[str, HubFile]:
+    """The newest file of each task that `fetch` has kept; its folder is named after its digest."""
+    kept = {
+        task: sorted(_folder().glob(f"*/{task.dataset_file}"), key=lambda path: path.stat().st_mtime)
+        for task in tasks
+    }
+    if missing := [task for task, paths in kept.items() if not paths]:
+        raise DatasetError(_cannot_download(missing, say(error))) from error
+    for paths in kept.values():
+        logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", paths[-1])
+    newest = {task: paths[-1] for task, paths in kept.items()}
+    return {
+        task.name: HubFile(path.name, path.stat().st_size, path.parent.name, None)
+        for task, path in newest.items()
+    }
 
 
-def _hub_file(item: Any, repo_id: str, commit: str) -> HubFile:
-    return HubFile(
-        repo_id=repo_id,
-        path=item.path,
-        commit=commit,
-        size=item.size,
-        sha256=item.lfs.sha256 if item.lfs is not None else None,
-        blob_id=item.blob_id,
-    )
-
-
-def _cannot_download(tasks: Sequence[Task], reason: "str | Exception") -> str:
+def _cannot_download(tasks: Sequence[Task], reason: str) -> str:
     what = ", ".join(f"{task.dataset_file} of {task.name}" for task in tasks[:3])
     more = f" and {len(tasks) - 3} more" if len(tasks) > 3 else ""
-    text = reason if isinstance(reason, str) else say(reason)
-    return f"{DSRL_DATASET_REPO}: {what}{more} cannot be downloaded: {text}"
+    return f"{DSRL_DATASET_REPO}: {what}{more} cannot be downloaded: {reason}"

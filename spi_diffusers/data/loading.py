@@ -1,17 +1,21 @@
 """One way to load transitions: `load_transitions` takes whatever `--dataset` may say."""
 
 import os
+import re
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
+from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
+from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     HUB_ID,
     RESERVED_NAMES,
     Task,
+    UnknownTaskError,
     get_task,
     resolve_task,
     task_of_file,
@@ -20,12 +24,12 @@ from spi_diffusers.data.transitions import TransitionDataset
 
 #: The dataset that ships with the package: a folder in the parquet layout.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+#: Suffixes of files in DSRL's layout.
+DSRL_SUFFIXES = (".npz", ".hdf5", ".h5")
 
-_FILE_LOADERS = {".npz": load_npz, ".hdf5": load_hdf5, ".h5": load_hdf5}
-_SUFFIXES = (*_FILE_LOADERS, ".parquet")
 _FORMS = (
-    "a Hub dataset id (org/name), a local folder in the parquet layout, a DSRL .hdf5 file, or a .npz file in "
-    "DSRL's layout"
+    "the org/name of a Hub dataset, a folder in the parquet layout or of a Minari dataset, a .hdf5 or .npz "
+    f"file in DSRL's layout, a table ({', '.join(TABLE_SUFFIXES)}), or {PREFIX}ID"
 )
 
 
@@ -38,24 +42,25 @@ def load_transitions(
     task: str | Task | None = None,
     *,
     revision: str | None = None,
-    token: str | bool | None = None,
     clip_actions: bool = False,
 ) -> TransitionDataset:
     """Load a dataset into memory, wherever it is.
 
     Args:
         dataset: one of
-            - None or `embedded`: the data that ships with the package;
+            - None or `embedded`: the data that ships with the package. A task's name says the same:
+              `load_transitions("ballcircle")`;
             - `org/name`: a Hub dataset in the parquet layout, one config per task;
             - `YYY-45/DSRL`: the task's HDF5 file from DSRL's own Hub dataset, or `dsrl`: the same, but
               the file that DSRL itself has downloaded already, where there is one;
-            - a local folder in the parquet layout, a DSRL `.hdf5` file, or a `.npz` file in DSRL's
-              layout. What exists on disk is never looked up on the Hub.
+            - a local folder in the parquet layout or of a Minari dataset, or `minari:` and a dataset id;
+            - a `.hdf5` or `.npz` file in DSRL's layout;
+            - a `.csv`, `.csv.gz` or `.parquet` table with the usual column names (see `TableColumns`).
+            What exists on disk is never looked up on the Hub.
         task: DSRL id or short form. It fixes the dimensions and the action range [-1, 1], and names the
-            config of a folder or repository; for data of no task of DSRL's, the config's name. May be left
+            config of a folder or repository; for data without a DSRL task, the config's name. May be left
             out where there is nothing to choose.
         revision: branch, tag or commit of a Hub dataset.
-        token: access token for a private Hub dataset; True takes the stored one.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
 
     Returns:
@@ -65,45 +70,116 @@ def load_transitions(
         UnknownTaskError: there is no such task, and no config of that name.
         DatasetError: the dataset does not exist or cannot be used; the message names the file, the
             column and the row, and says what to do.
-        ImportError: h5py is needed and not installed.
+        ImportError: h5py or minari is needed and not installed.
+
+    Example:
+        >>> dataset = load_transitions("ballcircle")
+        >>> dataset.episodes.best_return_within(10.0)
     """
-    known, config = resolve_task(task, dataset)
-    if dataset is None or str(dataset) == "embedded":
+    source = "embedded" if dataset is None else str(dataset)
+    path = Path(source).expanduser()
+    if (
+        task is None
+        and source not in RESERVED_NAMES
+        and re.fullmatch(r"[\w-]+", source)
+        and not path.exists()
+    ):
+        try:
+            source, path, task = "embedded", EMBEDDED_FOLDER, get_task(source)
+        except UnknownTaskError as error:
+            raise MissingDatasetError(f"{source}: no such file or folder, and {error}") from None
+    known, config = resolve_task(task, None if source == "embedded" else source)
+    if source == "embedded":
         check_no_revision("the data in the package", revision)
         return _load_embedded(known, clip_actions)
-    if str(dataset) == "dsrl":
-        return _load_dsrl(known, revision, token, clip_actions)
-    path = Path(dataset).expanduser()
-    if path.exists():
-        check_no_revision(path, revision)
+    if source == "dsrl" or (source.lower() == DSRL_DATASET_REPO.lower() and not path.exists()):
+        return _load_dsrl(known, revision, clip_actions, is_downloaded=source == "dsrl")
+    if path.exists() or source.startswith(PREFIX):
+        check_no_revision(source, revision)
+    if source.startswith(PREFIX) or is_minari_folder(path):
+        return load_minari(source, known, clip_actions=clip_actions)
     if path.is_dir():
-        return load_folder(path, known, config=config, clip_actions=clip_actions)
+        return load_folder(path, config, clip_actions=clip_actions)
     if path.exists():
-        loader = _FILE_LOADERS.get(path.suffix.lower())
-        if loader is None:
-            is_table = path.name.lower().endswith((".csv", ".csv.gz", ".parquet"))
-            hint = (
-                f". Of a table of logged transitions, `spi data convert {path} FOLDER --task TASK` (or "
-                "--name NAME, for data of no DSRL task) makes such a folder; its --help says how to name "
-                "the columns"
-            )
-            raise DatasetError(
-                f"{path}: files with the suffix {path.suffix!r} are not known; give {_FORMS}"
-                f"{hint if is_table else ''}"
-            )
-        told = task_of_file(path)
-        if known is not None and told is not None and told != known:
-            raise DatasetError(
-                f"{path}: is by its name the file of {told.name}, not of {known.name}; rename it if that is "
-                "wrong"
-            )
-        return loader(path, known or told, clip_actions=clip_actions)
-    text = str(dataset)
-    if path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(text):
-        raise MissingDatasetError(f"{text}: no such file or folder (give {_FORMS})")
-    if text.lower() == DSRL_DATASET_REPO.lower():
-        return _load_dsrl_from_hub(known, revision, token, clip_actions)
-    return load_hub(text, known, config=config, revision=revision, token=token, clip_actions=clip_actions)
+        return load_file(path, file_task(path, known), clip_actions=clip_actions)
+    check_hub_id(source)
+    return load_hub(source, config, revision=revision, clip_actions=clip_actions)
+
+
+def load_file(
+    path: Path,
+    task: Task | None = None,
+    columns: TableColumns | None = None,
+    *,
+    clip_actions: bool = False,
+) -> TransitionDataset:
+    """Load a file in DSRL's layout or a table.
+
+    Args:
+        path: the file; its suffix tells what it is.
+        task: fixes the dimensions and the action range, where given.
+        columns: which columns of a table hold what; by default those with usual names.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DatasetError: the suffix is not known, or the file cannot be used.
+        ImportError: h5py is needed and not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix in DSRL_SUFFIXES:
+        return (load_npz if suffix == ".npz" else load_hdf5)(path, task, clip_actions=clip_actions)
+    check_suffix(path)
+    return load_table(path, columns, task, clip_actions=clip_actions)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file that is neither in DSRL's layout nor a table, by its name.
+
+    Raises:
+        DatasetError: as said.
+    """
+    known = (*DSRL_SUFFIXES, *TABLE_SUFFIXES)
+    if not path.name.lower().endswith(known):
+        raise DatasetError(
+            f"{path}: files with the suffix {path.suffix!r} are not known; known are {', '.join(known)}"
+        )
+
+
+def file_task(path: Path, task: Task | None) -> Task | None:
+    """The task of a file: the wanted one, or else the one that its name tells.
+
+    Args:
+        path: the file.
+        task: the wanted task.
+
+    Returns:
+        The task; None where nothing tells.
+
+    Raises:
+        DatasetError: the name tells another task than the wanted one.
+    """
+    told = task_of_file(path)
+    if task is not None and told is not None and told != task:
+        raise DatasetError(
+            f"{path}: is by its name the file of {told.name}, not of {task.name}; rename it if that is wrong"
+        )
+    return task or told
+
+
+def check_hub_id(source: str) -> None:
+    """Refuse what is not on disk and cannot be the id of a Hub dataset.
+
+    Args:
+        source: what a dataset is named by.
+
+    Raises:
+        MissingDatasetError: as said.
+    """
+    if source.lower().endswith((*DSRL_SUFFIXES, *TABLE_SUFFIXES)) or not HUB_ID.fullmatch(source):
+        raise MissingDatasetError(f"{source}: no such file or folder (give {_FORMS})")
 
 
 def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
@@ -119,7 +195,7 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
         DatasetError: the folder is not a dataset.
     """
     known, path = get_task(task), Path(dataset).expanduser()
-    if str(dataset) in RESERVED_NAMES:
+    if str(dataset) in RESERVED_NAMES or str(dataset).startswith(PREFIX) or is_minari_folder(path):
         return
     if path.is_dir():
         configs = folder_configs(path)
@@ -127,8 +203,8 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
             raise MissingDatasetError(
                 f"{path}: has no data of {known.name}, only of {', '.join(configs) or 'nothing'}"
             )
-    elif not path.exists() and (path.suffix.lower() in _SUFFIXES or not HUB_ID.fullmatch(str(dataset))):
-        raise MissingDatasetError(f"{dataset}: no such file or folder (give {_FORMS})")
+    elif not path.exists():
+        check_hub_id(str(dataset))
 
 
 def embedded_tasks() -> list[str]:
@@ -160,23 +236,16 @@ def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:
             f"no dataset is embedded for {name or 'an unnamed task'} (embedded: {', '.join(available)}). "
             f"Name one with --dataset (dataset=): {_FORMS}; {DSRL_DATASET_REPO} is DSRL's own on the Hub"
         )
-    return load_folder(EMBEDDED_FOLDER, task, source=f"embedded:{name}", clip_actions=clip_actions)
+    return load_folder(EMBEDDED_FOLDER, name, source=f"embedded:{name}", clip_actions=clip_actions)
 
 
 def _load_dsrl(
-    task: Task | None, revision: str | None, token: str | bool | None, clip_actions: bool
-) -> TransitionDataset:
-    # DSRL keeps its downloads here; who has them already need not fetch some 100 MB again.
-    folder = Path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")).expanduser()
-    if task is not None and revision is None and (folder / task.dataset_file).is_file():
-        return load_hdf5(folder / task.dataset_file, task, clip_actions=clip_actions)
-    return _load_dsrl_from_hub(task, revision, token, clip_actions)
-
-
-def _load_dsrl_from_hub(
-    task: Task | None, revision: str | None, token: str | bool | None, clip_actions: bool
+    task: Task | None, revision: str | None, clip_actions: bool, *, is_downloaded: bool
 ) -> TransitionDataset:
     if task is None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: holds one file per DSRL task; say which task")
-    path = download_dsrl_file(task, revision=revision, token=token)
+    # DSRL keeps its downloads here; who has them already need not fetch some 100 MB again.
+    path = Path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")).expanduser() / task.dataset_file
+    if not (is_downloaded and revision is None and path.is_file()):
+        path = download_dsrl_file(task, revision=revision)
     return load_hdf5(path, task, clip_actions=clip_actions)

@@ -58,7 +58,7 @@ def load_minari(
         if source.startswith(PREFIX):
             loaded = minari.load_dataset(source.removeprefix(PREFIX), download=True)
         else:
-            folder = Path(dataset)
+            folder = Path(dataset).expanduser()
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
         episodes = list(loaded.iterate_episodes())
     except Exception as error:  # minari, gymnasium, h5py and its storages raise many unrelated types here

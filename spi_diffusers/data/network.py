@@ -9,6 +9,9 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+#: Seconds before the second attempt; doubled with every further one, up to 30.
+FIRST_PAUSE = 1.0
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: the server is busy or broken, or the connection failed.
@@ -26,32 +29,43 @@ def is_transient(error: BaseException) -> bool:
     return library.startswith("httpx") or isinstance(error, ConnectionError | TimeoutError)
 
 
-def with_retries(call: Callable[[], Result], *, what: str, attempts: int = 4, wait: float = 1.0) -> Result:
-    """Call something that only reads, and again while what it raises may pass.
+def with_retries(
+    call: Callable[[], Result],
+    *,
+    what: str,
+    attempts: int = 4,
+    progress: Callable[[], float] | None = None,
+) -> Result:
+    """Call something that reads, and again while the error may pass: the one retry of this package.
 
     The client's offline mode is a lack of connection that does not pass while this process runs.
 
     Args:
         call: takes nothing; may be called several times.
         what: what it does, for messages.
-        attempts: how often at most.
-        wait: seconds before the second call; doubled with every further one, up to 30.
+        attempts: how often at most, counted from the last attempt that made progress.
+        progress: how far the calls have come, a number that grows. An attempt that got further is worth
+            going on with, whatever ended it.
 
     Returns:
         What `call` returned.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    for attempt in range(1, attempts):
+    failures, reached = 0, progress() if progress else 0.0
+    while True:
         try:
             return call()
         except Exception as error:
-            if not is_transient(error) or isinstance(error, OfflineModeIsEnabled):
+            now = progress() if progress else 0.0
+            failures = 1 if now > reached else failures + 1
+            may_pass = is_transient(error) and not isinstance(error, OfflineModeIsEnabled)
+            if failures >= attempts or not (may_pass or now > reached):
                 raise
-            pause = min(wait * 2 ** (attempt - 1), 30.0)
+            reached = now
+            pause = min(FIRST_PAUSE * 2 ** (failures - 1), 30.0)
             logger.warning("%s failed (%s); trying again in %.0f s.", what, say(error), pause)
             time.sleep(pause)
-    return call()
 
 
 def say(error: BaseException) -> str:
@@ -78,7 +92,7 @@ def explain(error: BaseException) -> str:
         return say(error)
     status = error.response.status_code
     text = error.server_message or say(error)
-    if status == 401 and "not found" in text.lower():  # what nobody may know of does not exist
+    if status == 401 and "not found" in text.lower():  # the Hub does not tell private from missing
         return (
             "there is no such repository, or it is private and there is no access token for it: check the "
             "name, log in with `hf auth login`, or give --token"

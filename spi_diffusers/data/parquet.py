@@ -1,4 +1,4 @@
-"""Datasets in the parquet layout, from a local folder or the Hub, through `datasets`.
+"""Datasets in the parquet layout, from a local folder or the Hub: whole into memory, or row by row number.
 
 The layout: `README.md` with one YAML config per task, and `<task>/train-*.parquet` with one row per
 transition: `observation`, `next_observation`, `action` (fixed-size float32 lists), `reward`, `cost`
@@ -8,9 +8,7 @@ Row by row access of `datasets` is some 200 times slower than a tensor gather, s
 viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
 """
 
-import logging
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,18 +21,107 @@ import numpy as np
 from spi_diffusers.data.card import read_card, written_config
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.network import is_transient, say, with_retries
-from spi_diffusers.data.tasks import TASKS, Task, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-logger = logging.getLogger(__name__)
-
 SPLIT = "train"
-#: More rows than files have, so that each arrives as few large Arrow batches.
-ONE_BATCH = 1 << 30
+#: Rows that are decoded at a time.
+BATCH_ROWS = 16_384
+
+Range = tuple[int, int]
+Batch = tuple[int, dict[str, np.ndarray]]
+_DAMAGED = "is not a parquet file, or it is cut off or damaged"
+
+
+# ---- whole configs in memory
+
+
+def load_folder(
+    folder: Path, config: str | None = None, *, source: str | None = None, clip_actions: bool = False
+) -> TransitionDataset:
+    """Load a config from a local folder in the parquet layout.
+
+    The files are read directly: nothing is downloaded, and no copy is left in a cache.
+
+    Args:
+        folder: holds `README.md` and `<task>/train-*.parquet`.
+        config: its name; may be left out where there is only one.
+        source: what to call the data in messages, the folder by default.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
+        DatasetError: there is no such config (the message lists those there are), a file is missing,
+            cut off or not parquet, or its columns do not pass the checks of
+            `TransitionDataset.from_columns`.
+    """
+    import pyarrow.parquet as pq
+
+    config, files = _folder_files(folder, config)
+    for file in files:
+        try:
+            present = pq.read_schema(file).names
+        except Exception as error:  # ArrowException or OSError
+            raise DatasetError(f"{file}: {_DAMAGED} ({error})") from error
+        _check_columns(file, present)
+    # Others, such as pictures of the scene, would take memory that nobody expects.
+    wanted = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
+    try:
+        table = pq.read_table(files, columns=wanted, partitioning=None, page_checksum_verification=True)
+    except Exception as error:
+        raise DatasetError(f"{folder}: config {config!r} cannot be read: {say(error)}") from error
+    return _from_table(table, source or str(folder), config, clip_actions)
+
+
+def load_hub(
+    repo_id: str, config: str | None = None, *, revision: str | None = None, clip_actions: bool = False
+) -> TransitionDataset:
+    """Load a config from a dataset repository on the Hub; files are cached by `datasets`.
+
+    Args:
+        repo_id: `organization/name`.
+        config: its name; may be left out where there is only one.
+        revision: branch, tag or commit.
+        clip_actions: clip actions outside [-1, 1] instead of refusing them.
+
+    Returns:
+        The dataset; its source is `repo_id@commit`.
+
+    Raises:
+        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
+        DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
+            reached and nothing is cached, or the columns do not pass the checks of
+            `TransitionDataset.from_columns`.
+    """
+    with _hub_builder(repo_id, config, revision) as (builder, config):
+        builder.download_and_prepare()
+        table = builder.as_dataset(split=SPLIT).data.table
+    # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
+    source = f"{repo_id}@{builder.hash or revision or 'main'}"
+    return _from_table(table, source, config, clip_actions)
+
+
+def _from_table(table: "pa.Table", source: str, config: str, clip_actions: bool) -> TransitionDataset:
+    label = f"{source} ({config})" if config not in source else source
+    ColumnChecker(label).check_present(table.column_names, table.column_names)
+    columns = {
+        name: column_to_numpy(table.column(name), name, label)
+        for name in (*COLUMNS, *INDEX_COLUMNS)
+        if name in table.column_names
+    }
+    return TransitionDataset.from_columns(
+        columns, task=TASKS.get(config), source=label, clip_actions=clip_actions
+    )
+
+
+# ---- configs and their files
 
 
 def folder_configs(folder: Path) -> list[str]:
@@ -101,46 +188,40 @@ def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
     return wanted
 
 
-@contextmanager
-def folder_builder(folder: Path, config: str) -> Iterator[tuple[Any, list[str]]]:
-    """The builder of a local config, and its files; what is done with them fails as a `DatasetError`."""
+def _folder_files(folder: Path, config: str | None) -> tuple[str, list[str]]:
+    """The name of a local config and the files of its rows, as `datasets` understands the card."""
     import datasets
 
+    config = pick_config(str(folder), folder_configs(folder), config)
     try:
-        # A builder makes a cache folder even when it only streams; give it one that goes away again.
+        # A builder makes a cache folder; give it one that goes away again.
         with tempfile.TemporaryDirectory() as cache:
             builder = datasets.load_dataset_builder(
-                str(folder), config, cache_dir=cache, batch_size=ONE_BATCH, **_verify_checksums()
+                str(folder), config, cache_dir=cache, **_verify_checksums()
             )
-            files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
-            _check_files(folder, config, files)
-            yield builder, files
-    except DatasetError:
-        raise
     except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
         if _is_no_parquet(error):
             raise DatasetError(f"{folder}: config {config!r} {_NO_PARQUET}") from error
-        raise DatasetError(
-            f"{folder}: config {config!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        raise DatasetError(f"{folder}: config {config!r} cannot be read: {say(error)}") from error
+    files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
+    if not files:
+        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
+    return config, files
 
 
 @contextmanager
-def hub_builder(
-    repo_id: str, config: str | None, revision: str | None, token: str | bool | None
-) -> Iterator[tuple[Any, str]]:
+def _hub_builder(repo_id: str, config: str | None, revision: str | None) -> Iterator[tuple[Any, str]]:
     """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
     import datasets
 
     try:
-        hub: dict[str, Any] = {"revision": revision, "token": token}
         if config is None:
-            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), None)
+            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, revision=revision), None)
         try:
-            builder = datasets.load_dataset_builder(repo_id, config, **hub, **_verify_checksums())
+            builder = datasets.load_dataset_builder(repo_id, config, revision=revision, **_verify_checksums())
         except Exception:
             if config not in TASKS:  # says which there are; without the Hub, the cache knows no list
-                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, **hub), config)
+                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, revision=revision), config)
             raise
         _check_commit(builder, repo_id, revision)
         yield builder, config
@@ -152,7 +233,7 @@ def hub_builder(
         what = f"config {config!r}" if config else "the list of configs"
         raise DatasetError(
             f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
-            f"{type(error).__name__}: {str(error).rstrip('.')}. (No local file or folder has that name.)"
+            f"{say(error)}. (No local file or folder has that name.)"
         ) from error
 
 
@@ -183,26 +264,6 @@ def _check_commit(builder: Any, repo_id: str, revision: str | None) -> None:
         )
 
 
-def _check_files(folder: Path, config: str, files: list[str]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not files:
-        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
-    for file in files:
-        try:
-            schema = pq.read_schema(file)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(
-                f"{file}: is not a parquet file, or it is cut off or damaged ({error})"
-            ) from error
-        for column in COLUMNS:
-            if column not in schema.names:
-                raise DatasetError(
-                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
-                )
-
-
 def _verify_checksums() -> dict[str, Any]:
     # Random-looking floats are stored as they are, so damaged ones decompress without an error; only
     # the pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
@@ -211,172 +272,13 @@ def _verify_checksums() -> dict[str, Any]:
     return {"fragment_scan_options": ds.ParquetFragmentScanOptions(page_checksum_verification=True)}
 
 
-@dataclass(frozen=True)
-class ConfigFiles:
-    """The files that hold a config's rows.
-
-    Attributes:
-        config: name of the config.
-        files: local paths or `hf://` addresses, in the order of their rows.
-        source: what to call the data in messages.
-    """
-
-    config: str
-    files: tuple[str, ...]
-    source: str
+def _check_columns(file: str, present: Sequence[str]) -> None:
+    for column in COLUMNS:
+        if column not in present:
+            raise DatasetError(f"{file}: column {column!r} is missing; the file has {', '.join(present)}")
 
 
-def load_folder(
-    folder: Path,
-    task: Task | None = None,
-    *,
-    config: str | None = None,
-    source: str | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a config from a local folder in the parquet layout.
-
-    The files are read directly: nothing is downloaded, and no copy is left in a cache.
-
-    Args:
-        folder: holds `README.md` and `<task>/train-*.parquet`.
-        task: the task that it belongs to, where it is one of DSRL's.
-        config: its name, by default the task's; may be left out where there is only one.
-        source: what to call the data in messages, the folder by default.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset.
-
-    Raises:
-        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
-        DatasetError: there is no such config (the message lists those there are), a file is missing,
-            cut off or not parquet, or its columns do not pass the checks of
-            `TransitionDataset.from_columns`.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
-    with folder_builder(folder, config) as (builder, files):
-        # Others, such as pictures of the scene, would be decoded and take memory that nobody expects.
-        present = pa.parquet.read_schema(files[0]).names
-        builder.config.columns = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
-        stream = builder.as_streaming_dataset(split=SPLIT).with_format("arrow")
-        table = pa.concat_tables(list(stream.iter(batch_size=ONE_BATCH)) or [_empty_table(files)])
-    return _from_table(table, source or str(folder), config, task, clip_actions)
-
-
-def find_folder_files(folder: Path, task: Task | None = None, *, config: str | None = None) -> ConfigFiles:
-    """Find the files that hold the rows of a config of a local folder.
-
-    Args:
-        folder: as for `load_folder`.
-        task: as for `load_folder`.
-        config: as for `load_folder`.
-
-    Returns:
-        The files.
-
-    Raises:
-        UnknownTaskError: as `load_folder`.
-        DatasetError: as `load_folder`.
-    """
-    config = pick_config(str(folder), folder_configs(folder), config or (task.name if task else None))
-    with folder_builder(folder, config) as (_, files):
-        return ConfigFiles(config, tuple(files), f"{folder} ({config})")
-
-
-def find_hub_files(
-    repo_id: str,
-    task: Task | None = None,
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-) -> ConfigFiles:
-    """Find the files that hold the rows of a config of a dataset on the Hub; none is downloaded.
-
-    Args:
-        repo_id: as for `load_hub`.
-        task: as for `load_hub`.
-        config: as for `load_hub`.
-        revision: as for `load_hub`.
-        token: as for `load_hub`.
-
-    Returns:
-        The files, as `hf://` addresses of one commit.
-
-    Raises:
-        UnknownTaskError: as `load_hub`.
-        DatasetError: as `load_hub`; also if the files are only in the cache, offline.
-    """
-    wanted = config or (task.name if task else None)
-    with hub_builder(repo_id, wanted, revision, token) as (builder, config):
-        files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
-        if not files or not all(file.startswith("hf://") for file in files):
-            raise DatasetError(
-                f"{repo_id}: config {config!r} has no files on the Hub that can be streamed; "
-                "without a connection, what is cached can only be loaded as a whole"
-            )
-        return ConfigFiles(config, tuple(files), f"{repo_id}@{builder.hash or revision} ({config})")
-
-
-def load_hub(
-    repo_id: str,
-    task: Task | None = None,
-    *,
-    config: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a config from a dataset repository on the Hub; files are cached by `datasets`.
-
-    Args:
-        repo_id: `organisation/name`.
-        task: the task that it belongs to, where it is one of DSRL's.
-        config: its name, by default the task's; may be left out where there is only one.
-        revision: branch, tag or commit.
-        token: access token for a private repository; True takes the stored one.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset; its source is `repo_id@commit`.
-
-    Raises:
-        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
-        DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
-            reached and nothing is cached, or the columns do not pass the checks of
-            `TransitionDataset.from_columns`.
-    """
-    wanted = config or (task.name if task else None)
-    with hub_builder(repo_id, wanted, revision, token) as (builder, config):
-        builder.download_and_prepare()
-        table = builder.as_dataset(split=SPLIT).data.table
-    # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
-    source = f"{repo_id}@{builder.hash or revision or 'main'}"
-    return _from_table(table, source, config, task, clip_actions)
-
-
-def _empty_table(files: list[str]) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    return pq.read_schema(files[0]).empty_table()
-
-
-def _from_table(
-    table: "pa.Table", source: str, config: str, task: Task | None, clip_actions: bool
-) -> TransitionDataset:
-    label = f"{source} ({config})" if config not in source else source
-    ColumnChecker(label).check_present(table.column_names, table.column_names)
-    columns = {
-        name: column_to_numpy(table.column(name), name, label)
-        for name in (*COLUMNS, *INDEX_COLUMNS)
-        if name in table.column_names
-    }
-    known = task if task is not None else TASKS.get(config)
-    return TransitionDataset.from_columns(columns, task=known, source=label, clip_actions=clip_actions)
+# ---- Arrow columns as NumPy arrays
 
 
 def column_to_numpy(
@@ -434,13 +336,50 @@ def column_to_numpy(
     return values.reshape(rows, width) if is_list else values
 
 
-#: Rows that are decoded at a time.
-BATCH_ROWS = 16_384
-#: How often a row group is tried again in a row without having brought new rows.
-ATTEMPTS = 5
+# ---- rows by their numbers
 
-Range = tuple[int, int]
-Batch = tuple[int, dict[str, np.ndarray]]
+
+def folder_rows(folder: Path, config: str | None = None) -> "ParquetRows":
+    """Open the rows of a config of a local folder.
+
+    Args:
+        folder: as for `load_folder`.
+        config: as for `load_folder`.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UnknownTaskError: as `load_folder`.
+        DatasetError: as `load_folder`.
+    """
+    config, files = _folder_files(folder, config)
+    return ParquetRows(files, source=f"{folder} ({config})", config=config)
+
+
+def hub_rows(repo_id: str, config: str | None = None, *, revision: str | None = None) -> "ParquetRows":
+    """Open the rows of a config of a dataset on the Hub; no file is downloaded.
+
+    Args:
+        repo_id: as for `load_hub`.
+        config: as for `load_hub`.
+        revision: as for `load_hub`.
+
+    Returns:
+        The rows of one commit.
+
+    Raises:
+        UnknownTaskError: as `load_hub`.
+        DatasetError: as `load_hub`; also if the files are only in the cache, offline.
+    """
+    with _hub_builder(repo_id, config, revision) as (builder, config):
+        files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
+        if not files or not all(file.startswith("hf://") for file in files):
+            raise DatasetError(
+                f"{repo_id}: config {config!r} has no files on the Hub that can be streamed; "
+                "without a connection, what is cached can only be loaded as a whole"
+            )
+    return ParquetRows(files, source=f"{repo_id}@{builder.hash or revision} ({config})", config=config)
 
 
 @dataclass(frozen=True)
@@ -461,21 +400,24 @@ class RowGroup:
 
 
 class ParquetRows:
-    """The rows of several parquet files, numbered through.
+    """The rows of several parquet files, numbered through; never more than a batch of a row group is held.
+
+    Local files are read page by page. Files on the Hub (`hf://datasets/...`) are read by ranges, a row
+    group's columns at a time, and nothing is kept on disk.
 
     Args:
         files: local paths, or addresses that start with `hf://`, in the order of their rows.
         source: what to call the data in messages.
-        token: access token for files on the Hub; True takes the stored one.
+        config: name of the config that they belong to, where there is one.
 
     Raises:
         DatasetError: a file is missing, cut off, not parquet, or lacks a column; the message names it.
     """
 
-    def __init__(self, files: Sequence[str], *, source: str, token: str | bool | None = None):
+    def __init__(self, files: Sequence[str], *, source: str, config: str = ""):
         self.files = list(files)
         self.source = source
-        self._token = token
+        self.config = config
         self._metadata: list[pq.FileMetaData] = []
         self.row_groups: list[RowGroup] = []
         names: set[str] = set(INDEX_COLUMNS)
@@ -483,7 +425,8 @@ class ParquetRows:
         for number, file in enumerate(self.files):
             with self._first_opened(number) as parquet:
                 schema, metadata = parquet.schema_arrow, parquet.metadata
-            names &= set(self._column_names(file, schema))
+            _check_columns(file, schema.names)
+            names &= set(schema.names)
             self._metadata.append(metadata)
             for index in range(metadata.num_row_groups):
                 stop = start + metadata.row_group(index).num_rows
@@ -535,32 +478,35 @@ class ParquetRows:
         return self.read([(0, self.num_rows)], columns)
 
     def _read_group(self, group: RowGroup, wanted: list[Range], columns: Sequence[str]) -> Iterator[Batch]:
-        failures, done = 0, group.start
+        file, position = self.files[group.file], group.start
+        batches = self._batches(group, wanted[-1][1], columns)
+
+        def following() -> Batch | None:
+            """The batch after `position`; after a failure the group is read anew up to there."""
+            nonlocal batches
+            try:
+                return next((batch for batch in batches if batch[0] >= position), None)
+            except Exception:
+                batches = self._batches(group, wanted[-1][1], columns)
+                raise
+
         while True:
             try:
-                for first, arrays in self._batches(group, wanted[-1][1], columns):
-                    for start, stop in wanted:
-                        start, stop = max(start, first, done), min(stop, first + _length(arrays))
-                        if start < stop:
-                            part = {n: values[start - first : stop - first] for n, values in arrays.items()}
-                            yield start, part
-                            done, failures = stop, 0
-                return
+                batch = with_retries(following, what=f"Reading {file} from row {position}", attempts=5)
             except DatasetError:
                 raise
             except Exception as error:  # Arrow, fsspec and the Hub's client raise many unrelated types here
-                failures += 1
-                if failures >= ATTEMPTS or not is_transient(error):
-                    raise DatasetError(
-                        f"{self.files[group.file]}: rows {group.start} to {group.stop - 1} cannot be read: "
-                        f"{say(error)}"
-                    ) from error
-                pause = min(2.0 ** (failures - 1), 30.0)
-                logger.warning(
-                    "%s: stopped at row %d (%s); going on in %.0f s.",
-                    *(self.files[group.file], done, say(error), pause),
-                )
-                time.sleep(pause)
+                raise DatasetError(
+                    f"{file}: rows {group.start} to {group.stop - 1} cannot be read: {say(error)}"
+                ) from error
+            if batch is None:
+                return
+            first, arrays = batch
+            position = first + _length(arrays)
+            for start, stop in wanted:
+                start, stop = max(start, first), min(stop, position)
+                if start < stop:
+                    yield start, {n: values[start - first : stop - first] for n, values in arrays.items()}
 
     def _batches(self, group: RowGroup, stop: int, columns: Sequence[str]) -> Iterator[Batch]:
         """The rows of a row group from its start to at least `stop`."""
@@ -604,7 +550,7 @@ class ParquetRows:
                 from huggingface_hub import HfFileSystem
 
                 # Arrow asks for whole column chunks at once, so reading ahead would only fetch twice.
-                source = HfFileSystem(token=self._token).open(file, "rb", cache_type="none")
+                source = HfFileSystem().open(file, "rb", cache_type="none")
                 return pq.ParquetFile(source, pre_buffer=True, **options)
             # Buffered reading, or else Arrow holds the whole row group's bytes.
             return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, **options)
@@ -612,16 +558,9 @@ class ParquetRows:
             if is_transient(error):
                 raise  # who calls tries again
             damaged = isinstance(error, pa.ArrowException | OSError)
-            what = "is not a parquet file, or it is cut off or damaged" if damaged else "cannot be opened"
-            raise DatasetError(f"{file}: {what} ({say(error)})") from error
-
-    def _column_names(self, file: str, schema: Any) -> list[str]:
-        for column in COLUMNS:
-            if column not in schema.names:
-                raise DatasetError(
-                    f"{file}: column {column!r} is missing; the file has {', '.join(schema.names)}"
-                )
-        return schema.names
+            raise DatasetError(
+                f"{file}: {_DAMAGED if damaged else 'cannot be opened'} ({say(error)})"
+            ) from error
 
     def _find_widths(self, schema: Any) -> dict[str, int]:
         """Length of the vectors: as the type says, or that of the first row where the type does not."""

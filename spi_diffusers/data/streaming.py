@@ -3,8 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_transitions
 from spi_diffusers.data.network import is_transient, say
-from spi_diffusers.data.parquet import ConfigFiles, ParquetRows, Range, find_folder_files, find_hub_files
+from spi_diffusers.data.parquet import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
@@ -138,7 +137,6 @@ def open_stream(
     task: str | Task | None = None,
     *,
     revision: str | None = None,
-    token: str | bool | None = None,
     clip_actions: bool = False,
     progress: bool = True,
 ) -> StreamedDataset:
@@ -148,7 +146,6 @@ def open_stream(
         dataset: a local folder in the parquet layout, a Hub dataset id, or None or `embedded`.
         task: as for `load_transitions`.
         revision: as for `load_transitions`.
-        token: as for `load_transitions`.
         clip_actions: as for `load_transitions`.
         progress: show a progress bar of the one pass that data without (valid) statistics takes.
 
@@ -159,7 +156,14 @@ def open_stream(
     Raises:
         DatasetError: as `load_transitions`; also for data that is not in the parquet layout.
     """
-    return _Opened(dataset, task, revision, token, clip_actions).stream(progress)
+    known, config = resolve_task(task, dataset)
+    rows = _open_rows(dataset, config, revision)
+    known = known or TASKS.get(rows.config)
+    ColumnChecker(rows.source).check_widths(rows.widths, known)
+    summary = stored_summary(rows, known, clip_actions=clip_actions)
+    if summary is None:
+        summary = scanned_summary(rows, known, clip_actions=clip_actions, progress=progress)
+    return StreamedDataset(rows, summary, known, clip_actions)
 
 
 def open_transitions(
@@ -167,7 +171,6 @@ def open_transitions(
     task: str | Task | None = None,
     *,
     revision: str | None = None,
-    token: str | bool | None = None,
     clip_actions: bool = False,
     copies: int = 1,
     progress: bool = True,
@@ -178,7 +181,6 @@ def open_transitions(
         dataset: as for `load_transitions`.
         task: as for `load_transitions`.
         revision: as for `load_transitions`.
-        token: as for `load_transitions`.
         clip_actions: as for `load_transitions`.
         copies: processes on this machine that load it.
         progress: as for `open_stream`.
@@ -189,10 +191,9 @@ def open_transitions(
     Raises:
         DatasetError: as `load_transitions`.
     """
-    options = {"revision": revision, "token": token, "clip_actions": clip_actions}
-    if exceeds_memory(dataset, task, revision=revision, token=token, copies=copies):
-        return open_stream(dataset, task, **options, progress=progress)  # type: ignore[arg-type]
-    return load_transitions(dataset, task, **options)  # type: ignore[arg-type]
+    if exceeds_memory(dataset, task, revision=revision, copies=copies):
+        return open_stream(dataset, task, revision=revision, clip_actions=clip_actions, progress=progress)
+    return load_transitions(dataset, task, revision=revision, clip_actions=clip_actions)
 
 
 def exceeds_memory(
@@ -200,7 +201,6 @@ def exceeds_memory(
     task: str | Task | None = None,
     *,
     revision: str | None = None,
-    token: str | bool | None = None,
     copies: int = 1,
 ) -> bool:
     """Whether a dataset can be streamed, and would take more than half of the available memory.
@@ -209,7 +209,6 @@ def exceeds_memory(
         dataset: as for `load_transitions`.
         task: as for `load_transitions`.
         revision: as for `load_transitions`.
-        token: as for `load_transitions`.
         copies: processes on this machine that would load it.
 
     Returns:
@@ -218,8 +217,7 @@ def exceeds_memory(
     """
     allowed = MEMORY_SHARE * available_memory() / copies
     try:
-        opened = _Opened(dataset, task, revision, token, False)
-        return opened.rows.tensor_bytes > allowed
+        return _open_rows(dataset, resolve_task(task, dataset)[1], revision).tensor_bytes > allowed
     except (DatasetError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         if is_transient(cause):
@@ -244,52 +242,24 @@ def available_memory() -> int:
     return available
 
 
-class _Opened:
-    """A dataset's files, found but not read."""
-
-    def __init__(
-        self,
-        dataset: str | os.PathLike[str] | None,
-        task: str | Task | None,
-        revision: str | None,
-        token: str | bool | None,
-        clip_actions: bool,
-    ):
-        self.known, config = resolve_task(task, dataset)
-        self._token, self._clip_actions = token, clip_actions
-        self.files = _find_files(dataset, config, revision, token)
-
-    @cached_property
-    def rows(self) -> ParquetRows:
-        return ParquetRows(self.files.files, source=self.files.source, token=self._token)
-
-    def stream(self, progress: bool) -> StreamedDataset:
-        task = self.known or TASKS.get(self.files.config)
-        rows = self.rows
-        ColumnChecker(rows.source).check_widths(rows.widths, task)
-        summary = stored_summary(self.files, rows, task, clip_actions=self._clip_actions, token=self._token)
-        if summary is None:
-            summary = scanned_summary(rows, task, clip_actions=self._clip_actions, progress=progress)
-        return StreamedDataset(rows, summary, task, self._clip_actions)
-
-
-def _find_files(
-    dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None, token: str | bool | None
-) -> ConfigFiles:
+def _open_rows(
+    dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None
+) -> ParquetRows:
     if dataset is None or str(dataset) == "embedded":
         check_no_revision("the data in the package", revision)
-        found = find_folder_files(EMBEDDED_FOLDER, config=config)
-        return replace(found, source=f"embedded:{found.config}")
+        rows = folder_rows(EMBEDDED_FOLDER, config)
+        rows.source = f"embedded:{rows.config}"
+        return rows
     path, text = Path(dataset).expanduser(), str(dataset)
     if path.is_dir():
         check_no_revision(path, revision)
-        return find_folder_files(path, config=config)
+        return folder_rows(path, config)
     if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
         raise DatasetError(
             f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "
             f"data convert {DSRL_DATASET_REPO if text == 'dsrl' else text} FOLDER` makes a folder of it"
         )
-    return find_hub_files(text, config=config, revision=revision, token=token)
+    return hub_rows(text, config, revision=revision)
 
 
 def _writable(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,9 +31,10 @@ from spi_diffusers.data.columns import (
     DatasetError,
 )
 from spi_diffusers.data.network import say, with_retries
-from spi_diffusers.data.parquet import ConfigFiles, ParquetRows
+from spi_diffusers.data.parquet import ParquetRows
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
+from spi_diffusers.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +59,14 @@ class DatasetSummary:
 
 
 def stored_summary(
-    files: ConfigFiles,
-    rows: ParquetRows,
-    task: Task | None = None,
-    *,
-    clip_actions: bool = False,
-    token: str | bool | None = None,
+    rows: ParquetRows, task: Task | None = None, *, clip_actions: bool = False
 ) -> DatasetSummary | None:
     """Take the summary from the files beside the rows, if they belong to exactly these rows.
 
     Args:
-        files: of the config.
-        rows: the same files, opened.
+        rows: the rows of a config.
         task: fixes the action range, where given.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
-        token: access token for files on the Hub.
 
     Returns:
         The summary, or None if there are no such files or a checksum is not right (a warning says which).
@@ -81,14 +75,14 @@ def stored_summary(
         DatasetError: files that are there cannot be read; or the extremes in the statistics show values that
             in-memory loading would refuse.
     """
-    beside = _Beside(files, token)
+    beside = _Beside(rows)
     content = beside.read(STATS_FILE)
     if content is None:
         return None
     try:
         stats = json.loads(content)
         listed = {PurePosixPath(entry["path"]).name: str(entry["sha256"]) for entry in stats["files"]}
-        wanted = {PurePosixPath(file).name: file for file in files.files}
+        wanted = {PurePosixPath(file).name: file for file in rows.files}
         if listed.keys() != {*wanted, EPISODES_FILE}:
             raise ValueError(f"it belongs to other files: {', '.join(listed)}")
         for name, file in wanted.items():
@@ -108,11 +102,11 @@ def stored_summary(
         summary = DatasetSummary(str(stats["sha256"]), mean, std, episodes, is_verified=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning(
-            "%s: %s is not used: %s. All rows are read once instead.", files.source, STATS_FILE, error
+            "%s: %s is not used: %s. All rows are read once instead.", rows.source, STATS_FILE, error
         )
         return None
     if problem:
-        raise DatasetError(f"{files.source}: {problem}")
+        raise DatasetError(f"{rows.source}: {problem}")
     return summary
 
 
@@ -273,17 +267,14 @@ class _Moments:
 class _Beside:
     """Files in the folder of a config's rows, local or on the Hub, and the checksums of the rows' files."""
 
-    def __init__(self, files: ConfigFiles, token: str | bool | None):
-        self._folder = files.files[0].rpartition("/")[0]
-        self._is_remote = files.files[0].startswith("hf://")
-        self._token = token
+    def __init__(self, rows: ParquetRows):
+        self._folder = rows.files[0].rpartition("/")[0]
+        self._is_remote = rows.is_remote
 
     def read(self, name: str) -> bytes | None:
         path = f"{self._folder}/{name}"
         try:
-            if not self._is_remote:
-                return Path(path).read_bytes()
-            return self._retry(lambda: self._hub().cat_file(path))
+            return self._hub("cat_file", path) if self._is_remote else Path(path).read_bytes()
         except FileNotFoundError:
             return None
         except Exception as error:  # httpx, fsspec and the Hub's client raise many unrelated types here
@@ -291,26 +282,19 @@ class _Beside:
 
     def sha256(self, file: str) -> str:
         try:
-            return self._sha256(file)
+            if not self._is_remote:
+                return sha256_of(Path(file))
+            lfs = self._hub("info", file).get("lfs")
+            if lfs is not None:
+                return lfs.sha256
+            return hashlib.sha256(self._hub("cat_file", file)).hexdigest()  # small, or in LFS
         except Exception as error:
             raise DatasetError(f"{file}: its checksum cannot be found out: {say(error)}") from error
 
-    def _sha256(self, file: str) -> str:
-        if not self._is_remote:
-            with Path(file).open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
-        lfs = self._retry(lambda: self._hub().info(file)).get("lfs")
-        if lfs is not None:
-            return lfs.sha256
-        return hashlib.sha256(self._retry(lambda: self._hub().cat_file(file))).hexdigest()  # small, or in LFS
-
-    def _hub(self) -> Any:
+    def _hub(self, method: str, path: str) -> Any:
         from huggingface_hub import HfFileSystem
 
-        return HfFileSystem(token=self._token)
-
-    def _retry(self, call: Callable[[], Any]) -> Any:
-        return with_retries(call, what=self._folder)
+        return with_retries(lambda: getattr(HfFileSystem(), method)(path), what=self._folder)
 
 
 def _read_episodes(content: bytes) -> EpisodeTable:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spi_diffusers.data.columns import FLAG_COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, DatasetError
+from spi_diffusers.data.columns import VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.dsrl import dataset_from_raw
 from spi_diffusers.data.parquet import column_to_numpy
 from spi_diffusers.data.tasks import Task
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
 #: Suffixes of the files that `load_table` reads.
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
+# Usual names of columns in other logs. Ours comes first: where it is there, no other is looked for. A vector
+# may also be spread over numbered columns: obs_0, obs_1 or state[0], state[1].
+_USUAL = {
+    "observation": ("observations", "obs", "state", "states", "observation.state"),
+    "next_observation": ("next_observations", "next_obs", "next_state", "next_states"),
+    "action": ("actions", "act"),
+    "reward": ("rewards",),
+    "cost": ("costs",),
+    "terminated": ("terminal", "terminals", "termination", "terminations"),
+    "truncated": ("timeout", "timeouts", "truncation", "truncations"),
+    "episode_index": ("episode", "episode_id", "episodes", "trajectory", "trajectory_id", "traj_id"),
+}
+_NEEDED = ("observation", "action", "reward", "cost")
+
 
 @dataclass(frozen=True)
 class TableColumns:
@@ -29,8 +43,8 @@ class TableColumns:
     A vector is one column of lists, or several columns of numbers: names or patterns such as `obs_*`,
     which stand for all columns that match, in natural order (`obs_2` before `obs_10`).
 
-    What is None has our name: `observation`, `action`, `reward` and `cost` must then be there, and the
-    others are used if they are.
+    What is None is looked for by its name here and by other usual names, such as `obs`, `state_0`,
+    `rewards` or `timeouts`. `observation`, `action`, `reward` and `cost` must be there.
 
     Attributes:
         observation: column(s) of the observation.
@@ -62,7 +76,7 @@ def load_table(
 
     Args:
         path: a `.csv`, `.csv.gz` or `.parquet` file; a CSV file has the names in its first line.
-        columns: which columns hold what, by default those with our names.
+        columns: which columns hold what, by default those with usual names.
         task: fixes the dimensions and the action range, where given.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
 
@@ -71,34 +85,33 @@ def load_table(
 
     Raises:
         DatasetError: the file is not such a table, a column is missing, named for two roles, empty in some
-            row or not numeric, the rows of an episode do not go together, nothing tells where episodes end,
-            or the columns do not pass the checks of `TransitionDataset.from_columns`.
+            row or not numeric, two columns may hold the same, the rows of an episode do not go together,
+            nothing tells where episodes end, or the columns do not pass the checks of
+            `TransitionDataset.from_columns`.
     """
     table = read_table(path)
     reader = _TableReader(str(path), table)
-    columns = columns or TableColumns()
-    have = set(table.column_names)
-
+    named = vars(columns or TableColumns())
+    named = {role: named[role.removesuffix("_index")] for role in _USUAL}
     raw: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
-    for role in VECTOR_COLUMNS:
-        patterns = getattr(columns, role)
-        if patterns or role != "next_observation" or role in have:
-            raw[role], names[role] = reader.vectors(role, patterns or (role,))
-    for role in (*VALUE_COLUMNS, *FLAG_COLUMNS):
-        name = getattr(columns, role)
-        if name or role in VALUE_COLUMNS or role in have:
-            raw[role], names[role] = reader.numbers(role, name or role), name or role
-    if columns.episode or "episode_index" in have:
-        names["episode_index"] = columns.episode or "episode_index"
-        raw["episode_index"] = reader.episodes(names["episode_index"])
-    if "frame_index" in have:
+    for role in sorted(named, key=lambda role: named[role] is None):  # what is named is not found for others
+        found = reader.find(role) if named[role] is None else named[role]
+        if role in VECTOR_COLUMNS and found:
+            raw[role], names[role] = reader.vectors(role, found)
+        elif found:
+            names[role] = found if isinstance(found, str) else found[0]
+            raw[role] = (reader.episodes if role == "episode_index" else reader.numbers)(role, names[role])
+        elif role in _NEEDED:
+            raise reader.missing(role)
+    if "frame_index" in table.column_names:
         raw["frame_index"] = reader.numbers("frame_index", "frame_index")
 
     if not raw.keys() & {"terminated", "truncated", "episode_index"}:
+        done = " Column 'done' may be one of these: say which." if "done" in table.column_names else ""
         raise DatasetError(
             f"{path}: nothing tells where an episode ends; name the column that holds the episode's number "
-            "(--episode-column), or those of its ends (--terminated-column, --truncated-column)"
+            f"(--episode-column), or those of its ends (--terminated-column, --truncated-column).{done}"
         )
     raw.setdefault("terminated", np.zeros(len(table), dtype=bool))
     if "truncated" not in raw:
@@ -152,6 +165,33 @@ class _TableReader:
         self.table = table
         self._roles: dict[str, str] = {}  # of the columns that were taken
 
+    def find(self, role: str) -> tuple[str, ...]:
+        """Find the column(s) of a role by their usual names; empty if there are none."""
+        there = [name for name in self.table.column_names if name not in self._roles]
+        if role in there:
+            return (role,)
+        found = [(name,) for name in _USUAL[role] if name in there]
+        if role in VECTOR_COLUMNS:
+            for name in (role, *_USUAL[role]):
+                numbered = re.compile(rf"{re.escape(name)}[._]?(\d+|\[\d+\])")
+                if matches := sorted(filter(numbered.fullmatch, there), key=_natural):
+                    found.append(tuple(matches))
+        if len(found) > 1:
+            first, second = (", ".join(columns[:3]) for columns in found[:2])
+            raise DatasetError(
+                f"{self.source}: the {_word(role)} may be column {first} or {second}; say which with "
+                f"{column_option(role)} (spi data convert)"
+            )
+        return found[0] if found else ()
+
+    def missing(self, role: str, name: str | None = None) -> DatasetError:
+        """The error where the table has no column of a role, or not the named one."""
+        what = "no column with a usual name" if name is None else f"no column {name!r}"
+        return DatasetError(
+            f"{self.source}: has {what} for the {_word(role)}; name one with {column_option(role)} (spi data "
+            f"convert). It has {', '.join(self.table.column_names) or 'none'}"
+        )
+
     def numbers(self, role: str, name: str) -> np.ndarray:
         self._require(role, name)
         return column_to_numpy(self.table.column(name), name, self.source, vector=False)
@@ -169,9 +209,9 @@ class _TableReader:
         parts = [column_to_numpy(self.table.column(name), name, self.source, vector=False) for name in names]
         return np.stack(parts, axis=1), ", ".join(names)
 
-    def episodes(self, name: str) -> np.ndarray:
+    def episodes(self, role: str, name: str) -> np.ndarray:
         """Number the episodes 0, 1, ... by first appearance; (N,) int64."""
-        self._require("episode", name)
+        self._require(role, name)
         column = self.table.column(name).combine_chunks()
         if column.null_count:
             raise DatasetError(f"{self.source}: column {name!r} has {column.null_count} missing values")
@@ -187,23 +227,17 @@ class _TableReader:
 
     def _require(self, role: str, name: str) -> None:
         if name not in self.table.column_names:
-            raise self._missing(role, name)
+            raise self.missing(role, name)
         self._take(role, name)
 
     def _take(self, role: str, name: str) -> None:
         other = self._roles.setdefault(name, role)
         if other != role:
+            first, second = (f"the {_word(each)} ({column_option(each)})" for each in (other, role))
             raise DatasetError(
-                f"{self.source}: column {name!r} is taken both for the {other} ({_option(other)}) and for "
-                f"the {role} ({_option(role)}); a column has one role. Give each the columns of its own, by "
-                "name where a pattern matches too many"
+                f"{self.source}: column {name!r} is taken both for {first} and for {second}; a column has "
+                "one role. Give each the columns of its own, by name where a pattern matches too many"
             )
-
-    def _missing(self, role: str, name: str) -> DatasetError:
-        return DatasetError(
-            f"{self.source}: has no column {name!r} for the {role}; name one with {_option(role)}. It has "
-            f"{', '.join(self.table.column_names) or 'none'}"
-        )
 
     def _match(self, role: str, patterns: Sequence[str]) -> list[str]:
         found: list[str] = []
@@ -213,15 +247,20 @@ class _TableReader:
             else:
                 matches = fnmatch.filter(self.table.column_names, pattern)
             if not matches:
-                raise self._missing(role, pattern)
+                raise self.missing(role, pattern)
             found += sorted((name for name in matches if name not in found), key=_natural)
         for name in found:
             self._take(role, name)
         return found
 
 
-def _option(role: str) -> str:
-    return f"--{role.replace('_', '-')}-column" + ("s" if role in VECTOR_COLUMNS else "")
+def column_option(role: str) -> str:
+    """The option of `spi data convert` that names the column(s) of a role."""
+    return f"--{_word(role).replace('_', '-')}-column" + ("s" if role in VECTOR_COLUMNS else "")
+
+
+def _word(role: str) -> str:
+    return role.removesuffix("_index")
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:

@@ -18,7 +18,7 @@ from spi_diffusers.data.card import (
     refresh_header,
 )
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.parquet import ParquetRows, find_folder_files, folder_configs
+from spi_diffusers.data.parquet import folder_configs, folder_rows
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.hub.checksums import Checksums
@@ -98,8 +98,7 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
     for config in tqdm(files.configs, desc="checking", unit=" config", disable=not progress):
         stats = _read_stats(files.folder / config / STATS_FILE, config)
         _check_file_entries(files, config, stats)
-        found = find_folder_files(files.folder, config=config)
-        rows = ParquetRows(found.files, source=found.source)
+        rows = folder_rows(files.folder, config)
         summary = scanned_summary(rows, TASKS.get(config), progress=False)  # whatever fits memory or not
         for key, actual in (
             ("sha256", summary.sha256),

@@ -34,6 +34,15 @@ def client_environment(url, home):
     }
 
 
+def point_client_at(monkeypatch, url):
+    """Make the client in this process, which has read its environment already, ask a server, and no other."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 class DatasetHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: "DatasetHub"

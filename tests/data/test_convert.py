@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from data_factory import make_columns, make_dataset, to_dsrl, tree
+from dataset_hub import point_client_at
 from faulty_hub import FaultyHub, sha256
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -157,8 +158,11 @@ def test_a_table_of_no_task(tmp_path):
     columns["action"][:, 1] *= 50
     assert written["robot"].sha256 == TransitionDataset.from_columns(columns).sha256
     assert load_transitions(tmp_path / "set").sha256 == written["robot"].sha256
-    with pytest.raises(DatasetError, match=r"log\.csv: its name does not tell which task.*--task.*--name"):
-        convert_dataset(tmp_path / "log.csv", tmp_path / "set")
+    unnamed = convert(tmp_path / "log.csv", tmp_path / "set", columns=TableColumns(**options))
+    assert unnamed["log"].sha256 == written["robot"].sha256
+    write_npz(tmp_path / "log.npz", to_dsrl(columns))
+    with pytest.raises(DatasetError, match=r"log\.npz: its name does not tell which task.*--task.*--name"):
+        convert_dataset(tmp_path / "log.npz", tmp_path / "set")
 
 
 def test_what_is_there_is_replaced_or_kept_only_when_asked(dsrl_folder, tmp_path):
@@ -283,23 +287,22 @@ def test_without_a_connection_dsrl_files_that_were_fetched_before_serve(
     dsrl_folder, tmp_path, monkeypatch, caplog
 ):
     content = (dsrl_folder / BALL.dataset_file).read_bytes()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("spi_diffusers.data.sources.default_folder", lambda: tmp_path / "kept")
-    options = {"tasks": [BALL], "token": False}
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path / "kept"))
     with FaultyHub({DSRL_DATASET_REPO: {BALL.dataset_file: content}}) as hub:
-        kept = download_dsrl_file(BALL, folder=tmp_path / "kept", endpoint=hub.url, token=False)
+        point_client_at(monkeypatch, hub.url)
+        kept = download_dsrl_file(BALL)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    written = convert(DSRL_DATASET_REPO, tmp_path / "set", **options)
+    written = convert(DSRL_DATASET_REPO, tmp_path / "set", tasks=[BALL])
     assert written[BALL.name].sha256 == make_dataset().sha256
     assert f"The Hub cannot be reached; taking {kept}, which was fetched before." in caplog.text
     stats = json.loads((tmp_path / "set" / BALL.name / "stats.json").read_text())
     assert stats["source"].endswith(f"{BALL.dataset_file}, commit unknown, SHA-256 {sha256(content)}")
     # What was never fetched is missing, and only that is named.
     with pytest.raises(DatasetError, match=rf"{DSRL_DATASET_REPO}: {CAR_RUN.dataset_file} of .* cannot be"):
-        convert(DSRL_DATASET_REPO, tmp_path / "more", tasks=[BALL, CAR_RUN], token=False)
+        convert(DSRL_DATASET_REPO, tmp_path / "more", tasks=[BALL, CAR_RUN])
     kept.write_bytes(content[:-1] + b"?")
     with pytest.raises(DatasetError, match="is damaged, and the Hub cannot be reached"):
-        convert(DSRL_DATASET_REPO, tmp_path / "more", **options)
+        convert(DSRL_DATASET_REPO, tmp_path / "more", tasks=[BALL])
     assert not (tmp_path / "more").exists()
 
 

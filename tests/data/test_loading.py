@@ -137,18 +137,36 @@ def test_missing_file(name, tmp_path, monkeypatch):
 
 
 def test_unknown_suffix(tmp_path):
-    (tmp_path / "data.csv").write_text("a,b\n")
+    (tmp_path / "data.txt").write_text("a,b\n")
     with pytest.raises(
-        DatasetError, match=r"data\.csv: files with the suffix '\.csv' are not known; give a Hub"
+        DatasetError, match=r"data\.txt: files with the suffix '\.txt' are not known; known are .npz"
     ):
-        load_transitions(tmp_path / "data.csv")
+        load_transitions(tmp_path / "data.txt")
 
 
-@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
-def test_a_table_is_told_how_to_become_a_dataset(tmp_path, name):
-    (tmp_path / name).write_text("a,b\n")
-    with pytest.raises(DatasetError, match=rf"`spi data convert .*{name} FOLDER --task TASK` \(or --name"):
-        load_transitions(tmp_path / name)
+def test_a_table_with_usual_names_loads_as_it_is(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "obs_0,obs_1,action_0,reward,cost,episode\n1,2,3,4,0,a\n5,6,7,8,1,a\n9,9,9,9,0,b\n1,1,1,1,0,b\n"
+    )
+    with pytest.warns(UserWarning, match="took the following row"):
+        data = load_transitions(path)
+    assert data.transitions.observation.tolist() == [[1, 2], [9, 9]]
+    assert (data.task, data.source) == (None, str(path))
+    path.write_text("a,b\n")
+    with pytest.raises(DatasetError, match=r"usual name for the observation; name one with --obs"):
+        load_transitions(path)
+
+
+def test_a_tasks_name_alone_is_its_embedded_data(embedded, tmp_path, monkeypatch):
+    assert load_transitions("BallCircle").sha256 == embedded.sha256
+    with pytest.raises(MissingDatasetError, match="no dataset is embedded for OfflineCarRun-v0"):
+        load_transitions("carrun")
+    with pytest.raises(MissingDatasetError, match=r"balcircle: no such file or folder, .*mean ballc"):
+        load_transitions("balcircle")
+    monkeypatch.chdir(tmp_path)
+    write_parquet_dataset(make_dataset(task=get_task("ballcircle")), "ballcircle")
+    assert load_transitions("ballcircle").sha256 == make_dataset().sha256  # what exists on disk comes first
 
 
 def test_revision_of_something_local(tmp_path):

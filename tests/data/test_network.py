@@ -27,6 +27,11 @@ def test_what_may_pass(error, expected):
     assert is_transient(error) is expected
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr("spi_diffusers.data.network.FIRST_PAUSE", 0.001)
+
+
 def test_calls_are_repeated_while_that_may_help():
     def calling(*outcomes):
         left = list(outcomes)
@@ -40,16 +45,29 @@ def test_calls_are_repeated_while_that_may_help():
         return call, left
 
     call, left = calling(TimeoutError(), http_error(503), 7, 8)
-    assert with_retries(call, what="it", wait=0.001) == 7
+    assert with_retries(call, what="it") == 7
     assert left == [8]
     call, left = calling(TimeoutError(), ValueError("wrong"), 7)
     with pytest.raises(ValueError, match="wrong"):
-        with_retries(call, what="it", wait=0.001)
+        with_retries(call, what="it")
     assert left == [7]
     call, left = calling(*[TimeoutError()] * 5)
     with pytest.raises(TimeoutError):
-        with_retries(call, what="it", attempts=3, wait=0.001)
+        with_retries(call, what="it", attempts=3)
     assert len(left) == 2
+
+
+def test_an_attempt_that_got_further_is_worth_going_on_with():
+    done, outcomes = [], ["some", ValueError, "more", OSError, TimeoutError, TimeoutError, TimeoutError]
+
+    def call():
+        if isinstance(outcomes[0], str):
+            done.append(outcomes.pop(0))
+        raise outcomes.pop(0)
+
+    with pytest.raises(TimeoutError):
+        with_retries(call, what="it", attempts=3, progress=lambda: len(done))
+    assert (done, len(outcomes)) == (["some", "more"], 1)
 
 
 def test_an_error_is_part_of_one_line():

@@ -293,12 +293,12 @@ def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypa
             yield batch
 
     monkeypatch.setattr(parquet.ParquetRows, "_batches", batches)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("spi_diffusers.data.network.FIRST_PAUSE", 0.001)
     parts = [batch for _, batch in stream.read([(2, 30), (33, 53)])]
     rows = torch.cat([torch.arange(2, 30), torch.arange(33, 53)])
     assert torch.equal(torch.cat([batch.reward for batch in parts]), data.transitions.reward[rows])
     assert not troubles
-    assert "stopped at row 11 (ConnectionError: gone); going on" in caplog.text
+    assert "from row 11 failed (ConnectionError: gone); trying again" in caplog.text
     troubles[:] = [TimeoutError("slow")] * 99
     with pytest.raises(
         DatasetError, match=r"train-00000-of-00003\.parquet: rows 7 to 13 cannot be read.*slow"
