@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.policy_files import read_policy_files
 
     files = read_policy_files(args.folder, args.evaluation)
-    files = replace(files, licence=args.license or files.licence)
+    files = replace(files, license=args.license or files.license)
     card = policy_card(files, args.repo or str(files.folder), on_hub=args.repo is not None)
     if args.output is None:
         sys.stdout.write(card)

@@ -53,29 +53,27 @@ def run(args: argparse.Namespace) -> int:
         plan_push,
         published_card,
     )
-    from spi_diffusers.hub.report import plan_table, result_text
-    from spi_diffusers.hub.upload import check_private, upload
+    from spi_diffusers.hub.upload import UploadOptions, upload
 
     files = find_files(Path(args.folder).expanduser())
     check_folder(files, progress=not args.quiet)
-    plan = plan_push(files, args.repo_id, branch=args.revision, prune=args.prune, token=args.token)
-    # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan))
-    if files.left_out:
-        print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
-    if args.private:
-        check_private(plan)
-    if args.dry_run:
-        print(f"\n{published_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
-        return 0
-    result = upload(
-        plan,
+    options = UploadOptions(
+        branch=args.revision,
         message=args.message or commit_message(files),
         private=args.private,
         create_pr=args.create_pr,
         token=args.token,
     )
-    print(result_text(result))
+    plan = plan_push(files, args.repo_id, options, prune=args.prune)
+    # Piped output has no width; do not fold names there.
+    Console(width=None if sys.stdout.isatty() else 140).print(plan.table())
+    if files.left_out:
+        print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
+    if args.dry_run:
+        print(f"\n{published_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
+        return 0
+    result = upload(plan)
+    print(result)
     revision = result.pull_request or (None if args.revision == "main" else args.revision)
     at = f" --revision {revision}" if revision else ""
     print(f"Next: spi train --task {files.configs[0]} --dataset {args.repo_id}{at}")

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--license",
         metavar="ID",
-        help="of the weights, as the Hub names licences, such as cc-by-nc-4.0 (default: apache-2.0)",
+        help="of the weights, as the Hub names licenses, such as cc-by-nc-4.0 (default: apache-2.0)",
     )
     parser.add_argument("--message", default="Publish policy", help="what the commit is called")
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
@@ -97,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
-    from spi_diffusers.hub.policy_files import CARD, read_policy_files
-    from spi_diffusers.hub.publish import check_acts, plan_publish, publish
-    from spi_diffusers.hub.report import plan_table, result_text
-    from spi_diffusers.hub.upload import check_private
+    from spi_diffusers.hub.card import policy_card
+    from spi_diffusers.hub.policy_files import read_policy_files
+    from spi_diffusers.hub.publish import check_acts, plan_publish
+    from spi_diffusers.hub.upload import upload
 
     disable_progress_bar()  # loading five small files needs none
     files = read_policy_files(args.folder, args.evaluation)
-    files = replace(files, licence=args.license or files.licence)
+    files = replace(files, license=args.license or files.license)
     check_acts(files)
     if not files.entries:
         print(
@@ -112,21 +112,15 @@ def run(args: argparse.Namespace) -> int:
             "writes the results",
             file=sys.stderr,
         )
-    plan = plan_publish(files, args.repo_id, branch=args.revision, tag=args.tag, token=args.token)
-    if args.private:
-        check_private(plan.upload)
+    plan = plan_publish(files, args.repo_id, publish_all.upload_options(args))
     # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(plan_table(plan.upload))
+    Console(width=None if sys.stdout.isatty() else 140).print(plan.table())
     if args.dry_run:
         _write_copy(files, args)
-        card = plan.content[CARD]
-        assert isinstance(card, bytes)  # made here, unlike the weights
-        print(f"\n{card.decode()}\nDry run: nothing was changed on the Hub.")
+        print(f"\n{policy_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")
         return 0
-    result = publish(
-        plan, message=args.message, private=args.private, create_pr=args.create_pr, token=args.token
-    )
-    print(result_text(result))
+    result = upload(plan)
+    print(result)
     _write_copy(files, args)
     if args.tag is not None:
         print(f"Tagged: {args.tag}")

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from spi_diffusers.hub.collection import CollectionPlan, Item
-    from spi_diffusers.hub.publish_all import Outcome
-    from spi_diffusers.hub.trained_policies import FoundPolicies, TrainedPolicy
+    from spi_diffusers.hub.publish_all import FoundPolicies, Outcome, TrainedPolicy
+    from spi_diffusers.hub.upload import UploadOptions
 
 DEFAULT_FOLDER = "outputs"
 DEFAULT_COLLECTION = "Safe policies by SPI"
@@ -49,6 +49,20 @@ def add_arguments(parser: "argparse._ArgumentGroup") -> None:
     )
 
 
+def upload_options(args: argparse.Namespace) -> "UploadOptions":
+    """How to publish, from the options of the command line."""
+    from spi_diffusers.hub.upload import UploadOptions
+
+    return UploadOptions(
+        branch=args.revision,
+        tag=args.tag,
+        message=args.message,
+        private=args.private,
+        create_pr=args.create_pr,
+        token=args.token,
+    )
+
+
 def check_unused(args: argparse.Namespace) -> None:
     """Refuse options of `--all` where it is not given.
 
@@ -63,25 +77,24 @@ def run(args: argparse.Namespace) -> int:
     _refuse(args, _NOT_HERE, "does not go with --all")
     if args.no_collection and (args.dataset or args.collection != DEFAULT_COLLECTION):
         raise ValueError("--no-collection leaves nothing for --collection and --dataset to do")
-    folder, organisation = (
+    folder, organization = (
         (DEFAULT_FOLDER, args.folder) if args.repo_id is None else (args.folder, args.repo_id)
     )
-    if organisation is None:
+    if organization is None:
         raise ValueError("the following arguments are required: ORG (spi publish --help explains)")
-    if "/" in organisation:
+    if "/" in organization:
         raise ValueError(
-            f"--all takes the name of a user or organisation, got {organisation!r}: "
+            f"--all takes the name of a user or organization, got {organization!r}: "
             "spi publish --all [FOLDER] ORG; the names of the repositories follow from the tasks"
         )
-    if args.repo_id is None and Path(organisation).is_dir():  # the organisation was forgotten
-        raise ValueError(f"{organisation!r} is a folder here: spi publish --all {organisation} ORG")
+    if args.repo_id is None and Path(organization).is_dir():  # the organization was forgotten
+        raise ValueError(f"{organization!r} is a folder here: spi publish --all {organization} ORG")
     show_messages(args.quiet)
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
     from spi_diffusers.hub.collection import check_dataset, plan_collection
-    from spi_diffusers.hub.publish_all import PublishSettings, publish_policies
-    from spi_diffusers.hub.trained_policies import choose, find_trained_policies
+    from spi_diffusers.hub.publish_all import choose, find_trained_policies, publish_policies
 
     disable_progress_bar()  # loading five small files needs none
     found = find_trained_policies(folder, args.exclude)
@@ -89,21 +102,19 @@ def run(args: argparse.Namespace) -> int:
     _print_left_out(found, chosen)
     collection = None
     if not args.no_collection:
-        collection = plan_collection(args.collection, organisation, private=args.private, token=args.token)
+        collection = plan_collection(args.collection, organization, private=args.private, token=args.token)
         if args.dataset is not None:
             check_dataset(args.dataset, token=args.token)
-    settings = PublishSettings(
-        organisation,
-        branch=args.revision,
-        tag=args.tag,
-        message=args.message,
-        private=args.private,
-        licence=args.license,
+    published = publish_policies(
+        chosen,
+        found.policies,
+        organization,
+        upload_options(args),
+        license=args.license,
         dry_run=args.dry_run,
-        token=args.token,
     )
     outcomes: list[Outcome] = []
-    for number, outcome in enumerate(publish_policies(chosen, found.policies, settings), 1):
+    for number, outcome in enumerate(published, 1):
         outcomes.append(outcome)
         print(f"{number}/{len(chosen)} {outcome.repo_id}: {outcome.state}", flush=True)
     # Piped output has no width; do not fold names there.
@@ -142,7 +153,7 @@ def _fill(
 ) -> list[str]:
     """Fill the collection, or say what would be done; returns what failed."""
     from spi_diffusers.hub.collection import fill_collection
-    from spi_diffusers.hub.errors import HubError
+    from spi_diffusers.hub.upload import HubError
 
     missing = ", ".join(item_id for _, item_id in plan.missing(items))
     if args.dry_run:

@@ -16,8 +16,8 @@ from spi_diffusers.evaluation.summary import (
     spread_over,
     summarize_seeds,
 )
-from spi_diffusers.files import short_name
-from spi_diffusers.hub.policy_files import DEFAULT_LICENCE, PLOTS_FOLDER, RESULTS, PolicyFiles
+from spi_diffusers.files import RESULTS_FILE, short_name
+from spi_diffusers.hub.policy_files import DEFAULT_LICENSE, PLOTS_FOLDER, PolicyFiles
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -37,14 +37,14 @@ def policy_card(
     repo_id: str,
     *,
     on_hub: bool = True,
-    results: str = RESULTS,
+    results: str = RESULTS_FILE,
     plots: Mapping[str, str] | None = None,
 ) -> str:
     """Render the card.
 
     Args:
         files: Of the policy.
-        repo_id: What the card's commands load: `organisation/name`, or a local folder.
+        repo_id: What the card's commands load: `organization/name`, or a local folder.
         on_hub: Whether that is a repository on the Hub.
         results: Where the card's readers find the results file.
         plots: Where they find a plot, by its name, if not in the repository's folder of plots.
@@ -93,8 +93,8 @@ def policy_card(
         minutes=f"{info['train_seconds'] / 60:.0f}" if info else "",
         local_data=_is_local(files),
         config=json.dumps(files.train_config, indent=2) if files.train_config else "",
-        licence=files.licence,
-        code_licence=DEFAULT_LICENCE,
+        license=files.license,
+        code_license=DEFAULT_LICENSE,
     )
 
 
@@ -140,7 +140,7 @@ def _card_data(files: PolicyFiles, summaries: list[SeedSummary], name: str) -> "
     results = [result for summary in summaries for result in _eval_results(summary)]
     dataset = _hub_dataset(files)
     return ModelCardData(
-        license=files.licence,
+        license=files.license,
         library_name=LIBRARY,
         pipeline_tag="reinforcement-learning",
         tags=["offline-rl", "safe-rl", "diffusers", "dsrl", *([files.task] if files.task else [])],

@@ -5,14 +5,12 @@ Nothing is ever taken out of it, so what others have put in stays.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from huggingface_hub import Collection, HfApi
 
 from spi_diffusers.data.network import explain, with_retries
-from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.upload import hub_api
-
-if TYPE_CHECKING:
-    from huggingface_hub import Collection, HfApi
+from spi_diffusers.hub.upload import HubError, explained, hub_api
 
 DESCRIPTION = "Safe offline reinforcement learning: policies that take their cost limit at run time."
 #: Kind and id of what a collection holds.
@@ -25,7 +23,7 @@ class CollectionPlan:
 
     Attributes:
         title: Its title.
-        namespace: User or organisation it belongs to.
+        namespace: User or organization it belongs to.
         slug: Its id on the Hub; None if it has to be made.
         private: Whether it is, or is to be, private.
         items: What it holds.
@@ -60,22 +58,16 @@ class CollectionResult:
 
 
 def plan_collection(
-    name: str,
-    namespace: str,
-    *,
-    private: bool = False,
-    token: str | None = None,
-    endpoint: str | None = None,
+    name: str, namespace: str, *, private: bool = False, token: str | None = None
 ) -> CollectionPlan:
     """Look for a collection; nothing is changed.
 
     Args:
         name: Title of a collection of that namespace, which need not exist; or the slug of one that does
             (`org/safe-policies-65f0c0ffee`).
-        namespace: User or organisation.
+        namespace: User or organization.
         private: Whether it shall be private, if it has to be made.
         token: Access token; None takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
 
     Returns:
         What is there.
@@ -84,13 +76,9 @@ def plan_collection(
         HubError: The Hub cannot be reached, there is no collection of that slug, several have that title, or
             it is public and shall be private.
     """
-    api = hub_api(token, endpoint)
-    try:
+    api = hub_api(token)
+    with explained(f"collection {name!r} of {namespace}: cannot be read"):
         found = with_retries(lambda: _find(api, name, namespace), what=f"collection {name}")
-    except HubError:
-        raise
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(f"collection {name!r} of {namespace}: cannot be read: {explain(error)}") from error
     if found is None:
         return CollectionPlan(name, namespace, None, private)
     if private and not found.private:
@@ -101,21 +89,18 @@ def plan_collection(
     return CollectionPlan(found.title, namespace, found.slug, bool(found.private), _items(found))
 
 
-def check_dataset(repo_id: str, *, token: str | None = None, endpoint: str | None = None) -> None:
+def check_dataset(repo_id: str, *, token: str | None = None) -> None:
     """See that a dataset that is to go into a collection exists.
 
     Raises:
         HubError: It does not, or the Hub cannot be reached.
     """
-    api = hub_api(token, endpoint)
-    try:
-        with_retries(lambda: api.dataset_info(repo_id), what=f"dataset {repo_id}")
-    except Exception as error:  # as above, and of an id that cannot be one
-        raise HubError(f"dataset {repo_id}: cannot go into a collection: {explain(error)}") from error
+    with explained(f"dataset {repo_id}: cannot go into a collection"):
+        with_retries(lambda: hub_api(token).dataset_info(repo_id), what=f"dataset {repo_id}")
 
 
 def fill_collection(
-    plan: CollectionPlan, wanted: Sequence[Item], *, token: str | None = None, endpoint: str | None = None
+    plan: CollectionPlan, wanted: Sequence[Item], *, token: str | None = None
 ) -> CollectionResult:
     """Make the collection if there is none, and put in what is missing.
 
@@ -123,7 +108,6 @@ def fill_collection(
         plan: From `plan_collection`.
         wanted: What it shall hold.
         token: Access token; None takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
 
     Returns:
         What was done; nothing where it held everything already.
@@ -131,34 +115,37 @@ def fill_collection(
     Raises:
         HubError: Something is missing from it still; the same call (with a new plan) goes on.
     """
-    api = hub_api(token, endpoint)
-    slug = plan.slug or _make(api, plan)
+    api, slug = hub_api(token), plan.slug
+    if slug is None:
+        with explained(
+            f"collection {plan.title!r} of {plan.namespace}: could not be made",
+            ". Run the same command again: it takes one of that title, if there is one by then",
+        ):
+            slug = api.create_collection(
+                plan.title,
+                namespace=plan.namespace,
+                description=DESCRIPTION,
+                private=plan.private,
+                exists_ok=True,
+            ).slug
     missing, reasons = plan.missing(wanted), []
     for kind, item_id in missing:
         try:
             api.add_collection_item(slug, item_id, kind, exists_ok=True)
         except Exception as error:  # the answer may be lost and the item there: it is looked up below
             reasons.append(explain(error))
-    url = f"{api.endpoint}/collections/{slug}"
     if missing:
-        try:
+        again = ". Run the same command again: it adds only what is missing"
+        with explained(f"collection {slug}: was filled, but could not be verified", again):
             held = _items(with_retries(lambda: api.get_collection(slug), what=f"collection {slug}"))
-        except Exception as error:
-            raise HubError(
-                f"collection {slug}: was filled, but could not be verified: {explain(error)}. Run the same "
-                "command again: it adds only what is missing"
-            ) from error
-        left = [item_id for kind, item_id in missing if (kind, item_id) not in held]
-        if left:
+        if left := [item_id for kind, item_id in missing if (kind, item_id) not in held]:
             why = f": {reasons[0]}" if reasons else ""
-            raise HubError(
-                f"collection {slug}: {', '.join(left)} could not be put in{why}. Run the same command "
-                "again: it adds only what is missing"
-            )
+            raise HubError(f"collection {slug}: {', '.join(left)} could not be put in{why}{again}")
+    url = f"{api.endpoint}/collections/{slug}"
     return CollectionResult(slug, url, plan.slug is None, tuple(missing))
 
 
-def _find(api: "HfApi", name: str, namespace: str) -> "Collection | None":
+def _find(api: HfApi, name: str, namespace: str) -> Collection | None:
     if "/" in name:
         return api.get_collection(name)
     # A listing shows only some items of each.
@@ -171,21 +158,5 @@ def _find(api: "HfApi", name: str, namespace: str) -> "Collection | None":
     return api.get_collection(slugs[0]) if slugs else None
 
 
-def _make(api: "HfApi", plan: CollectionPlan) -> str:
-    try:
-        return api.create_collection(
-            plan.title,
-            namespace=plan.namespace,
-            description=DESCRIPTION,
-            private=plan.private,
-            exists_ok=True,
-        ).slug
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(
-            f"collection {plan.title!r} of {plan.namespace}: could not be made: {explain(error)}. Run the "
-            "same command again: it takes one of that title, if there is one by then"
-        ) from error
-
-
-def _items(found: "Collection") -> frozenset[tuple[str, str]]:
+def _items(found: Collection) -> frozenset[tuple[str, str]]:
     return frozenset((item.item_type, item.item_id) for item in found.items)

@@ -21,9 +21,8 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.parquet import folder_configs, folder_rows
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.hub.checksums import Checksums
-from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.upload import UploadPlan, plan_upload
+from spi_diffusers.files import sha256_of
+from spi_diffusers.hub.upload import HubError, UploadOptions, UploadPlan, plan_upload
 
 CARD = "README.md"
 #: What a config's folder may hold; nothing else is published.
@@ -119,13 +118,7 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
 
 
 def plan_push(
-    files: DatasetFiles,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    prune: bool = False,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
+    files: DatasetFiles, repo_id: str, options: UploadOptions, *, prune: bool = False
 ) -> UploadPlan:
     """Compare a dataset folder with a repository on the Hub.
 
@@ -133,20 +126,18 @@ def plan_push(
     none of ours (such as .gitattributes) stay.
 
     Args:
-        files: of the folder, checked by `check_folder`.
-        repo_id: `organisation/name`; need not exist.
-        branch: where the commit is to go.
-        prune: remove configs from the Hub that the folder does not have.
-        token: access token; None or True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
+        files: Of the folder, checked by `check_folder`.
+        repo_id: `organization/name`; need not exist.
+        options: How to publish.
+        prune: Remove configs from the Hub that the folder does not have.
 
     Returns:
         The plan.
 
     Raises:
-        HubError: the Hub cannot be reached, or the repository has configs that the folder does not have and
+        HubError: The Hub cannot be reached, or the repository has configs that the folder does not have and
             `prune` is off: the new card would not list them any more.
-        DatasetError: the card cannot be read.
+        DatasetError: The card cannot be read.
     """
     content: dict[str, Path | bytes] = {path: files.folder / path for path in files.paths}
     content[CARD] = published_card(files, repo_id).encode("utf-8")
@@ -157,9 +148,7 @@ def plan_push(
             return False
         return prune or config in files.configs
 
-    plan = plan_upload(
-        repo_id, content, repo_type="dataset", branch=branch, stale=stale, token=token, endpoint=endpoint
-    )
+    plan = plan_upload(repo_id, content, options, repo_type="dataset", stale=stale)
     missing = sorted(
         {path.partition("/")[0] for path in plan.others if fnmatch.fnmatchcase(path, f"*/{_ROWS}")}
     )
@@ -174,7 +163,7 @@ def plan_push(
 
 
 def published_card(files: DatasetFiles, repo_id: str) -> str:
-    """The folder's card with its load commands naming the repository, and size and licence as they are now.
+    """The folder's card with its load commands naming the repository, and size and license as they are now.
 
     Args:
         files: of the folder.
@@ -248,10 +237,10 @@ def _check_file_entries(files: DatasetFiles, config: str, stats: dict[str, Any])
             raise DatasetError(f"{files.folder / path}: is not listed in {where}; where does it come from?")
         if path not in present:
             raise DatasetError(f"{files.folder / path}: is missing, but {where} lists it")
-        sums, entry = Checksums.of(files.folder / path), entries[path]
-        if (sums.size, sums.sha256) != (entry.get("bytes"), entry.get("sha256")):
+        file, entry = files.folder / path, entries[path]
+        size, sha256 = file.stat().st_size, sha256_of(file)
+        if (size, sha256) != (entry.get("bytes"), entry.get("sha256")):
             raise DatasetError(
-                f"{files.folder / path}: has changed since it was written: its SHA-256 is "
-                f"{sums.sha256[:16]}... ({sums.size} bytes), but {where} says "
-                f"{str(entry.get('sha256'))[:16]}... ({entry.get('bytes')} bytes)"
+                f"{file}: has changed since it was written: its SHA-256 is {sha256[:16]}... ({size} bytes), "
+                f"but {where} says {str(entry.get('sha256'))[:16]}... ({entry.get('bytes')} bytes)"
             )

@@ -1,10 +1,8 @@
-"""What a policy's repository on the Hub holds, put together from a policy folder and its evaluation."""
+"""A policy folder and its evaluation, read for the card and for publishing."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -15,18 +13,23 @@ from spi_diffusers.evaluation.results import (
     read_diverged,
     read_results,
     read_train_info,
-    results_text,
 )
-from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, INFO_FILE, POLICY_FOLDER, find_policy_folder
+from spi_diffusers.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    INFO_FILE,
+    REPLAY_FILE,
+    RESULTS_FILE,
+    find_policy_folder,
+    read_json,
+)
+from spi_diffusers.hub.results import results_folders
 
 logger = logging.getLogger(__name__)
 
-INDEX = "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-CARD, RESULTS = "README.md", "results.json"
-REPLAY = "replay.mp4"
+CARD_FILE = "README.md"
 #: Of the code that is shipped, and of the weights unless their owner says otherwise.
-DEFAULT_LICENCE = "apache-2.0"
+DEFAULT_LICENSE = "apache-2.0"
 PLOTS = ("limits.png", "cost_return.png", "training.png")
 EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
 #: diffusers finds the pipeline's code by this name.
@@ -52,7 +55,7 @@ class PolicyFiles:
         plots: Plots of the evaluation, by their name.
         replay: Video of an episode, if there is one.
         evaluation: Folder of the evaluation, if there is one.
-        licence: Of the weights, as the Hub names licences.
+        license: Of the weights, as the Hub names licenses.
     """
 
     folder: Path
@@ -65,7 +68,7 @@ class PolicyFiles:
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
     evaluation: Path | None = None
-    licence: str = DEFAULT_LICENCE
+    license: str = DEFAULT_LICENSE
 
     @property
     def task(self) -> str | None:
@@ -103,69 +106,34 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     if is_baseline(policy):
         raise PolicyFolderError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
-    index = _published_index(policy)
-    info = _without_local_paths(_read_json(policy / INFO_FILE))
+    index = _published_index(policy / INDEX_FILE)
+    info, config = (
+        _without_local_paths(read_json(path)) if path.is_file() else {}
+        for path in (policy / INFO_FILE, policy / CONFIG_FILE)
+    )
     if info:
         read_train_info(policy / INFO_FILE)  # raises an error that names a field which is missing
-    config = _without_local_paths(_read_json(policy / CONFIG_FILE))
     where = _find_evaluation(policy, evaluation)
     if where is None:
         return PolicyFiles(policy, index, info, config)
-    entries, left_out = _own_entries(where / RESULTS, index, info)
+    entries, left_out = _own_entries(where / RESULTS_FILE, index, info)
     kind = (index.get("task"), info["algorithm"])
     diverged = tuple(
         replace(run, message=run.message.partition(". ")[0])  # then comes advice, with paths of this machine
-        for run in read_diverged(where / RESULTS)
+        for run in read_diverged(where / RESULTS_FILE)
         if (run.task, run.algorithm) == kind
     )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
-    replay = next(_first_file(where, REPLAY), None)
+    replay = next(_first_file(where, REPLAY_FILE), None)
     return PolicyFiles(policy, index, info, config, entries, diverged, left_out, plots, replay, where)
 
 
 def is_baseline(folder: Path) -> bool:
     """Whether a policy folder is a baseline's; False also where its index cannot be read."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return read_json(folder / INDEX_FILE).get("_class_name") == "BaselinePolicyPipeline"
     except (OSError, ValueError):
         return False
-    return isinstance(index, dict) and index.get("_class_name") == "BaselinePolicyPipeline"
-
-
-def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
-    """Everything that is published, by its path in the repository.
-
-    Args:
-        files: Of the policy.
-        repo_id: `organisation/name`, for the card's commands.
-
-    Returns:
-        Local files, or the bytes of what is made here.
-    """
-    from spi_diffusers.hub.card import eval_results_yaml, policy_card
-
-    content: dict[str, Path | bytes] = {INDEX: _json(files.index)}
-    content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
-    for name, (library, _) in files.components.items():
-        if library == "diffusers":
-            content[f"{name}/scheduler_config.json"] = _config(files.folder / name / "scheduler_config.json")
-            continue
-        content[f"{name}/config.json"] = _config(files.folder / name / "config.json")
-        content[f"{name}/{WEIGHTS}"] = files.folder / name / WEIGHTS
-        content[f"{name}/{library}.py"] = _code("models", library)
-    for name, values in ((INFO_FILE, files.train_info), (CONFIG_FILE, files.train_config)):
-        if values:
-            content[name] = _json(values)
-    if files.entries:
-        content[RESULTS] = results_text(files.entries, diverged=files.diverged).encode()
-        yaml = eval_results_yaml(files)
-        if yaml is not None:
-            content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml
-        content |= {f"{PLOTS_FOLDER}/{name}": path for name, path in files.plots.items()}
-        if files.replay is not None:
-            content[REPLAY] = files.replay
-    content[CARD] = policy_card(files, repo_id).encode("utf-8")
-    return content
 
 
 def is_ours(path: str, components: Sequence[str]) -> bool:
@@ -181,23 +149,26 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
         return rest in PLOTS
     if rest:
         return top in (*components, "calibration")
-    return path in (INDEX, f"{PIPELINE_MODULE}.py", RESULTS, INFO_FILE, CONFIG_FILE, REPLAY)
+    return path in (
+        *(INDEX_FILE, f"{PIPELINE_MODULE}.py", RESULTS_FILE, REPLAY_FILE),
+        *(INFO_FILE, CONFIG_FILE),
+    )
 
 
-def _published_index(policy: Path) -> dict[str, Any]:
+def _published_index(path: Path) -> dict[str, Any]:
     """`model_index.json`, naming the pipeline's and the components' shipped code."""
     from spi_diffusers.pipelines.loading import INSTALLED_MODULES
 
-    index = _read_json(policy / INDEX)
-    index.pop("_name_or_path", None)  # as in `_config`
+    index = read_json(path)
+    index.pop("_name_or_path", None)  # a folder of this machine
     index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
             continue
         if entry[1] not in INSTALLED_MODULES:
             raise PolicyFolderError(
-                f"{policy / INDEX}: '{name}' is a {entry[1]}, which is no class of this package: its code "
-                "cannot be shipped with the policy"
+                f"{path}: '{name}' is a {entry[1]}, which is no class of this package: its code cannot be "
+                "shipped with the policy"
             )
         index[name] = [INSTALLED_MODULES[entry[1]].rpartition(".")[2], entry[1]]
     return index
@@ -205,14 +176,11 @@ def _published_index(policy: Path) -> dict[str, Any]:
 
 def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None:
     if evaluation is not None:
-        if not (Path(evaluation) / RESULTS).is_file():
-            raise FileNotFoundError(f"{evaluation}: there is no {RESULTS}; `spi evaluate` writes it")
+        if not (Path(evaluation) / RESULTS_FILE).is_file():
+            raise FileNotFoundError(f"{evaluation}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
         return Path(evaluation)
-    places = [policy / EVALUATION_FOLDER, policy]
-    if policy.name == POLICY_FOLDER:  # as in a run's folder
-        places = [policy.parent / EVALUATION_FOLDER, policy.parent, *places]
-    found = [place for place in places if (place / RESULTS).is_file()]
-    if len({(place / RESULTS).read_bytes() for place in found}) > 1:
+    found = results_folders(policy)
+    if len({(place / RESULTS_FILE).read_bytes() for place in found}) > 1:
         raise PolicyFolderError(
             f"{policy}: there are several evaluations, {' and '.join(str(place) for place in found)}: choose "
             "one with --evaluation"
@@ -289,35 +257,3 @@ def _without_local_paths(values: dict[str, Any]) -> dict[str, Any]:
 def _name_only(path: str) -> str:
     is_absolute = Path(path).is_absolute() or PureWindowsPath(path).is_absolute() or path.startswith("~")
     return PureWindowsPath(path).name if is_absolute else path
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PolicyFolderError(f"{path}: is not complete JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise PolicyFolderError(f"{path}: must hold an object, got {type(content).__name__}")
-    return content
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _config(path: Path) -> Path | bytes:
-    """A config without the folder of this machine that diffusers notes in what is saved after loading."""
-    config = _read_json(path)
-    return (
-        _json({k: v for k, v in config.items() if k != "_name_or_path"})
-        if "_name_or_path" in config
-        else path
-    )
-
-
-def _code(package: str, module: str) -> bytes:
-    """A file of this package, as it is shipped."""
-    return resources.files(f"spi_diffusers.{package}").joinpath(f"{module}.py").read_bytes()

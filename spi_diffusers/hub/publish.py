@@ -4,25 +4,36 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spi_diffusers.data.network import explain
-from spi_diffusers.hub.errors import HubError
+from huggingface_hub import snapshot_download
+
+from spi_diffusers.evaluation.results import results_text
+from spi_diffusers.files import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    INFO_FILE,
+    REPLAY_FILE,
+    RESULTS_FILE,
+    WEIGHTS_FILE,
+    read_json,
+    to_json,
+)
+from spi_diffusers.hub.card import eval_results_yaml, policy_card
 from spi_diffusers.hub.policy_files import (
-    INDEX,
+    CARD_FILE,
+    EVAL_RESULTS_FOLDER,
+    PIPELINE_MODULE,
     PLOTS_FOLDER,
-    REPLAY,
-    RESULTS,
     PolicyFiles,
     PolicyFolderError,
-    assemble,
     is_ours,
     read_policy_files,
 )
-from spi_diffusers.hub.upload import UploadPlan, UploadResult, hub_api, plan_upload, upload
+from spi_diffusers.hub.upload import UploadOptions, UploadPlan, UploadResult, explained, plan_upload, upload
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -30,21 +41,38 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PublishPlan:
-    """What publishing would do.
+def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
+    """Everything that is published, by its path in the repository.
 
-    Attributes:
-        upload: The commit.
-        content: The files, by path in the repository.
-        tag: The tag to set, or None.
-        tagged: The commit that has the tag already, or None.
+    Args:
+        files: Of the policy.
+        repo_id: `organization/name`, for the card's commands.
+
+    Returns:
+        Local files, or the bytes of what is made here.
     """
-
-    upload: UploadPlan
-    content: Mapping[str, Path | bytes]
-    tag: str | None = None
-    tagged: str | None = None
+    content: dict[str, Path | bytes] = {INDEX_FILE: to_json(files.index)}
+    content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
+    for name, (library, _) in files.components.items():
+        if library == "diffusers":
+            content[f"{name}/scheduler_config.json"] = _config(files.folder / name / "scheduler_config.json")
+            continue
+        content[f"{name}/config.json"] = _config(files.folder / name / "config.json")
+        content[f"{name}/{WEIGHTS_FILE}"] = files.folder / name / WEIGHTS_FILE
+        content[f"{name}/{library}.py"] = _code("models", library)
+    for name, values in ((INFO_FILE, files.train_info), (CONFIG_FILE, files.train_config)):
+        if values:
+            content[name] = to_json(values)
+    if files.entries:
+        content[RESULTS_FILE] = results_text(files.entries, diverged=files.diverged).encode()
+        yaml = eval_results_yaml(files)
+        if yaml is not None:
+            content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml
+        content |= {f"{PLOTS_FOLDER}/{name}": path for name, path in files.plots.items()}
+        if files.replay is not None:
+            content[REPLAY_FILE] = files.replay
+    content[CARD_FILE] = policy_card(files, repo_id).encode("utf-8")
+    return content
 
 
 def check_acts(files: PolicyFiles) -> None:
@@ -57,103 +85,33 @@ def check_acts(files: PolicyFiles) -> None:
 
     from spi_diffusers.pipelines import SPIPolicyPipeline
 
-    pipeline = SPIPolicyPipeline.from_pretrained(str(files.folder))
+    pipeline = SPIPolicyPipeline.from_pretrained(files.folder)
     observation = torch.zeros(pipeline.noise_model.config.observation_dim)
     generator = torch.Generator().manual_seed(0)
     pipeline(observation, cost_budget=10.0, steps_left=100, generator=generator)
 
 
-def plan_publish(
-    files: PolicyFiles,
-    repo_id: str,
-    *,
-    branch: str = "main",
-    tag: str | None = None,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-) -> PublishPlan:
+def plan_publish(files: PolicyFiles, repo_id: str, options: UploadOptions) -> UploadPlan:
     """Compare a policy with a repository on the Hub; nothing is changed.
 
     Args:
         files: Of the policy.
-        repo_id: `organisation/name`; need not exist.
-        branch: Where the commit is to go; need not exist.
-        tag: Name for what is published.
-        token: Access token; None or True takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
+        repo_id: `organization/name`; need not exist.
+        options: How to publish.
 
     Returns:
         The plan. Files of the repository that publishing does not make (LICENSE, .gitattributes) stay.
 
     Raises:
-        HubError: The Hub cannot be reached, or the tag names something else already.
+        HubError: The Hub cannot be reached, or refuses what the options ask for.
     """
-    content = assemble(files, repo_id)
     components = tuple(files.components)
-
-    def stale(path: str) -> bool:
-        return is_ours(path, components)
-
-    plan = plan_upload(
-        repo_id, content, repo_type="model", branch=branch, stale=stale, token=token, endpoint=endpoint
-    )
-    tagged = _tagged_commit(plan, tag, token, endpoint) if tag is not None and plan.exists else None
-    if tagged is not None and not (plan.is_done and tagged == plan.head):
-        raise HubError(
-            f"{repo_id}: the tag {tag!r} exists already, for another commit ({tagged[:8]}), and tags "
-            "are not moved. Nothing was uploaded; choose another tag"
-        )
-    return PublishPlan(plan, content, tag, tagged)
-
-
-def publish(
-    plan: PublishPlan,
-    *,
-    message: str = "Publish policy",
-    private: bool = False,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-) -> UploadResult:
-    """Carry out a plan: one commit, verified by checksum, then the tag.
-
-    Args:
-        plan: From `plan_publish`.
-        message: First line of the commit, and title of the pull request.
-        private: Make the repository private, if it has to be made.
-        create_pr: Open a pull request instead of changing the branch; without a tag.
-        token: Access token; None or True takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
-
-    Returns:
-        What was done; no commit is made where the repository holds everything already.
-
-    Raises:
-        HubError: Nothing visible has changed, unless the message says so. The same call can be made again.
-        ValueError: A tag together with a pull request, whose commit is none of the branch's yet.
-    """
-    if create_pr and plan.tag is not None:
-        raise ValueError("a pull request cannot be tagged: tag it after it is merged")
-    result = upload(
-        plan.upload, message=message, private=private, create_pr=create_pr, token=token, endpoint=endpoint
-    )
-    if plan.tag is not None and plan.tagged is None:
-        _set_tag(plan.upload.repo_id, plan.tag, result.commit, token, endpoint)
-    return result
+    content = assemble(files, repo_id)
+    return plan_upload(repo_id, content, options, stale=lambda path: is_ours(path, components))
 
 
 def publish_pipeline(
-    pipeline: "SPIPolicyPipeline",
-    repo_id: str,
-    *,
-    branch: str = "main",
-    tag: str | None = None,
-    message: str = "Publish policy",
-    private: bool = False,
-    create_pr: bool = False,
-    licence: str | None = None,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
+    pipeline: "SPIPolicyPipeline", repo_id: str, options: UploadOptions, *, license: str | None = None
 ) -> UploadResult:
     """Publish a policy from memory.
 
@@ -162,15 +120,9 @@ def publish_pipeline(
 
     Args:
         pipeline: The policy.
-        repo_id: `organisation/name`; made if it does not exist.
-        branch: Where the commit goes.
-        tag: Name for what is published.
-        message: First line of the commit.
-        private: Make the repository private, if it has to be made.
-        create_pr: Open a pull request instead of changing the branch.
-        licence: Of the weights, as the Hub names licences; None takes Apache-2.0.
-        token: Access token; None or True takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
+        repo_id: `organization/name`; made if it does not exist.
+        options: How to publish.
+        license: Of the weights, as the Hub names licenses; None takes Apache-2.0.
 
     Returns:
         What was done.
@@ -181,15 +133,19 @@ def publish_pipeline(
     """
     with tempfile.TemporaryDirectory(prefix="spi-publish-") as temporary:
         folder = Path(temporary) / "pipeline"
-        pipeline.save_pretrained(str(folder))
-        _complete_snapshot(str(pipeline.name_or_path), token, endpoint)
-        files = _with_evaluation_of_origin(read_policy_files(folder), pipeline)
-        files = replace(files, licence=licence or files.licence)
+        pipeline.save_pretrained(folder)
+        origin = Path(str(pipeline.name_or_path or ""))
+        files = read_policy_files(folder)
+        if pipeline.is_as_trained and (origin / INDEX_FILE).is_file():
+            _complete_snapshot(origin, options.token)
+            try:
+                files = read_policy_files(origin)
+            except (ValueError, OSError) as error:
+                logger.warning("%s: published without its training record and evaluation: %s", origin, error)
+                files = replace(files, train_info={}, train_config={})
+        files = replace(files, license=license or files.license)
         check_acts(files)
-        plan = plan_publish(files, repo_id, branch=branch, tag=tag, token=token, endpoint=endpoint)
-        return publish(
-            plan, message=message, private=private, create_pr=create_pr, token=token, endpoint=endpoint
-        )
+        return upload(plan_publish(files, repo_id, options))
 
 
 def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
@@ -217,57 +173,34 @@ def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
     return folder
 
 
-def _complete_snapshot(origin: str, token: str | bool | None, endpoint: str | None) -> None:
+def _config(path: Path) -> Path | bytes:
+    """A config without the folder of this machine that diffusers notes in what is saved after loading."""
+    config = read_json(path)
+    return (
+        to_json({k: v for k, v in config.items() if k != "_name_or_path"})
+        if "_name_or_path" in config
+        else path
+    )
+
+
+def _code(package: str, module: str) -> bytes:
+    """A file of this package, as it is shipped."""
+    return resources.files(f"spi_diffusers.{package}").joinpath(f"{module}.py").read_bytes()
+
+
+def _complete_snapshot(origin: Path, token: str | bool | None) -> None:
     """A policy from the Hub came without plots and video: fetch those of the same commit beside it."""
-    from huggingface_hub import snapshot_download
-
-    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$", Path(origin).as_posix())
-    if found is None or not (Path(origin) / RESULTS).exists():
+    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$", origin.as_posix())
+    if found is None or not (origin / RESULTS_FILE).exists():
         return
-    try:
+    repo_id = f"{found[1]}/{found[2]}"
+    with explained(
+        f"{repo_id}: the plots and video of this policy cannot be fetched", ". Nothing was published"
+    ):
         snapshot_download(
-            f"{found[1]}/{found[2]}",
+            repo_id,
             revision=found[3],
-            allow_patterns=[f"{PLOTS_FOLDER}/*.png", REPLAY],
-            cache_dir=Path(origin).parents[2],
+            allow_patterns=[f"{PLOTS_FOLDER}/*.png", REPLAY_FILE],
+            cache_dir=origin.parents[2],
             token=token,
-            endpoint=endpoint,
         )
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(
-            f"{found[1]}/{found[2]}: the plots and video of this policy cannot be fetched: {explain(error)}. "
-            "Nothing was published"
-        ) from error
-
-
-def _with_evaluation_of_origin(files: PolicyFiles, pipeline: "SPIPolicyPipeline") -> PolicyFiles:
-    origin = Path(str(pipeline.name_or_path or ""))
-    if not pipeline.is_as_trained or not (origin / INDEX).is_file():
-        return files
-    try:
-        return read_policy_files(origin)
-    except (ValueError, OSError) as error:
-        logger.warning("%s: published without its training record and evaluation: %s", origin, error)
-        return replace(files, train_info={}, train_config={})
-
-
-def _tagged_commit(
-    plan: UploadPlan, tag: str | None, token: str | bool | None, endpoint: str | None
-) -> str | None:
-    api = hub_api(token, endpoint)
-    try:
-        refs = api.list_repo_refs(plan.repo_id)
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(f"{plan.repo_id}: its tags cannot be read: {explain(error)}") from error
-    return next((found.target_commit for found in refs.tags if found.name == tag), None)
-
-
-def _set_tag(repo_id: str, tag: str, commit: str, token: str | bool | None, endpoint: str | None) -> None:
-    api = hub_api(token, endpoint)
-    try:
-        api.create_tag(repo_id, tag=tag, revision=commit)
-    except Exception as error:
-        raise HubError(
-            f"{repo_id}: published as commit {commit}, but the tag {tag!r} could not be set: "
-            f"{explain(error)}. Run the same command again: it only sets the tag"
-        ) from error

@@ -1,23 +1,75 @@
-"""Publish many policies, each by a commit of its own; one that fails does not keep the others back."""
+"""Publish every trained policy under a folder: find them, name them, and give each a commit of its own."""
 
+import fnmatch
 import json
 import logging
+import os
+import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from spi_diffusers.files import CONFIG_FILE
-from spi_diffusers.hub.policy_files import PolicyFiles, read_policy_files
-from spi_diffusers.hub.publish import PublishPlan, check_acts, plan_publish, publish
-from spi_diffusers.hub.trained_policies import TrainedPolicy
-from spi_diffusers.hub.upload import check_private
+from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.results import read_train_info
+from spi_diffusers.files import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    INDEX_FILE,
+    INFO_FILE,
+    POLICY_FOLDER,
+    nearest_path,
+    read_json,
+)
+from spi_diffusers.hub.policy_files import PolicyFiles, is_baseline, read_policy_files
+from spi_diffusers.hub.publish import check_acts, plan_publish
+from spi_diffusers.hub.upload import UploadOptions, UploadPlan, upload
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)
 
-State = Literal["published", "unchanged", "planned", "failed"]
+
+class AmbiguousPoliciesError(ValueError):
+    """Several policies would go to the same repository; the message lists them."""
+
+
+@dataclass(frozen=True, order=True)
+class TrainedPolicy:
+    """A policy folder, as far as its name on the Hub depends on it.
+
+    Attributes:
+        task: Short name of the task, such as `ballcircle`.
+        algorithm: As results call it: `spi`, `spi-paper`.
+        train_seed: Seed of the training run.
+        folder: The folder with `model_index.json`.
+    """
+
+    task: str
+    algorithm: str
+    train_seed: int
+    folder: Path
+
+    @property
+    def repo_name(self) -> str:
+        """`<algorithm>-<task>`: no two tasks share a short name, so no two kinds of policy share this."""
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.algorithm.lower()).strip('-')}-{self.task}"
+
+
+@dataclass(frozen=True)
+class FoundPolicies:
+    """What lies under a folder.
+
+    Attributes:
+        policies: Trained policies, sorted.
+        unnamed: Why others cannot be given a name, by folder.
+        unfinished: Folders of runs whose training has not ended.
+    """
+
+    policies: tuple[TrainedPolicy, ...]
+    unnamed: dict[Path, str]
+    unfinished: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -34,60 +86,123 @@ class Outcome:
 
     policy: TrainedPolicy
     repo_id: str
-    state: State
+    state: Literal["published", "unchanged", "planned", "failed"]
     text: str
     entries: int = 0
 
 
-@dataclass(frozen=True)
-class PublishSettings:
-    """What all policies of a run of `spi publish --all` share.
+def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> FoundPolicies:
+    """Look for policies in a folder and all folders in it, except hidden ones.
 
-    Attributes:
-        organisation: User or organisation on the Hub.
-        branch: Where the commits go.
-        tag: Name for what is published.
-        message: First line of the commits.
-        private: Make repositories private, where they have to be made.
-        licence: Of the weights, as the Hub names licences; None takes the default.
-        dry_run: Compare everything, change nothing.
-        token: Access token; None takes the stored one.
-        endpoint: Address of the Hub, where it is not the usual one.
+    Args:
+        folder: Such as `outputs`.
+        exclude: Patterns of folders that are not looked into, relative to `folder`: `demo`, `old/*`.
+
+    Returns:
+        What is there.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no policy in it.
+        ValueError: A pattern fits no folder.
     """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        nearest = nearest_path(root)
+        raise FileNotFoundError(f"{root}: no such folder{f'; did you mean {nearest}?' if nearest else ''}")
+    used: set[str] = set()
+    policies, unnamed, unfinished = [], {}, []
+    for path, is_policy in sorted(_candidates(root, exclude, used)):
+        if not is_policy:
+            unfinished.append(path)
+            continue
+        try:
+            policies.append(_named(path))
+        except (ValueError, OSError) as error:
+            unnamed[path] = str(error)
+    for pattern in exclude:
+        if pattern not in used:
+            raise ValueError(f"{root}: --exclude {pattern} fits no folder in it")
+    if not policies and not unnamed:
+        raise FileNotFoundError(f"{root}: holds no trained policy (no {INDEX_FILE} in any folder)")
+    return FoundPolicies(tuple(sorted(policies)), unnamed, tuple(unfinished))
 
-    organisation: str
-    branch: str = "main"
-    tag: str | None = None
-    message: str = "Publish policy"
-    private: bool = False
-    licence: str | None = None
-    dry_run: bool = False
-    token: str | None = None
-    endpoint: str | None = None
+
+def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[TrainedPolicy, ...]:
+    """One policy for each repository.
+
+    Args:
+        policies: All that were found.
+        seed: Only policies of this training seed; None takes any, if there is no choice.
+
+    Returns:
+        Sorted; each with another `repo_name`.
+
+    Raises:
+        AmbiguousPoliciesError: Several would get the same name.
+        ValueError: None has that seed.
+    """
+    wanted = [policy for policy in policies if seed in (None, policy.train_seed)]
+    if policies and not wanted:
+        seeds = ", ".join(str(number) for number in sorted({policy.train_seed for policy in policies}))
+        raise ValueError(f"no policy has training seed {seed}; there are {seeds}")
+    groups: dict[str, list[TrainedPolicy]] = defaultdict(list)
+    for policy in wanted:
+        groups[policy.repo_name].append(policy)
+    several = {name: group for name, group in groups.items() if len(group) > 1}
+    if several:
+        listed = "; ".join(
+            f"{name}: "
+            + ", ".join(f"{policy.folder} (training seed {policy.train_seed})" for policy in group)
+            for name, group in sorted(several.items())
+        )
+        # A seed chooses only between policies of different seeds.
+        differ = all(len({policy.train_seed for policy in group}) == len(group) for group in several.values())
+        raise AmbiguousPoliciesError(
+            f"several policies would be published under the same name: {listed}. Nothing was published; "
+            f"{'choose by --seed, or ' if differ else ''}leave folders out by --exclude"
+        )
+    return tuple(sorted(wanted))
 
 
 def publish_policies(
-    chosen: Sequence[TrainedPolicy], found: Sequence[TrainedPolicy], settings: PublishSettings
+    chosen: Sequence[TrainedPolicy],
+    found: Sequence[TrainedPolicy],
+    organization: str,
+    options: UploadOptions,
+    *,
+    license: str | None = None,
+    dry_run: bool = False,
 ) -> Iterator[Outcome]:
     """Publish one policy after the other, or compare them with the Hub.
 
     Args:
         chosen: What to publish; each has a name of its own.
         found: All policies there are: results of other training seeds go on the card of the chosen one.
-        settings: How to publish.
+        organization: User or organization on the Hub.
+        options: How to publish.
+        license: Of the weights, as the Hub names licenses; None takes the default.
+        dry_run: Compare everything, change nothing.
 
     Yields:
         What became of each, in order. Errors of one policy are in its outcome; the same call made again
         completes what is missing.
     """
     for policy in chosen:
-        repo_id = f"{settings.organisation}/{policy.repo_name}"
+        repo_id = f"{organization}/{policy.repo_name}"
         others = [other for other in found if other.repo_name == policy.repo_name and other != policy]
         try:
             with tempfile.TemporaryDirectory(prefix="spi-publish-") as scratch:
                 files = with_other_seeds(read_policy_files(policy.folder), others, Path(scratch))
-                files = replace(files, licence=settings.licence or files.licence)
-                outcome = _publish(policy, repo_id, files, settings)
+                files = replace(files, license=license or files.license)
+                check_acts(files)
+                plan = plan_publish(files, repo_id, options)
+                entries = len(files.entries)
+                if dry_run:
+                    outcome = Outcome(policy, repo_id, "planned", _plan_text(plan), entries)
+                else:
+                    result = upload(plan)
+                    state: Literal["published", "unchanged"] = "published" if result.changed else "unchanged"
+                    outcome = Outcome(policy, repo_id, state, result.url, entries)
         except Exception as error:  # of whatever kind: the others are still to come, and all are reported
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
             outcome = Outcome(policy, repo_id, "failed", kind + " ".join(str(error).split()))
@@ -134,25 +249,64 @@ def with_other_seeds(files: PolicyFiles, others: Sequence[TrainedPolicy], scratc
     return replace(files, entries=ordered, plots=files.plots | {plot.name: plot})
 
 
-def _publish(policy: TrainedPolicy, repo_id: str, files: PolicyFiles, settings: PublishSettings) -> Outcome:
-    check_acts(files)
-    where: dict[str, Any] = {"token": settings.token, "endpoint": settings.endpoint}
-    plan = plan_publish(files, repo_id, branch=settings.branch, tag=settings.tag, **where)
-    if settings.private:
-        check_private(plan.upload)
-    if settings.dry_run:
-        return Outcome(policy, repo_id, "planned", _plan_text(plan), len(files.entries))
-    result = publish(plan, message=settings.message, private=settings.private, **where)
-    state: State = "published" if result.changed else "unchanged"
-    return Outcome(policy, repo_id, state, result.url, len(files.entries))
+def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[tuple[Path, bool]]:
+    """Policy folders, and folders of runs without one (False); patterns that fit go to `used`."""
+
+    def refuse(error: OSError) -> None:
+        raise error  # a folder that cannot be read is not an empty one
+
+    seen: set[Path] = set()
+    for name, folders, files in os.walk(root, onerror=refuse, followlinks=True):
+        path = Path(name)
+        if path.resolve() in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add(path.resolve())
+        if INDEX_FILE in files:
+            folders.clear()  # its components are no policies
+            if is_baseline(path):
+                logger.warning("%s: is left out, as policies of baselines are not published", path)
+            else:
+                yield path, True
+            continue
+        kept = []
+        for child in sorted(folders):
+            relative = (path / child).relative_to(root).as_posix()
+            fits = [pattern for pattern in exclude if fnmatch.fnmatch(relative, pattern.strip("/"))]
+            used.update(fits)
+            if not fits and not child.startswith("."):
+                kept.append(child)
+        if CHECKPOINTS_FOLDER in kept:
+            kept.remove(CHECKPOINTS_FOLDER)
+            if not (path / POLICY_FOLDER / INDEX_FILE).is_file():
+                yield path, False
+        folders[:] = kept
 
 
-def _plan_text(plan: PublishPlan) -> str:
-    changes = [file for file in plan.upload.files if file.change != "unchanged"]
-    if plan.upload.is_done:
+def _named(folder: Path) -> TrainedPolicy:
+    """What names a policy.
+
+    Raises:
+        ValueError: Its task or its training is not recorded, or a file is broken.
+    """
+    task = read_json(folder / INDEX_FILE).get("task")
+    give_name = f"give it one: `spi publish {folder} ORG/NAME`"
+    if not isinstance(task, str):
+        raise ValueError(
+            f"{folder / INDEX_FILE}: names no task, so the policy has no name on the Hub; {give_name}"
+        )
+    if not (folder / INFO_FILE).is_file():
+        raise ValueError(f"{folder}: has no {INFO_FILE}, so the policy has no name on the Hub; {give_name}")
+    info = read_train_info(folder / INFO_FILE)
+    return TrainedPolicy(get_task(task).short_name, info.algorithm, info.train_seed, folder)
+
+
+def _plan_text(plan: UploadPlan) -> str:
+    if plan.is_done:
         return "holds exactly these files"
-    where = "exists" if plan.upload.exists else "will be made"
-    return f"{where}; {len(changes)} files to send, {len(plan.upload.delete)} to delete"
+    changes = [file for file in plan.files if file.change != "unchanged"]
+    where = "exists" if plan.exists else "will be made"
+    return f"{where}; {len(changes)} files to send, {len(plan.delete)} to delete"
 
 
 def _difference(first: PolicyFiles, second: PolicyFiles) -> str | None:

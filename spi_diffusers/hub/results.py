@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spi_diffusers.data.network import explain
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RemoteEntryNotFoundError
+
 from spi_diffusers.data.tasks import HUB_ID, Task
 from spi_diffusers.evaluation.results import read_diverged, read_results
 from spi_diffusers.evaluation.tables import ComparedPolicy
-from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER
-from spi_diffusers.hub.errors import HubError
-
-RESULTS = "results.json"
+from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER, RESULTS_FILE, nearest_path
+from spi_diffusers.hub.upload import HubError, explained
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,21 @@ class PublishedPolicies:
 
     policies: list[ComparedPolicy]
     unreadable: dict[str, str]
+
+
+def results_folders(path: Path) -> list[Path]:
+    """Folders with results of a policy: where `spi evaluate`, the demo and publishing write them.
+
+    Args:
+        path: Folder of a policy, of a run or of an evaluation.
+
+    Returns:
+        Those that hold a `results.json`, the most likely one first.
+    """
+    places = [path / EVALUATION_FOLDER, path, path / POLICY_FOLDER / EVALUATION_FOLDER, path / POLICY_FOLDER]
+    if path.name == POLICY_FOLDER:  # as in a run's folder
+        places = [path.parent / EVALUATION_FOLDER, path.parent, *places]
+    return [place for place in places if (place / RESULTS_FILE).is_file()]
 
 
 def read_policy_results(
@@ -43,15 +58,18 @@ def read_policy_results(
         ResultsFileError: The results file cannot be read.
         HubError: The Hub cannot be reached, or has no such policy.
     """
-    path = Path(policy).expanduser()
-    if path.exists():
-        return _read(policy, _results_file(path))
-    if not HUB_ID.fullmatch(policy):
-        raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name)")
-    return _read(policy, Path(_download(policy, revision, token)))
-
-
-def _read(policy: str, file: Path) -> ComparedPolicy:
+    file = Path(policy).expanduser()
+    if file.is_dir():
+        folders = results_folders(file)
+        if not folders:
+            raise FileNotFoundError(f"{file}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
+        file = folders[0] / RESULTS_FILE
+    elif not file.exists():
+        nearest = nearest_path(file)
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        if not HUB_ID.fullmatch(policy):
+            raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name){hint}")
+        return _download(policy, revision, token)
     return ComparedPolicy(policy, tuple(read_results(file)), tuple(read_diverged(file)))
 
 
@@ -62,7 +80,7 @@ def find_policies(
 
     Args:
         task: The task; an author's repositories are those with a tag of its name.
-        author: User or organisation on the Hub.
+        author: User or organization on the Hub.
         collection: Slug of a collection; all models in it are looked at.
         token: Access token of the Hub.
 
@@ -75,46 +93,26 @@ def find_policies(
     policies, unreadable = [], {}
     for repo_id in sorted(set(_repositories(task, author, collection, token))):
         try:
-            policies.append(read_policy_results(repo_id, token=token))
+            policies.append(_download(repo_id, None, token))
         except (HubError, ValueError, OSError) as error:
             unreadable[repo_id] = str(error)
     return PublishedPolicies(policies, unreadable)
 
 
 def _repositories(task: Task, author: str | None, collection: str | None, token: str | None) -> Iterable[str]:
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    try:
+    where = f"collection {collection}" if collection else f"author {author}"
+    with explained(f"{where}: cannot be listed"):
         if collection is not None:
-            items = api.get_collection(collection).items
+            items = HfApi(token=token).get_collection(collection).items
             return [item.item_id for item in items if item.item_type == "model"]
-        return [model.id for model in api.list_models(author=author, filter=task.name)]
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        where = f"collection {collection}" if collection else f"author {author}"
-        raise HubError(f"{where}: cannot be listed: {explain(error)}") from error
+        return [model.id for model in HfApi(token=token).list_models(author=author, filter=task.name)]
 
 
-def _results_file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    policy = path / POLICY_FOLDER
-    places = [path, path / EVALUATION_FOLDER, policy / EVALUATION_FOLDER, policy]
-    if path.name == POLICY_FOLDER:  # as in a run's folder
-        places += [path.parent / EVALUATION_FOLDER, path.parent]
-    for folder in places:
-        if (folder / RESULTS).is_file():
-            return folder / RESULTS
-    raise FileNotFoundError(f"{path}: there is no {RESULTS}; `spi evaluate` writes it")
-
-
-def _download(repo_id: str, revision: str | None, token: str | None) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    try:
-        return HfApi(token=token).hf_hub_download(repo_id, RESULTS, revision=revision)
-    except RemoteEntryNotFoundError as error:
-        raise HubError(f"{repo_id}: there is no {RESULTS}: it was published without an evaluation") from error
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(f"{repo_id}: its results cannot be read: {explain(error)}") from error
+def _download(repo_id: str, revision: str | None, token: str | None) -> ComparedPolicy:
+    with explained(f"{repo_id}: its results cannot be read"):
+        try:
+            file = HfApi(token=token).hf_hub_download(repo_id, RESULTS_FILE, revision=revision)
+        except RemoteEntryNotFoundError as error:
+            why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
+            raise HubError(f"{repo_id}: {why}") from error
+    return ComparedPolicy(repo_id, tuple(read_results(file)), tuple(read_diverged(file)))

@@ -6,19 +6,23 @@ the end sizes and checksums that the Hub reports are compared with the local one
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from spi_diffusers.data.network import Result, explain, with_retries
-from spi_diffusers.hub.checksums import Checksums
-from spi_diffusers.hub.errors import HubError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
+
+from spi_diffusers.data.network import explain, with_retries
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import CommitInfo, RepoFile
+    from rich.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -28,21 +32,54 @@ Change = Literal["new", "changed", "unchanged"]
 _PATHS_PER_REQUEST = 500
 
 
+class HubError(RuntimeError):
+    """Something on the Hub cannot be read or changed; the message names it and says what to do."""
+
+
 @dataclass(frozen=True)
-class PlannedFile:
-    """One file of a plan.
+class UploadOptions:
+    """How to publish.
 
     Attributes:
-        path: where in the repository.
-        content: a local file, or the bytes.
-        checksums: of the content.
-        change: what the commit does with it.
+        branch: Where the commit goes; may be new.
+        tag: Name for what is published; an existing tag is never moved.
+        message: First line of the commit, and title of the pull request.
+        private: Make the repository private, if it is new; refuse a public one.
+        create_pr: Open a pull request instead of changing the branch.
+        token: Access token; None or True takes the stored one.
+
+    Raises:
+        ValueError: A tag together with a pull request, whose commit is not on the branch yet.
     """
 
-    path: str
-    content: Path | bytes
-    checksums: Checksums
+    branch: str = "main"
+    tag: str | None = None
+    message: str = "Publish policy"
+    private: bool = False
+    create_pr: bool = False
+    token: str | bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.create_pr and self.tag is not None:
+            raise ValueError("a pull request cannot be tagged: tag it after it is merged")
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file of a plan: its content, and what the commit does with it."""
+
+    content: CommitOperationAdd
     change: Change
+
+    @property
+    def path(self) -> str:
+        """Where in the repository."""
+        return self.content.path_in_repo
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.content.upload_info.size
 
 
 @dataclass(frozen=True)
@@ -50,33 +87,67 @@ class UploadPlan:
     """What an upload would do.
 
     Attributes:
-        repo_id: `organisation/name`.
+        repo_id: `organization/name`.
         repo_type: "model" or "dataset".
-        branch: where the commit goes.
-        exists: whether the repository exists and can be seen.
-        private: whether it is private; None if it does not exist.
-        has_branch: whether the branch exists.
-        head: the commit that the plan was made against; None if the repository does not exist.
-        files: what the repository shall hold, in order of their paths.
-        delete: files of the repository that the commit removes.
-        others: files of the repository that stay as they are.
+        options: How to publish.
+        private: Whether the repository is private; None if it does not exist.
+        has_branch: Whether the branch exists.
+        head: The commit that the plan was made against; None if the repository does not exist.
+        tagged: The commit that has the tag already; None if there is none.
+        files: What the repository shall hold, in order of their paths.
+        delete: Files of the repository that the commit removes.
+        others: Files of the repository that stay as they are.
     """
 
     repo_id: str
     repo_type: RepoType
-    branch: str
-    exists: bool
+    options: UploadOptions
     private: bool | None
     has_branch: bool
     head: str | None
+    tagged: str | None
     files: tuple[PlannedFile, ...]
     delete: tuple[str, ...]
     others: tuple[str, ...]
 
     @property
+    def exists(self) -> bool:
+        """Whether the repository exists and can be seen."""
+        return self.head is not None
+
+    @property
     def is_done(self) -> bool:
         """Whether the repository holds all of it already."""
         return self.has_branch and not self.delete and all(file.change == "unchanged" for file in self.files)
+
+    def summary(self) -> str:
+        """How many files are new, changed, unchanged and deleted, and how much is to be sent."""
+        changes = [file.change for file in self.files] + ["deleted"] * len(self.delete)
+        counts = {change: changes.count(change) for change in ("new", "changed", "unchanged", "deleted")}
+        size = sum(file.size for file in self.files if file.change != "unchanged")
+        parts = [f"{count} {change}" for change, count in counts.items() if count]
+        return f"{', '.join(parts)}; {_shown_size(size)} to send"
+
+    def table(self) -> "Table":
+        """The files as a table for `rich`: size, checksum, and what happens to each."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        where = "will be made"
+        if self.exists:
+            visibility = "private" if self.private else "public"
+            where = f"{visibility}, {self.options.branch} at {str(self.head)[:8]}"
+        table = Table(title=f"{self.repo_id} ({self.repo_type}; {where})", caption=self.summary())
+        table.add_column("file", overflow="fold")
+        table.add_column("size", justify="right")
+        table.add_column("SHA-256")
+        table.add_column("")
+        for file in self.files:
+            sha256 = file.content.upload_info.sha256.hex()
+            table.add_row(escape(file.path), _shown_size(file.size), sha256[:16], file.change)
+        for path in self.delete:
+            table.add_row(escape(path), "", "", "deleted")
+        return table
 
 
 @dataclass(frozen=True)
@@ -84,11 +155,11 @@ class UploadResult:
     """What an upload has done.
 
     Attributes:
-        plan: what was to be done.
-        commit: id of the commit that holds the files.
-        url: its page, or that of the pull request.
-        changed: whether a commit was made; else the files were there already.
-        pull_request: reference of the pull request (`refs/pr/1`), if it was to be one.
+        plan: What was to be done.
+        commit: Id of the commit that holds the files.
+        url: Its page, or that of the pull request.
+        changed: Whether a commit was made; else the files were there already.
+        pull_request: Reference of the pull request (`refs/pr/1`), if it was to be one.
     """
 
     plan: UploadPlan
@@ -97,304 +168,278 @@ class UploadResult:
     changed: bool
     pull_request: str | None = None
 
+    def __str__(self) -> str:
+        if not self.changed:
+            where = "an open pull request" if self.pull_request else self.plan.repo_id
+            return f"Nothing to do: {where} holds exactly these files: {self.url}"
+        what = "Opened as a pull request" if self.pull_request else "Published"
+        return f"{what}: {self.plan.summary()}; verified by checksum: {self.url}"
+
+
+@contextmanager
+def explained(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever huggingface_hub and its HTTP library raise into a HubError.
+
+    Args:
+        what: What could not be done.
+        advice: What to do about it; a sentence or the end of one.
+    """
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:  # they raise many unrelated types
+        raise HubError(f"{what}: {explain(error)}{advice}") from error
+
+
+def hub_api(token: str | bool | None) -> HfApi:
+    """A client of the Hub that says who it is."""
+    return HfApi(token=token, library_name="spi-diffusers")
+
 
 def plan_upload(
     repo_id: str,
     files: Mapping[str, Path | bytes],
+    options: UploadOptions,
     *,
-    repo_type: RepoType,
-    branch: str = "main",
+    repo_type: RepoType = "model",
     stale: Callable[[str], bool] = lambda path: False,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
 ) -> UploadPlan:
     """Compare local files with a repository; nothing is changed.
 
     Args:
-        repo_id: `organisation/name`; need not exist.
-        files: content by path in the repository: local files, or bytes.
+        repo_id: `organization/name`; need not exist.
+        files: Content by path in the repository: local files, or bytes.
+        options: How to publish.
         repo_type: "model" or "dataset".
-        branch: where the commit is to go; need not exist.
-        stale: which files of the repository that are not among `files` the commit shall remove.
-        token: access token; None or True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
+        stale: Which files of the repository that are not among `files` the commit shall remove.
 
     Returns:
         The plan.
 
     Raises:
-        HubError: the id is not one, the Hub cannot be reached, or it refuses the token.
-        OSError: a local file cannot be read.
+        HubError: The id is not one, the Hub cannot be reached or refuses the token, the repository is public
+            and shall be private, or the tag names something else already.
+        OSError: A local file cannot be read.
     """
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} cannot be the id of a repository: {error}") from error
     if repo_id.count("/") != 1:
-        raise HubError(f"{repo_id!r} must have the form organisation/name")
-    checksums = {path: Checksums.of(content) for path, content in sorted(files.items())}
-    api = hub_api(token, endpoint)
-    private, has_branch, head = None, False, None
+        raise HubError(f"{repo_id!r} must have the form organization/name")
+    contents = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
+    api, branch = hub_api(options.token), options.branch
+    private, has_branch, head, tagged = None, False, None, None
     remote: dict[str, RepoFile] = {}
-    try:
-        info = _read(lambda: api.repo_info(repo_id, repo_type=repo_type), repo_id)
-        private, head = bool(info.private), info.sha
+    with explained(f"{repo_id}: cannot be compared with the Hub"):
         try:
-            head = _read(lambda: api.repo_info(repo_id, repo_type=repo_type, revision=branch), repo_id).sha
-            has_branch = True
-        except RevisionNotFoundError:
-            logger.info("%s: there is no branch %s yet; it will start from main.", repo_id, branch)
-        remote = _read(lambda: _list(api, repo_id, repo_type, str(head)), repo_id)
-    except RepositoryNotFoundError:
-        pass
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise HubError(f"{repo_id}: cannot be compared with the Hub: {explain(error)}") from error
-    planned = tuple(
-        PlannedFile(path, files[path], sums, _change(sums, remote.get(path)))
-        for path, sums in checksums.items()
-    )
+            info = _read(api.repo_info, repo_id, repo_type=repo_type)
+            private, head = bool(info.private), info.sha
+            try:
+                head = _read(api.repo_info, repo_id, repo_type=repo_type, revision=branch).sha
+                has_branch = True
+            except RevisionNotFoundError:
+                logger.info("%s: there is no branch %s yet; it will start from main.", repo_id, branch)
+            tree = _read(partial(_list_tree, api), repo_id, repo_type=repo_type, revision=head)
+            remote = {item.path: item for item in tree if isinstance(item, RepoFile)}
+            if options.tag is not None:
+                tags = _read(api.list_repo_refs, repo_id, repo_type=repo_type).tags
+                tagged = next((found.target_commit for found in tags if found.name == options.tag), None)
+        except RepositoryNotFoundError:
+            pass
+    if options.private and private is False:
+        raise HubError(
+            f"{repo_id}: exists already and is public, so this would not be private. Nothing was uploaded; "
+            "choose another name, or change the repository's visibility on the Hub first"
+        )
     rest = sorted(remote.keys() - files.keys())
-    return UploadPlan(
+    plan = UploadPlan(
         repo_id=repo_id,
         repo_type=repo_type,
-        branch=branch,
-        exists=head is not None,
+        options=options,
         private=private,
         has_branch=has_branch,
         head=head,
-        files=planned,
+        tagged=tagged,
+        files=tuple(PlannedFile(added, _change(added, remote)) for added in contents),
         delete=tuple(path for path in rest if stale(path)),
         others=tuple(path for path in rest if not stale(path)),
     )
-
-
-def check_private(plan: UploadPlan) -> None:
-    """Refuse to publish in a repository that is public what shall be private.
-
-    Raises:
-        HubError: It exists and is public.
-    """
-    if plan.private is False:
+    if tagged is not None and not (plan.is_done and tagged == head):
         raise HubError(
-            f"{plan.repo_id}: exists already and is public, so this would not be private. Nothing was "
-            "uploaded; choose another name, or change the repository's visibility on the Hub first"
+            f"{repo_id}: the tag {options.tag!r} exists already, for another commit ({tagged[:8]}), and tags "
+            "are not moved. Nothing was uploaded; choose another tag"
         )
+    return plan
 
 
-def upload(
-    plan: UploadPlan,
-    *,
-    message: str,
-    private: bool = False,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    endpoint: str | None = None,
-) -> UploadResult:
-    """Carry out a plan by one commit.
-
-    Args:
-        plan: from `plan_upload`.
-        message: first line of the commit, and title of the pull request.
-        private: make the repository private, if it has to be made.
-        create_pr: open a pull request instead of changing the branch.
-        token: access token; None or True takes the stored one.
-        endpoint: address of the Hub, where it is not the usual one.
+def upload(plan: UploadPlan) -> UploadResult:
+    """Carry out a plan: one commit, verified by checksum, then the tag.
 
     Returns:
         What was done. A repository that holds everything already gets no commit, and neither does one that
         has an open pull request of this title with the same files.
 
     Raises:
-        HubError: nothing visible has changed, unless the message says so. The same call can be made again
+        HubError: Nothing visible has changed, unless the message says so. The same call can be made again
             (with a new plan), and does not upload again what has arrived.
     """
-    api = hub_api(token, endpoint)
-    base = f"{api.endpoint}/{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
-    if private:
-        check_private(plan)
+    api, options = hub_api(plan.options.token), plan.options
     if plan.is_done:
-        return UploadResult(plan, str(plan.head), f"{base}/tree/{plan.head}", changed=False)
-    try:
-        if create_pr:
-            found = _open_pull_request(api, plan, message)
-            if found is not None:
-                return UploadResult(
-                    plan, found[0], f"{base}/discussions/{found[1]}", False, f"refs/pr/{found[1]}"
-                )
-        head = _prepare(api, plan, private, create_pr)
-    except HubError:
-        raise
-    except Exception as error:
-        raise HubError(
-            f"{plan.repo_id}: nothing was published: {explain(error)}. The same command can be run again"
-        ) from error
-    commit, url, pull_request = _commit(api, plan, head, message, create_pr, base)
-    _verify(api, plan, commit)
-    return UploadResult(plan, commit, url, changed=True, pull_request=pull_request)
-
-
-def hub_api(token: str | bool | None, endpoint: str | None) -> "HfApi":
-    """A client of the Hub that says who it is."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=endpoint, token=token, library_name="spi-diffusers")
-
-
-def _read(call: Callable[[], Result], repo_id: str) -> Result:
-    return with_retries(call, what=f"{repo_id}: a request to the Hub")
-
-
-def _list(api: "HfApi", repo_id: str, repo_type: RepoType, revision: str) -> "dict[str, RepoFile]":
-    from huggingface_hub.hf_api import RepoFile
-
-    items = api.list_repo_tree(repo_id, repo_type=repo_type, revision=revision, recursive=True)
-    return {item.path: item for item in items if isinstance(item, RepoFile)}
-
-
-def _change(local: Checksums, remote: "RepoFile | None") -> Change:
-    if remote is None:
-        return "new"
-    return "unchanged" if _is_same(local, remote) else "changed"
-
-
-def _is_same(local: Checksums, remote: "RepoFile") -> bool:
-    """Large files have a SHA-256 on the Hub, small ones git's SHA-1 of their content."""
-    if remote.size != local.size:
-        return False
-    return remote.lfs.sha256 == local.sha256 if remote.lfs is not None else remote.blob_id == local.git_sha1
-
-
-def _prepare(api: "HfApi", plan: UploadPlan, private: bool, create_pr: bool) -> str:
-    """Make the repository or the branch if there is none; return the commit to build on."""
-    if plan.head is None:
-        # Without a wish, the organisation's own default decides.
-        api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=True if private else None)
-        info = api.repo_info(plan.repo_id, repo_type=plan.repo_type)
-        head = str(info.sha)
+        result = UploadResult(plan, str(plan.head), f"{_page(api, plan)}/tree/{plan.head}", changed=False)
     else:
-        head = plan.head
-    if not plan.has_branch and plan.branch != "main" and not create_pr:
-        api.create_branch(plan.repo_id, branch=plan.branch, revision=head, repo_type=plan.repo_type)
+        with explained(f"{plan.repo_id}: nothing was published", ". The same command can be run again"):
+            opened = _open_pull_request(api, plan) if options.create_pr and plan.exists else None
+            head = "" if opened is not None else _prepare(api, plan)
+        result = opened or _commit(api, plan, head)
+    if options.tag is not None and plan.tagged is None:
+        with explained(
+            f"{plan.repo_id}: published as commit {result.commit}, but the tag {options.tag!r} could not be "
+            "set",
+            ". Run the same command again: it only sets the tag",
+        ):
+            api.create_tag(plan.repo_id, tag=options.tag, revision=result.commit, repo_type=plan.repo_type)
+    return result
+
+
+def _read(call: Callable[..., Any], repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    """A request that changes nothing, with retries."""
+    return with_retries(partial(call, repo_id, *args, **kwargs), what=f"{repo_id}: a request to the Hub")
+
+
+def _list_tree(api: HfApi, repo_id: str, **where: Any) -> list[Any]:
+    return list(api.list_repo_tree(repo_id, recursive=True, **where))
+
+
+def _page(api: HfApi, plan: UploadPlan) -> str:
+    return f"{api.endpoint}/{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
+
+
+def _change(local: CommitOperationAdd, remote: Mapping[str, RepoFile]) -> Change:
+    """Large files have a SHA-256 on the Hub, small ones git's SHA-1 of their content."""
+    there = remote.get(local.path_in_repo)
+    if there is None:
+        return "new"
+    if there.size != local.upload_info.size:
+        return "changed"
+    if there.lfs is not None:
+        return "unchanged" if there.lfs.sha256 == local.upload_info.sha256.hex() else "changed"
+    with local.as_file() as file:
+        return "unchanged" if there.blob_id == git_hash(file.read()) else "changed"
+
+
+def _differences(api: HfApi, plan: UploadPlan, revision: str) -> list[str]:
+    """Paths at which a commit is not what the plan wants."""
+    paths = [file.path for file in plan.files] + list(plan.delete)
+    remote: dict[str, RepoFile] = {}
+    for start in range(0, len(paths), _PATHS_PER_REQUEST):
+        part = paths[start : start + _PATHS_PER_REQUEST]
+        found = _read(api.get_paths_info, plan.repo_id, part, revision=revision, repo_type=plan.repo_type)
+        remote |= {item.path: item for item in found if isinstance(item, RepoFile)}
+    wrong = [file.path for file in plan.files if _change(file.content, remote) != "unchanged"]
+    return wrong + [path for path in plan.delete if path in remote]
+
+
+def _prepare(api: HfApi, plan: UploadPlan) -> str:
+    """Make the repository or the branch if there is none; return the commit to build on."""
+    head, options = plan.head, plan.options
+    if head is None:
+        # Without a wish, the organization's own default decides.
+        api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=True if options.private else None)
+        head = str(api.repo_info(plan.repo_id, repo_type=plan.repo_type).sha)
+    if not plan.has_branch and options.branch != "main" and not options.create_pr:
+        api.create_branch(plan.repo_id, branch=options.branch, revision=head, repo_type=plan.repo_type)
     return head
 
 
-def _commit(
-    api: "HfApi", plan: UploadPlan, head: str, message: str, create_pr: bool, base: str
-) -> tuple[str, str, str | None]:
-    """The commit's id, its page, and the reference of the pull request."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    changed = [file for file in plan.files if file.change != "unchanged"]
+def _commit(api: HfApi, plan: UploadPlan, head: str) -> UploadResult:
+    """Make the commit, and compare what the Hub says of every file in it with the local ones."""
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=file.content) for file in changed
+        file.content for file in plan.files if file.change != "unchanged"
     ]
     operations += [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in plan.delete]
     try:
-        made: CommitInfo = api.create_commit(
+        made = api.create_commit(
             plan.repo_id,
             operations,
-            commit_message=message,
+            commit_message=plan.options.message,
             repo_type=plan.repo_type,
-            revision=None if create_pr else plan.branch,
-            create_pr=create_pr,
+            revision=None if plan.options.create_pr else plan.options.branch,
+            create_pr=plan.options.create_pr,
             parent_commit=head,
         )
+        result = UploadResult(plan, made.oid, made.pr_url or made.commit_url, True, made.pr_revision)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         # The connection may have broken after the commit was made: look, instead of guessing.
-        try:
-            landed = _find_landed(api, plan, head, message, create_pr)
-        except Exception as again:
-            raise HubError(
-                f"{plan.repo_id}: the upload failed ({explain(error)}), and the Hub does not say whether the "
-                f"commit was made ({explain(again)}). Run the same command again: it finds out"
-            ) from error
+        with explained(
+            f"{plan.repo_id}: the upload failed ({explain(error)}), and the Hub does not say whether the "
+            "commit was made",
+            ". Run the same command again: it finds out",
+        ):
+            landed = _open_pull_request(api, plan) if plan.options.create_pr else _landed(api, plan, head)
         if landed is None:
             raise HubError(
                 f"{plan.repo_id}: nothing was published, the branch is as it was: {explain(error)}. The same "
                 "command can be run again; what has arrived is not uploaded twice"
             ) from error
-        oid, num = landed
         logger.warning("%s: the answer to the commit was lost, but the commit was made.", plan.repo_id)
-        url = f"{base}/discussions/{num}" if num else f"{base}/commit/{oid}"
-        return oid, url, f"refs/pr/{num}" if num else None
-    return made.oid, made.pr_url or made.commit_url, made.pr_revision
+        result = replace(landed, changed=True)
+    with explained(
+        f"{plan.repo_id}: commit {result.commit} was made, but could not be verified",
+        ". Run the same command again: it compares all files, and changes nothing that is right",
+    ):
+        wrong = _differences(api, plan, result.commit)
+    if wrong:
+        raise HubError(
+            f"{plan.repo_id}: commit {result.commit} does not hold what was uploaded: {', '.join(wrong[:5])} "
+            f"{'differs' if len(wrong) == 1 else 'differ'} in size or checksum. The state before is "
+            f"{plan.head or 'empty'}. Run the same command again to repair it"
+        )
+    return result
 
 
-def _find_landed(
-    api: "HfApi", plan: UploadPlan, head: str, message: str, create_pr: bool
-) -> tuple[str, int | None] | None:
-    if create_pr:
-        return _open_pull_request(api, plan, message)
-    info = _read(
-        lambda: api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.branch), plan.repo_id
-    )
-    if info.sha == head or _differences(plan, _list(api, plan.repo_id, plan.repo_type, str(info.sha))):
+def _landed(api: HfApi, plan: UploadPlan, head: str) -> UploadResult | None:
+    """The commit at the branch's head, if it is new and what the plan wants."""
+    branch = plan.options.branch
+    oid = str(_read(api.repo_info, plan.repo_id, repo_type=plan.repo_type, revision=branch).sha)
+    if oid == head or _differences(api, plan, oid):
         return None
-    return str(info.sha), None
+    return UploadResult(plan, oid, f"{_page(api, plan)}/commit/{oid}", changed=False)
 
 
-def _open_pull_request(api: "HfApi", plan: UploadPlan, message: str) -> tuple[str, int] | None:
-    """Commit and number of an open pull request of this title that holds the same files."""
-    if not plan.exists:
-        return None
-    opened = _read(
-        lambda: list(
+def _open_pull_request(api: HfApi, plan: UploadPlan) -> UploadResult | None:
+    """An open pull request of this title that holds the same files."""
+
+    def opened(repo_id: str) -> list[Any]:
+        return list(
             api.get_repo_discussions(
-                plan.repo_id,
+                repo_id,
                 repo_type=plan.repo_type,
                 discussion_type="pull_request",
                 discussion_status="open",
             )
-        ),
-        plan.repo_id,
-    )
-    for found in opened:
-        if found.is_pull_request and found.status in ("open", "draft") and found.title == message:
+        )
+
+    for found in _read(opened, plan.repo_id):
+        if (
+            found.is_pull_request
+            and found.status in ("open", "draft")
+            and found.title == plan.options.message
+        ):
             revision = f"refs/pr/{found.num}"
-            info = api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=revision)
-            if not _differences(plan, _list(api, plan.repo_id, plan.repo_type, str(info.sha))):
-                return str(info.sha), found.num
+            oid = str(_read(api.repo_info, plan.repo_id, repo_type=plan.repo_type, revision=revision).sha)
+            if not _differences(api, plan, oid):
+                page = f"{_page(api, plan)}/discussions/{found.num}"
+                return UploadResult(plan, oid, page, changed=False, pull_request=revision)
     return None
 
 
-def _differences(plan: UploadPlan, remote: "Mapping[str, RepoFile]") -> list[str]:
-    """Paths at which a commit is not what the plan wants."""
-    wrong = [
-        file.path for file in plan.files if _change(file.checksums, remote.get(file.path)) != "unchanged"
-    ]
-    return wrong + [path for path in plan.delete if path in remote]
-
-
-def _verify(api: "HfApi", plan: UploadPlan, commit: str) -> None:
-    """Compare what the Hub says of every file of the commit with the local ones.
-
-    Raises:
-        HubError: naming the files that differ.
-    """
-    from huggingface_hub.hf_api import RepoFile
-
-    paths = [file.path for file in plan.files] + list(plan.delete)
-    remote: dict[str, RepoFile] = {}
-    try:
-        for start in range(0, len(paths), _PATHS_PER_REQUEST):
-            part = paths[start : start + _PATHS_PER_REQUEST]
-            describe = partial(
-                api.get_paths_info, plan.repo_id, part, revision=commit, repo_type=plan.repo_type
-            )
-            found = _read(describe, plan.repo_id)
-            remote |= {item.path: item for item in found if isinstance(item, RepoFile)}
-    except Exception as error:
-        raise HubError(
-            f"{plan.repo_id}: commit {commit} was made, but could not be verified: {explain(error)}. Run the "
-            "same command again: it compares all files, and changes nothing that is right"
-        ) from error
-    wrong = _differences(plan, remote)
-    if wrong:
-        raise HubError(
-            f"{plan.repo_id}: commit {commit} does not hold what was uploaded: {', '.join(wrong[:5])} "
-            f"{'differs' if len(wrong) == 1 else 'differ'} in size or checksum. The state before is "
-            f"{plan.head or 'empty'}. Run the same command again to repair it"
-        )
+def _shown_size(size: int) -> str:
+    if size < 1000:
+        return f"{size} B"
+    value, unit = size / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if value >= 1000:
+            value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"

@@ -74,16 +74,16 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
         Raises:
             HubError: Nothing visible has changed, unless the message says so.
         """
-        from spi_diffusers.hub.publish import publish_pipeline  # what publishes stands above this file
+        # Publishing stands above this package, so it is imported by whoever publishes.
+        from spi_diffusers.hub.publish import publish_pipeline
+        from spi_diffusers.hub.upload import UploadOptions
 
-        return publish_pipeline(
-            self,
-            repo_id,
+        options = UploadOptions(
             branch=revision,
             tag=tag,
             message=commit_message or "Publish policy",
             private=bool(private),
             create_pr=create_pr,
-            licence=license,
             token=token,
-        ).url
+        )
+        return publish_pipeline(self, repo_id, options, license=license).url

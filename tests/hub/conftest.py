@@ -8,8 +8,8 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A fresh Hub for clients in this process, which are given its address; their pauses are short."""
+def hub(monkeypatch, tmp_path):
+    """A fresh Hub that clients in this process talk to, with a cache of its own; their pauses are short."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
@@ -17,18 +17,12 @@ def hub(monkeypatch):
     sleep = time.sleep
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.01)))
     with HubServer() as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
     enable_progress_bars()
-
-
-@pytest.fixture
-def default_hub(hub, monkeypatch, tmp_path):
-    """The server as the one that ids are looked up on, with a cache of its own."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    return hub
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.hub.datasets import check_folder, commit_message, find_files, plan_push
-from spi_diffusers.hub.upload import upload
+from spi_diffusers.hub.upload import UploadOptions, upload
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 
@@ -19,13 +19,12 @@ def write(folder, task=BALL, seed=0, **options):
     return write_parquet_dataset(data, folder, **options)
 
 
-def push(hub, folder, repo_id="org/set", *, token=TOKEN, branch="main", prune=False, check=False, **options):
+def push(hub, folder, repo_id="org/set", *, token=TOKEN, prune=False, check=False, **options):
     files = find_files(folder)
     if check:  # a second of loading
         check_folder(files, progress=False)
-    plan = plan_push(files, repo_id, branch=branch, prune=prune, token=token, endpoint=hub.url)
-    options = {"message": commit_message(files)} | options
-    return upload(plan, token=token, endpoint=hub.url, **options)
+    options = UploadOptions(**{"message": commit_message(files), "token": token} | options)
+    return upload(plan_push(files, repo_id, options, prune=prune))
 
 
 def published(hub, repo_id="org/set"):

@@ -28,9 +28,9 @@ def make_baseline(folder):
     return folder
 
 
-def test_a_run_its_policy_and_the_same_from_the_hub(default_hub, tmp_path):
+def test_a_run_its_policy_and_the_same_from_the_hub(hub, tmp_path):
     run = make_run(tmp_path / "run")
-    upload(default_hub, run / "policy", "org/spi")
+    upload(hub, run / "policy", "org/spi")
     local, same, remote = load_policy(run), load_policy(run / "policy"), load_policy("org/spi")
     assert (local.folder, same.folder, remote.folder) == (run / "policy", run / "policy", None)
     for loaded in (same, remote):
@@ -40,8 +40,8 @@ def test_a_run_its_policy_and_the_same_from_the_hub(default_hub, tmp_path):
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_a_baseline_loads_from_the_hub_as_from_its_folder(default_hub, tmp_path):
-    upload(default_hub, make_baseline(tmp_path / "cpq"), "org/cpq")
+def test_a_baseline_loads_from_the_hub_as_from_its_folder(hub, tmp_path):
+    upload(hub, make_baseline(tmp_path / "cpq"), "org/cpq")
     observation = torch.zeros(BALL.observation_dim)
     local, remote = load_policy(tmp_path / "cpq"), load_policy("org/cpq")
     assert isinstance(remote.pipeline, BaselinePolicyPipeline)
@@ -49,17 +49,17 @@ def test_a_baseline_loads_from_the_hub_as_from_its_folder(default_hub, tmp_path)
     assert torch.equal(remote.pipeline(observation), local.pipeline(observation))
 
 
-def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows_what(default_hub, tmp_path):
+def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows_what(hub, tmp_path):
     make_policy().save_pretrained(tmp_path / "bare")
-    upload(default_hub, tmp_path / "bare", "org/bare")
+    upload(hub, tmp_path / "bare", "org/bare")
     for name in (str(tmp_path / "bare"), "org/bare"):
         assert load_pipeline(name).config.task == BALL.name
         with pytest.raises(PolicyError, match=r"bare: has no train_info\.json"):
             load_policy(name)
 
 
-def test_what_is_no_policy_is_refused(default_hub, tmp_path):
-    default_hub.store.put("models", "org/other", {"README.md": b"A language model.", "config.json": b"{}"})
+def test_what_is_no_policy_is_refused(hub, tmp_path):
+    hub.store.put("models", "org/other", {"README.md": b"A language model.", "config.json": b"{}"})
     for name, message in (
         ("org/other", r"org/other: is no policy: there is no model_index\.json"),
         ("org/nothing", "org/nothing: cannot be loaded from the Hub: there is no such repository"),

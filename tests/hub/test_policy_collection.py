@@ -7,7 +7,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from spi_diffusers.hub.collection import check_dataset, fill_collection, plan_collection
-from spi_diffusers.hub.errors import HubError
+from spi_diffusers.hub.upload import HubError
 
 MODELS = [("model", f"org/m{number}") for number in range(6)]
 ADDED = "/api/collections/[^/]+/[^/]+/items$"
@@ -22,11 +22,11 @@ def hub(hub):
 
 
 def plan(hub, name="Safe", namespace="org", token=TOKEN, **options):
-    return plan_collection(name, namespace, token=token, endpoint=hub.url, **options)
+    return plan_collection(name, namespace, token=token, **options)
 
 
 def fill(hub, wanted, name="Safe", token=TOKEN, **options):
-    return fill_collection(plan(hub, name, token=token, **options), wanted, token=token, endpoint=hub.url)
+    return fill_collection(plan(hub, name, token=token, **options), wanted, token=token)
 
 
 def held(hub):
@@ -35,7 +35,7 @@ def held(hub):
 
 
 def test_the_tests_hub_answers_as_the_client_expects(hub):
-    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api = HfApi(token=TOKEN)
     made = api.create_collection("A title", namespace="org", description="why", private=True)
     assert (made.title, made.description, made.private, made.items) == ("A title", "why", True, [])
     assert made.url == f"{hub.url}/collections/{made.slug}"
@@ -57,12 +57,12 @@ def test_the_tests_hub_answers_as_the_client_expects(hub):
     listed = {found.title: len(found.items) for found in api.list_collections(owner="org")}
     assert listed == {"A title": 4, "Another": 0}  # a listing is not complete
     for token in (OTHER_TOKEN, False):
-        stranger = HfApi(endpoint=hub.url, token=token)
+        stranger = HfApi(token=token)
         assert [found.title for found in stranger.list_collections(owner="org")] == ["Another"]
         with pytest.raises(HfHubHTTPError, match="404"):
             stranger.get_collection(made.slug)
     with pytest.raises(HfHubHTTPError, match="403"):
-        HfApi(endpoint=hub.url, token=READ_TOKEN).add_collection_item(made.slug, "org/m0", "model")
+        HfApi(token=READ_TOKEN).add_collection_item(made.slug, "org/m0", "model")
 
 
 def test_made_completed_and_then_left_alone(hub):
@@ -90,8 +90,8 @@ def test_what_is_not_there(hub):
     with pytest.raises(HubError, match="collection 'org/none' of org: cannot be read"):
         plan(hub, "org/none")
     with pytest.raises(HubError, match="dataset org/none: cannot go into a collection"):
-        check_dataset("org/none", token=TOKEN, endpoint=hub.url)
-    check_dataset("org/data", token=TOKEN, endpoint=hub.url)
+        check_dataset("org/none", token=TOKEN)
+    check_dataset("org/data", token=TOKEN)
     with pytest.raises(HubError, match="org/none could not be put in"):
         fill(hub, [("model", "org/none"), MODELS[0]])
     assert held(hub) == [MODELS[0]]

@@ -10,7 +10,8 @@ from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entr
 
 import spi_diffusers
 from spi_diffusers.evaluation.results import read_results, write_results
-from spi_diffusers.hub.policy_files import assemble, is_ours, read_policy_files
+from spi_diffusers.hub.policy_files import is_ours, read_policy_files
+from spi_diffusers.hub.publish import assemble, copy_folder
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 PACKAGE = Path(spi_diffusers.__file__).parent
@@ -93,8 +94,6 @@ def test_shipped_code_stands_alone(made):
 
 
 def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
-    from spi_diffusers.hub.publish import copy_folder
-
     first = assemble(read_policy_files(made), "org/x")
     copy = copy_folder(read_policy_files(made), "org/x", tmp_path / "copy")
     again = assemble(read_policy_files(copy), "org/x")
@@ -102,8 +101,6 @@ def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
 
 
 def test_a_copy_is_never_written_over_something(made, tmp_path):
-    from spi_diffusers.hub.publish import copy_folder
-
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not empty"):
         copy_folder(read_policy_files(made), "org/x", tmp_path)
@@ -200,7 +197,7 @@ def damage(run, what):
         ("other seed", r"holds no result of this policy \(spi on OfflineBallCircle-v0, training seed 9\)"),
         ("no record", "there is no train_info.json beside the policy"),
         ("half a record", "train_info.json: missing fields 'train_seed'"),
-        ("half a config", r"train_config\.json: is not complete JSON"),
+        ("half a config", r"train_config\.json is not complete JSON"),
         ("half the results", r"results\.json is not complete JSON"),
         ("two evaluations", "there are several evaluations, .* choose one with --evaluation"),
     ],

@@ -9,17 +9,16 @@ from policy_factory import BALL, ENTRIES, make_entry
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import DivergedRun, results_text, write_results
-from spi_diffusers.hub.errors import HubError
 from spi_diffusers.hub.results import find_policies, read_policy_results
+from spi_diffusers.hub.upload import HubError
 
 CARD = f"---\ntags:\n- {BALL.name}\n---\n".encode()
 BETTER = (make_entry([700, 720], [5, 7], 10, algorithm="better"),)
 
 
 @pytest.fixture
-def hub(default_hub):
+def hub(hub):
     """A Hub with three policies, one of which was never evaluated."""
-    hub = default_hub
     for name, entries in (("plain", ENTRIES), ("better", BETTER), ("silent", ())):
         files = {"README.md": CARD}
         if entries:

@@ -10,7 +10,8 @@ from policy_factory import INFO, edit_json, make_entry, make_run
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import results_text, write_results
-from spi_diffusers.hub.policy_files import assemble, read_policy_files
+from spi_diffusers.hub.policy_files import read_policy_files
+from spi_diffusers.hub.publish import assemble
 
 NAMES = ("spi-antcircle", "spi-ballcircle", "spi-paper-ballcircle")
 
@@ -43,13 +44,6 @@ def make_seed(root, seed, entry):
 @pytest.fixture
 def outputs(made, tmp_path):
     return shutil.copytree(made, tmp_path / "outputs")
-
-
-@pytest.fixture
-def hub(hub, monkeypatch):
-    """The server as the default one, as commands take no address."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    return hub
 
 
 @pytest.fixture
@@ -150,7 +144,7 @@ def test_one_that_fails_does_not_stop_the_others(hub, publish, outputs):
     assert "2/3 org/spi-ballcircle: failed" in out
     assert "failed: org/spi-ballcircle: " in err
     assert str(weights.parent) in err
-    assert f"failed: {outputs / 'nameless' / 'policy' / 'model_index.json'}: is not complete JSON" in err
+    assert f"failed: {outputs / 'nameless' / 'policy' / 'model_index.json'} is not complete JSON" in err
     assert "2 failed; the same command completes what is missing" in err
 
     weights.write_bytes(whole)
@@ -202,7 +196,7 @@ def test_what_the_words_mean(hub, publish, outputs, monkeypatch, capsys):
     assert publish("--seed", 0, "org", "--dry-run")[0] == 0  # of outputs/
     assert publish("outputs", "--seed", 0, "org", "--dry-run")[0] == 0
     for words, message in (
-        (("org/name",), "--all takes the name of a user or organisation, got 'org/name'"),
+        (("org/name",), "--all takes the name of a user or organization, got 'org/name'"),
         (("outputs",), "'outputs' is a folder here: spi publish --all outputs ORG"),
         (("nowhere", "org"), "nowhere: no such folder"),
         (("org", "--create-pr"), "--create-pr does not go with --all"),

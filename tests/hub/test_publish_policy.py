@@ -11,9 +11,9 @@ from policy_factory import ENTRIES, edit_json, make_entry, make_policy, make_run
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import write_results
-from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.policy_files import assemble, read_policy_files
-from spi_diffusers.hub.publish import check_acts, plan_publish, publish
+from spi_diffusers.hub.policy_files import read_policy_files
+from spi_diffusers.hub.publish import assemble, check_acts, plan_publish
+from spi_diffusers.hub.upload import HubError, UploadOptions, upload
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
@@ -27,18 +27,9 @@ def run(made, tmp_path):
     return shutil.copytree(made, tmp_path / "run")
 
 
-@pytest.fixture
-def hub(hub, monkeypatch):
-    """The server as the default one, as `pipe.push_to_hub` takes no address."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    return hub
-
-
-def push(hub, run, *, token=TOKEN, branch="main", tag=None, **options):
-    plan = plan_publish(
-        read_policy_files(run), "org/spi", branch=branch, tag=tag, token=token, endpoint=hub.url
-    )
-    return publish(plan, token=token, endpoint=hub.url, **options)
+def push(hub, run, *, token=TOKEN, **options):
+    options = UploadOptions(token=token, **options)
+    return upload(plan_publish(read_policy_files(run), "org/spi", options))
 
 
 def published(hub):
@@ -83,8 +74,8 @@ def test_nothing_changed_makes_no_commit(hub, run):
 def test_new_results_change_only_what_they_are_about(hub, run):
     push(hub, run)
     write_results(run / "evaluation" / "results.json", [*ENTRIES, make_entry([1, 2], [3, 4], 5)])
-    plan = plan_publish(read_policy_files(run), "org/spi", token=TOKEN, endpoint=hub.url)
-    changed = {file.path for file in plan.upload.files if file.change != "unchanged"}
+    plan = plan_publish(read_policy_files(run), "org/spi", UploadOptions(token=TOKEN))
+    changed = {file.path for file in plan.files if file.change != "unchanged"}
     assert changed == {"README.md", "results.json", ".eval_results/OfflineBallCircle-v0.yaml"}
     push(hub, run)
     assert_published(hub, run)
@@ -177,10 +168,10 @@ def test_tokens_that_may_not(hub, run, token, message):
 def test_somebody_else_changed_it_meanwhile(hub, run):
     push(hub, run)
     edit_json(run / "policy" / "model_index.json", budget_reserve=1.0)
-    plan = plan_publish(read_policy_files(run), "org/spi", token=TOKEN, endpoint=hub.url)
+    plan = plan_publish(read_policy_files(run), "org/spi", UploadOptions(token=TOKEN))
     theirs = hub.store.put("models", "org/spi", published(hub).files | {"LICENSE": b"theirs"}).head
     with pytest.raises(HubError, match=r"nothing was published.*somebody else has changed the branch"):
-        publish(plan, token=TOKEN, endpoint=hub.url)
+        upload(plan)
     assert published(hub).head == theirs
     push(hub, run)
     assert published(hub).files["LICENSE"] == b"theirs"
@@ -254,7 +245,7 @@ def test_bad_command_lines_are_one_line(capsys, run):
         ([], "required: FOLDER, ORG/NAME"),
         ([str(run), "org/x", "--create-pr", "--revision", "y"], "goes without --tag and --revision"),
         (["/nowhere", "org/x"], "/nowhere: no such folder"),
-        ([str(run), "spi"], "'spi' must have the form organisation/name"),
+        ([str(run), "spi"], "'spi' must have the form organization/name"),
         ([str(run), "org/x", "--evaluation", "/nowhere"], "there is no results.json"),
     ):
         try:

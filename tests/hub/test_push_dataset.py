@@ -10,8 +10,7 @@ from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.hub.datasets import find_files, plan_push, published_card
-from spi_diffusers.hub.errors import HubError
-from spi_diffusers.hub.upload import plan_upload, upload
+from spi_diffusers.hub.upload import HubError, UploadOptions, plan_upload, upload
 
 
 def test_one_commit_holds_everything(hub, folder):
@@ -135,10 +134,10 @@ def test_pull_requests_leave_the_branch_alone_and_are_not_opened_twice(hub, fold
 def test_a_branch_that_changes_meanwhile_is_not_overwritten(hub, folder):
     push(hub, folder)
     write(folder, seed=6, overwrite=True)
-    plan = plan_push(find_files(folder), "org/set", token=TOKEN, endpoint=hub.url)
+    plan = plan_push(find_files(folder), "org/set", UploadOptions(message="mine", token=TOKEN))
     theirs = hub.store.put("datasets", "org/set", published(hub).files | {"LICENSE": b"theirs"}).head
     with pytest.raises(HubError, match=r"nothing was published.*somebody else has changed the branch"):
-        upload(plan, message="mine", token=TOKEN, endpoint=hub.url)
+        upload(plan)
     assert published(hub).head == theirs
     push(hub, folder)
     assert published(hub).files["LICENSE"] == b"theirs"
@@ -211,7 +210,7 @@ def test_what_is_wrong_with_a_folder_is_found_before_anything_is_sent(hub, folde
 
 @pytest.mark.parametrize("repo_id", ["set", "a/b/c", "org/", "org/a b", "../x"])
 def test_ids_that_cannot_be(hub, folder, repo_id):
-    with pytest.raises(HubError, match=r"id of a repository|form organisation/name"):
+    with pytest.raises(HubError, match=r"id of a repository|form organization/name"):
         push(hub, folder, repo_id)
     assert hub.log == []
 
@@ -219,8 +218,7 @@ def test_ids_that_cannot_be(hub, folder, repo_id):
 def test_an_id_of_a_model_is_another_repository(hub):
     """The upload itself serves models as well."""
     files = {"config.json": b"{}", "weights.safetensors": np.random.default_rng(0).bytes(2_000_000)}
-    plan = plan_upload("org/set", files, repo_type="model", token=TOKEN, endpoint=hub.url)
-    result = upload(plan, message="Weights", token=TOKEN, endpoint=hub.url)
+    result = upload(plan_upload("org/set", files, UploadOptions(message="Weights", token=TOKEN)))
     assert hub.store.get("models", "org/set").files == files
     assert result.url == f"{hub.url}/org/set/commit/{result.commit}"
 

@@ -6,7 +6,7 @@ import pytest
 from policy_factory import BALL, INFO, edit_json
 
 from spi_diffusers.hub.policy_files import PolicyFolderError, read_policy_files
-from spi_diffusers.hub.trained_policies import (
+from spi_diffusers.hub.publish_all import (
     AmbiguousPoliciesError,
     TrainedPolicy,
     choose,
