@@ -8,15 +8,20 @@ Speed does not depend on the weights, so without --policy an untrained policy of
 """
 
 import argparse
-import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers import check_cores, machine, peak_memory_mb, pin_to_cores, positive, run_pinned, save
+from helpers import (
+    check_cores,
+    measure_and_save,
+    measuring_parser,
+    peak_memory_mb,
+    positive,
+    print_table,
+    run_pinned,
+)
 
 from spi_diffusers.cli import run_with_messages
 
@@ -123,15 +128,11 @@ def measure_policy(
     ]
 
 
-def work(args: argparse.Namespace) -> None:
-    """A worker's whole life: it may use `--worker-cores` cores only."""
-    pin_to_cores(args.worker_cores)
-    import torch
-
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one policy on real observations."""
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.pipelines import SPIPolicyPipeline
 
-    torch.set_num_threads(args.worker_cores)
     dataset = load_transitions(args.dataset, args.task)
     if args.policy is None:
         pipeline = untrained_policy(dataset, args.task)
@@ -139,33 +140,22 @@ def work(args: argparse.Namespace) -> None:
         pipeline = SPIPolicyPipeline.from_pretrained(args.policy)
     if pipeline.config.max_episode_steps is None:
         raise SystemExit(f"error: {args.policy} does not know its task's episode length.")
-    observations = dataset.transitions.observation[:5000].numpy()
-    rows = measure_policy(pipeline, observations, args)
-    network = pipeline.noise_model.config
-    print(
-        json.dumps(
-            {
-                "cores": args.worker_cores,
-                "hidden_dims": list(network.hidden_dims),
-                "dtype": str(pipeline.noise_model.dtype).removeprefix("torch."),
-                "peak_memory_mb": peak_memory_mb(),
-                "extractions": rows,
-            }
-        )
-    )
+    rows = measure_policy(pipeline, dataset.transitions.observation[:5000].numpy(), args)
+    return {
+        "cores": args.worker_cores,
+        "hidden_dims": list(pipeline.noise_model.config.hidden_dims),
+        "dtype": str(pipeline.noise_model.dtype).removeprefix("torch."),
+        "peak_memory_mb": peak_memory_mb(),
+        "extractions": rows,
+    }
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in processes of their own."""
-    circumstances = machine()
-    forwarded = [f"--calls={args.calls}", f"--candidates={args.candidates}", f"--steps={args.steps}"]
-    forwarded += [f"--task={args.task}"]
-    forwarded += [] if args.policy is None else [f"--policy={args.policy}"]
-    forwarded += [] if args.dataset is None else [f"--dataset={args.dataset}"]
+    print(f"Measuring {args.calls} calls per extraction: a minute or two per core count.", file=sys.stderr)
+    names = ("calls", "candidates", "steps", "task", "policy", "dataset")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    forwarded = [f"--{name}={value}" for name, value in given.items()]
     return {
-        "format_version": 1,
-        "command": shlex.join(["python", "scripts/benchmark_inference.py", *sys.argv[1:]]),
-        "machine": circumstances,
         "settings": {
             "policy": args.policy or "untrained",
             "task": args.task,
@@ -179,31 +169,23 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """Print one table per number of cores."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     for part in results["results"]:
-        table = Table(title=f"Choosing an action on {part['cores']} core(s), {part['dtype']}")
-        table.add_column("extraction", no_wrap=True)
-        for heading in ("candidates", "median", "99%", f"actions/s at {BATCH}"):
-            table.add_column(heading, justify="right")
-        for row in part["extractions"]:
-            table.add_row(
+        rows = [
+            (
                 row["extraction"],
                 str(row["candidates"]),
                 f"{row['latency_ms_median']:.2f} ms",
                 f"{row['latency_ms_99']:.2f} ms",
                 f"{row['actions_per_second']:,}",
             )
-        console.print(table)
-    console.print(f"{results['machine']['cpu']}; load average {results['machine']['load_average']}")
+            for row in part["extractions"]
+        ]
+        title = f"Choosing an action on {part['cores']} core(s), {part['dtype']}"
+        print_table(title, ("extraction", "candidates", "median", "99%", f"actions/s at {BATCH}"), rows)
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = measuring_parser(__doc__, EPILOG)
     parser.add_argument("--policy", help="policy folder or Hub id (default: untrained, of the default size)")
     parser.add_argument("--task", default="ballcircle", help="task of the data (default: ballcircle)")
     parser.add_argument("--dataset", help="where observations come from, as for `spi train`")
@@ -211,27 +193,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--calls", type=positive(int), default=1000, help="timed calls (default: 1000)")
     parser.add_argument("--candidates", type=positive(int), default=50, help="candidates (default: 50)")
     parser.add_argument("--steps", type=positive(int), default=5, help="denoising steps (default: 5)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("results/benchmark_inference.json"),
-        help="results file (default: results/benchmark_inference.json)",
-    )
-    parser.add_argument("--no-save", action="store_true", help="print the table only")
-    parser.add_argument("--worker-cores", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_arguments()
-    if args.worker_cores:
-        work(args)
-        return
-    print(f"Measuring {args.calls} calls per extraction: a minute or two per core count.", file=sys.stderr)
-    results = measure(args)
-    show(results)
-    if not args.no_save:
-        save(args.output, results)
+    measure_and_save(parser.parse_args(), work, measure, show)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,19 @@ the number to look at.
 """
 
 import argparse
-import json
-import shlex
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 from helpers import (
     MeasuredTraining,
     check_cores,
-    machine,
+    measure_and_save,
+    measuring_parser,
     peak_memory_mb,
-    pin_to_cores,
-    positive,
+    print_table,
     ratios_within_rounds,
     run_pinned,
-    save,
     take_turns,
 )
 
@@ -104,24 +100,17 @@ def measure_memory(args: argparse.Namespace) -> float:
     return peak_memory_mb()
 
 
-def work(args: argparse.Namespace) -> None:
-    """A worker's whole life."""
-    pin_to_cores(args.worker_cores)
-    import torch
-
-    torch.set_num_threads(args.worker_cores)
-    result = measure_memory(args) if args.worker_memory else measure_speed(args)
-    print(json.dumps(result))
+def work(args: argparse.Namespace) -> Any:
+    return measure_memory(args) if args.worker_memory else measure_speed(args)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Everything, in processes of their own."""
     from spi_diffusers.config.layers import make_train_config
 
-    forwarded = ["--rounds", str(args.rounds), "--seconds", str(args.seconds)]
+    forwarded = ["--rounds", args.rounds, "--seconds", args.seconds]
     if args.dataset:
         forwarded += ["--dataset", args.dataset]
-    measured, circumstances = [], machine()
+    measured = []
     for cores in check_cores(args.cores):
         rows = run_pinned(cores, forwarded)
         for row in rows:
@@ -129,9 +118,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         measured.append({"cores": cores, "default": rows[-1]["variant"], "variants": rows})
     config = make_train_config({"task": "ballcircle"})
     return {
-        "format_version": 1,
-        "command": shlex.join(["python", "scripts/benchmark_training.py", *sys.argv[1:]]),
-        "machine": circumstances,
         "settings": {
             "task": config.task,
             "batch_size": config.batch_size,
@@ -146,64 +132,30 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """Print one table per number of cores."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    settings = results["settings"]
     for part in results["results"]:
-        table = Table(title=f"Training step on {part['cores']} core(s), batch {settings['batch_size']}")
-        table.add_column("variant", no_wrap=True)
-        for heading in ("updates/s", "x plain", "all rounds", "peak memory"):
-            table.add_column(heading, justify="right")
-        for row in part["variants"]:
-            is_default = row["variant"] == part["default"]
-            times = row["times_plain"]
-            table.add_row(
-                row["variant"] + (" (default)" if is_default else ""),
+        rows = [
+            (
+                row["variant"] + (" (default)" if row["variant"] == part["default"] else ""),
                 f"{row['updates_per_second']:.1f}",
-                f"{times['median']:.2f}",
-                f"{times['min']:.2f}-{times['max']:.2f}",
+                f"{row['times_plain']['median']:.2f}",
+                f"{row['times_plain']['min']:.2f}-{row['times_plain']['max']:.2f}",
                 f"{row['peak_memory_mb']:.0f} MB",
-                style="bold" if is_default else None,
             )
-        console.print(table)
-    console.print(f"{results['machine']['cpu']}; load average {results['machine']['load_average']}")
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--cores", type=int, nargs="+", default=[1, 2], help="core counts to measure (default: 1 2)"
-    )
-    parser.add_argument("--rounds", type=positive(int), default=9, help="turns per variant (default: 9)")
-    parser.add_argument(
-        "--seconds", type=positive(float), default=3.0, help="length of a turn (default: 3 s)"
-    )
-    parser.add_argument("--dataset", help="data to train on, as for `spi train` (default: embedded)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("results/benchmark_training.json"),
-        help="results file (default: results/benchmark_training.json)",
-    )
-    parser.add_argument("--no-save", action="store_true", help="print the table only")
-    parser.add_argument("--worker-cores", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--worker-memory", help=argparse.SUPPRESS)
-    return parser.parse_args()
+            for row in part["variants"]
+        ]
+        title = f"Training step on {part['cores']} core(s), batch {results['settings']['batch_size']}"
+        headings = ("variant", "updates/s", "x plain", "all rounds", "peak memory")
+        print_table(title, headings, rows, bold=f"{part['default']} (default)")
 
 
 def main() -> None:
-    args = parse_arguments()
-    if args.worker_cores:
-        work(args)
-        return
-    results = measure(args)
-    show(results)
-    if not args.no_save:
-        save(args.output, results)
+    parser = measuring_parser(__doc__, EPILOG, rounds="variant")
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=[1, 2], help="core counts to measure (default: 1 2)"
+    )
+    parser.add_argument("--dataset", help="data to train on, as for `spi train` (default: embedded)")
+    parser.add_argument("--worker-memory", help=argparse.SUPPRESS)
+    measure_and_save(parser.parse_args(), work, measure, show)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""What scripts share: where committed results lie, pinned processes, facts of the machine, timed training."""
+"""What scripts share: committed results, measuring in pinned processes, training steps that take turns."""
 
 import argparse
 import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,74 @@ def dataset_of(task: str) -> str | None:
     return None if task == MAIN_TASK else "datasets"
 
 
-# ---- processes on a fixed number of cores, and facts about the machine
+def script_parser(doc: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring as it is written."""
+    return argparse.ArgumentParser(
+        description=doc, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
-def run_pinned(cores: int, arguments: Sequence[str]) -> Any:
+# ---- measuring
+
+
+def measuring_parser(doc: str | None, epilog: str, *, rounds: str | None = None) -> argparse.ArgumentParser:
+    """The parser of a benchmark script, with the options that all have.
+
+    Args:
+        doc: The script's docstring.
+        epilog: Examples, and how to read the table.
+        rounds: What takes turns, for a script that measures in rounds.
+    """
+    parser = script_parser(doc, epilog)
+    if rounds is not None:
+        parser.add_argument(
+            "--rounds", type=positive(int), default=9, help=f"turns per {rounds} (default: 9)"
+        )
+        parser.add_argument(
+            "--seconds", type=positive(float), default=3.0, help="length of a turn (default: 3 s)"
+        )
+    output = f"results/{Path(sys.argv[0]).stem}.json"
+    parser.add_argument("--output", type=Path, default=Path(output), help=f"results file (default: {output})")
+    parser.add_argument("--no-save", action="store_true", help="print the table only")
+    parser.add_argument("--worker-cores", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def measure_and_save(
+    args: argparse.Namespace,
+    work: Callable[[argparse.Namespace], Any],
+    measure: Callable[[argparse.Namespace], dict[str, Any]],
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    """Measure in processes of their own, print the tables and write the results file.
+
+    Args:
+        args: Of `measuring_parser`.
+        work: Measures, in a process that may use `--worker-cores` cores only; gives what JSON can hold.
+        measure: Calls `run_pinned` and gives the results file's "settings" and "results".
+        show: Prints the content of the results file.
+    """
+    if args.worker_cores:
+        if hasattr(os, "sched_setaffinity"):  # macOS has none
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker_cores])
+        import torch
+
+        torch.set_num_threads(args.worker_cores)
+        print(json.dumps(work(args)))
+        return
+    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    results = {"format_version": 1, "command": command, "machine": machine(), **measure(args)}
+    show(results)
+    print(f"{results['machine']['cpu']}; load average {results['machine']['load_average']}")
+    if not args.no_save:
+        from spi_diffusers.files import replace_file, to_json
+
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(args.output, to_json(results))
+        print(f"Results written to {args.output}.")
+
+
+def run_pinned(cores: int, arguments: Sequence[object]) -> Any:
     """Run this script again in a fresh process that may use `cores` cores, and return the JSON it prints.
 
     The number of threads is set in the environment as well, because libraries size their thread pools when
@@ -43,59 +108,11 @@ def run_pinned(cores: int, arguments: Sequence[str]) -> Any:
         SystemExit: The process failed; its own messages are above.
     """
     environment = os.environ | {"OMP_NUM_THREADS": str(cores), "MKL_NUM_THREADS": str(cores)}
-    process = subprocess.run(
-        [sys.executable, sys.argv[0], *arguments, "--worker-cores", str(cores)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words = [sys.executable, sys.argv[0], *map(str, arguments), "--worker-cores", str(cores)]
+    process = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
     if process.returncode != 0:
         raise SystemExit(f"error: the measuring process on {cores} core(s) failed; see above.")
     return json.loads(process.stdout.splitlines()[-1])
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def pin_to_cores(cores: int) -> bool:
-    """Restrict this process to the first `cores` of its cores; False where the system cannot (macOS)."""
-    if not hasattr(os, "sched_setaffinity"):
-        return False
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    return True
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory this process ever had, in MB (10^6 bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
-
-
-def cpu_facts() -> dict[str, Any]:
-    """Name of the processor, and which instructions for bfloat16 it has."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", "").split()
-    return {
-        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
-        "bfloat16_instructions": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on besides the code; nothing that names the machine or the day."""
-    from spi_diffusers.training.runtime import package_versions
-
-    return {
-        **cpu_facts(),
-        "cores": available_cores(),
-        "system": platform.system(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "versions": package_versions(),
-    }
 
 
 def check_cores(cores: Sequence[int]) -> list[int]:
@@ -104,7 +121,7 @@ def check_cores(cores: Sequence[int]) -> list[int]:
     Raises:
         SystemExit: It has none of them.
     """
-    most = available_cores()
+    most = _available_cores()
     usable = [count for count in cores if 1 <= count <= most]
     for count in sorted(set(cores) - set(usable)):
         print(f"Skipping {count} cores: this process may use {most}.", file=sys.stderr)
@@ -113,17 +130,32 @@ def check_cores(cores: Sequence[int]) -> list[int]:
     return usable
 
 
-def save(path: Path, results: dict[str, Any]) -> None:
-    """Write a results file: complete, or not at all.
+def machine() -> dict[str, Any]:
+    """What the numbers depend on besides the code; nothing that names the machine or the day."""
+    from spi_diffusers.training.runtime import package_versions
 
-    Raises:
-        OSError: It cannot be written; an old one is intact.
-    """
-    from spi_diffusers.files import replace_file, to_json
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", "").split()
+    return {
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "bfloat16_instructions": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags],
+        "cores": _available_cores(),
+        "system": platform.system(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": package_versions(),
+    }
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, to_json(results))
-    print(f"Results written to {path}.")
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory this process ever had, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
 def ratios_within_rounds(rates: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
@@ -134,6 +166,20 @@ def ratios_within_rounds(rates: Sequence[float], reference: Sequence[float]) -> 
         "min": round(min(ratios), 2),
         "max": round(max(ratios), 2),
     }
+
+
+def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], bold: str = "") -> None:
+    """Print a table whose first column names the rows; the one of name `bold` stands out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == bold else None)
+    Console().print(table)
 
 
 def positive(kind: type) -> Any:
@@ -148,7 +194,7 @@ def positive(kind: type) -> Any:
     return number
 
 
-# ---- training steps that take turns in one process
+# ---- training steps that take turns, so that other work on the machine slows all down alike
 
 
 class MeasuredTraining:
