@@ -9,7 +9,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from spi_diffusers.pipelines.loading import CheckedLoading
-from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
+from spi_diffusers.pipelines.spi_policy import (
+    FORMAT_VERSION,
+    SPIPolicyPipeline,
+    as_batch,
+    check_finite,
+    check_same,
+)
 
 
 class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
@@ -47,14 +53,8 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
         super().__init__()
         SPIPolicyPipeline.check_format_version(format_version)
         normalizer.check()
-        bad = [key for key, value in actor.state_dict().items() if not bool(value.isfinite().all())]
-        if bad:
-            raise ValueError(f"The actor's weights are not finite: {bad[0]} ({len(bad)} in all).")
-        if normalizer.config.observation_dim != actor.config.observation_dim:
-            raise ValueError(
-                f"The normalizer's observation_dim is {normalizer.config.observation_dim}, but the actor's "
-                f"is {actor.config.observation_dim}: these components do not belong together."
-            )
+        check_finite(actor=actor)
+        check_same("observation_dim", actor=actor, normalizer=normalizer)
         self.register_modules(actor=actor, normalizer=normalizer)
         self.register_to_config(
             algorithm=algorithm,
@@ -78,7 +78,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
         """Choose actions.
 
         Args:
-            observation: One observation (O,) or a batch (B, O), not normalised.
+            observation: One observation (O,) or a batch (B, O), not normalized.
             generator: Source of randomness; the same seed gives the same actions.
 
         Returns:
@@ -86,22 +86,23 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
 
         Raises:
             ValueError: For an observation of the wrong size or with NaN.
+
+        Example:
+            ```python
+            pipe = BaselinePolicyPipeline.from_pretrained("outputs/ballcircle-cpq")
+            action = pipe(observation)
+            ```
         """
-        as_numpy = not isinstance(observation, Tensor)
-        tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
-        tensor = tensor.to(self.normalizer.mean)
-        size = self.actor.config.observation_dim
-        if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
-            raise ValueError(
-                f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or "
-                f"(batch, {size})."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise ValueError("observation is NaN or infinite.")
-        single = tensor.ndim == 1
-        action = self.actor.act(self.normalizer(tensor[None] if single else tensor), generator)
+        observations, single, as_numpy = as_batch(
+            observation, self.actor.config.observation_dim, self.normalizer.mean
+        )
+        action = self.actor.act(self.normalizer(observations), generator)
         low, high = self.config.action_low, self.config.action_high
         if (low, high) != (-1.0, 1.0):
             action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
         action = action[0] if single else action
         return action.cpu().numpy() if as_numpy else action
+
+    def _how_it_acts(self) -> str:
+        limit = "" if self.config.cost_limit is None else f", for a cost limit of {self.config.cost_limit:g}"
+        return f"by {self.config.algorithm or 'a baseline'}{limit}"

@@ -1,4 +1,4 @@
-"""The SPI policy as the installed package has it: loaded with checks, by folder or Hub id, and published."""
+"""The SPI policy of the installed package: `spi_policy.py` with checked loading and publishing."""
 
 import os
 from typing import Any
@@ -22,15 +22,18 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save the policy to a folder, as safetensors.
+        """Save the policy to a folder, as safetensors, with its training record.
 
         Args:
-            save_directory: The folder.
+            save_directory: The folder. `spi evaluate`, `spi card` and `spi publish` take it.
             safe_serialization: Must be true: a policy is never saved as a pickle.
             *args: As in diffusers.
             push_to_hub: Publish it as well, by [`push_to_hub`].
             repo_id: Where to publish it, `org/name`.
             **kwargs: As in diffusers; with `push_to_hub` those of [`push_to_hub`].
+
+        Raises:
+            ValueError: `safe_serialization` is off, or `repo_id` is missing.
         """
         if not push_to_hub:
             super().save_pretrained(save_directory, safe_serialization, *args, **kwargs)
@@ -65,7 +68,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
             create_pr: Open a pull request instead of changing the branch.
             revision: Branch; may be new.
             tag: Name for what is published.
-            license: Of the weights, as the Hub names licences, such as "cc-by-nc-4.0"; by default
+            license: Of the weights, as the Hub names licenses, such as "cc-by-nc-4.0"; by default
                 "apache-2.0".
 
         Returns:
@@ -73,6 +76,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
         Raises:
             HubError: Nothing visible has changed, unless the message says so.
+            ValueError: The policy cannot act, or a tag was asked for together with a pull request.
         """
         # Publishing stands above this package, so it is imported by whoever publishes.
         from spi_diffusers.hub.publish import publish_pipeline
@@ -87,3 +91,9 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
             token=token,
         )
         return publish_pipeline(self, repo_id, options, license=license).url
+
+    def _how_it_acts(self) -> str:
+        steps = self.scheduler.config.num_train_timesteps
+        return (
+            f"takes a cost limit at run time; {spi_policy.NUM_CANDIDATES} candidates, {steps} denoising steps"
+        )

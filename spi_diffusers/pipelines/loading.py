@@ -136,6 +136,28 @@ class CheckedLoading(_Base):
         """Whether weights and settings are still those that `training_record` is about."""
         return self.training_record is not None and self._state() == self._recorded_state
 
+    def __repr__(self) -> str:
+        config, network = self.config, next(iter(self.components.values())).config
+        steps = f", at most {config.max_episode_steps} steps" if config.max_episode_steps else ""
+        trained = "not recorded"
+        if self.training_record is not None:
+            words = "{algorithm}, {updates:,} updates, seed {train_seed}, on {dataset[id]}"
+            try:
+                trained = words.format(**self.training_record["info"])
+            except (LookupError, TypeError, ValueError):  # not written by training
+                trained = str(self.training_record["info"])
+            trained += "" if self.is_as_trained else "; changed since"
+        lines = (
+            f"task: {config.task or 'none of DSRL'}{steps}",
+            f"sizes: observation {network.observation_dim}, action {network.action_dim}",
+            f"acts: {self._how_it_acts()}",
+            f"trained: {trained}",
+        )
+        return "\n  ".join((f"{type(self).__name__}(", *lines)) + "\n)"
+
+    def _how_it_acts(self) -> str:
+        raise NotImplementedError
+
     def _state(self) -> str:
         """Checksum of all weights and settings."""
         digest = hashlib.sha256()
@@ -193,35 +215,19 @@ class CheckedLoading(_Base):
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
         super().save_pretrained(str(save_directory), True, *args, **kwargs)
-        record, folder = self.training_record, Path(save_directory)
+        record = self.training_record
         if record is not None and not self.is_as_trained:
             logger.warning(
                 "The policy was changed after its training; it is saved without a training record."
             )
             record = None
-        for name, key in ((CONFIG_FILE, "config"), (INFO_FILE, "info")):
-            if record is None:
-                (folder / name).unlink(missing_ok=True)  # of the policy that was here before
-            else:
-                write_durably(folder / name, to_json(record[key]))
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Download a policy's configs and safetensors weights into the Hub's cache.
-
-        diffusers' own refuses components whose library it does not know.
-
-        Args:
-            pretrained_model_name: Repository on the Hub (`org/name`).
-            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`; with
-                `trust_remote_code`, the code that the repository ships is downloaded as well.
-
-        Returns:
-            Local folder of the snapshot.
-        """
-        options = {key: value for key, value in kwargs.items() if key in _HUB_OPTIONS}
-        trust = bool(kwargs.get("trust_remote_code"))
-        return str(resolve_policy(pretrained_model_name, trust_remote_code=trust, **options))
+        config, info = Path(save_directory) / CONFIG_FILE, Path(save_directory) / INFO_FILE
+        if record is not None:
+            write_durably(config, to_json(record["config"]))
+            write_durably(info, to_json(record["info"]))
+        elif info.exists():  # of the policy that was here before
+            info.unlink()
+            config.unlink(missing_ok=True)
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+NUM_CANDIDATES = 50
 EXTRACTIONS = ("reward", "safe")
 SELECTIONS = ("candidate", "weight")
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
@@ -106,6 +107,53 @@ class CostAllowance:
     recovery: Tensor | None
 
 
+def check_finite(**networks: Any) -> None:
+    """Raise ValueError if a weight of a network is NaN or infinite."""
+    for name, network in networks.items():
+        bad = [key for key, value in network.state_dict().items() if not bool(value.isfinite().all())]
+        if bad:
+            raise ValueError(f"The {name}'s weights are not finite: {bad[0]} ({len(bad)} in all).")
+
+
+def check_same(key: str, **components: Any) -> None:
+    """Raise ValueError if components differ in a setting that they must share."""
+    (first, expected), *others = ((name, component.config[key]) for name, component in components.items())
+    for name, value in others:
+        if value != expected:
+            raise ValueError(
+                f"The {name}'s {key} is {value}, but the {first}'s is {expected}: these components do not "
+                "belong together."
+            )
+
+
+def as_batch(observation: Any, size: int, like: Tensor) -> tuple[Tensor, bool, bool]:
+    """Check an observation.
+
+    Args:
+        observation: Shape (size,) or (B, size), of any kind that NumPy takes.
+        size: Numbers in an observation.
+        like: Gives device and type.
+
+    Returns:
+        The observation as (B, size); whether it was a single one; whether it was no torch tensor.
+
+    Raises:
+        ValueError: It has another shape, or holds NaN or infinity.
+    """
+    as_numpy = not isinstance(observation, Tensor)
+    tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
+    tensor = tensor.to(device=like.device, dtype=like.dtype)
+    if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
+        raise ValueError(
+            f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or (batch, {size})."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+        raise ValueError(f"observation is NaN or infinite at index {position}.")
+    single = tensor.ndim == 1
+    return (tensor.unsqueeze(0) if single else tensor), single, as_numpy
+
+
 class SPIPolicyPipeline(DiffusionPipeline):
     r"""A safe policy: maps observations to actions that keep a cost limit chosen at run time.
 
@@ -174,17 +222,19 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}.")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
-        self._check_components(noise_model, reward_critic, safety_critic, normalizer)
+        networks = {
+            "noise_model": noise_model,
+            "reward_critic": reward_critic,
+            "safety_critic": safety_critic,
+        }
+        normalizer.check()
+        check_finite(**networks)
+        for key in ("observation_dim", "action_dim", "use_safety_weight"):
+            check_same(key, **networks)
+        check_same("observation_dim", noise_model=noise_model, normalizer=normalizer)
         if calibration is not None:
             calibration.check()
-        self.register_modules(
-            noise_model=noise_model,
-            reward_critic=reward_critic,
-            safety_critic=safety_critic,
-            scheduler=scheduler,
-            normalizer=normalizer,
-            calibration=calibration,
-        )
+        self.register_modules(**networks, scheduler=scheduler, normalizer=normalizer, calibration=calibration)
         self.register_to_config(
             task=task,
             max_episode_steps=max_episode_steps,
@@ -194,7 +244,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
             selection=selection,
             format_version=format_version,
         )
-        for component in (noise_model, reward_critic, safety_critic, normalizer):
+        for component in (*networks.values(), normalizer):
             component.eval()
 
     @staticmethod
@@ -206,32 +256,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
             raise ValueError(
                 f"This policy has format version {format_version}, but this code reads versions up to "
                 f"{FORMAT_VERSION}: upgrade with `pip install -U spi-diffusers`."
-            )
-
-    @staticmethod
-    def _check_components(noise_model: Any, reward_critic: Any, safety_critic: Any, normalizer: Any) -> None:
-        normalizer.check()
-        reference = noise_model.config
-        networks = {
-            "noise_model": noise_model,
-            "reward_critic": reward_critic,
-            "safety_critic": safety_critic,
-        }
-        for name, network in networks.items():
-            bad = [key for key, value in network.state_dict().items() if not bool(value.isfinite().all())]
-            if bad:
-                raise ValueError(f"The {name}'s weights are not finite: {bad[0]} ({len(bad)} in all).")
-        for name, critic in (("reward_critic", reward_critic), ("safety_critic", safety_critic)):
-            for key in ("observation_dim", "action_dim", "use_safety_weight"):
-                if critic.config[key] != reference[key]:
-                    raise ValueError(
-                        f"The {name}'s {key} is {critic.config[key]}, but the noise_model's is "
-                        f"{reference[key]}: these components do not belong together."
-                    )
-        if normalizer.config.observation_dim != reference.observation_dim:
-            raise ValueError(
-                f"The normalizer's observation_dim is {normalizer.config.observation_dim}, but the "
-                f"noise_model's is {reference.observation_dim}: these components do not belong together."
             )
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
@@ -258,7 +282,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         """Choose actions.
 
         Args:
-            observation: One observation (O,) or a batch (B, O), not normalised.
+            observation: One observation (O,) or a batch (B, O), not normalized.
             extraction: "reward" (Eq. 12) or "safe"; by default "safe" if a limit or budget is given.
             cost_limit: Cost an episode may have, in units of cost, >= 0; one number or one per observation.
                 Alone it is spread evenly over `max_episode_steps`: use that if the running cost is not
@@ -280,8 +304,26 @@ class SPIPolicyPipeline(DiffusionPipeline):
         Raises:
             ValueError: For an observation of the wrong size or with NaN, an unknown extraction, a negative
                 limit, a budget without steps left, or a safety weight that does not apply.
+
+        Example:
+            ```python
+            pipe = SPIPolicyPipeline.from_pretrained("outputs/ballcircle-seed0")
+            env = make_env("ballcircle", seed=0)
+            observation, info = env.reset()
+            limit, cost, steps = 20.0, 0.0, pipe.config.max_episode_steps
+            for step in range(steps):
+                budget = {"cost_budget": limit - cost, "steps_left": steps - step}
+                action = pipe(observation, cost_limit=limit, **budget).actions
+                observation, reward, terminated, truncated, info = env.step(action)
+                cost += info["cost"]
+                if terminated or truncated:
+                    break
+            ```
         """
-        observations, single, as_numpy = self._check_observation(observation)
+        # Not self.device: diffusers searches all components for it, which takes as long as a forward pass.
+        observations, single, as_numpy = as_batch(
+            observation, self.noise_model.config.observation_dim, self.normalizer.mean
+        )
         batch, device = len(observations), observations.device
         extraction, allowance = self._allowance(
             extraction, cost_limit, cost_budget, steps_left, batch, device
@@ -337,25 +379,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
         """Number of groups that safe extraction compares; None where it compares candidates."""
         grouped = self.config.selection == "weight" and self.noise_model.config.use_safety_weight
         return len(SAFETY_WEIGHT_GRID) if grouped else None
-
-    def _check_observation(self, observation: Any) -> tuple[Tensor, bool, bool]:
-        """The observation as float32 (B, O) on the device; whether it was one; whether to return NumPy."""
-        as_numpy = not isinstance(observation, Tensor)
-        tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
-        # Not self.device: diffusers searches all components for it, which takes as long as a forward pass.
-        mean = self.normalizer.mean
-        tensor = tensor.to(device=mean.device, dtype=mean.dtype)
-        size = self.noise_model.config.observation_dim
-        if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
-            raise ValueError(
-                f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or "
-                f"(batch, {size})."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-            raise ValueError(f"observation is NaN or infinite at index {position}.")
-        single = tensor.ndim == 1
-        return (tensor.unsqueeze(0) if single else tensor), single, as_numpy
 
     def _allowance(
         self,
@@ -413,7 +436,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         device: torch.device,
     ) -> tuple[Tensor | None, int]:
         """The safety weight of each candidate (N,), None for an unconditioned model; and N."""
-        count = 50 if num_candidates is None else num_candidates
+        count = NUM_CANDIDATES if num_candidates is None else num_candidates
         if count < 1:
             raise ValueError(f"num_candidates must be at least 1, got {num_candidates}.")
         if not self.noise_model.config.use_safety_weight:

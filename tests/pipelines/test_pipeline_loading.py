@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from pipeline_factory import make_pipeline
+from pipeline_factory import make_normalizer, make_pipeline
 
-from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.models import GaussianActor
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.loading import PolicyError, resolve_policy
 
 RECORD = {"config": {"task": None, "seed": 3}, "info": {"algorithm": "spi", "train_seed": 3, "updates": 7}}
@@ -51,6 +52,41 @@ def test_a_policy_that_was_changed_is_saved_without_it(tmp_path, caplog, change)
     assert "changed after its training" in caplog.text
     assert not list(tmp_path.glob("train_*.json"))
     assert SPIPolicyPipeline.from_pretrained(tmp_path).training_record is None
+
+
+def test_the_representation_says_what_it_is_and_how_it_was_trained(tmp_path):
+    pipe = make_pipeline(task="OfflineBallCircle-v0")
+    assert repr(pipe).splitlines() == [
+        "SPIPolicyPipeline(",
+        "  task: OfflineBallCircle-v0, at most 100 steps",
+        "  sizes: observation 3, action 2",
+        "  acts: takes a cost limit at run time; 50 candidates, 5 denoising steps",
+        "  trained: not recorded",
+        ")",
+    ]
+    info = {"algorithm": "spi", "train_seed": 3, "updates": 15_000, "dataset": {"id": "mine.parquet"}}
+    pipe.training_record = {"config": {}, "info": info}
+    assert "trained: spi, 15,000 updates, seed 3, on mine.parquet\n" in str(pipe)
+    pipe.register_to_config(budget_reserve=9.0)
+    assert "on mine.parquet; changed since\n" in str(pipe)
+    pipe.training_record = RECORD  # names no data
+    assert "'updates': 7" in str(pipe)
+    actor = GaussianActor(3, 2, hidden_dims=[4])
+    baseline = BaselinePolicyPipeline(actor, make_normalizer(), algorithm="cpq", cost_limit=10.0)
+    assert repr(baseline).splitlines() == [
+        "BaselinePolicyPipeline(",
+        "  task: none of DSRL",
+        "  sizes: observation 3, action 2",
+        "  acts: by cpq, for a cost limit of 10",
+        "  trained: not recorded",
+        ")",
+    ]
+
+
+def test_a_run_keeps_its_configuration_when_a_policy_without_a_record_is_saved_there(tmp_path):
+    (tmp_path / "train_config.json").write_text("{}")
+    make_pipeline().save_pretrained(tmp_path)
+    assert (tmp_path / "train_config.json").read_text() == "{}"
 
 
 def test_half_a_record_is_none_and_a_broken_one_is_named(tmp_path):
