@@ -20,7 +20,7 @@ from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.envs import make_env
-from spi_diffusers.evaluation.evaluate import run_evaluation
+from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
 from spi_diffusers.evaluation.tables import results_tables
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.run import run_training
@@ -69,15 +69,9 @@ def main() -> None:
         raise SystemExit(f"Training was stopped; `make demo` goes on from {args.output}.")
 
     stage(3, "Evaluate in the simulator: safe extraction at every limit, the paper's once: 1 minute.")
-    evaluation = run_evaluation(
-        trained.policy_folder,
-        cost_limits=COST_LIMITS,
-        episodes=args.episodes,
-        seeds=[args.seed],
-        output=args.output,
-    )
-    for table in results_tables(evaluation.entries, evaluation.behaviour):
-        console.print(table)
+    spec = EvaluationSpec(cost_limits=COST_LIMITS, episodes=args.episodes, seeds=[args.seed])
+    results, files = evaluate_to_folder(trained.policy_folder, spec, output=args.output)
+    console.print(*results_tables(results, results.behavior))
 
     stage(4, "Reload the saved policy, as anyone would, and act once.")
     pipeline = SPIPolicyPipeline.from_pretrained(str(trained.policy_folder))
@@ -91,7 +85,7 @@ def main() -> None:
     )
     console.rule(f"[bold]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     console.print(f"policy   {trained.policy_folder}")
-    for path in evaluation.files:
+    for path in files:
         console.print(f"{path.stem:<8} {path}")
 
 

@@ -19,7 +19,7 @@ from helpers import RESULTS, ROOT, dataset_of, results_of
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import TASKS, get_task
-from spi_diffusers.evaluation.results import read_diverged, read_results
+from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.hub.card import policy_card
 from spi_diffusers.hub.policy_files import PolicyFiles
 
@@ -64,7 +64,7 @@ def card_of(task: str) -> str:
             train_config=config.to_dict(),
             entries=tuple(entries),
             plots={"limits.png": plot},
-            diverged=tuple(read_diverged(results)),
+            diverged=tuple(read_results(results).diverged),
         )
         return policy_card(
             files,

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.data.tasks import get_task
     from spi_diffusers.envs import make_env, make_vector_env
+    from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
 
 _MODULES = {
     "BaselinePolicyPipeline": "spi_diffusers.pipelines",
     "SPIPolicyOutput": "spi_diffusers.pipelines",
     "SPIPolicyPipeline": "spi_diffusers.pipelines",
+    "evaluate": "spi_diffusers.evaluation.evaluate",
     "get_task": "spi_diffusers.data.tasks",
     "load_transitions": "spi_diffusers.data.loading",
     "make_env": "spi_diffusers.envs",
@@ -26,6 +28,7 @@ __all__ = [
     "SPIPolicyOutput",
     "SPIPolicyPipeline",
     "__version__",
+    "evaluate",
     "get_task",
     "load_transitions",
     "make_env",

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,7 +20,7 @@ from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell, Evaluat
 from spi_diffusers.config.validation import flatten
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.files import (
     CHECKPOINTS_FOLDER,
     EVALUATION_FOLDER,
@@ -362,8 +362,8 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     from diffusers.utils.logging import disable_progress_bar
 
     from spi_diffusers.config.train import TrainConfig
-    from spi_diffusers.evaluation.loading import load_policy
     from spi_diffusers.evaluation.results import read_results
+    from spi_diffusers.pipelines.loading import load_pipeline
     from spi_diffusers.training.run import run_training
 
     disable_progress_bar()
@@ -379,11 +379,10 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
         _evaluate_along_training(cell, train_config, results)
     missing = missing_evaluations(cell, read_results(results) if results.exists() else [])
     if missing:
-        loaded = load_policy(folder)
-        info = replace(loaded.train_info, algorithm=cell.algorithm)
+        pipeline = load_pipeline(folder)
         for way in dict.fromkeys((wanted.extraction, wanted.feedback) for wanted in missing):
             wanted = [one for one in missing if (one.extraction, one.feedback) == way]
-            _evaluate(loaded.pipeline, cell, info, wanted, results)
+            _evaluate(pipeline, cell, cell.algorithm, wanted, results)
     return read_results(results)
 
 
@@ -393,28 +392,29 @@ def _evaluate_along_training(cell: Cell, config: "TrainConfig", results: Path) -
     wanted = cell.evaluations[0]
     known = read_results(results) if results.exists() else []
     held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
-    for step, pipeline, info in policies_along_training(config):
+    for step, pipeline in policies_along_training(config):
         name = curve_name(cell.algorithm, step)
         # Where the points do not divide the updates, the last one comes shortly before the end.
         if step // config.checkpoint_every >= cell.curve_points or step == config.updates or name in held:
             continue
-        _evaluate(pipeline, cell, replace(info, algorithm=name), [wanted], results)
+        _evaluate(pipeline, cell, name, [wanted], results)
 
 
 def _evaluate(
-    pipeline: "Pipeline", cell: Cell, info: TrainInfo, wanted: Sequence[Evaluation], results: Path
+    pipeline: "Pipeline", cell: Cell, algorithm: str, wanted: Sequence[Evaluation], results: Path
 ) -> None:
     """Play a policy in one way at several limits, and put that into the cell's results file."""
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.evaluation.results import merge_results
 
+    extraction = wanted[0].extraction
     entries = evaluate(
         pipeline,
         cell.task,
-        train_info=info,
+        algorithm=algorithm,
         cost_limits=[one.cost_limit for one in wanted],
-        extractions=[wanted[0].extraction],  # a baseline acts in its one way whatever this says
-        feedback=wanted[0].feedback,
+        extractions=[extraction],
+        feedback=wanted[0].feedback or extraction != "safe",  # others are told nothing anyway
         episodes=wanted[0].episodes,
         seeds=[EVALUATION_SEED_OFFSET + cell.seed],
         progress=False,
@@ -422,7 +422,7 @@ def _evaluate(
     merge_results(results, entries)
 
 
-def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline, TrainInfo]]":
+def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline]]":
     """The policy of every checkpoint that a run has kept, without calibration.
 
     Those that an interruption made are left out: other runs have none at the same step.
@@ -431,12 +431,12 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
         config: The run's configuration; `output_dir` holds the checkpoints.
 
     Yields:
-        Updates done, the policy, and where it comes from.
+        Updates done, and the policy with its training record.
 
     Raises:
         CheckpointError: A checkpoint cannot be read, or is of another configuration.
     """
-    from spi_diffusers.training.export import make_pipeline, train_info
+    from spi_diffusers.training.export import make_pipeline
     from spi_diffusers.training.runtime import make_accelerator
     from spi_diffusers.training.state import load_training_tensors
     from spi_diffusers.training.trainer import Trainer
@@ -451,7 +451,7 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
         checkpoint = trainer.checkpoints.load(step)
         load_training_tensors(trainer.algorithm, checkpoint.tensors)
         trainer.step, trainer.seconds = step, checkpoint.state["train_seconds"]
-        yield step, make_pipeline(trainer), TrainInfo.from_dict(train_info(trainer))
+        yield step, make_pipeline(trainer)
 
 
 def _end_with_the_starter() -> None:

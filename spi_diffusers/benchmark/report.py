@@ -34,7 +34,6 @@ from spi_diffusers.evaluation.results import (
     ResultsFileError,
     describe_key,
     merge_results,
-    read_diverged,
     read_results,
 )
 from spi_diffusers.evaluation.summary import SeedSummary, behavior_rows
@@ -124,7 +123,8 @@ def write_task_results(
         entries = merge_results(folder / f"{task}.json", new)
         limits = sorted({entry.cost_limit for entry in entries})
         behavior = behavior_rows(open_transitions(datasets[task], task), limits)
-        files += [folder / f"{task}.json", plot_limits(entries, folder / f"{task}_limits.png", behavior)]
+        plot_limits(entries, folder / f"{task}_limits.png", behavior)
+        files += [folder / f"{task}.json", folder / f"{task}_limits.png"]
     return files
 
 
@@ -194,7 +194,8 @@ def _draw_limits(
             notes.append(f"all training runs of {', '.join(gone)} diverged")
         note = "; ".join(notes)
         path = folder / _limits_figure(task)
-        report.files.append(plot_limits(chosen, path, name_of=name_of, note=note))
+        plot_limits(chosen, path, name_of=name_of, note=note)
+        report.files.append(path)
     return ["## Every limit", limits_table(by_task, diverged)]
 
 
@@ -229,7 +230,8 @@ def _read_all(
     diverged: dict[Any, DivergedRun] = {}
     data: dict[str, tuple[str, str]] = {}
     for file in files:
-        for entry in read_results(file):
+        results = read_results(file)
+        for entry in results:
             trained_on = entry.dataset.get("sha256", "")
             first, source = data.setdefault(entry.task, (trained_on, str(file))) if trained_on else ("", "")
             if first != trained_on:
@@ -242,7 +244,7 @@ def _read_all(
                 raise ResultsFileError(
                     f"{file} and {where} hold different results of {describe_key(entry.key)}: leave one out."
                 )
-        diverged |= {run.key: run for run in read_diverged(file)}
+        diverged |= {run.key: run for run in results.diverged}
     for run in diverged.values():
         for entry, where in entries.values():
             if run.concerns(entry):

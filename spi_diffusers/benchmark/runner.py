@@ -190,10 +190,10 @@ def _look_at(
     cells: Sequence[Cell], configs: Mapping[Cell, dict[str, Any]], output: Path, results: Path
 ) -> dict[Cell, Outcome]:
     """The cells that are done, gathered; everything in the folder is checked before anything runs."""
-    from spi_diffusers.evaluation.results import read_diverged, read_results
+    from spi_diffusers.evaluation.results import read_results
 
     if results.exists():
-        read_results(results), read_diverged(results)
+        read_results(results)
     done = {}
     for cell in cells:
         outcome = outcome_so_far(cell, configs[cell], output)

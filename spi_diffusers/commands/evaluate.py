@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
-        "--dataset", help="behaviour data to compare with (default: what the policy was trained on)"
+        "--dataset", help="behavior data to compare with (default: what the policy was trained on)"
     )
     parser.add_argument(
         "--output",
@@ -77,19 +77,22 @@ def run(args: argparse.Namespace) -> int:
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console
 
-    from spi_diffusers.evaluation.evaluate import run_evaluation
+    from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
     from spi_diffusers.evaluation.tables import results_tables
 
     disable_progress_bar()  # loading five small files needs none
-    result = run_evaluation(
-        args.policy,
-        args.task,
+    spec = EvaluationSpec(
         cost_limits=args.cost_limit,
         episodes=args.episodes,
         seeds=args.seeds,
         extractions=args.extraction,
         feedback=not args.no_feedback,
         simulator=args.simulator,
+    )
+    results, files = evaluate_to_folder(
+        args.policy,
+        spec,
+        task=args.task,
         dataset=args.dataset,
         revision=args.revision,
         output=args.output,
@@ -99,7 +102,6 @@ def run(args: argparse.Namespace) -> int:
     )
     # Piped output has no width; do not fold names there.
     console = Console(width=None if sys.stdout.isatty() else 140)
-    for table in results_tables(result.entries, result.behaviour):
-        console.print(table)
-    print("Written: " + ", ".join(str(path) for path in result.files))
+    console.print(*results_tables(results, results.behavior))
+    print("Written: " + ", ".join(map(str, files)))
     return 0

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.evaluation.video import play_episode
 
     disable_progress_bar()  # loading five small files needs none
-    played = play_episode(
+    replay = play_episode(
         args.policy,
         args.task,
         cost_limit=args.cost_limit,
@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         progress=not args.quiet,
     )
-    replay, verdict = played.replay, "kept" if keeps_limit(played.normalized_cost) else "exceeded"
+    verdict = "kept" if keeps_limit(replay.normalized_cost) else "exceeded"
     print(
-        f"{played.task}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} (normalised "
-        f"{played.normalized_reward:.2f}), cost {replay.cost_return:g} of {played.cost_limit:g}, limit "
-        f"{verdict}\n"
+        f"{replay.task.name}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} "
+        f"(normalized {replay.normalized_reward:.2f}), cost {replay.cost_return:g} of "
+        f"{replay.cost_limit:g}, limit {verdict}\n"
         f"Written: {replay.path}"
     )
     return 0

@@ -5,9 +5,10 @@ Evaluation reads a finished policy. Nothing of what it measures may go back into
 
 import importlib.metadata
 import logging
+import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,31 +17,40 @@ import numpy as np
 import spi_diffusers
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.wrappers import check_seed
-from spi_diffusers.evaluation.loading import LoadedPolicy, load_policy
 from spi_diffusers.evaluation.results import (
     BASELINE_EXTRACTION,
     EvaluationEntry,
+    Results,
     TrainInfo,
     check_cost_limit,
     merge_results,
     read_results,
 )
 from spi_diffusers.evaluation.rollouts import (
-    BaselinePolicy,
+    EXTRACTIONS,
     PipelinePolicy,
     Policy,
     Rollout,
-    check_extraction,
+    check_episodes,
     rollout,
 )
-from spi_diffusers.evaluation.summary import BehaviorRow, behavior_rows
-from spi_diffusers.files import CONFIG_FILE, EVALUATION_FOLDER, REPLAY_FILE, RESULTS_FILE
+from spi_diffusers.evaluation.summary import behavior_rows
+from spi_diffusers.files import (
+    CONFIG_FILE,
+    EVALUATION_FOLDER,
+    INFO_FILE,
+    METRICS_FILE,
+    REPLAY_FILE,
+    RESULTS_FILE,
+    find_policy_folder,
+)
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
     from spi_diffusers.data.transitions import TransitionDataset
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
+logger = logging.getLogger(__name__)
 
 #: Called after each rollout with the name of the extraction and the episodes.
 RolloutCallback = Callable[[str, Rollout], None]
@@ -51,7 +61,6 @@ _SIMULATOR_PACKAGES = {
     "safety_gymnasium": ("safety-gymnasium", "mujoco"),
     "metadrive": ("metadrive-simulator",),
 }
-
 #: What plays instead where it is asked for, as `simulator` of `make_vector_env`.
 _CHOSEN_PACKAGES = {
     "safety_gymnasium": ("safety-gymnasium",),
@@ -59,187 +68,245 @@ _CHOSEN_PACKAGES = {
 }
 
 
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """How a policy is played; `evaluate` explains the fields.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    cost_limits: Iterable[float] | None = None
+    episodes: int = 20
+    seeds: Iterable[int] = (0,)
+    extractions: Iterable[str] | None = None
+    feedback: bool = True
+    simulator: str = "auto"
+    num_candidates: int | None = None
+    num_inference_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        lists = {"cost_limits": check_cost_limit, "seeds": check_seed, "extractions": _check_extraction}
+        for name, check in lists.items():
+            values = getattr(self, name)
+            if values is None and name != "seeds":
+                continue
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise ValueError(f"{name} must be a list, got {values!r}")
+            checked = tuple(check(value) for value in values)
+            if not checked:
+                raise ValueError(f"{name} is empty: give at least one")
+            if len(set(checked)) < len(checked):
+                raise ValueError(f"{name} holds the same value twice: {list(checked)}")
+            object.__setattr__(self, name, checked)
+        check_episodes(self.episodes)
+
+    def ways(self, pipeline: Any) -> tuple[str, ...]:
+        """The extractions to play a policy with.
+
+        Raises:
+            ValueError: A choice has no effect on this policy.
+        """
+        chosen = None if self.extractions is None else tuple(self.extractions)
+        if not is_spi(pipeline):
+            sampling = (self.num_candidates, self.num_inference_steps)
+            if chosen not in (None, (BASELINE_EXTRACTION,)) or not self.feedback or any(sampling):
+                raise ValueError(
+                    f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
+                    "choice of extraction, feedback or sampling has no effect on it"
+                )
+            return (BASELINE_EXTRACTION,)
+        chosen = chosen or EXTRACTIONS
+        if BASELINE_EXTRACTION in chosen:
+            raise ValueError("extraction must be 'safe' or 'reward'; 'policy' is a baseline's")
+        if "safe" not in chosen and not self.feedback:
+            raise ValueError(
+                "extraction by reward is told nothing of the cost anyway: to leave out feedback has no effect"
+            )
+        return chosen
+
+    def acting(self, pipeline: Any, extraction: str) -> PipelinePolicy:
+        """A pipeline as the policy of a rollout."""
+        return PipelinePolicy(
+            pipeline,
+            extraction,
+            num_candidates=self.num_candidates,
+            num_inference_steps=self.num_inference_steps,
+        )
+
+
+def _check_extraction(extraction: Any) -> str:
+    if extraction not in (*EXTRACTIONS, BASELINE_EXTRACTION):
+        raise ValueError(f"extraction must be 'safe' or 'reward' (Eq. 12), got {extraction!r}")
+    return extraction
+
+
 def evaluate(
-    pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
+    policy: "SPIPolicyPipeline | BaselinePolicyPipeline | str | os.PathLike[str]",
     task: str | Task | None = None,
     *,
-    train_info: TrainInfo,
     cost_limits: Iterable[float] | None = None,
     episodes: int = 20,
     seeds: Iterable[int] = (0,),
-    extractions: Iterable[str] = ("safe", "reward"),
+    extractions: Iterable[str] | None = None,
     feedback: bool = True,
+    simulator: str = "auto",
     num_candidates: int | None = None,
     num_inference_steps: int | None = None,
-    backend: str = "sync",
-    simulator: str = "auto",
+    algorithm: str | None = None,
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
-) -> list[EvaluationEntry]:
-    """Evaluate a pipeline at several cost limits.
+) -> Results:
+    """Play a policy in its simulator at several cost limits.
 
     All arguments are checked before the first episode is played.
 
+    Example:
+        >>> results = evaluate("outputs/ballcircle-seed0", cost_limits=[10, 20, 40], episodes=20)
+        >>> print(results)
+
     Args:
-        pipeline: the policy. A baseline's is played once and measured against every limit.
-        task: the task or its name; None takes the pipeline's own.
-        train_info: where the weights come from.
-        cost_limits: limits per episode; None takes the task's defaults, for a baseline the one it was
+        policy: A pipeline, the folder of a policy or of its run, or an id on the Hub. A baseline is played
+            once and measured against every limit.
+        task: The task or its name; None takes the policy's own.
+        cost_limits: Limits per episode; None takes the task's defaults, for a baseline the one that it was
             trained for.
-        episodes: episodes per evaluation seed; 20 is DSRL's protocol.
-        seeds: evaluation seeds; an entry takes the episodes of all of them together.
+        episodes: Episodes per limit and evaluation seed; 20 is DSRL's protocol.
+        seeds: Evaluation seeds; an entry takes the episodes of all of them together.
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
-            because it knows none).
-        feedback: with safe extraction, tell the policy at every step what is left of the limit.
-        num_candidates: candidate actions per observation; None takes the pipeline's default.
-        num_inference_steps: denoising steps; None takes the pipeline's default.
-        backend: see `make_vector_env`.
-        simulator: see `make_vector_env`.
-        progress: show progress bars.
-        on_rollout: gets the episodes of every rollout, e.g. to plot them.
+            because it knows none); None takes both. A baseline acts in one way, called "policy".
+        feedback: With safe extraction, tell the policy at every step what is left of the limit.
+        simulator: What plays the task, as `backend` of `make_env`.
+        num_candidates: Candidate actions per observation; None takes the policy's default.
+        num_inference_steps: Denoising steps; None takes the policy's default.
+        algorithm: What results call the algorithm; None takes the name in the policy's `training_record`.
+            Without a record, or if the weights were changed since, results say that the training is unknown.
+        progress: Show progress bars.
+        on_rollout: Gets the name of the extraction and the episodes of every rollout.
 
     Returns:
         One entry per extraction and limit, sorted as in a results file.
 
     Raises:
-        ValueError: the pipeline was trained for another task, or an argument is out of its range.
-        SimulatorNotInstalledError: the task's simulator is missing.
+        ValueError: The policy was trained for another task, or an argument is out of its range.
+        FileNotFoundError: There is no such policy.
+        SimulatorNotInstalledError: The task's simulator is missing.
     """
-    task = policy_task(pipeline, task)
-    settings: dict[str, Any] = {
-        "train_info": train_info,
-        "episodes": episodes,
-        "backend": backend,
-        "simulator": simulator,
-        "progress": progress,
-        "on_rollout": on_rollout,
-        "seeds": _listed("seeds", seeds),
-    }
-    if not is_spi(pipeline):
-        return evaluate_policy(
-            BaselinePolicy(pipeline),
-            task,
-            extraction=BASELINE_EXTRACTION,
-            knows_limit=False,
-            cost_limits=_listed("cost_limits", cost_limits, [pipeline.config.cost_limit]),
-            **settings,
-        )
-    extractions = [check_extraction(name) for name in _listed("extractions", extractions)]
-    cost_limits = _listed("cost_limits", cost_limits, task.cost_limits)
+    spec = EvaluationSpec(
+        cost_limits=cost_limits,
+        episodes=episodes,
+        seeds=seeds,
+        extractions=extractions,
+        feedback=feedback,
+        simulator=simulator,
+        num_candidates=num_candidates,
+        num_inference_steps=num_inference_steps,
+    )
+    if isinstance(policy, str | os.PathLike):
+        from spi_diffusers.pipelines.loading import load_pipeline
+
+        policy = load_pipeline(policy)
+    known = policy_task(policy, task)
+    spec.ways(policy)
+    info = training_of(policy)
+    if info is None:
+        logger.warning("The policy has no record of its training: its results say that it is unknown.")
+        name = policy.config.get("algorithm") or "unknown"
+        info = TrainInfo(name, 0, 0, 0.0, {"id": "unknown", "sha256": "unknown"})
+    if algorithm is not None:
+        info = replace(info, algorithm=algorithm)
+    return _evaluate(policy, known, spec, info, progress, on_rollout)
+
+
+def _evaluate(
+    pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
+    task: Task,
+    spec: EvaluationSpec,
+    train_info: TrainInfo,
+    progress: bool,
+    on_rollout: RolloutCallback | None,
+) -> Results:
     entries: list[EvaluationEntry] = []
-    for extraction in extractions:
-        policy = PipelinePolicy(
-            pipeline,
-            extraction=extraction,
-            num_candidates=num_candidates,
-            num_inference_steps=num_inference_steps,
-        )
-        entries += evaluate_policy(
-            policy,
-            task,
-            extraction=extraction,
-            knows_limit=extraction == "safe",
-            cost_limits=cost_limits,
-            feedback=feedback,
-            **settings,
-        )
-    return sorted(entries, key=lambda entry: entry.key)
+    ways = spec.ways(pipeline)
+    if spec.cost_limits is None and not is_spi(pipeline):
+        spec = replace(spec, cost_limits=[pipeline.config.cost_limit])
+    for extraction in ways:
+        policy = spec.acting(pipeline, extraction)
+        entries += evaluate_policy(policy, task, spec, extraction, train_info, progress, on_rollout)
+    return Results(sorted(entries, key=lambda entry: entry.key))
 
 
 def evaluate_policy(
     policy: Policy,
-    task: str | Task,
-    *,
-    train_info: TrainInfo,
+    task: Task,
+    spec: EvaluationSpec,
     extraction: str,
-    knows_limit: bool,
-    cost_limits: Iterable[float] | None = None,
-    episodes: int = 20,
-    seeds: Iterable[int] = (0,),
-    feedback: bool = True,
-    backend: str = "sync",
-    simulator: str = "auto",
+    train_info: TrainInfo,
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
 ) -> list[EvaluationEntry]:
-    """Evaluate any policy at several cost limits.
+    """Play any policy at several cost limits.
 
     Args:
-        policy: the policy.
-        task: the task or its name.
-        train_info: where the policy comes from.
-        extraction: name of the way it picks its actions, for the entries.
-        knows_limit: whether it is told the limit. Otherwise the same episodes are measured against every
-            limit, and entries say `feedback=False`.
-        cost_limits: as in `evaluate`.
-        episodes: as in `evaluate`.
-        seeds: as in `evaluate`.
-        feedback: as in `evaluate`.
-        backend: as in `evaluate`.
-        simulator: as in `evaluate`.
-        progress: as in `evaluate`.
-        on_rollout: as in `evaluate`.
+        policy: The policy.
+        task: The task.
+        spec: How it is played.
+        extraction: Name of the way it picks its actions, for the entries. Only "safe" is told the limit; with
+            others the same episodes are measured against every limit, and entries say `feedback=False`.
+        train_info: Where the policy comes from.
+        progress: As in `evaluate`.
+        on_rollout: As in `evaluate`.
 
     Returns:
         One entry per limit, in the order of the limits.
-
-    Raises:
-        ValueError: an argument is out of its range.
-        SimulatorNotInstalledError: the task's simulator is missing.
     """
-    task = get_task(task)
-    limits = [check_cost_limit(limit) for limit in _listed("cost_limits", cost_limits, task.cost_limits)]
-    seeds = [check_seed(seed) for seed in _listed("seeds", seeds)]
-    feedback = feedback and knows_limit
-    versions = package_versions(task, simulator)
+    knows_limit = extraction == "safe"
+    feedback = spec.feedback and knows_limit
+    seeds = tuple(spec.seeds)
+    versions = package_versions(task, spec.simulator)
 
     def play(limit: float | None) -> list[Rollout]:
+        how: dict[str, Any] = {"episodes": spec.episodes, "cost_limit": limit, "feedback": feedback}
+        how |= {"simulator": spec.simulator, "progress": progress}
         rollouts = []
         for seed in seeds:
-            played = rollout(
-                policy,
-                task,
-                episodes=episodes,
-                seed=seed,
-                cost_limit=limit,
-                feedback=feedback,
-                backend=backend,
-                simulator=simulator,
-                progress=progress,
-            )
+            rollouts.append(rollout(policy, task, seed=seed, **how))
             if on_rollout is not None:
-                on_rollout(extraction, played)
-            rollouts.append(played)
+                on_rollout(extraction, rollouts[-1])
         return rollouts
 
     without_limit = None if knows_limit else play(None)
     entries = []
-    for limit in limits:
+    for limit in spec.cost_limits or task.cost_limits:
         rollouts = play(limit) if without_limit is None else without_limit
+        steps, seconds = (sum(values) for values in zip(*map(_speed, rollouts), strict=True))
         entries.append(
             EvaluationEntry.from_episodes(
                 task,
                 np.concatenate([played.returns for played in rollouts]),
                 np.concatenate([played.cost_returns for played in rollouts]),
                 cost_limit=limit,
+                train_info=train_info,
                 extraction=extraction,
                 feedback=feedback,
                 eval_seeds=seeds,
-                steps_per_second=sum(int(played.lengths.sum()) for played in rollouts)
-                / sum(played.seconds for played in rollouts),
-                train_info=train_info,
+                steps_per_second=steps / seconds,
                 versions=versions,
             )
         )
     return entries
 
 
+def _speed(played: Rollout) -> tuple[int, float]:
+    return int(played.lengths.sum()), played.seconds
+
+
 def package_versions(task: Task, simulator: str = "auto") -> dict[str, str]:
     """Versions of what an evaluation's numbers depend on; packages that are not installed are left out.
 
     Args:
-        task: the task.
-        simulator: what plays it, as in `make_vector_env`.
+        task: The task.
+        simulator: What plays it, as in `make_vector_env`.
     """
     versions = {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__}
     packages = (*_SIMULATOR_PACKAGES[task.simulator], *_CHOSEN_PACKAGES.get(simulator, ()))
@@ -258,33 +325,18 @@ def is_spi(pipeline: Any) -> bool:
     return isinstance(pipeline, SPIPolicyPipeline)
 
 
-def acting(pipeline: Any, extraction: str) -> Policy:
-    """A pipeline as the policy of a rollout: SPI's with a way to extract actions, a baseline's as it is."""
-    return PipelinePolicy(pipeline, extraction=extraction) if is_spi(pipeline) else BaselinePolicy(pipeline)
-
-
-def check_choices(pipeline: Any, extractions: Sequence[str] | None = None, *, feedback: bool = True) -> None:
-    """Refuse choices of how a policy acts that have no effect.
-
-    Args:
-        pipeline: The policy.
-        extractions: What was chosen; None: nothing.
-        feedback: Whether the running cost is fed back, which is what is done where nothing is said.
+def training_of(pipeline: Any) -> TrainInfo | None:
+    """Where a pipeline's weights come from; None where it has no record, or was changed since.
 
     Raises:
-        ValueError: It is a baseline, or safe extraction is not among them and is to go without feedback.
+        ValueError: Its record lacks a field.
     """
-    if extractions is None and feedback:
-        return
-    if extractions is not None and "safe" not in extractions and not feedback and is_spi(pipeline):
-        raise ValueError(
-            "extraction by reward is told nothing of the cost anyway: that it is not fed back has no effect"
-        )
-    if not is_spi(pipeline):
-        raise ValueError(
-            f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a choice of "
-            "extraction or feedback has no effect on it"
-        )
+    if pipeline.training_record is None or not pipeline.is_as_trained:
+        return None
+    try:
+        return TrainInfo.from_dict(pipeline.training_record["info"])
+    except ValueError as error:
+        raise ValueError(f"the policy's {INFO_FILE}: {error}") from error
 
 
 def policy_task(pipeline: Any, task: str | Task | None) -> Task:
@@ -297,9 +349,9 @@ def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     if task is None:
         if not trained_for:
             raise ValueError(
-                "the policy was trained on data of none of DSRL's tasks, so there is no simulator to play it "
-                "in: call it in your own environment, pipe(observation, cost_limit=...), or name a task that "
-                "has its observations and actions"
+                "the policy was trained on data without a DSRL task, so there is no simulator to play it in: "
+                "call it in your own environment, pipe(observation, cost_limit=...), or name a task that has "
+                "its observations and actions"
             )
         return get_task(trained_for)
     task = get_task(task)
@@ -309,62 +361,28 @@ def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     return task
 
 
-def _listed(name: str, values: Iterable | None, default: Sequence = ()) -> list:
-    listed = list(default if values is None else values)
-    if not listed:
-        raise ValueError(f"{name} is empty: give at least one")
-    if len(set(listed)) < len(listed):
-        raise ValueError(f"{name} holds the same value twice: {listed}")
-    return listed
+# ---- the whole job: results, plots and a video in a folder
 
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What an evaluation found and wrote.
-
-    Attributes:
-        entries: One per extraction and cost limit.
-        behaviour: The behaviour data's own figures at these limits; empty where it could not be loaded.
-        files: What was written.
-    """
-
-    entries: list[EvaluationEntry]
-    behaviour: list[BehaviorRow]
-    files: list[Path]
-
-
-def run_evaluation(
-    policy: str | Path,
-    task: str | None = None,
+def evaluate_to_folder(
+    policy: str | os.PathLike[str],
+    spec: EvaluationSpec | None = None,
     *,
-    cost_limits: Sequence[float] | None = None,
-    episodes: int = 20,
-    seeds: Sequence[int] = (0,),
-    extractions: Sequence[str] | None = None,
-    feedback: bool = True,
-    simulator: str = "auto",
+    task: str | None = None,
     dataset: str | None = None,
     revision: str | None = None,
-    output: str | Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     plots: bool = True,
     video: bool = True,
     progress: bool = True,
-) -> EvaluationResult:
-    """Evaluate a policy and write results, plots and a video.
+) -> tuple[Results, list[Path]]:
+    """Evaluate a policy and write results, plots and a video, as `spi evaluate` does.
 
     Args:
-        policy: Folder or id on the Hub, as in `load_policy`.
+        policy: Folder of a policy or of its run, or an id on the Hub.
+        spec: How it is played.
         task: The task; None takes the policy's own.
-        cost_limits: Limits per episode; None takes the task's own, or the one a baseline was trained for.
-        episodes: Episodes per limit and seed.
-        seeds: Evaluation seeds.
-        extractions: "safe" and / or "reward"; None takes both. A baseline acts in one way only.
-        feedback: Tell the policy at every step what is left of the limit.
-        simulator: What plays the task, as `backend` of `make_env`.
-        dataset: Behaviour data to compare with; None takes what the policy was trained on.
+        dataset: Behavior data to compare with; None takes what the policy was trained on.
         revision: Branch, tag or commit on the Hub.
         output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
             where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub, with
@@ -375,68 +393,70 @@ def run_evaluation(
         progress: Show progress bars.
 
     Returns:
-        Entries and the files that hold them. Results already in the folder's results.json stay, unless
-        they are of the same policy, limit and extraction, or of another training that has the same task,
-        algorithm and seed: nothing else would tell the two apart.
+        What was played, with the behavior data's own figures where they could be loaded, and the files that
+        were written. Results already in the folder's results.json stay, unless they are of the same policy,
+        limit and extraction, or of another training that has the same task, algorithm and seed: nothing else
+        would tell the two apart.
 
     Raises:
         ValueError: The policy, the task or an argument cannot be used.
         SimulatorNotInstalledError: The simulator is missing.
         OSError: A file cannot be written.
     """
-    loaded = load_policy(policy, revision=revision)
-    known = policy_task(loaded.pipeline, task)
-    check_choices(loaded.pipeline, extractions, feedback=feedback)
-    output = Path(output) if output else _default_output(policy, loaded.folder, simulator, revision)
+    from spi_diffusers.pipelines.loading import PolicyError, load_pipeline
+
+    spec = spec or EvaluationSpec()
+    pipeline = load_pipeline(policy, revision=revision)
+    info = training_of(pipeline)
+    if info is None:
+        raise PolicyError(
+            f"{policy}: has no {INFO_FILE} or no {CONFIG_FILE}, which training saves beside the weights: "
+            "nothing says which training its results would be of."
+        )
+    known = policy_task(pipeline, task)
+    spec.ways(pipeline)
+    folder = find_policy_folder(policy) if Path(policy).expanduser().exists() else None
+    output = Path(output) if output else _default_output(str(policy), folder, spec.simulator, revision)
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():
         raise FileExistsError(f"{output}: is a file; name a folder for the results.")
     if (output / RESULTS_FILE).exists():
         read_results(output / RESULTS_FILE)
-    data = _behaviour_data(dataset, loaded, known)
+    data = _behavior_data(dataset, pipeline, info, known)
     rollouts: list[tuple[str, Rollout]] = []
-    entries = evaluate(
-        loaded.pipeline,
-        known,
-        train_info=loaded.train_info,
-        cost_limits=cost_limits,
-        episodes=episodes,
-        seeds=seeds,
-        extractions=("safe", "reward") if extractions is None else extractions,
-        feedback=feedback,
-        simulator=simulator,
-        progress=progress,
-        on_rollout=lambda extraction, played: rollouts.append((extraction, played)),
-    )
-    shown = _merge(output / RESULTS_FILE, entries)
+    results = _evaluate(pipeline, known, spec, info, progress, lambda *played: rollouts.append(played))
+    shown = _merge(output / RESULTS_FILE, results)
     files = [output / RESULTS_FILE]
     limits = sorted({entry.cost_limit for entry in shown})
-    behaviour = behavior_rows(data, limits, known) if data is not None else []
+    behavior = behavior_rows(data, limits, known) if data is not None else []
     if plots:
-        files += _draw(output, loaded, shown, behaviour, data, rollouts)
-    if video and (_to_record(shown) in entries or not (output / REPLAY_FILE).exists()):
-        files += _record(output, loaded.pipeline, _to_record(entries), simulator, seeds[0], progress)
-    played = {entry.cost_limit for entry in entries}
-    return EvaluationResult(entries, [row for row in behaviour if row.cost_limit in played], files)
+        log = folder.parent / METRICS_FILE if folder else None
+        files += _draw(output, Results(shown, behavior=behavior), data, rollouts, log)
+    if video and (_to_record(shown) in results or not (output / REPLAY_FILE).exists()):
+        files += _record(output, pipeline, _to_record(results), spec, progress)
+    played = {entry.cost_limit for entry in results}
+    results.behavior = [row for row in behavior if row.cost_limit in played]
+    return results, files
 
 
-def _default_output(policy: str | Path, folder: Path | None, simulator: str, revision: str | None) -> Path:
+def _default_output(policy: str, folder: Path | None, simulator: str, revision: str | None) -> Path:
     name = EVALUATION_FOLDER if simulator == "auto" else f"{EVALUATION_FOLDER}-{simulator}"
     if folder is None:
-        return Path("outputs") / name / (str(policy) if revision is None else f"{policy}@{revision}")
+        return Path("outputs") / name / (policy if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
     return (folder.parent if in_a_run else folder) / name
 
 
-def _behaviour_data(
-    dataset: str | None, loaded: LoadedPolicy, task: Task | None
+def _behavior_data(
+    dataset: str | None, pipeline: Any, info: TrainInfo, task: Task
 ) -> "TransitionDataset | StreamedDataset | None":
     """The data to compare with. One that was asked for must load; the training data may be elsewhere."""
     from spi_diffusers.data.streaming import open_transitions
 
-    config = loaded.train_config
     if dataset is not None:
         return open_transitions(dataset, task)
+    config = pipeline.training_record["config"]
+    without = "Without the behavior data's own figures (name it with --dataset): %s"
     try:
         data = open_transitions(
             config.get("dataset"),
@@ -445,15 +465,10 @@ def _behaviour_data(
             clip_actions=bool(config.get("clip_actions")),
         )
     except (ValueError, OSError, ImportError) as error:
-        logger.warning("Without the behaviour data's own figures (name it with --dataset): %s", error)
+        logger.warning(without, error)
         return None
-    expected = loaded.train_info.dataset.get("sha256")
-    if expected is not None and data.sha256 != expected:
-        logger.warning(
-            "Without the behaviour data's own figures (name it with --dataset): by its checksum, %s is not "
-            "what the policy was trained on.",
-            data.source,
-        )
+    if info.dataset.get("sha256", data.sha256) != data.sha256:
+        logger.warning(without, f"by its checksum, {data.source} is not what the policy was trained on.")
         return None
     return data
 
@@ -487,45 +502,38 @@ def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
 
 def _draw(
     output: Path,
-    loaded: LoadedPolicy,
-    entries: list[EvaluationEntry],
-    behaviour: list[BehaviorRow],
+    results: Results,
     data: "TransitionDataset | StreamedDataset | None",
     rollouts: list[tuple[str, Rollout]],
+    log: Path | None,
 ) -> list[Path]:
-    from spi_diffusers.evaluation.plots import plot_cost_return, plot_limits, plot_training
+    from spi_diffusers.evaluation.plots import plot_cost_return, plot_training
 
-    files = [plot_limits(entries, output / "limits.png", behaviour)]
+    files = [output / "limits.png"]
+    results.plot(files[0])
     if data is not None:
-        table = data.episodes
-        files.append(
-            plot_cost_return(table.cost_return, table.return_, output / "cost_return.png", entries, rollouts)
-        )
-    log = loaded.folder.parent / "metrics.jsonl" if loaded.folder else None
+        files.append(output / "cost_return.png")
+        plot_cost_return(data.episodes.cost_return, data.episodes.return_, files[-1], results, rollouts)
     if log is not None and log.is_file():
-        files.append(plot_training(log, output / "training.png"))
+        files.append(output / "training.png")
+        plot_training(log, files[-1])
     return files
 
 
 def _record(
-    output: Path,
-    pipeline: Any,
-    entry: EvaluationEntry,
-    simulator: str,
-    seed: int,
-    progress: bool,
+    output: Path, pipeline: Any, entry: EvaluationEntry, spec: EvaluationSpec, progress: bool
 ) -> list[Path]:
     from spi_diffusers.evaluation.video import record_replay
 
     try:
         replay = record_replay(
-            acting(pipeline, entry.extraction),
+            spec.acting(pipeline, entry.extraction),
             entry.task,
             output / REPLAY_FILE,
             cost_limit=entry.cost_limit,
-            seed=seed,
+            seed=next(iter(spec.seeds)),
             feedback=entry.feedback,
-            simulator=simulator,
+            simulator=spec.simulator,
             progress=progress,
         )
     except ImportError as error:

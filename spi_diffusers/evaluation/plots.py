@@ -45,10 +45,10 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarra
         TrainingLogError: a line other than the last is not a JSON object with an integer "step", or a
             metric is not a number.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no training log at {path}")
-    lines = path.read_bytes().splitlines()
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no training log at {path}") from None
     series: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -83,10 +83,10 @@ def _parse(line: bytes) -> tuple[int, dict[str, float]]:
     return content["step"], metrics
 
 
-# Okabe and Ito's colours, which differ for colour-blind readers too.
+# Okabe and Ito's colors, which differ for color-blind readers too.
 _SAFE, _PAPER, _BEST, _UNSAFE = "#0072B2", "#D55E00", "#009E73", "#CC3311"
-_SAFE_COLOURS = (_SAFE, "#56B4E9", "#CC79A7", "#000000")
-_OTHER_COLOURS = (_PAPER, "#E69F00", "#8B4513", "#882255", "#44AA99", "#999933", "#AA4499", "#117733")
+_SAFE_COLORS = (_SAFE, "#56B4E9", "#CC79A7", "#000000")
+_OTHER_COLORS = (_PAPER, "#E69F00", "#8B4513", "#882255", "#44AA99", "#999933", "#AA4499", "#117733")
 _DATA = "#8A8A8A"
 _MARKERS = "osD^vP"
 
@@ -129,18 +129,18 @@ _PANELS: tuple[tuple[str, str, bool, Mapping[str, str]], ...] = (
     ("Speed", "updates per second", False, {"updates_per_second": "updates/s"}),
     ("Learning rate", "", False, {"lr": "learning rate"}),
 )
-_CURVE_COLOURS = (_SAFE, _PAPER, _BEST)
+_CURVE_COLORS = (_SAFE, _PAPER, _BEST)
 
 
-def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> "Figure":
     """Draw the training curves.
 
     Args:
-        metrics: the `metrics.jsonl` of a run, which may be live.
-        path: the picture; its suffix gives the format (.png, .pdf, .svg).
+        metrics: The `metrics.jsonl` of a run, which may be live.
+        path: Where to save the picture; its suffix gives the format (.png, .pdf, .svg). None saves none.
 
     Returns:
-        `path`.
+        The figure.
 
     Raises:
         FileNotFoundError: there is no such log.
@@ -160,9 +160,9 @@ def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str])
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (title, label, is_log, curves) in zip(grid.flat, panels, strict=False):
             shown = [(curves[name], *log[name]) for name in curves if name in log]
-            for (name, steps, values), colour in zip(shown, _CURVE_COLOURS, strict=False):
-                axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-                axes.plot(steps, _smooth(values), color=colour, label=name)
+            for (name, steps, values), color in zip(shown, _CURVE_COLORS, strict=False):
+                axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+                axes.plot(steps, _smooth(values), color=color, label=name)
             axes.set(title=title, ylabel=label, xlabel="update", xmargin=0.01)
             axes.xaxis.set_major_formatter(_thousands)
             if is_log and all((values[np.isfinite(values)] > 0).all() for _, _, values in shown):
@@ -173,29 +173,29 @@ def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str])
                 axes.legend()
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
-    return Path(path)
+    return figure
 
 
 def plot_limits(
     entries: Iterable[EvaluationEntry],
-    path: str | os.PathLike[str],
-    behaviour: Sequence[BehaviorRow] = (),
+    path: str | os.PathLike[str] | None = None,
+    behavior: Sequence[BehaviorRow] = (),
     name_of: Callable[[SeedSummary], str] = policy_name,
     note: str = "",
-) -> Path:
+) -> "Figure":
     """Draw reward and cost against the cost limit, one curve per way of choosing actions.
 
     Bars span one standard deviation: over training seeds where there are several, else over episodes.
 
     Args:
         entries: entries of one task.
-        path: the picture; its suffix gives the format.
-        behaviour: the behaviour data's own figures; the best episode within each limit is marked.
-        name_of: what the legend calls a curve.
-        note: one more line of the title.
+        path: Where to save the picture; its suffix gives the format. None saves none.
+        behavior: The behavior data's own figures; the best episode within each limit is marked.
+        name_of: What the legend calls a curve.
+        note: One more line of the title.
 
     Returns:
-        `path`.
+        The figure.
 
     Raises:
         ValueError: no entries, or entries of several tasks.
@@ -219,7 +219,7 @@ def plot_limits(
                     x, means, yerr=[below, spread], capsize=3, label=group.name, **group.style
                 )
             handles.append(bars)
-        best = [row for row in behaviour if row.task == task.name and row.cost_limit in limits]
+        best = [row for row in behavior if row.task == task.name and row.cost_limit in limits]
         best = [row for row in best if row.best_return is not None]
         if best:
             mark: dict[str, Any] = {"color": _BEST, "marker": "*", "markersize": 10, "linestyle": "none"}
@@ -239,28 +239,28 @@ def plot_limits(
         title = f"{task.name}: mean ± standard deviation over {over}"
         figure.suptitle(f"{title}\n{note}" if note else title, fontsize=10.5)
         figure.legend(handles=handles, loc="outside lower center", ncols=3)
-    return Path(path)
+    return figure
 
 
 def plot_cost_return(
     cost_returns: Any,
     returns: Any,
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     entries: Iterable[EvaluationEntry],
     rollouts: "Iterable[tuple[str, Rollout]]" = (),
-) -> Path:
-    """Draw the behaviour data's episodes in the plane of cost return and return, the policy's on top.
+) -> "Figure":
+    """Draw the behavior data's episodes in the plane of cost return and return, the policy's on top.
 
     Args:
         cost_returns: (E,) cost returns of the data's episodes.
         returns: (E,) returns of the data's episodes.
-        path: the picture; its suffix gives the format.
+        path: Where to save the picture; its suffix gives the format. None saves none.
         entries: entries of one task; their means are drawn with one standard deviation over episodes.
         rollouts: evaluated episodes with the name of their extraction (what `on_rollout` of `evaluate`
             gets), drawn as dots.
 
     Returns:
-        `path`.
+        The figure.
 
     Raises:
         ValueError: no entries, entries of several tasks, or data of different lengths.
@@ -281,7 +281,7 @@ def plot_cost_return(
             color=_DATA,
             alpha=0.35,
             linewidth=0,
-            label=f"behaviour data, {len(returns)} episodes",
+            label=f"behavior data, {len(returns)} episodes",
         )
         frontier = [(cost, returns[cost_returns <= cost].max()) for cost in np.unique(cost_returns)]
         axes.step(
@@ -308,7 +308,7 @@ def plot_cost_return(
         axes.set(title=task.name, xlabel="cost return", ylabel="return")
         _add_normalized_axis(axes, task)
         figure.legend(loc="outside lower center", ncols=2)
-    return Path(path)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -338,11 +338,11 @@ def _grouped(
     groups: list[_Group] = []
     for name, members in by_name.items():
         is_safe = members[0].extraction == "safe"
-        # The first safe curve and the first other one have the same colours in every plot.
-        colours = _SAFE_COLOURS if is_safe else _OTHER_COLOURS
+        # The first safe curve and the first other one have the same colors in every plot.
+        colors = _SAFE_COLORS if is_safe else _OTHER_COLORS
         rank = sum((group.summaries[0].extraction == "safe") == is_safe for group in groups)
         style = {
-            "color": colours[rank % len(colours)],
+            "color": colors[rank % len(colors)],
             "marker": _MARKERS[len(groups) % len(_MARKERS)],
             "markersize": 5.5,
             "linestyle": "-" if is_safe else "--",
@@ -356,13 +356,13 @@ def _limits(groups: list[_Group]) -> list[float]:
 
 
 def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout]]") -> None:
-    colour = group.style["color"]
+    color = group.style["color"]
     # A policy that knows no limit has the same mean at each: draw it once.
     for summary in group.summaries if group.knows_limit else group.summaries[:1]:
         told = (summary.extraction, summary.cost_limit if group.knows_limit else None, summary.feedback)
         for extraction, played in rollouts:
             if (extraction, played.cost_limit, played.feedback) == told:
-                dots = {"s": 12, "color": colour, "alpha": 0.45, "linewidth": 0, "zorder": 3}
+                dots = {"s": 12, "color": color, "alpha": 0.45, "linewidth": 0, "zorder": 3}
                 axes.scatter(played.cost_returns, played.returns, **dots)
         axes.errorbar(
             summary.cost.mean,
@@ -379,7 +379,7 @@ def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout
                 (summary.cost.mean, summary.reward.mean),
                 xytext=(5, 5),
                 textcoords="offset points",
-                color=colour,
+                color=color,
                 fontweight="bold",
                 zorder=6,
             )
@@ -425,12 +425,12 @@ def _thousands(value: float, _position: int) -> str:
 
 
 @contextlib.contextmanager
-def figure_at(path: str | os.PathLike[str], size: tuple[float, float]) -> "Iterator[Figure]":
+def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) -> "Iterator[Figure]":
     """A figure in the style of all, written to `path` at the end, complete or not at all.
 
     Args:
-        path: the picture; its suffix gives the format.
-        size: width and height in inches.
+        path: The picture; its suffix gives the format. None writes none.
+        size: Width and height in inches.
 
     Yields:
         The figure, which the caller draws on.
@@ -445,5 +445,6 @@ def figure_at(path: str | os.PathLike[str], size: tuple[float, float]) -> "Itera
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        with written_aside(path) as aside:
-            figure.savefig(aside)
+        if path is not None:
+            with written_aside(path) as aside:
+                figure.savefig(aside)

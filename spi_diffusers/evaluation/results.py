@@ -1,8 +1,10 @@
 """Results: one entry per (task, algorithm, extraction, cost limit, training seed), and the file of them.
 
-Tables, plots and cards are made from entries and from nothing else. No torch is imported here.
+Tables, plots and cards are made from entries and from nothing else. The file is `{"format_version": 1,
+"entries": [...]}`, with a list "diverged" where training runs diverged. No torch is imported here.
 """
 
+import io
 import itertools
 import json
 import math
@@ -11,12 +13,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from spi_diffusers.data.tasks import TASKS, Task
-from spi_diffusers.files import turn, written_aside
+from spi_diffusers.files import read_json, turn, written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from spi_diffusers.evaluation.summary import BehaviorRow
+
+FORMAT_VERSION = 1
 
 #: What identifies an entry: a newer one with the same values replaces an older one.
 KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "train_seed")
@@ -27,16 +37,69 @@ BASELINE_EXTRACTION = "policy"
 EntryKey = tuple[str, str, str, float, bool, int]
 
 
+class ResultsFileError(ValueError):
+    """A results file cannot be read; the message names the file, the entry and the field."""
+
+
+# ---- records with checked fields: results files may come from anywhere
+
+
+class _Record:
+    """A dataclass whose fields are checked by name (`_FIELD_CHECKS`) and have one type each."""
+
+    #: Whether a mapping may hold more than the fields.
+    _takes_more = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            kind, is_valid = _FIELD_CHECKS[field.name]
+            value = getattr(self, field.name)
+            if value is None and field.type == float | None:
+                continue
+            if not is_valid(value):
+                raise ValueError(f"field {field.name!r} must be {kind}, got {value!r}")
+            # JSON knows no tuples, and NumPy has numbers of its own.
+            if field.type is int:
+                object.__setattr__(self, field.name, int(value))
+            elif field.type in (float, float | None):
+                object.__setattr__(self, field.name, float(value))
+            elif field.type == tuple[int, ...]:
+                object.__setattr__(self, field.name, tuple(int(number) for number in value))
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Make a record from what `to_dict` gave.
+
+        Raises:
+            ValueError: Not a mapping, a field is missing or unknown, or a value is of the wrong kind; the
+                message names the field.
+        """
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if not isinstance(values, Mapping):
+            raise ValueError(f"must be an object with named fields, got {values!r}")
+        missing = [name for name in known if name not in values]
+        unknown = [name for name in values if name not in known and not cls._takes_more]
+        for what, names in (("missing", missing), ("unknown", unknown)):
+            if names:
+                raise ValueError(f"{what} field{'s' * (len(names) > 1)} {', '.join(map(repr, names))}")
+        return cls(**{name: values[name] for name in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, fields in the order of the class."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
 @dataclass(frozen=True)
-class TrainInfo:
-    """Where the evaluated weights come from.
+class TrainInfo(_Record):
+    """Where the evaluated weights come from, as a policy's `train_info.json` says, which may say more.
 
     Attributes:
-        algorithm: name of the algorithm, e.g. "spi".
-        train_seed: seed of the training run.
-        updates: number of gradient updates.
-        train_seconds: wall-clock time of the training in seconds.
-        dataset: what it was trained on: "id" (Hub id or name) and "revision" or "sha256".
+        algorithm: Name of the algorithm, e.g. "spi".
+        train_seed: Seed of the training run.
+        updates: Number of gradient updates.
+        train_seconds: Wall-clock time of the training in seconds.
+        dataset: What it was trained on: "id" (Hub id or name) and "revision" or "sha256".
     """
 
     algorithm: str
@@ -45,23 +108,41 @@ class TrainInfo:
     train_seconds: float
     dataset: Mapping[str, str]
 
-    def __post_init__(self) -> None:
-        _check_fields(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "TrainInfo":
-        """Take it from the content of a policy's `train_info.json`, which may hold more.
-
-        Raises:
-            ValueError: not a mapping, a field is missing or of the wrong kind; the message names it.
-        """
-        known = [f.name for f in fields(cls)]
-        _check_names(values, known, "train info")
-        return cls(**{name: values[name] for name in known})
+    _takes_more = True
 
 
 @dataclass(frozen=True)
-class EvaluationEntry:
+class DivergedRun(_Record):
+    """A training run whose loss or weights were no longer finite; it must not vanish from what is averaged.
+
+    Attributes:
+        task: DSRL's task name.
+        algorithm: Name of the algorithm.
+        cost_limit: Cost limit that it was trained for; None if it was for none.
+        train_seed: Seed of the run.
+        message: What training said.
+    """
+
+    task: str
+    algorithm: str
+    cost_limit: float | None
+    train_seed: int
+    message: str
+
+    @property
+    def key(self) -> tuple[str, str, float, int]:
+        """What identifies it; sorting by it gives the order of results files."""
+        limit = -1.0 if self.cost_limit is None else self.cost_limit
+        return (self.task, self.algorithm, limit, self.train_seed)
+
+    def concerns(self, entry: "EvaluationEntry") -> bool:
+        """Whether an entry is of this very run, which then did not diverge after all."""
+        same = (entry.task, entry.algorithm, entry.train_seed) == (self.task, self.algorithm, self.train_seed)
+        return same and self.cost_limit in (None, entry.cost_limit)
+
+
+@dataclass(frozen=True)
+class EvaluationEntry(_Record):
     """The outcome of one policy at one cost limit, over all evaluation episodes.
 
     Standard deviations are sample standard deviations over the episodes (divided by n - 1; 0 for a single
@@ -69,26 +150,26 @@ class EvaluationEntry:
 
     Attributes:
         task: DSRL's task name.
-        algorithm: name of the algorithm.
-        extraction: how the action was picked from the candidates: "safe", or "reward" (Eq. 12); "policy" for
+        algorithm: Name of the algorithm.
+        extraction: How the action was picked from the candidates: "safe", or "reward" (Eq. 12); "policy" for
             a baseline.
-        cost_limit: limit on the cost return of an episode.
-        feedback: whether the cost so far was fed back at every step.
-        train_seed: seed of the training run.
-        eval_seeds: seeds of the evaluation, `episodes / len(eval_seeds)` episodes each.
-        episodes: number of episodes, over all evaluation seeds.
-        updates: number of gradient updates in training.
-        train_seconds: wall-clock time of the training in seconds.
-        reward_mean: mean return.
-        reward_std: standard deviation of the returns.
-        cost_mean: mean cost return.
-        cost_std: standard deviation of the cost returns.
-        normalized_reward: mean return in DSRL's scale (`Task.normalize_reward`).
-        normalized_cost: mean cost return over the limit (`Task.normalize_cost`); at most 1 is safe.
-        within_limit: share of the episodes with cost return <= cost limit.
-        steps_per_second: environment steps per second, policy included, all episodes stepped together.
-        dataset: as in `TrainInfo`.
-        versions: version by package.
+        cost_limit: Limit on the cost return of an episode.
+        feedback: Whether the cost so far was fed back at every step.
+        train_seed: Seed of the training run.
+        eval_seeds: Seeds of the evaluation, `episodes / len(eval_seeds)` episodes each.
+        episodes: Number of episodes, over all evaluation seeds.
+        updates: Number of gradient updates in training.
+        train_seconds: Wall-clock time of the training in seconds.
+        reward_mean: Mean return.
+        reward_std: Standard deviation of the returns.
+        cost_mean: Mean cost return.
+        cost_std: Standard deviation of the cost returns.
+        normalized_reward: Mean return in DSRL's scale (`Task.normalize_reward`).
+        normalized_cost: Mean cost return over the limit (`Task.normalize_cost`); at most 1 is safe.
+        within_limit: Share of the episodes with cost return <= cost limit.
+        steps_per_second: Environment steps per second, policy included, all episodes stepped together.
+        dataset: As in `TrainInfo`.
+        versions: Version by package.
     """
 
     task: str
@@ -112,15 +193,6 @@ class EvaluationEntry:
     dataset: dict[str, str]
     versions: dict[str, str]
 
-    def __post_init__(self) -> None:
-        _check_fields(self)
-        # One type per field, wherever the values come from (JSON knows no tuples, NumPy has its own numbers).
-        object.__setattr__(self, "eval_seeds", tuple(int(seed) for seed in self.eval_seeds))
-        for name in _INT_FIELDS:
-            object.__setattr__(self, name, int(getattr(self, name)))
-        for name in _FLOAT_FIELDS:
-            object.__setattr__(self, name, float(getattr(self, name)))
-
     @classmethod
     def from_episodes(
         cls,
@@ -129,51 +201,31 @@ class EvaluationEntry:
         cost_returns: np.ndarray,
         *,
         cost_limit: float,
-        extraction: str,
-        feedback: bool,
-        eval_seeds: Sequence[int],
-        steps_per_second: float,
         train_info: TrainInfo,
-        versions: Mapping[str, str],
+        **how: Any,
     ) -> "EvaluationEntry":
         """Boil the episodes of an evaluation down to an entry.
 
         Args:
-            task: the task that was played; its constants give the normalised figures.
+            task: The task that was played; its constants give the normalized figures.
             returns: (B,) undiscounted returns.
             cost_returns: (B,) undiscounted cost returns.
-            cost_limit: limit on the cost return of an episode.
-            extraction: "safe" or "reward".
-            feedback: whether the cost so far was fed back at every step.
-            eval_seeds: seeds of the rollouts.
-            steps_per_second: speed of the rollouts.
-            train_info: where the weights come from.
-            versions: version by package.
-
-        Returns:
-            The entry.
+            cost_limit: Limit on the cost return of an episode.
+            train_info: Where the weights come from.
+            how: `extraction`, `feedback`, `eval_seeds`, `steps_per_second` and `versions` of the entry.
 
         Raises:
-            ValueError: no episodes, arrays of different lengths, values that are not finite, or a
+            ValueError: No episodes, arrays of different lengths, values that are not finite, or a
                 negative cost limit.
         """
-        reward, cost = (
-            EpisodeStatistics.of("return", returns),
-            EpisodeStatistics.of("cost return", cost_returns),
-        )
+        reward = EpisodeStatistics.of("return", returns)
+        cost = EpisodeStatistics.of("cost return", cost_returns)
         if reward.count != cost.count:
             raise ValueError(f"{reward.count} returns for {cost.count} cost returns: one of each per episode")
         return cls(
             task=task.name,
-            algorithm=train_info.algorithm,
-            extraction=extraction,
             cost_limit=cost_limit,
-            feedback=feedback,
-            train_seed=train_info.train_seed,
-            eval_seeds=tuple(eval_seeds),
             episodes=reward.count,
-            updates=train_info.updates,
-            train_seconds=train_info.train_seconds,
             reward_mean=reward.mean,
             reward_std=reward.std,
             cost_mean=cost.mean,
@@ -181,29 +233,9 @@ class EvaluationEntry:
             normalized_reward=task.normalize_reward(reward.mean),
             normalized_cost=task.normalize_cost(cost.mean, cost_limit),
             within_limit=float(np.mean(np.asarray(cost_returns) <= cost_limit)),
-            steps_per_second=steps_per_second,
-            dataset=dict(train_info.dataset),
-            versions=dict(versions),
+            **asdict(train_info),
+            **how,
         )
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "EvaluationEntry":
-        """Make an entry from what `to_dict` gave.
-
-        Raises:
-            ValueError: not a mapping, a field is missing or unknown, or a value is of the wrong kind; the
-                message names the field.
-        """
-        known = [f.name for f in fields(cls)]
-        _check_names(values, known, "an entry")
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise ValueError(f"unknown field{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, fields in the order of the class."""
-        return {**asdict(self), "eval_seeds": list(self.eval_seeds)}
 
     @property
     def key(self) -> EntryKey:
@@ -216,9 +248,9 @@ class EpisodeStatistics:
     """Mean and spread over episodes.
 
     Attributes:
-        count: number of episodes.
-        mean: their mean.
-        std: their sample standard deviation (n - 1), 0 for a single one.
+        count: Number of episodes.
+        mean: Their mean.
+        std: Their sample standard deviation (n - 1), 0 for a single one.
     """
 
     count: int
@@ -230,11 +262,11 @@ class EpisodeStatistics:
         """Compute them in float64.
 
         Args:
-            name: what the values are, for messages.
+            name: What the values are, for messages.
             values: (B,) numbers.
 
         Raises:
-            ValueError: not one-dimensional, empty, or not finite.
+            ValueError: Not one-dimensional, empty, or not finite.
         """
         array = np.asarray(values, dtype=np.float64)
         if array.ndim != 1 or len(array) == 0:
@@ -250,7 +282,7 @@ def check_cost_limit(cost_limit: Any) -> float:
     """Turn a cost limit into a float.
 
     Raises:
-        ValueError: not a finite number of at least 0.
+        ValueError: Not a finite number of at least 0.
     """
     if not _is_number(cost_limit) or cost_limit < 0:
         raise ValueError(
@@ -264,229 +296,166 @@ def describe_key(key: EntryKey) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(KEY_FIELDS, key, strict=True))
 
 
-def _check_names(values: Any, known: list[str], what: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{what} must be an object with named fields, got {values!r}")
-    missing = [name for name in known if name not in values]
-    if missing:
-        raise ValueError(f"missing field{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}")
+# ---- all results of an evaluation or a file
 
 
-def _check_fields(record: "TrainInfo | EvaluationEntry") -> None:
-    for field in fields(record):
-        kind, is_valid = _FIELD_CHECKS[field.name]
-        value = getattr(record, field.name)
-        if not is_valid(value):
-            raise ValueError(f"field {field.name!r} must be {kind}, got {value!r}")
+class Results(list[EvaluationEntry]):
+    """Entries as a list, with what belongs to them.
 
+    Printed, they are a table with the spread and whether limits are kept; a notebook shows the same.
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    Example:
+        >>> results = evaluate("outputs/ballcircle-seed0", cost_limits=[10, 20, 40])
+        >>> print(results)
+        >>> results.plot("limits.png")
+        >>> results.to_frame()[["extraction", "cost_limit", "reward_mean", "cost_mean"]]
 
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
-
-
-def _is_strings(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
-
-
-def _is_source(value: Any) -> bool:
-    return _is_strings(value) and "id" in value and ("revision" in value or "sha256" in value)
-
-
-# How a value must look, in words and as a check: results files may come from anywhere.
-_NAME = ("a non-empty string", lambda value: isinstance(value, str) and value != "")
-_NUMBER = ("a finite number", _is_number)
-_NOT_NEGATIVE = ("a finite number of at least 0", lambda value: _is_number(value) and value >= 0)
-_SEED = ("an integer of at least 0", _is_count)
-_FIELD_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "task": ("the full name of a DSRL task", lambda value: isinstance(value, str) and value in TASKS),
-    "algorithm": _NAME,
-    "extraction": _NAME,
-    "cost_limit": _NOT_NEGATIVE,
-    "feedback": ("true or false", lambda value: isinstance(value, bool)),
-    "train_seed": _SEED,
-    "eval_seeds": (
-        "a non-empty list of seeds (integers of at least 0)",
-        lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_count, value)),
-    ),
-    "episodes": ("an integer of at least 1", lambda value: _is_count(value) and value > 0),
-    "updates": _SEED,
-    "train_seconds": _NOT_NEGATIVE,
-    "reward_mean": _NUMBER,
-    "reward_std": _NOT_NEGATIVE,
-    "cost_mean": _NOT_NEGATIVE,
-    "cost_std": _NOT_NEGATIVE,
-    "normalized_reward": _NUMBER,
-    "normalized_cost": _NOT_NEGATIVE,
-    "within_limit": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
-    "steps_per_second": _NOT_NEGATIVE,
-    "dataset": ('an object with "id" and "revision" or "sha256" (strings)', _is_source),
-    "versions": ("an object of strings", _is_strings),
-}
-_INT_FIELDS = ("train_seed", "episodes", "updates")
-_FLOAT_FIELDS = tuple(f.name for f in fields(EvaluationEntry) if f.type in (float, "float"))
-assert tuple(_FIELD_CHECKS) == tuple(f.name for f in fields(EvaluationEntry))
-
-
-DivergedKey = tuple[str, str, float, int]
-
-
-@dataclass(frozen=True)
-class DivergedRun:
-    """A training run whose loss or weights were no longer finite.
-
-    Attributes:
-        task: DSRL's task name.
-        algorithm: Name of the algorithm.
-        cost_limit: Cost limit that it was trained for; None if it was for none.
-        train_seed: Seed of the run.
-        message: What training said.
+    Args:
+        entries: The entries.
+        diverged: Training runs that have none, as they diverged.
+        behavior: What the behavior data itself reaches at these limits, for tables and plots.
     """
 
-    task: str
-    algorithm: str
-    cost_limit: float | None
-    train_seed: int
-    message: str
+    def __init__(
+        self,
+        entries: Iterable[EvaluationEntry] = (),
+        *,
+        diverged: Iterable[DivergedRun] = (),
+        behavior: "Iterable[BehaviorRow]" = (),
+    ) -> None:
+        super().__init__(entries)
+        self.diverged, self.behavior = list(diverged), list(behavior)
 
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"field 'task' must be the full name of a DSRL task, got {self.task!r}")
-        for name in ("algorithm", "message"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise ValueError(f"field {name!r} must be a non-empty string, got {getattr(self, name)!r}")
-        if self.cost_limit is not None:
-            object.__setattr__(self, "cost_limit", check_cost_limit(self.cost_limit))
-        if not isinstance(self.train_seed, int) or isinstance(self.train_seed, bool) or self.train_seed < 0:
-            raise ValueError(f"field 'train_seed' must be an integer of at least 0, got {self.train_seed!r}")
+    def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
+        """Draw reward and cost against the cost limit, with spread.
 
-    @classmethod
-    def from_dict(cls, values: Any) -> "DivergedRun":
-        """Make one from what `to_dict` gave.
+        Args:
+            path: Where to save the picture; its suffix gives the format (.png, .pdf, .svg). None saves none.
+
+        Returns:
+            The matplotlib figure.
 
         Raises:
-            ValueError: Not a mapping with exactly these fields, or a value is of the wrong kind.
+            ValueError: No entries, or entries of several tasks.
+            OSError: The picture cannot be written.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != known:
-            names = ", ".join(sorted(known))
-            raise ValueError(f"a diverged run must have the fields {names}, got {values!r}")
-        return cls(**values)
+        from spi_diffusers.evaluation.plots import plot_limits
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        return plot_limits(self, path, self.behavior)
 
-    @property
-    def key(self) -> DivergedKey:
-        """What identifies it; sorting by it gives the order of results files."""
-        limit = -1.0 if self.cost_limit is None else self.cost_limit
-        return (self.task, self.algorithm, limit, self.train_seed)
+    def to_frame(self) -> Any:
+        """A pandas DataFrame: one row per entry, one column per field of `EvaluationEntry`."""
 
-    def concerns(self, entry: EvaluationEntry) -> bool:
-        """Whether an entry is of this very run, which then did not diverge after all."""
-        same = (entry.task, entry.algorithm, entry.train_seed) == (self.task, self.algorithm, self.train_seed)
-        return same and self.cost_limit in (None, entry.cost_limit)
+        import pandas as pd  # type: ignore[import-untyped]
+
+        names = [field.name for field in fields(EvaluationEntry)]
+        return pd.DataFrame([entry.to_dict() for entry in self], columns=names)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a results file, which `spi compare` and `read_results` read; one that is there is replaced.
+
+        Raises:
+            OSError: It cannot be written; what was there before is untouched.
+        """
+        return write_results(path, self, self.diverged)
+
+    def __repr__(self) -> str:
+        if not self and not self.behavior:
+            return "Results: no entries"
+        console = self._console()
+        self._print(console)
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+    def _repr_html_(self) -> str:
+        console = self._console()
+        self._print(console)
+        return console.export_html(
+            inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>'
+        )
+
+    def _print(self, console: "Console") -> None:
+        from spi_diffusers.evaluation.tables import results_tables
+
+        console.print(*results_tables(self, self.behavior))
+
+    @staticmethod
+    def _console() -> "Console":
+        from rich.console import Console
+
+        return Console(file=io.StringIO(), width=140, record=True)
 
 
-FORMAT_VERSION = 1
-
-
-class ResultsFileError(ValueError):
-    """A results file cannot be read; the message names the file, the entry and the field."""
-
-
-def read_results(path: str | os.PathLike[str]) -> list[EvaluationEntry]:
+def read_results(path: str | os.PathLike[str]) -> Results:
     """Read a results file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
-        Its entries, sorted by key.
+        Its entries and its runs that diverged, each sorted by key.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ResultsFileError: it is not a complete results file of a version that is known here, an entry has
+        FileNotFoundError: There is no such file.
+        ResultsFileError: It is not a complete results file of a version that is known here, an entry has
             missing or unknown fields or a value of the wrong kind, or two entries have the same key.
     """
     path = Path(path)
-    content = _read_json(path, "results file")
-    entries: list[EvaluationEntry] = []
-    for number, values in enumerate(_check_envelope(path, content)):
-        try:
-            entries.append(EvaluationEntry.from_dict(values))
-        except ValueError as error:
-            raise ResultsFileError(f"{path}: entry {number}: {error}") from error
-    return _sorted_unique(entries, path)
-
-
-def read_diverged(path: str | os.PathLike[str]) -> list[DivergedRun]:
-    """Read which training runs a results file says diverged.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The runs, sorted by key; none in most files.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ResultsFileError: it is not a complete results file, or one of the runs cannot be read.
-    """
-    path = Path(path)
-    content = _read_json(path, "results file")
-    _check_envelope(path, content)
-    runs = content.get("diverged", [])
-    try:
-        if not isinstance(runs, list):
-            raise ValueError(f"must be a list, got {runs!r}")
-        return sorted((DivergedRun.from_dict(run) for run in runs), key=lambda run: run.key)
-    except ValueError as error:
-        raise ResultsFileError(f"{path}: 'diverged': {error}") from error
+    content = _read_checked(path)
+    lists: list[list[Any]] = []
+    for name, record in (("entries", EvaluationEntry), ("diverged", DivergedRun)):
+        lists.append([])
+        for number, values in enumerate(content.get(name, [])):
+            try:
+                lists[-1].append(record.from_dict(values))
+            except ValueError as error:
+                what = "entry" if name == "entries" else "diverged run"
+                raise ResultsFileError(f"{path}: {what} {number}: {error}") from error
+    entries, diverged = lists
+    return Results(_sorted_unique(entries, path), diverged=sorted(diverged, key=lambda run: run.key))
 
 
 def write_results(
     path: str | os.PathLike[str], entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
-) -> None:
+) -> Path:
     """Write a results file anew, atomically; entries come sorted by key, fields in their fixed order.
 
     Args:
-        path: the file; folders are made where missing.
-        entries: the entries, in any order.
-        diverged: training runs that diverged.
+        path: The file; folders are made where missing.
+        entries: The entries, in any order.
+        diverged: Training runs that diverged.
+
+    Returns:
+        The file.
 
     Raises:
-        ResultsFileError: two entries have the same key.
-        OSError: the file cannot be written; what was there before is untouched.
+        ResultsFileError: Two entries have the same key.
+        OSError: The file cannot be written; what was there before is untouched.
     """
     path = Path(path)
-    text = results_text(entries, path, diverged)
+    text = results_text(entries, diverged, path)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+    return path
 
 
 def results_text(
     entries: Iterable[EvaluationEntry],
-    path: str | os.PathLike[str] = "results",
     diverged: Iterable[DivergedRun] = (),
+    path: str | os.PathLike[str] = "results",
 ) -> str:
     """The text of a results file.
 
     Args:
-        entries: the entries, in any order.
-        path: what messages call the file.
-        diverged: training runs that diverged.
+        entries: The entries, in any order.
+        diverged: Training runs that diverged.
+        path: What messages call the file.
 
     Raises:
-        ResultsFileError: two entries have the same key.
+        ResultsFileError: Two entries have the same key.
     """
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "entries": [entry.to_dict() for entry in _sorted_unique(entries, Path(path))],
+        "entries": [entry.to_dict() for entry in _sorted_unique(entries, path)],
     }
     if runs := sorted(diverged, key=lambda run: run.key):
         content["diverged"] = [run.to_dict() for run in runs]
@@ -499,76 +468,61 @@ def merge_results(
     diverged: Iterable[DivergedRun] = (),
     *,
     outdated: Callable[[EvaluationEntry], bool] | None = None,
-) -> list[EvaluationEntry]:
+) -> Results:
     """Put entries into a results file: same key replaces, others are added, the rest stays.
 
     Evaluations that run side by side may merge into the same file: each waits for its turn.
 
     Args:
-        path: the file; it and its folders are made where missing.
-        entries: the new entries. A run that has entries now is no longer listed as diverged.
-        diverged: training runs that diverged.
-        outdated: tells of a present entry whether it goes.
+        path: The file; it and its folders are made where missing.
+        entries: The new entries. A run that has entries now is no longer listed as diverged.
+        diverged: Training runs that diverged.
+        outdated: Tells of a present entry whether it goes.
 
     Returns:
-        All entries of the file, sorted by key.
+        What the file holds now, sorted by key.
 
     Raises:
-        ResultsFileError: the present file cannot be read (it is left as it is), or two of the new entries
+        ResultsFileError: The present file cannot be read (it is left as it is), or two of the new entries
             have the same key.
-        OSError: the file cannot be written; what was there before is untouched.
+        OSError: The file cannot be written; what was there before is untouched.
     """
-    path = Path(path)
     new = _sorted_unique(entries, path)
     with turn(path):
-        present = read_results(path) if path.exists() else []
-        merged = {entry.key: entry for entry in present if outdated is None or not outdated(entry)}
+        before = read_results(path) if Path(path).exists() else Results()
+        merged = {entry.key: entry for entry in before if outdated is None or not outdated(entry)}
         merged |= {entry.key: entry for entry in new}
-        before = read_diverged(path) if path.exists() else []
-        kept = [run for run in before if not any(run.concerns(entry) for entry in new)]
+        kept = [run for run in before.diverged if not any(run.concerns(entry) for entry in new)]
         runs = {run.key: run for run in [*kept, *diverged]}
         write_results(path, merged.values(), runs.values())
-    return _sorted_unique(merged.values(), path)
+    return Results(_sorted_unique(merged.values(), path), diverged=[runs[key] for key in sorted(runs)])
 
 
 def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:
     """Read the `train_info.json` that training saved beside a policy's weights.
 
-    Args:
-        path: the file.
-
-    Returns:
-        Where the weights come from.
-
     Raises:
-        FileNotFoundError: there is no such file.
-        ResultsFileError: it is not complete JSON, or a field is missing or of the wrong kind.
+        FileNotFoundError: There is no such file.
+        ResultsFileError: It is not complete JSON, or a field is missing or of the wrong kind.
     """
-    path = Path(path)
+    content = _read(Path(path))
     try:
-        return TrainInfo.from_dict(_read_json(path, "train info file"))
-    except ResultsFileError:
-        raise
+        return TrainInfo.from_dict(content)
     except ValueError as error:
         raise ResultsFileError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path, what: str) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}")
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ResultsFileError(f"{path} is not a {what}: it is not text ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise ResultsFileError(
-            f"{path} is not complete JSON (line {error.lineno}, column {error.colno}: {error.msg}): it was "
-            "cut short or edited. Restore it, or move it away and write it again"
-        ) from error
+        return read_json(path)
+    except ValueError as error:
+        raise ResultsFileError(str(error)) from error
 
 
-def _check_envelope(path: Path, content: Any) -> list[Any]:
-    if not isinstance(content, dict) or "format_version" not in content:
+def _read_checked(path: Path) -> dict[str, Any]:
+    """The content of a results file of a known version, with lists where there must be some."""
+    content = _read(path)
+    if "format_version" not in content:
         raise ResultsFileError(
             f'{path} is not a results file: expected {{"format_version": {FORMAT_VERSION}, "entries": [...]}}'
         )
@@ -580,17 +534,70 @@ def _check_envelope(path: Path, content: Any) -> list[Any]:
             f"{path} has format version {version}, this spi-diffusers reads up to {FORMAT_VERSION}: "
             "upgrade it (pip install --upgrade spi-diffusers)"
         )
-    if not isinstance(content.get("entries"), list):
-        raise ResultsFileError(f"{path}: 'entries' must be a list, got {content.get('entries')!r}")
+    for name, value in (("entries", content.get("entries")), ("diverged", content.get("diverged", []))):
+        if not isinstance(value, list):
+            raise ResultsFileError(f"{path}: {name!r} must be a list, got {value!r}")
     unknown = sorted(set(content) - {"format_version", "entries", "diverged"})
     if unknown:
         raise ResultsFileError(f"{path}: unknown field {unknown[0]!r} beside 'entries'")
-    return content["entries"]
+    return content
 
 
-def _sorted_unique(entries: Iterable[EvaluationEntry], path: Path) -> list[EvaluationEntry]:
+def _sorted_unique(entries: Iterable[EvaluationEntry], path: str | os.PathLike[str]) -> list[EvaluationEntry]:
     ordered = sorted(entries, key=lambda entry: entry.key)
     for first, second in itertools.pairwise(ordered):
         if first.key == second.key:
             raise ResultsFileError(f"{path}: two entries have the key {describe_key(first.key)}")
     return ordered
+
+
+# ---- how a value must look, in words and as a check
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 0)
+
+
+def _is_seeds(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) > 0 and all(map(_is_count, value))
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
+
+
+def _is_source(value: Any) -> bool:
+    return _is_strings(value) and "id" in value and ("revision" in value or "sha256" in value)
+
+
+_NAME = ("a non-empty string", lambda value: isinstance(value, str) and value != "")
+_NUMBER = ("a finite number", _is_number)
+_NOT_NEGATIVE = ("a finite number of at least 0", lambda value: _is_number(value) and value >= 0)
+_COUNT = ("an integer of at least 0", _is_count)
+_FIELD_CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "task": ("the full name of a DSRL task", lambda value: isinstance(value, str) and value in TASKS),
+    "algorithm": _NAME,
+    "extraction": _NAME,
+    "message": _NAME,
+    "cost_limit": _NOT_NEGATIVE,
+    "feedback": ("true or false", lambda value: isinstance(value, bool)),
+    "train_seed": _COUNT,
+    "eval_seeds": ("a non-empty list of seeds (integers of at least 0)", _is_seeds),
+    "episodes": ("an integer of at least 1", lambda value: _is_count(value) and value > 0),
+    "updates": _COUNT,
+    "train_seconds": _NOT_NEGATIVE,
+    "reward_mean": _NUMBER,
+    "reward_std": _NOT_NEGATIVE,
+    "cost_mean": _NOT_NEGATIVE,
+    "cost_std": _NOT_NEGATIVE,
+    "normalized_reward": _NUMBER,
+    "normalized_cost": _NOT_NEGATIVE,
+    "within_limit": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "steps_per_second": _NOT_NEGATIVE,
+    "dataset": ('an object with "id" and "revision" or "sha256" (strings)', _is_source),
+    "versions": ("an object of strings", _is_strings),
+}

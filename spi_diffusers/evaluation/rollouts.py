@@ -10,12 +10,14 @@ import torch
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.wrappers import check_seed
-from spi_diffusers.evaluation.results import check_cost_limit
+from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, check_cost_limit
 
 if TYPE_CHECKING:
     import gymnasium
 
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+EXTRACTIONS = ("safe", "reward")
 
 
 class Policy(Protocol):
@@ -50,32 +52,25 @@ class PipelinePolicy:
     """A pipeline as the policy of a rollout.
 
     Args:
-        pipeline: the pipeline.
+        pipeline: The pipeline.
         extraction: "safe": the budget and the steps left (with feedback) or the cost limit (without) are
             passed on, with feedback beside the limit itself. "reward": the paper's Eq. 12, which knows no
-            limit; nothing is passed on.
-        num_candidates: candidate actions per observation; None takes the pipeline's default.
-        num_inference_steps: denoising steps; None takes the pipeline's default.
-
-    Raises:
-        ValueError: unknown extraction.
+            limit; nothing is passed on. "policy": a baseline, which acts for the limit that it was trained
+            for; nothing is passed on.
+        num_candidates: Candidate actions per observation; None takes the pipeline's default.
+        num_inference_steps: Denoising steps; None takes the pipeline's default.
     """
 
     def __init__(
         self,
-        pipeline: "SPIPolicyPipeline",
-        *,
+        pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
         extraction: str = "safe",
+        *,
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
     ) -> None:
-        check_extraction(extraction)
-        self.pipeline = pipeline
-        self.extraction = extraction
-        self._sampling: dict[str, Any] = {
-            "num_candidates": num_candidates,
-            "num_inference_steps": num_inference_steps,
-        }
+        self.pipeline, self.extraction = pipeline, extraction
+        self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
         self._generator = torch.Generator()
         self._cost_limit: float | None = None
 
@@ -90,51 +85,25 @@ class PipelinePolicy:
         """Call the pipeline once for all observations; see `Policy.act`.
 
         Raises:
-            ValueError: safe extraction without a cost limit.
+            ValueError: Safe extraction without a cost limit.
         """
+        call: Any = self.pipeline
+        if self.extraction == BASELINE_EXTRACTION:
+            return np.asarray(call(observation, generator=self._generator))
         limits: dict[str, Any] = {}
         if self.extraction == "safe":
             if cost_budget is None:
                 raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
-            if steps_left is None:
-                limits = {"cost_limit": cost_budget}
-            else:
+            limits = {"cost_limit": cost_budget}
+            if steps_left is not None:
                 limits = {
                     "cost_limit": self._cost_limit,
                     "cost_budget": cost_budget,
                     "steps_left": steps_left,
                 }
-        (actions,) = self.pipeline(
-            observation,
-            extraction=self.extraction,
-            generator=self._generator,
-            return_dict=False,
-            **limits,
-            **self._sampling,
-        )
+        settings = {"extraction": self.extraction, "generator": self._generator, **limits, **self._sampling}
+        (actions,) = call(observation, return_dict=False, **settings)
         return np.asarray(actions)
-
-
-class BaselinePolicy:
-    """A baseline's pipeline as the policy of a rollout: it knows no limit but the one it was trained for.
-
-    Args:
-        pipeline: the pipeline.
-    """
-
-    def __init__(self, pipeline: "BaselinePolicyPipeline") -> None:
-        self.pipeline = pipeline
-        self._generator = torch.Generator()
-
-    def reset(self, seed: int, cost_limit: float | None) -> None:
-        """Seed the policy's own generator; the limit is not looked at."""
-        self._generator.manual_seed(seed)
-
-    def act(
-        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
-    ) -> np.ndarray:
-        """Call the pipeline once for all observations; see `Policy.act`."""
-        return np.asarray(self.pipeline(observation, generator=self._generator))
 
 
 @dataclass(frozen=True)
@@ -142,15 +111,15 @@ class Rollout:
     """B finished episodes of T steps at most, and how they were played.
 
     Attributes:
-        seed: what determined them.
-        cost_limit: limit that the policy was told, or None.
-        feedback: whether it was told what is left of the limit.
+        seed: What determined them.
+        cost_limit: Limit that the policy was told, or None.
+        feedback: Whether it was told what is left of the limit.
         returns: (B,) float64, undiscounted sums of rewards.
         cost_returns: (B,) float64, undiscounted sums of costs.
         lengths: (B,) int64, steps until the end.
         terminated: (B,) bool, whether the task itself ended the episode (else the time limit did).
         running_cost: (T, B) float64, cost so far after each step; constant after an episode's end.
-        seconds: time of all steps, policy included, making of the environments not included.
+        seconds: Time of all steps, policy included, making of the environments not included.
     """
 
     seed: int
@@ -163,11 +132,6 @@ class Rollout:
     running_cost: np.ndarray
     seconds: float
 
-    @property
-    def steps_per_second(self) -> float:
-        """Environment steps of all episodes per second."""
-        return int(self.lengths.sum()) / self.seconds
-
 
 def rollout(
     policy: Policy,
@@ -177,7 +141,6 @@ def rollout(
     seed: int,
     cost_limit: float | None,
     feedback: bool = True,
-    backend: str = "sync",
     simulator: str = "auto",
     progress: bool = True,
 ) -> Rollout:
@@ -187,46 +150,42 @@ def rollout(
     the same seed gives the same numbers, bit for bit, on the same machine.
 
     Args:
-        policy: the policy.
-        task: the task or its name.
-        episodes: number of episodes, at least 1.
-        seed: determines the episodes and the policy's randomness.
-        cost_limit: limit on the cost return of an episode, which the policy is told; None for none.
-        feedback: tell the policy at every step what is left of the limit and of the episode. Else it is
+        policy: The policy.
+        task: The task or its name.
+        episodes: Number of episodes, at least 1.
+        seed: Determines the episodes and the policy's randomness.
+        cost_limit: Limit on the cost return of an episode, which the policy is told; None for none.
+        feedback: Tell the policy at every step what is left of the limit and of the episode. Else it is
             told the limit alone.
-        backend: see `make_vector_env`; "sync" is best for Bullet.
-        simulator: see `make_vector_env`.
-        progress: show a progress bar with the mean cost so far.
+        simulator: See `make_vector_env`.
+        progress: Show a progress bar with the mean cost so far.
 
     Returns:
         The episodes, in the order of `episode_seeds(seed, episodes)`.
 
     Raises:
-        ValueError: no episodes, a negative cost limit or seed, or a policy that gives actions of the wrong
+        ValueError: No episodes, a negative cost limit or seed, or a policy that gives actions of the wrong
             shape or that are not finite.
-        SimulatorNotInstalledError: the simulator is missing.
+        SimulatorNotInstalledError: The simulator is missing.
     """
-    task = get_task(task)
-    if isinstance(episodes, bool) or not isinstance(episodes, int | np.integer) or episodes < 1:
-        raise ValueError(f"episodes must be an integer of at least 1, got {episodes!r}")
-    seed = check_seed(seed)
+    task, episodes, seed = get_task(task), check_episodes(episodes), check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
-    env = make_vector_env(task, int(episodes), seed=seed, backend=backend, simulator=simulator)
+    env = make_vector_env(task, episodes, seed=seed, simulator=simulator)
     try:
-        return _play(policy, task, env, int(episodes), seed, limit, feedback, progress)
+        return _play(policy, task, env, seed, limit, feedback, progress)
     finally:
         env.close()
 
 
-def check_extraction(extraction: str) -> str:
-    """Let "safe" and "reward" through.
+def check_episodes(episodes: Any) -> int:
+    """Let a number of episodes through.
 
     Raises:
-        ValueError: anything else.
+        ValueError: Not an integer of at least 1.
     """
-    if extraction not in ("safe", "reward"):
-        raise ValueError(f"extraction must be 'safe' or 'reward' (Eq. 12), got {extraction!r}")
-    return extraction
+    if isinstance(episodes, bool) or not isinstance(episodes, int | np.integer) or episodes < 1:
+        raise ValueError(f"episodes must be an integer of at least 1, got {episodes!r}")
+    return int(episodes)
 
 
 def limits_for_step(
@@ -235,11 +194,11 @@ def limits_for_step(
     """The cost budget and the steps left that a policy is told before a step.
 
     Args:
-        cost_limit: limit per episode, or None.
+        cost_limit: Limit per episode, or None.
         cost_so_far: (B,) cost of the steps already done.
-        step: number of steps already done.
-        max_episode_steps: time limit of the task.
-        feedback: whether the cost so far is fed back.
+        step: Number of steps already done.
+        max_episode_steps: Time limit of the task.
+        feedback: Whether the cost so far is fed back.
 
     Returns:
         `cost_budget` and `steps_left` as `Policy.act` takes them.
@@ -251,11 +210,28 @@ def limits_for_step(
     return cost_limit - cost_so_far, np.full(len(cost_so_far), max_episode_steps - step)
 
 
+def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
+    """Let actions through that can be executed.
+
+    Raises:
+        ValueError: Wrong shape, or not finite.
+    """
+    actions = np.asarray(actions)
+    if actions.shape != shape:
+        raise ValueError(
+            f"the policy gave actions of shape {actions.shape} at step {step}, expected {shape}: one row "
+            "per observation, one column per action dimension"
+        )
+    if not np.isfinite(actions).all():
+        row = int(np.flatnonzero(~np.isfinite(actions).all(axis=-1))[0])
+        raise ValueError(f"the policy gave {actions[row].tolist()} for observation {row} at step {step}")
+    return actions
+
+
 def _play(
     policy: Policy,
     task: Task,
     env: "gymnasium.vector.VectorEnv",
-    episodes: int,
     seed: int,
     cost_limit: float | None,
     feedback: bool,
@@ -263,21 +239,20 @@ def _play(
 ) -> Rollout:
     from tqdm.auto import tqdm
 
+    episodes, running_cost = env.num_envs, []
     returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
-    running_cost = []
     actions = np.zeros(env.action_space.shape, dtype=np.float32)
     policy.reset(seed, cost_limit)
     observation, infos = env.reset()
     start = time.perf_counter()
     with tqdm(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
-        bar.set_description(f"{task.short_name}, {episodes} episodes, limit {_shown(cost_limit)}")
+        limit = "none" if cost_limit is None else f"{cost_limit:g}"
+        bar.set_description(f"{task.short_name}, {episodes} episodes, limit {limit}")
         for step in range(task.max_episode_steps):
             active = ~infos["ended"]
-            budget, steps_left = limits_for_step(
-                cost_limit, cost_returns[active], step, task.max_episode_steps, feedback
-            )
-            chosen = policy.act(observation[active], budget, steps_left)
+            told = limits_for_step(cost_limit, cost_returns[active], step, task.max_episode_steps, feedback)
+            chosen = policy.act(observation[active], *told)
             actions[active] = check_actions(chosen, (int(active.sum()), *actions.shape[1:]), step)
             observation, rewards, _, _, infos = env.step(actions)
             # An episode that has ended holds with reward 0 and cost 0.
@@ -300,25 +275,3 @@ def _play(
         running_cost=np.stack(running_cost),
         seconds=time.perf_counter() - start,
     )
-
-
-def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
-    """Let actions through that can be executed.
-
-    Raises:
-        ValueError: wrong shape, or not finite.
-    """
-    actions = np.asarray(actions)
-    if actions.shape != shape:
-        raise ValueError(
-            f"the policy gave actions of shape {actions.shape} at step {step}, expected {shape}: one row "
-            "per observation, one column per action dimension"
-        )
-    if not np.isfinite(actions).all():
-        row = int(np.flatnonzero(~np.isfinite(actions).all(axis=-1))[0])
-        raise ValueError(f"the policy gave {actions[row].tolist()} for observation {row} at step {step}")
-    return actions
-
-
-def _shown(cost_limit: float | None) -> str:
-    return "none" if cost_limit is None else f"{cost_limit:g}"

@@ -84,7 +84,7 @@ class SeedSummary:
 
     @property
     def is_safe(self) -> bool:
-        """DSRL's rule: normalised cost at most 1 on average."""
+        """DSRL's rule: normalized cost at most 1 on average."""
         return keeps_limit(self.normalized_cost.mean)
 
 
@@ -182,9 +182,9 @@ def _seed_statistic(
     over_seeds = EpisodeStatistics.of(name, means)
     # The spread over all episodes: squares about the mean of all of them, within and between the seeds.
     counts = [entry.episodes for entry in entries]
-    centre = sum(n * mean for n, mean in zip(counts, means, strict=True)) / sum(counts)
+    center = sum(n * mean for n, mean in zip(counts, means, strict=True)) / sum(counts)
     squares = sum(
-        (entry.episodes - 1) * getattr(entry, f"{name}_std") ** 2 + entry.episodes * (mean - centre) ** 2
+        (entry.episodes - 1) * getattr(entry, f"{name}_std") ** 2 + entry.episodes * (mean - center) ** 2
         for entry, mean in zip(entries, means, strict=True)
     )
     std = math.sqrt(squares / (sum(counts) - 1)) if sum(counts) > 1 else 0.0
@@ -243,10 +243,10 @@ def behavior_rows(
     cost_limits: Iterable[float],
     task: str | Task | None = None,
 ) -> list[BehaviorRow]:
-    """Compute the behaviour data's own figures at each cost limit.
+    """Compute the behavior data's own figures at each cost limit.
 
     Args:
-        dataset: the data, of which only the episode table is used; its task gives the normalised figures.
+        dataset: the data, of which only the episode table is used; its task gives the normalized figures.
         cost_limits: limits on the cost return of an episode.
         task: stands in where the dataset does not know its task.
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, EvaluationEntry, Results
 from spi_diffusers.evaluation.summary import (
     BehaviorRow,
     SeedStatistic,
@@ -25,17 +25,15 @@ if TYPE_CHECKING:
 EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)"}
 
 
-def results_tables(
-    entries: Iterable[EvaluationEntry], behaviour: Iterable[BehaviorRow] = ()
-) -> "list[Table]":
-    """Lay entries out, one table per task: limits as sections, policies first, then the behaviour data.
+def results_tables(entries: Iterable[EvaluationEntry], behavior: Iterable[BehaviorRow] = ()) -> "list[Table]":
+    """Lay entries out, one table per task: limits as sections, policies first, then the behavior data.
 
     Entries of several training seeds become one row with the spread over the seeds and the worst seed. A
-    row is marked as safe where the mean normalised cost is at most 1 (DSRL's rule).
+    row is marked as safe where the mean normalized cost is at most 1 (DSRL's rule).
 
     Args:
         entries: entries of a results file.
-        behaviour: the behaviour data's own figures, of the same tasks and limits.
+        behavior: the behavior data's own figures, of the same tasks and limits.
 
     Returns:
         One `rich` table per task, in the order of the names; print them with `rich.print`.
@@ -43,7 +41,7 @@ def results_tables(
     Raises:
         ValueError: two entries have the same key.
     """
-    summaries, rows = summarize_seeds(entries), list(behaviour)
+    summaries, rows = summarize_seeds(entries), list(behavior)
     names = sorted({summary.task for summary in summaries} | {row.task for row in rows})
     return [
         _table(
@@ -64,7 +62,7 @@ def policy_name(summary: SeedSummary) -> str:
     return f"{summary.algorithm}, {extraction}{blind}"
 
 
-def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviorRow]) -> "Table":
+def _table(task: str, summaries: list[SeedSummary], behavior: list[BehaviorRow]) -> "Table":
     from rich import box
     from rich.table import Table
 
@@ -75,7 +73,7 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviorRow]
         collapse_padding=True,
         pad_edge=False,
     )
-    table.caption = f"✓ safe: normalised cost at most 1. ± deviation over {spread_over(summaries)}"
+    table.caption = f"✓ safe: normalized cost at most 1. ± deviation over {spread_over(summaries)}"
     if several_seeds:
         table.caption += ". Worst seed: lowest reward / highest cost"
     # In 80 columns numbers wrap before their spread, and nothing is cut off.
@@ -90,7 +88,7 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviorRow]
     table.add_column("cost\nreturn", justify="right")
     table.add_column("steps/s", justify="right", no_wrap=True)
 
-    for limit in sorted({s.cost_limit for s in summaries} | {row.cost_limit for row in behaviour}):
+    for limit in sorted({s.cost_limit for s in summaries} | {row.cost_limit for row in behavior}):
         first = f"{limit:g}"
         # The safe rows first: they are what the limit is about.
         for summary in sorted(
@@ -98,8 +96,8 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviorRow]
         ):
             table.add_row(first, *_policy_cells(summary, several_seeds))
             first = ""
-        for row in (row for row in behaviour if row.cost_limit == limit):
-            for cells in _behaviour_cells(row, several_seeds):
+        for row in (row for row in behavior if row.cost_limit == limit):
+            for cells in _behavior_cells(row, several_seeds):
                 table.add_row(first, *cells, style="dim")
                 first = ""
         table.add_section()
@@ -107,11 +105,11 @@ def _table(task: str, summaries: list[SeedSummary], behaviour: list[BehaviorRow]
 
 
 def _policy_cells(summary: SeedSummary, several_seeds: bool) -> list[str]:
-    colour = "bold green" if summary.is_safe else "red"
+    color = "bold green" if summary.is_safe else "red"
     cells = [
         policy_name(summary),
-        f"[{colour}]{_with_spread(summary.normalized_reward, 2)}[/]",
-        f"[{colour}]{_mark(summary.normalized_cost.mean)} {_with_spread(summary.normalized_cost, 2)}[/]",
+        f"[{color}]{_with_spread(summary.normalized_reward, 2)}[/]",
+        f"[{color}]{_mark(summary.normalized_cost.mean)} {_with_spread(summary.normalized_cost, 2)}[/]",
     ]
     if several_seeds:
         cells.append(f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}")
@@ -124,7 +122,7 @@ def _policy_cells(summary: SeedSummary, several_seeds: bool) -> list[str]:
     ]
 
 
-def _behaviour_cells(row: BehaviorRow, several_seeds: bool) -> list[list[str]]:
+def _behavior_cells(row: BehaviorRow, several_seeds: bool) -> list[list[str]]:
     worst = [""] if several_seeds else []
     digits = _digits(row.reward_mean)
     mean = [
@@ -153,7 +151,7 @@ def _behaviour_cells(row: BehaviorRow, several_seeds: bool) -> list[list[str]]:
 
 
 def _mark(normalized_cost: float) -> str:
-    """Says it where there is no colour too."""
+    """Says it where there is no color too."""
     return "✓" if keeps_limit(normalized_cost) else "✗"
 
 
@@ -177,7 +175,7 @@ def _protocol(summaries: list[SeedSummary]) -> str:
 
 
 _MARKDOWN_COLUMNS = (
-    *("rank", "policy", "actions", "normalised reward", "normalised cost", "episodes within"),
+    *("rank", "policy", "actions", "normalized reward", "normalized cost", "episodes within"),
     *("seeds x episodes", "data"),
 )
 
@@ -188,13 +186,11 @@ class ComparedPolicy:
 
     Attributes:
         name: Folder or id on the Hub, as tables call it.
-        entries: All of its results.
-        diverged: Training runs that have none, as they diverged.
+        results: All of its results.
     """
 
     name: str
-    entries: tuple[EvaluationEntry, ...]
-    diverged: tuple[DivergedRun, ...] = ()
+    results: Results
 
 
 @dataclass(frozen=True)
@@ -244,10 +240,10 @@ def compare_policies(
             raise ValueError(f"{policy.name} is named twice")
         names.add(policy.name)
         found: dict[tuple[str, float, str], list[tuple[str, SeedSummary, tuple[str, ...]]]] = {}
-        for summary in summarize_seeds(policy.entries):
+        for summary in summarize_seeds(policy.results):
             if task not in (None, summary.task) or not _wanted(summary.cost_limit, cost_limits):
                 continue
-            row = (policy.name, summary, _datasets(policy.entries, summary))
+            row = (policy.name, summary, _datasets(policy.results, summary))
             # A results file may hold several algorithms, each with ways to act of its own.
             key = (summary.task, summary.cost_limit, summary.algorithm)
             found.setdefault(key, []).append(row)
@@ -300,7 +296,7 @@ def missing_notes(
             notes.append(f"{policy.name}: has no results that were asked for, and is not in the table.")
         elif absent:
             notes.append(f"{policy.name}: has no results for a cost limit of {', '.join(absent)}.")
-        for run in policy.diverged:
+        for run in policy.results.diverged:
             if task in (None, run.task) and (cost_limits is None or run.cost_limit in (None, *cost_limits)):
                 notes.append(
                     f"{policy.name}: training seed {run.train_seed} of {run.algorithm} on {run.task} "
@@ -318,7 +314,7 @@ def comparison_tables(rows: Sequence[ComparisonRow]) -> "list[Table]":
     tables = []
     for task in sorted({row.summary.task for row in rows}):
         table = Table(title=task, box=box.HORIZONTALS, pad_edge=False, collapse_padding=True)
-        table.caption = "✓ normalised cost at most 1; those come first, by reward"
+        table.caption = "✓ normalized cost at most 1; those come first, by reward"
         for name, right in (("limit", True), ("rank", True), ("policy", False), ("actions", False)):
             table.add_column(name, justify="right" if right else "left", overflow="fold")
         for name in ("norm.\nreward", "norm.\ncost", "within\nlimit", "seeds x\nepisodes"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.results import check_cost_limit
-from spi_diffusers.files import written_aside
+from spi_diffusers.files import short_name, written_aside
 
 if TYPE_CHECKING:
     from spi_diffusers.evaluation.rollouts import Policy
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 #: multiples of 16, which every video player takes.
 PICTURE_SIZE = (368, 480)
 PANEL_HEIGHT = 96
+#: Pictures of an episode of full length, and how long its video plays. Drawing takes most of the time (0.1 s
+#: per picture with Bullet, 200 steps in about 10 s), so steps in between are left out.
+MAX_FRAMES = 100
+SECONDS = 8.0
 
 _BACKGROUND, _TEXT, _MUTED, _TRACK = (22, 24, 29), (240, 240, 240), (150, 155, 165), (58, 62, 72)
 _SAFE, _UNSAFE = (64, 170, 110), (222, 60, 50)
@@ -31,18 +35,32 @@ class Replay:
     """A recorded episode.
 
     Attributes:
-        path: the video.
-        return_: undiscounted return.
-        cost_return: undiscounted cost return.
-        length: steps.
-        frames: pictures in the video.
+        path: The video.
+        task: The task.
+        cost_limit: Limit that the episode was held to.
+        return_: Undiscounted return.
+        cost_return: Undiscounted cost return.
+        length: Steps.
+        frames: Pictures in the video.
     """
 
     path: Path
+    task: Task
+    cost_limit: float
     return_: float
     cost_return: float
     length: int
     frames: int
+
+    @property
+    def normalized_reward(self) -> float:
+        """The return in DSRL's scale."""
+        return self.task.normalize_reward(self.return_)
+
+    @property
+    def normalized_cost(self) -> float:
+        """The cost return over the limit."""
+        return self.task.normalize_cost(self.cost_return, self.cost_limit)
 
 
 def record_replay(
@@ -54,8 +72,6 @@ def record_replay(
     seed: int = 0,
     feedback: bool = True,
     simulator: str = "auto",
-    max_frames: int = 100,
-    seconds: float = 8.0,
     progress: bool = True,
 ) -> Replay:
     """Play one episode and write it as a video.
@@ -63,26 +79,23 @@ def record_replay(
     It is the episode that `rollout(policy, task, episodes=1, seed=seed, ...)` plays.
 
     Args:
-        policy: the policy.
-        task: the task or its name.
-        path: the video file, e.g. `replay.mp4`; written aside and moved into place.
-        cost_limit: limit on the cost return, told to the policy and drawn.
-        seed: determines the episode and the policy's randomness.
-        feedback: as in `rollout`.
-        simulator: as `backend` of `make_env`.
-        max_frames: pictures of an episode of full length; drawing them takes most of the time (0.1 s per
-            picture with Bullet, 200 steps in about 10 s), so steps in between are left out.
-        seconds: how long the video of an episode of full length plays.
-        progress: show a progress bar.
+        policy: The policy.
+        task: The task or its name.
+        path: The video file, e.g. `replay.mp4`; written aside and moved into place.
+        cost_limit: Limit on the cost return, told to the policy and drawn.
+        seed: Determines the episode and the policy's randomness.
+        feedback: As in `rollout`.
+        simulator: As `backend` of `make_env`.
+        progress: Show a progress bar.
 
     Returns:
         The episode's figures.
 
     Raises:
-        ValueError: a negative limit or seed, fewer than two frames, or a path that does not end in .mp4.
-        OSError: the video cannot be written; what was at `path` before is untouched.
+        ValueError: A negative limit or seed, or a path that does not end in .mp4.
+        OSError: The video cannot be written; what was at `path` before is untouched.
         ImportError: imageio, imageio-ffmpeg or Pillow is missing.
-        SimulatorNotInstalledError: the simulator is missing.
+        SimulatorNotInstalledError: The simulator is missing.
     """
     from tqdm.auto import tqdm
 
@@ -90,13 +103,11 @@ def record_replay(
     from spi_diffusers.evaluation.rollouts import check_actions, limits_for_step
 
     task, limit = get_task(task), check_cost_limit(cost_limit)
-    if max_frames < 2 or not seconds > 0:
-        raise ValueError(f"need max_frames >= 2 and seconds > 0, got {max_frames} and {seconds}")
     if Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"a replay is an .mp4 file, got {path}")
     _check_video_packages()
-    every = -(-task.max_episode_steps // max_frames)
-    rate = max(1.0, task.max_episode_steps / every / seconds)
+    every = -(-task.max_episode_steps // MAX_FRAMES)
+    rate = max(1.0, task.max_episode_steps / every / SECONDS)
     panel = _Panel(task, limit)
     bar_style: dict[str, Any] = {"total": task.max_episode_steps, "unit": "step", "desc": "replay"}
     bar_style |= {"disable": not progress, "leave": False}
@@ -115,10 +126,10 @@ def record_replay(
                 writer.append_data(panel.draw_under(env.render(), step, return_, cost_return))
                 frames += 1
                 while not ended:
-                    budget, steps_left = limits_for_step(
+                    told = limits_for_step(
                         limit, np.array([cost_return]), step, task.max_episode_steps, feedback
                     )
-                    actions = policy.act(observation[None], budget, steps_left)
+                    actions = policy.act(observation[None], *told)
                     (action,) = check_actions(actions, (1, *env.action_space.shape), step)
                     observation, reward, terminated, truncated, info = env.step(action)
                     return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
@@ -130,7 +141,64 @@ def record_replay(
             _check_complete(aside, frames)
     finally:
         env.close()
-    return Replay(Path(path), return_, cost_return, step, frames)
+    return Replay(Path(path), task, limit, return_, cost_return, step, frames)
+
+
+def play_episode(
+    policy: str | Path,
+    task: str | None = None,
+    *,
+    cost_limit: float | None = None,
+    seed: int = 0,
+    extraction: str | None = None,
+    feedback: bool = True,
+    revision: str | None = None,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> Replay:
+    """Play one episode of a policy in the simulator and record it, as `spi play` does.
+
+    Args:
+        policy: Folder of a policy or of its run, or an id on the Hub.
+        task: The task; None takes the policy's own.
+        cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
+            task's first.
+        seed: Decides the episode and the policy's randomness.
+        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only; None takes "safe". A
+            baseline acts in one way only.
+        feedback: Tell the policy at every step what is left of the limit.
+        revision: Branch, tag or commit on the Hub.
+        output: The video, an .mp4 file; None makes one in `outputs/play`.
+        progress: Show a progress bar.
+
+    Returns:
+        The episode's figures.
+
+    Raises:
+        ValueError: The policy, the task or an argument cannot be used.
+        SimulatorNotInstalledError: The simulator is missing.
+        OSError: The video cannot be written.
+    """
+    from spi_diffusers.evaluation.evaluate import EvaluationSpec, policy_task
+    from spi_diffusers.pipelines.loading import load_pipeline
+
+    spec = EvaluationSpec(extractions=None if extraction is None else [extraction], feedback=feedback)
+    pipeline = load_pipeline(policy, revision=revision)
+    known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
+    if cost_limit is None:  # a baseline has a limit of its own
+        cost_limit = pipeline.config.get("cost_limit")
+    limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
+    how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
+    name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
+    return record_replay(
+        spec.acting(pipeline, way),
+        known,
+        output or Path("outputs") / "play" / name,
+        cost_limit=limit,
+        seed=seed,
+        feedback=feedback,
+        progress=progress,
+    )
 
 
 class _Panel:
@@ -165,11 +233,11 @@ class _Panel:
         canvas.paste(Image.fromarray(picture), (0, 0))
         draw = ImageDraw.Draw(canvas)
         within = cost_return <= self._limit
-        colour = _SAFE if within else _UNSAFE
+        color = _SAFE if within else _UNSAFE
         margin, top = 16, height + 10
         draw.text((margin, top), f"return {return_:.0f}", fill=_TEXT, font=self._large)
         verdict = f"cost {cost_return:g} of {self._limit:g}" + ("" if within else ", over the limit")
-        draw.text((width - margin, top), verdict, fill=colour, font=self._large, anchor="ra")
+        draw.text((width - margin, top), verdict, fill=color, font=self._large, anchor="ra")
 
         # The limit stands at 70% of the bar, so that what goes beyond it is seen.
         left, right, y = margin, width - margin, top + 32
@@ -180,7 +248,7 @@ class _Panel:
 
         draw.rounded_rectangle((left, y, right, y + 16), radius=4, fill=_TRACK)
         if cost_return > 0:
-            draw.rounded_rectangle((left, y, max(position(cost_return), left + 8), y + 16), 4, fill=colour)
+            draw.rounded_rectangle((left, y, max(position(cost_return), left + 8), y + 16), 4, fill=color)
         mark = position(self._limit)
         draw.rectangle((mark - 1, y - 4, mark + 1, y + 20), fill=_TEXT)
         draw.text((mark, y + 22), f"limit {self._limit:g}", fill=_TEXT, font=self._small, anchor="ma")
@@ -215,7 +283,7 @@ def _check_complete(path: Path, frames: int) -> None:
 def _video_writer(path: Path, frames_per_second: float) -> Any:
     from imageio import v2
 
-    # H.264 with 4:2:0 colour: what browsers and the Hub's preview play.
+    # H.264 with 4:2:0 color: what browsers and the Hub's preview play.
     return v2.get_writer(
         path,
         format="FFMPEG",
@@ -224,86 +292,4 @@ def _video_writer(path: Path, frames_per_second: float) -> Any:
         pixelformat="yuv420p",
         quality=8,
         macro_block_size=16,
-    )
-
-
-@dataclass(frozen=True)
-class PlayedEpisode:
-    """An episode and its figures.
-
-    Attributes:
-        task: DSRL's task name.
-        cost_limit: Limit it was held to.
-        replay: The video, return and cost return.
-        normalized_reward: The return in DSRL's scale.
-        normalized_cost: The cost return over the limit.
-    """
-
-    task: str
-    cost_limit: float
-    replay: Replay
-    normalized_reward: float
-    normalized_cost: float
-
-
-def play_episode(
-    policy: str | Path,
-    task: str | None = None,
-    *,
-    cost_limit: float | None = None,
-    seed: int = 0,
-    extraction: str | None = None,
-    feedback: bool = True,
-    revision: str | None = None,
-    output: str | Path | None = None,
-    progress: bool = True,
-) -> PlayedEpisode:
-    """Play one episode in the simulator and record it.
-
-    Args:
-        policy: Folder or id on the Hub, as in `load_pipeline`.
-        task: The task; None takes the policy's own.
-        cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
-            task's first.
-        seed: Decides the episode and the policy's randomness.
-        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only; None takes "safe". A
-            baseline acts in one way only.
-        feedback: Tell the policy at every step what is left of the limit.
-        revision: Branch, tag or commit on the Hub.
-        output: The video, an .mp4 file; None makes one in `outputs/play`.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: The policy, the task or an argument cannot be used.
-        SimulatorNotInstalledError: The simulator is missing.
-        OSError: The video cannot be written.
-    """
-    from spi_diffusers.evaluation.evaluate import acting, check_choices, policy_task
-    from spi_diffusers.evaluation.loading import load_pipeline
-    from spi_diffusers.files import short_name
-
-    pipeline = load_pipeline(policy, revision=revision)
-    known = policy_task(pipeline, task)
-    check_choices(pipeline, None if extraction is None else [extraction], feedback=feedback)
-    if cost_limit is None:  # a baseline has a limit of its own
-        cost_limit = pipeline.config.get("cost_limit")
-    limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
-    how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
-    name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
-    default = Path("outputs") / "play" / name
-    replay = record_replay(
-        acting(pipeline, extraction or "safe"),
-        known,
-        output or default,
-        cost_limit=limit,
-        seed=seed,
-        feedback=feedback,
-        progress=progress,
-    )
-    return PlayedEpisode(
-        known.name,
-        limit,
-        replay,
-        known.normalize_reward(replay.return_),
-        known.normalize_cost(replay.cost_return, limit),
     )

@@ -10,7 +10,6 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.results import (
     DivergedRun,
     EvaluationEntry,
-    read_diverged,
     read_results,
     read_train_info,
 )
@@ -120,7 +119,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     kind = (index.get("task"), info["algorithm"])
     diverged = tuple(
         replace(run, message=run.message.partition(". ")[0])  # then comes advice, with paths of this machine
-        for run in read_diverged(where / RESULTS_FILE)
+        for run in read_results(where / RESULTS_FILE).diverged
         if (run.task, run.algorithm) == kind
     )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from spi_diffusers.data.tasks import HUB_ID, Task
-from spi_diffusers.evaluation.results import read_diverged, read_results
+from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.tables import ComparedPolicy
 from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER, RESULTS_FILE, nearest_path
 from spi_diffusers.hub.upload import HubError, explained
@@ -70,7 +70,7 @@ def read_policy_results(
         if not HUB_ID.fullmatch(policy):
             raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name){hint}")
         return _download(policy, revision, token)
-    return ComparedPolicy(policy, tuple(read_results(file)), tuple(read_diverged(file)))
+    return ComparedPolicy(policy, read_results(file))
 
 
 def find_policies(
@@ -115,4 +115,4 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Compared
         except RemoteEntryNotFoundError as error:
             why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
             raise HubError(f"{repo_id}: {why}") from error
-    return ComparedPolicy(repo_id, tuple(read_results(file)), tuple(read_diverged(file)))
+    return ComparedPolicy(repo_id, read_results(file))

@@ -34,6 +34,8 @@ from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Base
+
+    from spi_diffusers.pipelines import BaselinePolicyPipeline
 else:
     _Base = object  # mixed into a pipeline, which is a DiffusionPipeline
 
@@ -106,6 +108,18 @@ def resolve_policy(
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: is no policy: there is no {INDEX_FILE} in it.")
     return folder
+
+
+def load_pipeline(
+    policy: str | os.PathLike[str], *, revision: str | None = None
+) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+    """Load a policy of SPI or of a baseline; arguments and errors as in `resolve_policy`."""
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+    folder = resolve_policy(policy, revision)
+    name = _read(str(folder / INDEX_FILE)).get("_class_name")
+    kind = BaselinePolicyPipeline if name == BaselinePolicyPipeline.__name__ else SPIPolicyPipeline
+    return kind.from_pretrained(str(folder))
 
 
 class CheckedLoading(_Base):

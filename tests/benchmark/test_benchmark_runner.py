@@ -31,7 +31,6 @@ from spi_diffusers.evaluation.results import (
     DivergedRun,
     EvaluationEntry,
     ResultsFileError,
-    read_diverged,
     read_results,
     write_results,
 )
@@ -224,7 +223,7 @@ def test_results_of_an_earlier_run_of_a_cell_go(tmp_path):
     write_outcome(tmp_path / cell.folder, Outcome("diverged", "step 7: loss is nan"))
     refused(cells, tmp_path)
     assert read_results(tmp_path / "results.json") == [other, entry(seed=1)]
-    assert [run.train_seed for run in read_diverged(tmp_path / "results.json")] == [0, 2]
+    assert [run.train_seed for run in read_results(tmp_path / "results.json").diverged] == [0, 2]
 
 
 @pytest.mark.slow
@@ -346,7 +345,7 @@ def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path, caps
     output = tmp_path / "out"
     arguments = command(output, config, "--algorithms", "spi-paper", "cpq", "--seeds", "0")
     assert main([*arguments, "--updates", "20"]) == 1
-    runs = {run.algorithm: run for run in read_diverged(output / "results.json")}
+    runs = {run.algorithm: run for run in read_results(output / "results.json").diverged}
     assert {(name, run.task, run.train_seed) for name, run in runs.items()} == {
         (name, "OfflineBallCircle-v0", 0) for name in ("spi-paper", "cpq")
     }

@@ -70,5 +70,7 @@ def test_what_an_interruption_saved_is_no_point_of_the_curve(tmp_path):
     resumed = Trainer(dataclasses.replace(config, resume=True), data, progress=False)
     resumed.train()
     assert resumed.checkpoints.steps() == [5, 7, 10, 12]
-    found = [(step, info.updates) for step, _, info in policies_along_training(config)]
+    found = [
+        (step, policy.training_record["info"]["updates"]) for step, policy in policies_along_training(config)
+    ]
     assert found == [(5, 5), (10, 10), (12, 12)]

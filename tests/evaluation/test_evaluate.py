@@ -5,25 +5,27 @@ from types import ModuleType
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from ball_circle_policies import BallCircler
 from evaluation_factory import BALL_CIRCLE, make_train_info
 from gymnasium.envs.registration import EnvSpec, registry
+from policy_factory import edit_json, make_run
 
-from spi_diffusers.evaluation.evaluate import evaluate_policy
+from spi_diffusers.algorithms.spi import make_scheduler
+from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate, evaluate_policy, evaluate_to_folder
+from spi_diffusers.evaluation.results import read_results
+from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
+from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
-def _evaluate(policy=None, **changes):
-    arguments = {
-        "train_info": make_train_info(train_seed=3),
-        "extraction": "safe",
-        "knows_limit": True,
-        "cost_limits": [10, 20],
-        "episodes": 2,
-        "seeds": [0, 1],
-        "progress": False,
-        **changes,
-    }
-    return evaluate_policy(policy or BallCircler(), "ballcircle", **arguments)
+def _evaluate(policy=None, extraction="safe", on_rollout=None, **changes):
+    spec = EvaluationSpec(**{"cost_limits": [10, 20], "episodes": 2, "seeds": [0, 1], **changes})
+    info = make_train_info(train_seed=3)
+    return evaluate_policy(
+        policy or BallCircler(), BALL_CIRCLE, spec, extraction, info, progress=False, on_rollout=on_rollout
+    )
 
 
 def test_one_entry_per_limit_over_all_evaluation_seeds():
@@ -48,7 +50,7 @@ def test_one_entry_per_limit_over_all_evaluation_seeds():
 
 def test_a_policy_that_knows_no_limit_is_played_once():
     rollouts = []
-    entries = _evaluate(knows_limit=False, on_rollout=lambda _, played: rollouts.append(played))
+    entries = _evaluate(extraction="policy", on_rollout=lambda _, played: rollouts.append(played))
 
     assert [(played.cost_limit, played.seed) for played in rollouts] == [(None, 0), (None, 1)]
     assert [entry.feedback for entry in entries] == [False, False]
@@ -57,7 +59,7 @@ def test_a_policy_that_knows_no_limit_is_played_once():
 
 
 def test_default_limits_are_the_tasks():
-    entries = _evaluate(cost_limits=None, knows_limit=False, seeds=[0], episodes=1)
+    entries = _evaluate(cost_limits=None, extraction="policy", seeds=[0], episodes=1)
     assert tuple(entry.cost_limit for entry in entries) == BALL_CIRCLE.cost_limits
 
 
@@ -101,10 +103,14 @@ def test_the_simulator_can_be_chosen(monkeypatch):
         ({"cost_limits": []}, "cost_limits is empty"),
         ({"cost_limits": [10, 10.0]}, "cost_limits holds the same value twice"),
         ({"cost_limits": [10, -1]}, "a cost limit must be"),
+        ({"cost_limits": 10}, "cost_limits must be a list, got 10"),
         ({"seeds": []}, "seeds is empty"),
         ({"seeds": [0, 0]}, "seeds holds the same value twice"),
         ({"seeds": [0, -1]}, "seed must be a non-negative"),
         ({"episodes": 0}, "episodes must be"),
+        ({"extractions": []}, "extractions is empty"),
+        ({"extractions": "safe"}, "extractions must be a list, got 'safe'"),
+        ({"extractions": ["best"]}, "extraction must be 'safe' or 'reward'"),
     ],
 )
 def test_bad_arguments_are_found_before_the_first_episode(changes, message):
@@ -112,3 +118,174 @@ def test_bad_arguments_are_found_before_the_first_episode(changes, message):
     with pytest.raises(ValueError, match=message):
         _evaluate(policy, **changes)
     assert policy.calls == []
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return _tiny_pipeline()
+
+
+def _tiny_pipeline():
+    torch.manual_seed(0)
+    normalizer = ObservationNormalizer(8)
+    normalizer.set_statistics(torch.zeros(8), torch.ones(8))
+    return SPIPolicyPipeline(
+        noise_model=MLPNoiseModel(8, 2, hidden_dims=(16, 16)),
+        reward_critic=TwinCritic(8, 2, hidden_dims=(16, 16)),
+        safety_critic=TwinCritic(8, 2, hidden_dims=(16, 16), num_heads=2),
+        scheduler=make_scheduler(SPIConfig()),
+        normalizer=normalizer,
+        task="OfflineBallCircle-v0",
+        max_episode_steps=200,
+    )
+
+
+class Spy:
+    """Passes calls on to a pipeline and keeps their arguments."""
+
+    def __init__(self, pipeline):
+        self.pipeline, self.calls = pipeline, []
+
+    def __call__(self, observation, **arguments):
+        self.calls.append(arguments)
+        return self.pipeline(observation, **arguments)
+
+
+def _play(policy, **changes):
+    arguments = {"episodes": 2, "seed": 0, "cost_limit": 10, "progress": False, **changes}
+    return rollout(policy, "ballcircle", **arguments)
+
+
+def test_rollouts_are_exactly_reproducible_and_leave_the_global_generator_alone(pipeline):
+    policy = PipelinePolicy(pipeline, num_candidates=6)
+    first = _play(policy)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again = _play(PipelinePolicy(pipeline, num_candidates=6))
+
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(first.returns, again.returns)
+    np.testing.assert_array_equal(first.running_cost, again.running_cost)
+    np.testing.assert_array_equal(_play(policy).returns, first.returns)
+    assert not np.array_equal(_play(policy, seed=1).returns, first.returns)
+
+
+def test_what_the_pipeline_is_told(pipeline):
+    spy = Spy(pipeline)
+    played = _play(PipelinePolicy(spy, num_candidates=6))
+    assert len(spy.calls) == 200, "one call per step for all episodes"
+    assert spy.calls[0]["cost_budget"].tolist() == [10.0, 10.0]
+    assert spy.calls[199]["steps_left"].tolist() == [1, 1]
+    np.testing.assert_array_equal(spy.calls[199]["cost_budget"], 10 - played.running_cost[198])
+    assert all(call["cost_limit"] == 10 and call["extraction"] == "safe" for call in spy.calls)
+
+    spy.calls.clear()
+    _play(PipelinePolicy(spy, num_candidates=6), feedback=False, episodes=1)
+    assert all(call["cost_limit"].tolist() == [10.0] and "steps_left" not in call for call in spy.calls)
+
+    spy.calls.clear()
+    _play(PipelinePolicy(spy, extraction="reward", num_candidates=3), episodes=1)
+    assert all(not {"cost_limit", "cost_budget", "steps_left"} & set(call) for call in spy.calls)
+    assert {call["num_candidates"] for call in spy.calls} == {3}
+
+
+def test_safe_extraction_needs_a_limit(pipeline):
+    with pytest.raises(ValueError, match="needs a cost limit"):
+        _play(PipelinePolicy(pipeline), cost_limit=None)
+
+
+def test_evaluate_gives_entries_of_both_extractions_sorted(pipeline):
+    entries = evaluate(
+        pipeline,
+        cost_limits=iter([20, 10]),
+        episodes=1,
+        seeds=iter([0, 1]),
+        num_candidates=6,
+        progress=False,
+    )
+
+    assert [(e.extraction, e.cost_limit, e.feedback, e.episodes) for e in entries] == [
+        ("reward", 10, False, 2),
+        ("reward", 20, False, 2),
+        ("safe", 10, True, 2),
+        ("safe", 20, True, 2),
+    ]
+    assert {entry.task for entry in entries} == {"OfflineBallCircle-v0"}
+
+
+def test_a_pipeline_of_another_task_is_refused(pipeline):
+    with pytest.raises(
+        ValueError, match="trained for OfflineBallCircle-v0, it cannot be evaluated on OfflineCarCircle-v0"
+    ):
+        evaluate(pipeline, "carcircle")
+
+
+@pytest.fixture
+def run(tmp_path):
+    pytest.importorskip("bullet_safety_gym")
+    return make_run(tmp_path / "run", entries=())
+
+
+def play_to(output, run, limit, **options):
+    spec = EvaluationSpec(cost_limits=[limit], episodes=1, extractions=["safe"])
+    results, _ = evaluate_to_folder(
+        run, spec, output=output, plots=False, video=False, progress=False, **options
+    )
+    return results
+
+
+def test_results_of_another_training_of_the_same_name_are_replaced(run, tmp_path, caplog):
+    play_to(tmp_path / "out", run, 10.0)
+    play_to(tmp_path / "out", run, 20.0)
+    assert [one.cost_limit for one in read_results(tmp_path / "out" / "results.json")] == [10.0, 20.0]
+    # Other weights of the same task, algorithm and seed.
+    edit_json(run / "policy" / "train_info.json", train_seconds=99.0)
+    play_to(tmp_path / "out", run, 40.0)
+    assert [one.cost_limit for one in read_results(tmp_path / "out" / "results.json")] == [40.0]
+    assert "2 results of another training of the same name are replaced" in caplog.text
+
+
+def test_data_that_the_policy_was_not_trained_on_is_not_compared_with(run, tmp_path, caplog):
+    # The small policy's record has a made-up checksum.
+    assert play_to(tmp_path / "out", run, 10.0).behavior == []
+    assert "embedded:OfflineBallCircle-v0 is not what the policy was trained on" in caplog.text
+
+
+def test_the_datas_own_figures_are_of_the_limits_that_were_played(run, tmp_path):
+    for limit in (10.0, 20.0):
+        results = play_to(tmp_path / "out", run, limit, dataset="embedded")
+        assert [row.cost_limit for row in results.behavior] == [limit]
+
+
+def test_a_policy_in_memory_says_what_it_was_trained_as(pipeline, caplog):
+    short = {"cost_limits": [10], "extractions": ["safe"], "episodes": 1, "num_candidates": 2}
+    (unknown,) = evaluate(pipeline, progress=False, **short)
+    assert (unknown.algorithm, unknown.updates, unknown.dataset["id"]) == ("unknown", 0, "unknown")
+    assert "no record of its training" in caplog.text
+
+    policy = _tiny_pipeline()
+    policy.training_record = {"config": {}, "info": make_train_info(updates=7).to_dict()}
+    (known,) = evaluate(policy, progress=False, **short)
+    assert (known.algorithm, known.updates) == ("spi", 7)
+    (named,) = evaluate(policy, progress=False, algorithm="mine", **short)
+    assert (named.algorithm, named.updates) == ("mine", 7)
+    with torch.no_grad():
+        next(policy.noise_model.parameters()).add_(0.1)
+    (changed,) = evaluate(policy, progress=False, **short)
+    assert changed.algorithm == "unknown", "the record is of other weights"
+
+
+def test_a_policy_by_its_folder(run):
+    import spi_diffusers
+
+    results = spi_diffusers.evaluate(run, cost_limits=[10], extractions=["safe"], episodes=1, progress=False)
+    assert [(entry.algorithm, entry.updates) for entry in results] == [("spi", 1000)]
+    with pytest.raises(FileNotFoundError, match=r"no such folder.*did you mean .*run"):
+        spi_diffusers.evaluate(run.with_name("rum"))
+
+
+def test_choices_without_effect_are_refused(pipeline):
+    with pytest.raises(ValueError, match="to leave out feedback has no effect"):
+        evaluate(pipeline, extractions=["reward"], feedback=False)
+    with pytest.raises(ValueError, match="'policy' is a baseline's"):
+        evaluate(pipeline, extractions=["policy"])

@@ -7,7 +7,13 @@ from evaluation_factory import make_entry
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spi_diffusers.evaluation.plots import plot_cost_return, plot_limits, plot_training
+from spi_diffusers.evaluation.plots import (
+    TrainingLogError,
+    plot_cost_return,
+    plot_limits,
+    plot_training,
+    read_training_log,
+)
 from spi_diffusers.evaluation.rollouts import rollout
 from spi_diffusers.evaluation.summary import BehaviorRow
 
@@ -36,7 +42,7 @@ ENTRIES = [
         for limit in (10, 20)
     ),
 ]
-BEHAVIOUR = [
+BEHAVIOR = [
     BehaviorRow("OfflineBallCircle-v0", limit, 9, 480.0, 9.0, 30.0, 9.0, 0.5, 3.0, 0.1, best, cost, 0.7)
     for limit, best, cost in ((10.0, 679.0, 9.0), (20.0, None, None), (40.0, 750.0, 39.0))
 ]
@@ -62,8 +68,9 @@ def test_training_curves(tmp_path, figures):
         "updates_per_second": 400.0,
     }
     log = _write_log(tmp_path / "metrics.jsonl", **metrics)
-    path = plot_training(log, tmp_path / "plots" / "training.png")
+    path = tmp_path / "plots" / "training.png"
 
+    assert plot_training(log, path) is figures[0]
     assert _is_drawn(path)
     panels = {axes.get_title(): axes for axes in figures[0].axes if axes.get_visible()}
     assert list(panels) == [
@@ -86,7 +93,8 @@ def test_training_log_without_anything_to_draw(tmp_path):
 
 
 def test_limits_show_means_spread_and_the_limit(tmp_path, figures):
-    assert _is_drawn(plot_limits(ENTRIES, tmp_path / "limits.png", BEHAVIOUR))
+    plot_limits(ENTRIES, tmp_path / "limits.png", BEHAVIOR)
+    assert _is_drawn(tmp_path / "limits.png")
 
     reward_axes, cost_axes = figures[0].axes[:2]
     safe, paper = reward_axes.containers
@@ -129,7 +137,8 @@ def test_every_curve_stands_under_the_limit_that_it_is_compared_with(tmp_path, f
 
 
 def test_one_limit_without_data(tmp_path):
-    assert _is_drawn(plot_limits(ENTRIES[:1], tmp_path / "limits.png"))
+    plot_limits(ENTRIES[:1], tmp_path / "limits.png")
+    assert _is_drawn(tmp_path / "limits.png")
 
 
 def test_cost_return_cloud_with_means_and_episodes(tmp_path, figures):
@@ -137,9 +146,8 @@ def test_cost_return_cloud_with_means_and_episodes(tmp_path, figures):
     costs, returns = rng.integers(0, 80, 50), rng.uniform(0, 800, 50)
     played = rollout(BallCircler(), "ballcircle", episodes=3, seed=0, cost_limit=10, progress=False)
     told_none = rollout(BallCircler(), "ballcircle", episodes=2, seed=0, cost_limit=None, progress=False)
-    path = plot_cost_return(
-        costs, returns, tmp_path / "cloud.png", ENTRIES, [("safe", played), ("reward", told_none)]
-    )
+    path = tmp_path / "cloud.png"
+    plot_cost_return(costs, returns, path, ENTRIES, [("safe", played), ("reward", told_none)])
 
     assert _is_drawn(path)
     axes = figures[0].axes[0]
@@ -172,8 +180,8 @@ def test_a_baseline_is_drawn_once_with_its_episodes(tmp_path, figures):
 
 
 def test_the_suffix_gives_the_format(tmp_path):
-    path = plot_limits(ENTRIES, tmp_path / "limits.pdf")
-    assert path.read_bytes().startswith(b"%PDF")
+    plot_limits(ENTRIES, tmp_path / "limits.pdf")
+    assert (tmp_path / "limits.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_bad_input(tmp_path):
@@ -184,3 +192,64 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"got \(0,\)"):
         plot_cost_return([], [], tmp_path / "x.png", ENTRIES)
     assert not (tmp_path / "x.png").exists()
+
+
+def _write(path, *lines):
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_series_by_metric_with_gaps(tmp_path):
+    log = read_training_log(
+        _write(
+            tmp_path / "metrics.jsonl",
+            {"step": 10, "lr": 0.1, "loss": 2, "device": "cpu"},
+            {"step": 20, "lr": 0.1, "loss": None},
+            {"step": 30, "loss": float("nan"), "updates_per_second": 41.5},
+        )
+    )
+
+    assert set(log) == {"lr", "loss", "updates_per_second"}
+    assert log["lr"][0].tolist() == [10, 20]
+    steps, values = log["loss"]
+    assert steps.tolist() == [10, 30]
+    np.testing.assert_array_equal(values, [2.0, np.nan])
+
+
+def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
+    log = read_training_log(
+        _write(
+            tmp_path / "m.jsonl",
+            *({"step": step, "loss": value} for step, value in [(1, 1), (3, 3), (2, 5), (3, 6)]),
+        )
+    )
+
+    assert log["loss"][0].tolist() == [1, 2, 3]
+    assert log["loss"][1].tolist() == [1.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("broken", ['{"step": 20, "lo', '{"step": 2', "\x00\x00\x00", '{"loss": 1}'])
+def test_broken_last_line_is_left_out(tmp_path, broken):
+    log = read_training_log(_write(tmp_path / "m.jsonl", {"step": 10, "loss": 1.0}, broken))
+    assert log["loss"][0].tolist() == [10]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"step": 20, "lo\n', "line 2: "),
+        ("[1]\n", 'line 2: expected an object with an integer "step"'),
+        ('{"loss": 1}\n', 'line 2: expected an object with an integer "step"'),
+        ('{"step": 2, "loss": [1]}\n', "line 2: metric 'loss' is not a number"),
+    ],
+)
+def test_broken_line_in_the_middle_is_an_error(tmp_path, line, message):
+    path = _write(tmp_path / "m.jsonl", {"step": 10}, line, {"step": 30})
+    with pytest.raises(TrainingLogError, match=message):
+        read_training_log(path)
+
+
+def test_empty_and_missing_file(tmp_path):
+    assert read_training_log(_write(tmp_path / "m.jsonl")) == {}
+    with pytest.raises(FileNotFoundError, match="no training log at"):
+        read_training_log(tmp_path / "none.jsonl")

@@ -6,16 +6,140 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from evaluation_factory import make_entry, make_train_info
+from evaluation_factory import BALL_CIRCLE, make_entry, make_train_info
 
 from spi_diffusers.evaluation.results import (
+    DivergedRun,
+    EpisodeStatistics,
+    EvaluationEntry,
+    Results,
     ResultsFileError,
+    check_cost_limit,
     merge_results,
     read_results,
     read_train_info,
     write_results,
 )
+
+LIGHT_MODULES = ("results", "summary", "tables", "plots", "video")
+
+
+def test_entry_figures_by_hand():
+    entry = make_entry([600.0, 700.0, 650.0, 650.0], [4.0, 12.0, 10.0, 10.0], cost_limit=10)
+
+    assert entry.episodes == 4
+    assert entry.reward_mean == 650.0
+    assert entry.reward_std == pytest.approx((2 * 50.0**2 / 3) ** 0.5)  # sample: n - 1
+    assert entry.cost_mean == 9.0
+    assert entry.cost_std == pytest.approx(((25 + 9 + 1 + 1) / 3) ** 0.5)
+    scale = BALL_CIRCLE.reward_max - BALL_CIRCLE.reward_min
+    assert entry.normalized_reward == pytest.approx((650.0 - BALL_CIRCLE.reward_min) / scale)
+    assert entry.normalized_cost == pytest.approx(0.9)
+    assert entry.within_limit == 0.75  # a cost return equal to the limit keeps it
+
+
+def test_limit_zero_is_normalized_with_one_added():
+    entry = make_entry([1.0, 1.0], [0.0, 3.0], cost_limit=0)
+
+    assert entry.normalized_cost == 2.5  # (1.5 + 1) / (0 + 1)
+    assert entry.within_limit == 0.5
+
+
+def test_single_episode_has_no_spread():
+    entry = make_entry([5.0], [1.0])
+
+    assert (entry.reward_std, entry.cost_std) == (0.0, 0.0)
+
+
+def test_fields_are_those_of_the_results_schema():
+    expected = (
+        "task, algorithm, extraction, cost_limit, feedback, train_seed, eval_seeds, episodes, updates, "
+        "train_seconds, reward_mean, reward_std, cost_mean, cost_std, normalized_reward, normalized_cost, "
+        "within_limit, steps_per_second, dataset, versions"
+    )
+    assert ", ".join(make_entry().to_dict()) == expected
+
+
+def test_dict_round_trip():
+    entry = make_entry(eval_seeds=(3, 4))
+
+    assert EvaluationEntry.from_dict(entry.to_dict()) == entry
+
+
+def test_numpy_numbers_become_python_numbers():
+    entry = dataclasses.replace(
+        make_entry(), train_seed=np.int64(3), eval_seeds=(np.int64(1),), reward_mean=np.float32(0.5)
+    )
+
+    assert type(entry.train_seed) is type(entry.eval_seeds[0]) is int
+    assert type(entry.reward_mean) is float
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "OfflineMoonCircle-v0"),
+        ("task", 3),
+        ("algorithm", ""),
+        ("cost_limit", -1.0),
+        ("cost_limit", True),
+        ("feedback", 1),
+        ("train_seed", 1.5),
+        ("eval_seeds", []),
+        ("eval_seeds", [-1]),
+        ("episodes", 0),
+        ("reward_mean", float("nan")),
+        ("reward_mean", "12"),
+        ("cost_std", -0.1),
+        ("within_limit", 1.01),
+        ("dataset", {"id": "x"}),
+        ("versions", {"torch": 2}),
+    ],
+)
+def test_value_of_the_wrong_kind_names_its_field(field, value):
+    with pytest.raises(ValueError, match=f"field '{field}' must be"):
+        EvaluationEntry.from_dict({**make_entry().to_dict(), field: value})
+
+
+def test_missing_and_unknown_fields_are_named():
+    values = make_entry().to_dict()
+    without = {name: value for name, value in values.items() if name not in ("updates", "cost_std")}
+
+    with pytest.raises(ValueError, match="missing fields 'updates', 'cost_std'"):
+        EvaluationEntry.from_dict(without)
+    with pytest.raises(ValueError, match="unknown field 'colour'"):
+        EvaluationEntry.from_dict({**values, "colour": "red"})
+    with pytest.raises(ValueError, match="must be an object"):
+        EvaluationEntry.from_dict([1, 2])
+
+
+def test_arrays_that_are_no_episodes():
+    with pytest.raises(ValueError, match="at least one episode"):
+        make_entry([], [])
+    with pytest.raises(ValueError, match="2 returns for 1 cost returns"):
+        make_entry([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="the cost return of episode 1 is nan"):
+        make_entry([1.0, 2.0], [1.0, float("nan")])
+    with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+        EpisodeStatistics.of("return", [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("limit", [-1, float("inf"), float("nan"), "10", None, True])
+def test_bad_cost_limit(limit):
+    with pytest.raises(ValueError, match="a cost limit must be a finite number of at least 0"):
+        check_cost_limit(limit)
+
+
+def test_import_nothing_heavy():
+    modules = [f"spi_diffusers.evaluation.{name}" for name in LIGHT_MODULES]
+    code = (
+        f"import sys, {', '.join(modules)}; "
+        "print([name for name in ('torch', 'matplotlib', 'rich', 'gymnasium') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_round_trip_and_order(tmp_path):
@@ -67,16 +191,16 @@ def test_merges_side_by_side_lose_nothing(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no results file at .*nothing\.json"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json is missing"):
         read_results(tmp_path / "nothing.json")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x80\x04\x95 pickle?", "is not a results file: it is not text"),
+        (b"\x80\x04\x95 pickle?", "is not complete JSON: 'utf-8' codec can't decode"),
         (b'{"learning_rate": 0.001}', "is not a results file"),
-        (b"[1, 2]", "is not a results file"),
+        (b"[1, 2]", "must hold a JSON object, got list"),
         (b'{"format_version": 2, "entries": []}', "has format version 2, this spi-diffusers reads up to 1"),
         (b'{"format_version": "1", "entries": []}', "format_version must be 1"),
         (b'{"format_version": 1}', "'entries' must be a list"),
@@ -101,7 +225,7 @@ def test_half_written_file(tmp_path):
     whole = path.read_text()
     path.write_text(whole[: len(whole) // 2])
 
-    with pytest.raises(ResultsFileError, match=r"is not complete JSON \(line \d+, column \d+"):
+    with pytest.raises(ResultsFileError, match=r"is not complete JSON: .*line \d+ column \d+"):
         read_results(path)
 
 
@@ -164,5 +288,97 @@ def test_train_info_file(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ResultsFileError, match=r"train_info\.json: missing field 'dataset'"):
         read_train_info(path)
-    with pytest.raises(FileNotFoundError, match="no train info file at"):
+    with pytest.raises(FileNotFoundError, match="is missing"):
         read_train_info(tmp_path / "none.json")
+
+
+BALL = "OfflineBallCircle-v0"
+
+
+def test_diverged_runs_stay_beside_the_entries(tmp_path):
+    file = tmp_path / "results.json"
+    runs = [DivergedRun(BALL, "spi", None, 3, "loss is nan"), DivergedRun(BALL, "cpq", 10.0, 0, "inf")]
+    write_results(file, [make_entry()], runs)
+    assert read_results(file).diverged == [runs[1], runs[0]]
+    assert read_results(file) == [make_entry()]
+    merge_results(file, [make_entry(train_seed=1)])
+    assert read_results(file).diverged == [runs[1], runs[0]]
+    assert len(read_results(file)) == 2
+    write_results(file, [make_entry()])
+    assert read_results(file).diverged == []
+    assert "diverged" not in json.loads(file.read_text())
+
+
+def test_a_run_with_results_did_not_diverge_after_all(tmp_path):
+    file = tmp_path / "results.json"
+    at_ten, at_twenty = (DivergedRun(BALL, "cpq", limit, 0, "inf") for limit in (10.0, 20.0))
+    merge_results(file, [], [at_ten, at_twenty, DivergedRun(BALL, "cpq", 10.0, 1, "inf")])
+    merge_results(file, [make_entry(algorithm="cpq", extraction="policy", feedback=False, cost_limit=10)])
+    assert [(run.cost_limit, run.train_seed) for run in read_results(file).diverged] == [(10.0, 1), (20.0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ("none", "must be a list"),
+        ([{"task": BALL}], "diverged run 0: missing fields 'algorithm', 'cost_limit'"),
+        ([[]], "diverged run 0: must be an object with named fields"),
+    ],
+)
+def test_what_is_no_list_of_runs_is_refused(tmp_path, runs, message):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"format_version": 1, "entries": [], "diverged": runs}))
+    with pytest.raises(ResultsFileError, match=message):
+        read_results(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("task", "ballcircle"), ("algorithm", ""), ("cost_limit", -1.0), ("train_seed", -1), ("message", 3)],
+)
+def test_every_field_is_checked(field, value):
+    values = DivergedRun(BALL, "spi", None, 3, "loss is nan").to_dict()
+    assert DivergedRun.from_dict(values).to_dict() == values
+    with pytest.raises(ValueError, match=field.replace("_", ".")):
+        DivergedRun.from_dict({**values, field: value})
+
+
+# ---- what `evaluate` gives back
+
+
+RESULTS = Results([make_entry(cost_limit=10), make_entry(cost_returns=(30.0, 40.0), cost_limit=20)])
+
+
+def test_results_read_as_a_table():
+    text = repr(RESULTS)
+    assert "OfflineBallCircle-v0 (2 episodes, 1 training seed)" in text
+    (first,) = [line for line in text.splitlines() if "✓ 0.80 ±0.57" in line]
+    (second,) = [line for line in text.splitlines() if "✗ 1.75 ±0.35" in line]
+    assert first.split()[0] == "10"
+    assert second.split()[0] == "20"
+    assert not any(line.endswith(" ") for line in text.splitlines())
+    html = RESULTS._repr_html_()
+    assert html.startswith("<pre")
+    assert "✓ 0.80 ±0.57" in html
+    assert repr(Results()) == "Results: no entries"
+
+
+def test_results_as_a_data_frame():
+    frame = RESULTS.to_frame()
+    assert list(frame.columns) == list(make_entry().to_dict())
+    assert frame.cost_limit.tolist() == [10.0, 20.0]
+    assert list(Results().to_frame().columns) == list(frame.columns)
+
+
+def test_saved_results_are_a_results_file(tmp_path):
+    lost = DivergedRun(BALL, "spi", None, 3, "loss is nan")
+    path = Results(RESULTS, diverged=[lost]).save(tmp_path / "new" / "results.json")
+    found = read_results(path)
+    assert (found, found.diverged) == (RESULTS, [lost])
+
+
+def test_results_draw_themselves(tmp_path):
+    figure = RESULTS.plot(tmp_path / "limits.png")
+    assert (tmp_path / "limits.png").stat().st_size > 10_000
+    assert figure.axes[0].get_title() == RESULTS.plot().axes[0].get_title() == "Reward"
+    assert os.listdir(tmp_path) == ["limits.png"]

@@ -1,24 +1,35 @@
 import io
+import json
 import re
 
+import pytest
 from evaluation_factory import make_entry
 from rich.console import Console
 
+from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.summary import BehaviorRow
-from spi_diffusers.evaluation.tables import results_tables
+from spi_diffusers.evaluation.tables import (
+    ComparedPolicy,
+    compare_policies,
+    comparison_markdown,
+    comparison_notes,
+    comparison_records,
+    comparison_tables,
+    results_tables,
+)
 
 
-def _render(entries, behaviour=(), *, colour=False):
+def _render(entries, behavior=(), *, color=False):
     stream = io.StringIO()
     console = Console(
-        file=stream, width=140, force_terminal=colour, color_system="standard" if colour else None
+        file=stream, width=140, force_terminal=color, color_system="standard" if color else None
     )
-    for table in results_tables(entries, behaviour):
+    for table in results_tables(entries, behavior):
         console.print(table)
     return stream.getvalue()
 
 
-def _behaviour(limit=10.0, **changes):
+def _behavior(limit=10.0, **changes):
     values = {
         "task": "OfflineBallCircle-v0",
         "cost_limit": limit,
@@ -45,7 +56,7 @@ def _line(text, *parts):
 
 def test_cells_by_hand():
     entry = make_entry([600.0, 700.0], [4.0, 12.0], steps_per_second=1234.4)
-    text = _render([entry], [_behaviour()])
+    text = _render([entry], [_behavior()])
 
     assert "OfflineBallCircle-v0 (2 episodes, 1 training seed)" in text
     assert "over episodes" in text
@@ -64,15 +75,15 @@ def test_cells_by_hand():
     assert _line(text, "best within")[1:] == ["0.77", "✓ 0.90", "679", "9.0"]
 
 
-def test_safe_and_unsafe_differ_with_and_without_colour():
+def test_safe_and_unsafe_differ_with_and_without_color():
     entries = [make_entry(), make_entry(cost_returns=(70.0, 71.0), extraction="reward", feedback=False)]
 
     plain = _render(entries)
     assert _line(plain, "spi, safe")[3] == "✓ 0.80 ±0.57"
     assert _line(plain, "spi, paper")[2] == "✗ 7.05 ±0.07"
-    coloured = _render(entries, colour=True)
-    assert "\x1b[1;32m✓" in coloured
-    assert "\x1b[31m✗" in coloured
+    colored = _render(entries, color=True)
+    assert "\x1b[1;32m✓" in colored
+    assert "\x1b[31m✗" in colored
 
 
 def test_seeds_become_one_row_with_the_worst_seed():
@@ -80,7 +91,7 @@ def test_seeds_become_one_row_with_the_worst_seed():
         make_entry([600.0] * 2, [4.0] * 2, train_seed=0),
         make_entry([700.0] * 2, [11.0] * 2, train_seed=1),
     ]
-    text = _render(entries, [_behaviour()])
+    text = _render(entries, [_behavior()])
 
     assert "4 episodes, 2 training seeds" in text
     assert "deviation over training seeds" in text
@@ -107,14 +118,14 @@ def test_limits_are_sections_and_the_safe_row_comes_first():
 
 
 def test_data_without_an_episode_within_the_limit():
-    text = _render([], [_behaviour(best_return=None, best_cost_return=None, best_normalized_reward=None)])
+    text = _render([], [_behavior(best_return=None, best_cost_return=None, best_normalized_reward=None)])
     assert _line(text, "best within")[1:] == ["none"]
 
 
 def test_eighty_columns_show_every_figure():
     entries = [make_entry(train_seed=seed, cost_returns=(4.0, 12.0 + seed)) for seed in (0, 1)]
     stream = io.StringIO()
-    Console(file=stream, width=80).print(*results_tables(entries, [_behaviour()]))
+    Console(file=stream, width=80).print(*results_tables(entries, [_behavior()]))
 
     text = stream.getvalue()
     assert max(map(len, text.splitlines())) <= 80
@@ -138,3 +149,103 @@ def test_eighty_columns_show_every_figure():
 
 def test_nothing_to_show():
     assert results_tables([]) == []
+
+
+def policy(name, *entries):
+    return ComparedPolicy(name, Results(entries))
+
+
+def entry(reward, cost, limit=10.0, seed=0, sha256="aa" * 32, **changes):
+    """Two episodes with this return and cost return."""
+    dataset = {"id": "data", "sha256": sha256}
+    return make_entry([reward] * 2, [cost] * 2, cost_limit=limit, train_seed=seed, dataset=dataset, **changes)
+
+
+def test_safe_policies_come_first_by_reward_then_the_others_by_cost():
+    rows = compare_policies(
+        [
+            policy("rich", entry(800, 30)),
+            policy("poor", entry(100, 0)),
+            policy("over", entry(700, 11)),
+            policy("good", entry(500, 10)),
+        ]
+    )
+    assert [(row.rank, row.policy) for row in rows] == [(1, "good"), (2, "poor"), (3, "over"), (4, "rich")]
+
+
+def test_every_limit_is_ranked_on_its_own():
+    rows = compare_policies(
+        [policy("a", entry(500, 9), entry(500, 9, 20)), policy("b", entry(600, 15), entry(600, 15, 20))]
+    )
+    order = [(row.summary.cost_limit, row.policy) for row in rows]
+    assert order == [(10, "a"), (10, "b"), (20, "b"), (20, "a")]
+
+
+def test_seeds_that_played_different_numbers_of_episodes_are_shown_as_they_are():
+    more = make_entry([700] * 5, [9] * 5, cost_limit=10.0, train_seed=1)
+    even, uneven = [entry(500, 9), entry(700, 9, seed=1)], [entry(500, 9), more]
+    rows = compare_policies([policy("even", *even), policy("uneven", *uneven)])
+    assert [line.split(" | ")[6] for line in comparison_markdown(rows).splitlines()[4:6]] == [
+        "2 x 2",
+        "2 + 5",
+    ]
+    assert any("not all have as many" in note for note in comparison_notes(rows))
+
+
+def test_best_only_keeps_every_algorithm_of_a_results_file():
+    other = (
+        entry(400, 3, algorithm="cpq"),
+        entry(300, 3, algorithm="cpq", extraction="reward", feedback=False),
+    )
+    rows = compare_policies([policy("file", entry(500, 9), *other)], best_only=True)
+    assert [(row.summary.algorithm, row.summary.reward.mean) for row in rows] == [("spi", 500), ("cpq", 400)]
+
+
+def test_best_only_takes_one_way_to_act_of_each_policy():
+    entries = (entry(500, 9), entry(800, 40, extraction="reward", feedback=False))
+    assert len(compare_policies([policy("a", *entries)])) == 2
+    (row,) = compare_policies([policy("a", *entries)], best_only=True)
+    assert row.summary.extraction == "safe"
+
+
+def test_seeds_are_one_row_and_limits_can_be_chosen():
+    (row,) = compare_policies(
+        [policy("a", entry(500, 9), entry(700, 11, seed=1), entry(1, 1, 20))], cost_limits=[10.0]
+    )
+    assert row.summary.train_seeds == (0, 1)
+    assert row.summary.reward.mean == 600
+    assert row.summary.normalized_cost.mean == pytest.approx(1.0)
+
+
+def test_other_data_and_other_numbers_of_seeds_are_pointed_out():
+    same = [policy("a", entry(500, 9)), policy("b", entry(600, 9))]
+    assert comparison_notes(compare_policies(same)) == []
+    other = [policy("a", entry(500, 9)), policy("b", entry(600, 9, sha256="bb" * 32), entry(1, 1, seed=1))]
+    data, seeds = comparison_notes(compare_policies(other))
+    assert "not all were trained on the same data" in data
+    assert "training seeds" in seeds
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="a is named twice"):
+        compare_policies([policy("a", entry(1, 1)), policy("a", entry(1, 1))])
+    with pytest.raises(ValueError, match="no results for limit 7"):
+        compare_policies([policy("a", entry(1, 1))], cost_limits=[7])
+
+
+def test_tables_hold_every_row():
+    rows = compare_policies([policy("first", entry(500, 9)), policy("second", entry(600, 15))])
+    text = comparison_markdown(rows)
+    assert "| 1 | first |" in text
+    assert "✗ 1.50" in text
+    assert text.count("\n|") == 4
+    (table,) = comparison_tables(rows)
+    assert table.row_count == 2
+    assert [record["safe"] for record in json.loads(json.dumps(comparison_records(rows)))] == [True, False]
+
+
+def test_a_name_with_brackets_is_shown_whole():
+    (table,) = comparison_tables(compare_policies([policy("runs[v2]", entry(500, 9))]))
+    console = Console(width=140, file=io.StringIO())
+    console.print(table)
+    assert "runs[v2]" in console.file.getvalue()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from policy_factory import BALL, INFO, make_policy, make_run
 
-from spi_diffusers.evaluation.loading import load_pipeline, load_policy
+from spi_diffusers.evaluation.evaluate import evaluate_to_folder, training_of
 from spi_diffusers.models import GaussianActor, ObservationNormalizer
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-from spi_diffusers.pipelines.loading import PolicyError
+from spi_diffusers.pipelines.loading import PolicyError, load_pipeline
 
 
 def upload(hub, folder, repo_id):
@@ -31,22 +31,22 @@ def make_baseline(folder):
 def test_a_run_its_policy_and_the_same_from_the_hub(hub, tmp_path):
     run = make_run(tmp_path / "run")
     upload(hub, run / "policy", "org/spi")
-    local, same, remote = load_policy(run), load_policy(run / "policy"), load_policy("org/spi")
-    assert (local.folder, same.folder, remote.folder) == (run / "policy", run / "policy", None)
+    local, same, remote = load_pipeline(run), load_pipeline(run / "policy"), load_pipeline("org/spi")
     for loaded in (same, remote):
-        assert isinstance(loaded.pipeline, SPIPolicyPipeline)
-        assert (loaded.train_info, loaded.train_config) == (local.train_info, local.train_config)
-        weights, expected = loaded.pipeline.noise_model.state_dict(), local.pipeline.noise_model.state_dict()
+        assert isinstance(loaded, SPIPolicyPipeline)
+        assert loaded.training_record == local.training_record
+        assert training_of(loaded) == training_of(local)
+        weights, expected = loaded.noise_model.state_dict(), local.noise_model.state_dict()
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def test_a_baseline_loads_from_the_hub_as_from_its_folder(hub, tmp_path):
     upload(hub, make_baseline(tmp_path / "cpq"), "org/cpq")
     observation = torch.zeros(BALL.observation_dim)
-    local, remote = load_policy(tmp_path / "cpq"), load_policy("org/cpq")
-    assert isinstance(remote.pipeline, BaselinePolicyPipeline)
-    assert remote.train_info.algorithm == "cpq"
-    assert torch.equal(remote.pipeline(observation), local.pipeline(observation))
+    local, remote = load_pipeline(tmp_path / "cpq"), load_pipeline("org/cpq")
+    assert isinstance(remote, BaselinePolicyPipeline)
+    assert training_of(remote).algorithm == "cpq"
+    assert torch.equal(remote(observation), local(observation))
 
 
 def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows_what(hub, tmp_path):
@@ -55,7 +55,7 @@ def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows
     for name in (str(tmp_path / "bare"), "org/bare"):
         assert load_pipeline(name).config.task == BALL.name
         with pytest.raises(PolicyError, match=r"bare: has no train_info\.json"):
-            load_policy(name)
+            evaluate_to_folder(name)
 
 
 def test_what_is_no_policy_is_refused(hub, tmp_path):

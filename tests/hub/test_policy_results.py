@@ -32,10 +32,10 @@ def test_a_file_a_run_a_policy_and_an_evaluation(tmp_path):
     write_results(tmp_path / "run" / "evaluation" / "results.json", ENTRIES)
     (tmp_path / "run" / "policy").mkdir()
     for place in ("run", "run/policy", "run/evaluation", "run/evaluation/results.json"):
-        assert len(read_policy_results(str(tmp_path / place)).entries) == len(ENTRIES)
+        assert len(read_policy_results(str(tmp_path / place)).results) == len(ENTRIES)
     write_results(tmp_path / "demo" / "results.json", ENTRIES)  # as `make demo` writes it
     (tmp_path / "demo" / "policy").mkdir()
-    assert len(read_policy_results(str(tmp_path / "demo" / "policy")).entries) == len(ENTRIES)
+    assert len(read_policy_results(str(tmp_path / "demo" / "policy")).results) == len(ENTRIES)
 
 
 def test_what_is_not_there(tmp_path):
@@ -46,7 +46,7 @@ def test_what_is_not_there(tmp_path):
 
 
 def test_from_the_hub(hub):
-    assert read_policy_results("org/plain").entries == tuple(sorted(ENTRIES, key=lambda entry: entry.key))
+    assert read_policy_results("org/plain").results == sorted(ENTRIES, key=lambda entry: entry.key)
     with pytest.raises(HubError, match=r"org/silent: there is no results\.json"):
         read_policy_results("org/silent")
     with pytest.raises(HubError, match="org/nothing: its results cannot be read"):

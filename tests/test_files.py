@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from spi_diffusers.files import written_aside
+from spi_diffusers.files import short_name, written_aside
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):
@@ -41,3 +41,19 @@ def test_folder_that_is_a_file(tmp_path):
         written_aside(tmp_path / "file" / "results.json"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("outputs/demo", "demo"),
+        ("outputs/demo/policy", "demo"),
+        (".", "demo"),
+        ("lab/spi-ball", "spi-ball"),
+        ("lab/policy", "policy"),
+    ],
+)
+def test_a_policy_is_called_after_its_run_or_its_repository(tmp_path, monkeypatch, policy, expected):
+    (tmp_path / "outputs" / "demo" / "policy").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outputs" / "demo" / "policy" if policy == "." else tmp_path)
+    assert short_name(policy) == expected
