@@ -27,6 +27,7 @@ examples:
   spi data convert YYY-45/DSRL datasets/dsrl --task ballcircle carcircle
   spi data convert SafetyBallCircle-v0-80-886.hdf5 datasets/dsrl
   spi data convert logs.npz datasets/mine --task carcircle
+  spi data convert robot.csv datasets/robot       columns obs_0, obs_1, action_0, reward, cost, episode
   spi data convert log.csv datasets/robot --name robot --observation-columns 'obs_*' \\
       --action-columns steer gas --reward-column r --cost-column c --episode-column run
   spi data convert minari:lab/arm-v0 datasets/arm --name arm --cost-column cost   infos hold the cost
@@ -101,7 +102,10 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", nargs="+", default=[], help="which tasks or configs (default: all that SRC holds)"
     )
-    parser.add_argument("--name", help="name of the config, for data of none of DSRL's tasks")
+    parser.add_argument(
+        "--name",
+        help="name of the config, for data without a DSRL task (a table's default: its file name)",
+    )
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace configs that DST has already")
     existing.add_argument(
@@ -112,11 +116,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="clip actions of DSRL's tasks outside [-1, 1] instead of refusing them",
     )
-    parser.add_argument("--license", help="licence id for the card (default: the source's, or unknown)")
+    parser.add_argument("--license", help="license id for the card (default: the source's, or unknown)")
     parser.add_argument("--description", help="how the data was made, for the card (Markdown)")
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    table = parser.add_argument_group("columns of a table", "by default those with the names that we use")
+    table = parser.add_argument_group(
+        "columns of a table",
+        "by default those with usual names: observation, obs, state or obs_0, obs_1, ...; action; reward; "
+        "cost; terminated, truncated or timeouts; episode or episode_index",
+    )
     for vector in ("observation", "action", "next-observation"):
         more = "; without, taken from the following row" if vector == "next-observation" else ""
         table.add_argument(
@@ -179,7 +187,8 @@ def _convert(args: argparse.Namespace) -> int:
                 f"{config}: {part.dataset.num_episodes} episodes, {len(part.dataset)} transitions", flush=True
             )
     following = shlex.join(["spi", "data", "describe", args.folder, "--task", config])
-    print(f"Written: {args.folder}\nNext: {following}")
+    train = shlex.join(["spi", "train", "--task", config, "--dataset", args.folder])
+    print(f"Written: {args.folder}\nTrain on it: {train}\nNext: {following}")
     return 0
 
 

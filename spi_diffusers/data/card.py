@@ -1,14 +1,13 @@
 """The dataset card of a folder in the parquet layout, made from its `stats.json` files alone."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
+from spi_diffusers.files import read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -16,18 +15,11 @@ if TYPE_CHECKING:
 BEGIN = "<!-- spi-diffusers: tasks, written by write_parquet_dataset -->"
 END = "<!-- spi-diffusers: end of tasks -->"
 STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
-UNKNOWN_LICENSE = "unknown"
 _TEMPLATES = Path(__file__).parent
 
 
 def read_card(readme: Path) -> "DatasetCard":
-    """Read a dataset card.
-
-    Args:
-        readme: the `README.md` file.
-
-    Returns:
-        The card; its `data` holds the YAML header.
+    """Read a dataset card; its `data` holds the YAML header.
 
     Raises:
         DatasetError: the YAML header cannot be read, or its `configs` are not a list of named configs.
@@ -54,7 +46,7 @@ def make_card(
     """Write the card of a dataset folder.
 
     Args:
-        tasks: the `stats.json` content of every task of the folder, in the wanted order.
+        tasks: the `stats.json` content of every config of the folder, in the wanted order.
         existing: the folder's present `README.md`, where there is one: everything of it is kept except
             the configs of these tasks, of tasks that were removed, what `refresh_header` writes, and the
             section between our two marks.
@@ -65,7 +57,7 @@ def make_card(
         The card; `str(card)` is the text of `README.md`.
 
     Raises:
-        DatasetError: the YAML header of the existing card cannot be read.
+        DatasetError: the existing card cannot be read.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
     from jinja2 import Environment
@@ -110,12 +102,12 @@ def make_card(
 def refresh_header(
     card: "DatasetCard", tasks: Sequence[dict[str, Any]], *, replaced: Sequence[dict[str, Any]] = ()
 ) -> None:
-    """Write size and licence anew into a card's YAML header; a licence that we did not write is kept.
+    """Write size and license anew into a card's YAML header; a license that we did not write is kept.
 
     Args:
         card: is changed.
         tasks: the `stats.json` content of every config.
-        replaced: the same of configs that have just been replaced: their licences were ours, too.
+        replaced: the same of configs that have just been replaced: their licenses were ours, too.
     """
     card.data["size_categories"] = _size_categories(tasks)
     given = card.data.get("license") or []
@@ -125,14 +117,7 @@ def refresh_header(
 
 
 def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits: tuple[float, ...]) -> None:
-    """Draw cost return against return, one point per episode, with the usual cost limits.
-
-    Args:
-        episodes: what to draw.
-        path: the PNG file to write.
-        title: heading of the plot.
-        cost_limits: drawn as vertical lines.
-    """
+    """Draw cost return against return, one point per episode, with the usual cost limits as dashed lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -175,7 +160,7 @@ def _licenses(tasks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _license(tasks: Sequence[dict[str, Any]]) -> str | list[str]:
-    """The licence of all configs; where they differ a list, which the Hub shows as several licences."""
+    """The license of all configs; where they differ a list, which the Hub shows as several licenses."""
     licenses = _licenses(tasks)
     return licenses[0] if len(licenses) == 1 else licenses
 
@@ -191,104 +176,14 @@ def _size_categories(tasks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def read_stats_file(path: Path) -> dict[str, Any]:
-    """Read a config's `stats.json`.
-
-    Args:
-        path: the file, which must exist.
-
-    Returns:
-        Its content; empty where that is not an object.
-
-    Raises:
-        DatasetError: the file is not JSON.
-    """
+    """Read a config's `stats.json`; what is not a JSON object is a DatasetError."""
     try:
-        stats = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
-    return stats if isinstance(stats, dict) else {}
+        raise DatasetError(str(error)) from error
 
 
 def read_stats(folder: Path) -> list[dict[str, Any]]:
-    """Read the statistics of all configs that `write_parquet_dataset` wrote.
-
-    Args:
-        folder: in the parquet layout; need not exist.
-
-    Returns:
-        The content of each `stats.json`, in the order of the configs' names.
-
-    Raises:
-        DatasetError: a file is not JSON.
-    """
-    stats = []
-    for path in sorted(folder.glob(f"*/{STATS_FILE}")):
-        content = read_stats_file(path)
-        if content.get("config") == path.parent.name:
-            stats.append(content)
-    return stats
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a config comes from.
-
-    Attributes:
-        source: file, dataset and commit, as far as they are known.
-        license: licence id as the Hub knows it.
-        description: how the data was made (Markdown); may be empty.
-    """
-
-    source: str
-    license: str
-    description: str
-
-
-def read_provenance(folder: Path, config: str, *, source: str) -> Provenance:
-    """Read it from a config's statistics, or else from the dataset's card.
-
-    Args:
-        folder: in the parquet layout; the rows need not be there.
-        config: name of the config.
-        source: what to say where nothing says it.
-
-    Returns:
-        What is known.
-
-    Raises:
-        DatasetError: `stats.json` is not JSON, or the card's YAML header cannot be read.
-    """
-    path = folder / config / STATS_FILE
-    stats = read_stats_file(path) if path.is_file() else {}
-    return Provenance(
-        source=str(stats.get("source") or source),
-        license=str(stats.get("license") or _card_license(folder / "README.md")),
-        description=str(stats.get("description") or ""),
-    )
-
-
-def download_provenance(repo_id: str, *, revision: str | None = None) -> tuple[Path, str]:
-    """Download the small files of a Hub dataset that `read_provenance` reads.
-
-    Args:
-        repo_id: `organisation/name`.
-        revision: branch, tag or commit.
-
-    Returns:
-        The folder, and the commit that the files are of.
-
-    Raises:
-        Exception: the Hub's client cannot get them.
-    """
-    from huggingface_hub import snapshot_download
-
-    wanted = ["README.md", f"*/{STATS_FILE}"]
-    folder = snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=wanted)
-    return Path(folder), Path(folder).name  # a snapshot's folder is named by its commit
-
-
-def _card_license(readme: Path) -> str:
-    given = read_card(readme).data.get("license") if readme.is_file() else None
-    if isinstance(given, list):  # of several it does not say which one is this config's
-        given = given[0] if len(given) == 1 else None
-    return str(given or UNKNOWN_LICENSE)
+    """Read the `stats.json` of all configs that `write_parquet_dataset` wrote, by their names in order."""
+    contents = {path.parent.name: read_stats_file(path) for path in sorted(folder.glob(f"*/{STATS_FILE}"))}
+    return [stats for config, stats in contents.items() if stats.get("config") == config]

@@ -64,103 +64,70 @@ class ColumnChecker:
             DatasetError: see the class.
         """
         clean = self.clean_rows(raw, task, clip_actions=clip_actions)
-        clean["episode_index"], clean["frame_index"] = self._episodes(clean, raw)
+        ends = clean["terminated"] | clean["truncated"]
+        self.check_ends(np.flatnonzero(ends), len(ends))
+        self.check_indices(raw, ends)
+        is_start = np.concatenate([[True], ends[:-1]])
+        rows = np.arange(len(ends), dtype=np.int64)
+        if "episode_index" in raw:
+            self.check_distinct(np.asarray(raw["episode_index"])[is_start])
+        clean["episode_index"] = np.cumsum(is_start, dtype=np.int64) - 1
+        clean["frame_index"] = rows - np.maximum.accumulate(np.where(is_start, rows, 0))
         return clean
 
     def clean_rows(
         self, raw: Mapping[str, np.ndarray], task: Task | None, *, clip_actions: bool = False
     ) -> dict[str, np.ndarray]:
-        """Check and convert the columns of rows that need not be whole episodes.
-
-        Args:
-            raw: as for `clean`; index columns are not looked at.
-            task: as for `clean`.
-            clip_actions: as for `clean`.
-
-        Returns:
-            As `clean`, without the index columns.
-
-        Raises:
-            DatasetError: see the class.
-        """
+        """As `clean`, without the index columns: the rows need not be whole episodes."""
         self.check_present(raw, [self.names.get(name, name) for name in raw])
-        clean: dict[str, np.ndarray] = {}
-        for column in VECTOR_COLUMNS:
-            clean[column] = self._vectors(column, raw[column])
-        for column in VALUE_COLUMNS:
-            clean[column] = self._finite(column, self._one_per_row(column, raw[column]))
-        for column in FLAG_COLUMNS:
-            clean[column] = self._flags(column, self._one_per_row(column, raw[column]))
+        clean = {
+            column: self.clean_column(column, raw[column], task, clip_actions=clip_actions)
+            for column in COLUMNS
+        }
         rows = len(clean["observation"])
         for column in COLUMNS:
-            if len(clean[column]) != rows:
-                raise self.error(
-                    column, f"has {len(clean[column])} rows, but {self._name('observation')} has {rows}"
-                )
+            self._check_length(column, len(clean[column]), rows)
         if rows == 0:
             raise DatasetError(f"{self.source}: zero rows; a dataset needs at least one transition")
         self.check_widths({column: clean[column].shape[1] for column in VECTOR_COLUMNS}, task)
-        self._check_costs(clean["cost"])
-        if task is not None:
-            clean["action"] = self._actions_in_range(clean["action"], task, clip_actions)
+        return clean
+
+    def clean_column(
+        self, column: str, values: np.ndarray, task: Task | None, *, clip_actions: bool = False
+    ) -> np.ndarray:
+        """Check and convert one of `COLUMNS`, or a part of it, as `clean` does."""
+        if column in FLAG_COLUMNS:
+            return self._flags(column, self._one_per_row(column, values))
+        if column in VALUE_COLUMNS:
+            clean = self._finite(column, self._one_per_row(column, values))
+            if column == "cost" and (clean < 0).any():
+                row = int(np.argmax(clean < 0))
+                raise self.error(
+                    "cost", f"has the negative value {clean[row]:g} in row {self.first_row + row}"
+                )
+            return clean
+        values = self._numeric(column, values)
+        if values.ndim != 2:
+            raise self.error(
+                column,
+                f"must have shape (rows, dimensions), not {values.shape}; flatten each row to one vector",
+            )
+        clean = self._finite(column, values)
+        self._check_size(column, clean.shape[1], task)
+        if column == "action" and task is not None:
+            return self._actions_in_range(clean, task, clip_actions)
         return clean
 
     def check_present(self, columns: Collection[str], available: Sequence[str]) -> None:
-        """Check that no column is missing.
-
-        Args:
-            columns: those that there are, by our names.
-            available: all that the source has, as it calls them, for the message.
-
-        Raises:
-            DatasetError: one of `COLUMNS` is missing.
-        """
+        """Check that none of `COLUMNS` is missing; `available` is for the message, in the source's names."""
         for column in COLUMNS:
             if column not in columns:
                 has = ", ".join(map(repr, available[:_SHOWN])) or "none"
                 more = f" and {len(available) - _SHOWN} more" if len(available) > _SHOWN else ""
                 raise self.error(column, f"is missing; the file has {has}{more}")
 
-    def clean_column(
-        self, column: str, values: np.ndarray, task: Task | None, *, clip_actions: bool = False
-    ) -> np.ndarray:
-        """Check and convert a part of one column, where the others are not at hand.
-
-        Args:
-            column: one of `COLUMNS`.
-            values: as in `clean`.
-            task: as for `clean`.
-            clip_actions: as for `clean`.
-
-        Returns:
-            As in `clean`.
-
-        Raises:
-            DatasetError: see the class.
-        """
-        if column in FLAG_COLUMNS:
-            return self._flags(column, self._one_per_row(column, values))
-        if column in VALUE_COLUMNS:
-            clean = self._finite(column, self._one_per_row(column, values))
-            if column == "cost":
-                self._check_costs(clean)
-            return clean
-        clean = self._vectors(column, values)
-        self._check_size(column, clean.shape[1], task)
-        if column == "action" and task is not None:
-            return self._actions_in_range(clean, task, clip_actions)
-        return clean
-
     def check_widths(self, widths: Mapping[str, int], task: Task | None) -> None:
-        """Check the lengths of the vectors.
-
-        Args:
-            widths: length by column, of all of `VECTOR_COLUMNS`.
-            task: fixes them, where given.
-
-        Raises:
-            DatasetError: a length is 0 or not the task's, or observations differ in length.
-        """
+        """Check the lengths of the vectors: of all `VECTOR_COLUMNS`, the task's where it is given."""
         for column, size in widths.items():
             self._check_size(column, size, task)
         if widths["next_observation"] != widths["observation"]:
@@ -171,15 +138,7 @@ class ColumnChecker:
             )
 
     def check_ends(self, ends: np.ndarray, rows: int) -> None:
-        """Check that there are episode ends, and that the last row is one.
-
-        Args:
-            ends: numbers of the rows in which an episode ends, increasing.
-            rows: number of rows.
-
-        Raises:
-            DatasetError: there is none, or rows come after the last.
-        """
+        """Check that there are episode ends (their row numbers, increasing), and that the last row is one."""
         names = f"{self._name('terminated')} nor {self._name('truncated')}"
         if len(ends) == 0:
             raise DatasetError(
@@ -194,35 +153,40 @@ class ColumnChecker:
             )
 
     def check_indices(
-        self,
-        episode_index: np.ndarray,
-        frame_index: np.ndarray,
-        ends: np.ndarray,
-        *,
-        frame: int,
-        previous: int | None,
+        self, raw: Mapping[str, np.ndarray], ends: np.ndarray, *, frame: int = 0, previous: int | None = None
     ) -> None:
-        """Check that a part of the index columns agrees with the episode ends.
+        """Check that the index columns, where there are any, agree with the episode ends.
 
         Args:
-            episode_index: (N,) a part of the column.
-            frame_index: (N,) a part of the column.
+            raw: may hold `INDEX_COLUMNS`, or the same part of each.
             ends: (N,) bool, whether an episode ends in the row.
-            frame: which step of its episode the part's first row is.
-            previous: the episode index of the row before the part; None at the start.
+            frame: which step of its episode the first row is.
+            previous: the episode index of the row before the first, where there is one.
 
         Raises:
             DatasetError: they do not agree.
         """
-        given = self._one_per_row("episode_index", episode_index)
         rows = np.arange(len(ends))
         is_start = np.concatenate([[frame == 0], ends[:-1]])
-        before = np.concatenate([[given[0] - 1 if previous is None else previous], given[:-1]])
-        rule = "changes exactly where the row before has an episode end"
-        self._must_equal("episode_index", given != before, is_start, rule, given)
-        last_start = np.maximum.accumulate(np.where(is_start, rows, -frame))
-        frames = self._one_per_row("frame_index", frame_index)
-        self._must_equal("frame_index", frames, rows - last_start, "counts the steps of each episode from 0")
+        if "episode_index" in raw:
+            given = self._one_per_row("episode_index", raw["episode_index"])
+            self._check_length("episode_index", len(given), len(ends))
+            before = np.concatenate([[given[0] - 1 if previous is None else previous], given[:-1]])
+            rule = "changes exactly where the row before has an episode end"
+            self._must_equal("episode_index", given != before, is_start, rule, given)
+        if "frame_index" in raw:
+            frames = self._one_per_row("frame_index", raw["frame_index"])
+            self._check_length("frame_index", len(frames), len(ends))
+            last_start = np.maximum.accumulate(np.where(is_start, rows, -frame))
+            rule = "counts the steps of each episode from 0"
+            self._must_equal("frame_index", frames, rows - last_start, rule, frames)
+
+    def check_distinct(self, episode_index: np.ndarray) -> None:
+        """Check that no two episodes have the same index; `episode_index`: one value per episode."""
+        if len(np.unique(episode_index)) != len(episode_index):
+            raise self.error(
+                "episode_index", "uses one index for two episodes; rows of an episode go together"
+            )
 
     def _name(self, column: str) -> str:
         return repr(self.names.get(column, column))
@@ -232,15 +196,6 @@ class ColumnChecker:
         if values.dtype.kind not in kinds:
             raise self.error(column, f"must hold numbers, not {values.dtype}")
         return values
-
-    def _vectors(self, column: str, values: np.ndarray) -> np.ndarray:
-        values = self._numeric(column, values)
-        if values.ndim != 2:
-            raise self.error(
-                column,
-                f"must have shape (rows, dimensions), not {values.shape}; flatten each row to one vector",
-            )
-        return self._finite(column, values)
 
     def _one_per_row(self, column: str, values: np.ndarray) -> np.ndarray:
         values = self._numeric(column, values)
@@ -272,15 +227,10 @@ class ColumnChecker:
         bad = (values != 0) & (values != 1)  # NaN is neither, so it is caught here
         if bad.any():
             row = int(np.argmax(bad))
-            number = self.first_row + row
-            raise self.error(column, f"must hold only 0 and 1, but row {number} holds {values[row]}")
+            raise self.error(
+                column, f"must hold only 0 and 1, but row {self.first_row + row} holds {values[row]}"
+            )
         return values == 1
-
-    def _check_costs(self, cost: np.ndarray) -> None:
-        if (cost < 0).any():
-            row = int(np.argmax(cost < 0))
-            number = self.first_row + row
-            raise self.error("cost", f"has the negative value {cost[row]:g} in row {number}")
 
     def _check_size(self, column: str, size: int, task: Task | None) -> None:
         if task is not None:
@@ -303,47 +253,17 @@ class ColumnChecker:
             )
         return np.clip(action, -1.0, 1.0) if (excess > 0).any() else action
 
-    def _episodes(
-        self, clean: Mapping[str, np.ndarray], raw: Mapping[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        ends = clean["terminated"] | clean["truncated"]
-        self.check_ends(np.flatnonzero(ends), len(ends))
-        starts = np.concatenate([[0], np.flatnonzero(ends)[:-1] + 1])
-        lengths = np.diff(np.append(starts, len(ends)))
-        episode_index = np.repeat(np.arange(len(starts), dtype=np.int64), lengths)
-        frame_index = np.arange(len(ends), dtype=np.int64) - np.repeat(starts, lengths)
-        if "episode_index" in raw:
-            self._check_episode_index(raw["episode_index"], starts, len(ends))
-        if "frame_index" in raw:
-            given = self._one_per_row("frame_index", raw["frame_index"])
-            self._must_equal("frame_index", given, frame_index, "counts the steps of each episode from 0")
-        return episode_index, frame_index
-
-    def _check_episode_index(self, values: np.ndarray, starts: np.ndarray, rows: int) -> None:
-        given = self._one_per_row("episode_index", values)
-        is_start = np.zeros(rows, dtype=np.int64)
-        is_start[starts] = 1
-        if len(given) == rows:
-            changes = np.concatenate([[1], given[1:] != given[:-1]]).astype(np.int64)
-        else:
-            changes = given
-        rule = "changes exactly where the row before has an episode end"
-        self._must_equal("episode_index", changes, is_start, rule, given)
-        if len(np.unique(given[starts])) != len(starts):
-            raise self.error(
-                "episode_index", "uses one index for two episodes; rows of an episode go together"
-            )
+    def _check_length(self, column: str, length: int, rows: int) -> None:
+        if length != rows:
+            raise self.error(column, f"has {length} rows, but {self._name('observation')} has {rows}")
 
     def _must_equal(
-        self, column: str, given: np.ndarray, expected: np.ndarray, rule: str, shown: np.ndarray | None = None
+        self, column: str, given: np.ndarray, expected: np.ndarray, rule: str, shown: np.ndarray
     ) -> None:
-        if len(given) != len(expected):
-            raise self.error(
-                column, f"has {len(given)} rows, but {self._name('observation')} has {len(expected)}"
-            )
         wrong = given != expected
         if wrong.any():
             row = int(np.argmax(wrong))
-            value = (given if shown is None else shown)[row]
             number = self.first_row + row
-            raise self.error(column, f"holds {value} in row {number}, but it {rule}; are the rows in order?")
+            raise self.error(
+                column, f"holds {shown[row]} in row {number}, but it {rule}; are the rows in order?"
+            )

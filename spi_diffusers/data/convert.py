@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from spi_diffusers.data.card import UNKNOWN_LICENSE, download_provenance, read_provenance
+from spi_diffusers.data.card import STATS_FILE, read_card, read_stats_file
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.download import fetch, find_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5
@@ -44,7 +44,7 @@ from spi_diffusers.data.writing import check_destination, has_config, write_parq
 
 logger = logging.getLogger(__name__)
 
-_DSRL_LICENSE = "cc-by-4.0"
+_DSRL_LICENSE, _UNKNOWN_LICENSE = "cc-by-4.0", "unknown"
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
         name = path.name.partition(".")[0]
     load = partial(load_file, path, task, request.columns, clip_actions=request.clip_actions)
     told = task_of_file(path)
-    license = _DSRL_LICENSE if told is not None and path.name == told.dataset_file else UNKNOWN_LICENSE
+    license = _DSRL_LICENSE if told is not None and path.name == told.dataset_file else _UNKNOWN_LICENSE
     return _Part(name or (task.name if task else ""), load, path.name, license)
 
 
@@ -344,10 +344,30 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
     return [_file_part(by_task[task], replace(request, wanted=(task.name,))) for task in wanted]
 
 
-def _layout_part(path: Path, config: str, request: _Request) -> _Part:
-    known = read_provenance(path, config, source=path.name)
-    load = partial(load_folder, path, config, clip_actions=request.clip_actions)
-    return _Part(request.name or config, load, known.source, known.license, known.description)
+def _layout_part(folder: Path, config: str, request: _Request, repo_id: str | None = None) -> _Part:
+    """A config of a folder, or of a Hub dataset whose small files are in the folder."""
+    load: Callable[[], TransitionDataset]
+    if repo_id is None:
+        load = partial(load_folder, folder, config, clip_actions=request.clip_actions)
+    else:  # a snapshot's folder is named by its commit
+        revision = folder.name
+        load = partial(load_hub, repo_id, config, revision=revision, clip_actions=request.clip_actions)
+    path, readme = folder / config / STATS_FILE, folder / "README.md"
+    stats = read_stats_file(path) if path.is_file() else {}
+    license = read_card(readme).data.get("license") if readme.is_file() else None
+    if isinstance(license, list):  # of several it does not say which one is this config's
+        license = license[0] if len(license) == 1 else None
+    source = str(stats.get("source") or "")
+    if repo_id is not None:
+        here = f"{repo_id}, commit {folder.name}"
+        source = f"{source}; by way of {here}" if source else here
+    return _Part(
+        request.name or config,
+        load,
+        source or folder.name,
+        str(stats.get("license") or license or _UNKNOWN_LICENSE),
+        str(stats.get("description") or ""),
+    )
 
 
 def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
@@ -378,7 +398,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
         load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
     )
     label = source if isinstance(source, str) else f"Minari dataset {source.name}"
-    return _Part(request.name or (task.name if task else ""), load, label, UNKNOWN_LICENSE)
+    return _Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
 
 
 def _dsrl_parts(request: _Request) -> list[_Part]:
@@ -403,22 +423,20 @@ def _dsrl_parts(request: _Request) -> list[_Part]:
 
 
 def _hub_parts(repo_id: str, request: _Request) -> list[_Part]:
+    from huggingface_hub import snapshot_download
+
     import datasets
 
     _check_columns(repo_id, request)
     try:
-        folder, commit = download_provenance(repo_id, revision=request.revision)
-        configs = datasets.get_dataset_config_names(repo_id, revision=commit)
+        small = ["README.md", f"*/{STATS_FILE}"]
+        folder = Path(
+            snapshot_download(repo_id, repo_type="dataset", revision=request.revision, allow_patterns=small)
+        )
+        configs = datasets.get_dataset_config_names(repo_id, revision=folder.name)
     except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
             f"{repo_id}: cannot be loaded from the Hub: {say(error)}. (No local file or "
             "folder has that name.)"
         ) from error
-    parts = []
-    for config in _choose(repo_id, configs, request):
-        load = partial(load_hub, repo_id, config, revision=commit, clip_actions=request.clip_actions)
-        here = f"{repo_id}, commit {commit}"
-        known = read_provenance(folder, config, source="")
-        source = f"{known.source}; by way of {here}" if known.source else here
-        parts.append(_Part(request.name or config, load, source, known.license, known.description))
-    return parts
+    return [_layout_part(folder, config, request, repo_id) for config in _choose(repo_id, configs, request)]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
 
 
@@ -102,7 +102,7 @@ def describe_dataset(
     """
     episodes, task = dataset.episodes, dataset.task
     if cost_limits is None:
-        cost_limits = task.cost_limits if task is not None else DEFAULT_LIMITS
+        cost_limits = task.cost_limits if task is not None else DEFAULT_COST_LIMITS
     limits = []
     for limit in sorted(set(cost_limits)):
         if not (math.isfinite(limit) and limit >= 0):
@@ -129,14 +129,7 @@ def describe_dataset(
 
 
 def description_tables(description: DatasetDescription) -> "list[Table]":
-    """Make the tables that `spi data describe` prints.
-
-    Args:
-        description: what to show.
-
-    Returns:
-        One table of the episodes' spread, one of the cost limits.
-    """
+    """Make the tables that `spi data describe` prints: of the episodes' spread, and of the cost limits."""
     from rich.table import Table
 
     d = description
@@ -172,16 +165,7 @@ def description_tables(description: DatasetDescription) -> "list[Table]":
 def save_description(
     dataset: TransitionDataset, description: DatasetDescription, folder: str | os.PathLike[str]
 ) -> list[Path]:
-    """Write a description as `description.json` and `description.png`.
-
-    Args:
-        dataset: what is described.
-        description: of that dataset.
-        folder: where to; made if it does not exist. Files of these names are replaced.
-
-    Returns:
-        The two files.
-    """
+    """Write a description as `description.json` and `description.png` into a folder; return both paths."""
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     as_json = asdict(description)

@@ -51,14 +51,7 @@ class HubFile:
 
 
 def download_dsrl_file(task: Task, *, revision: str | None = None) -> Path:
-    """Fetch a task's file from DSRL's dataset repository; one that is there already is not fetched again.
-
-    Args:
-        task: whose file.
-        revision: branch, tag or commit.
-
-    Returns:
-        The verified file.
+    """Fetch a task's file from DSRL's dataset repository, verified, unless it is there already.
 
     Raises:
         DatasetError: it cannot be downloaded; what has arrived is kept, and the next try goes on there.
@@ -67,17 +60,10 @@ def download_dsrl_file(task: Task, *, revision: str | None = None) -> Path:
 
 
 def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> dict[str, HubFile]:
-    """Ask the Hub for the sizes and checksums of DSRL's files.
+    """Ask the Hub for the sizes and checksums of the files of tasks; for `fetch`, by task name.
 
     Without a connection, files that were fetched before are taken, unless a revision is asked for: nothing
     here tells which revision they belong to.
-
-    Args:
-        tasks: whose files.
-        revision: branch, tag or commit.
-
-    Returns:
-        The files by task name, for `fetch`.
 
     Raises:
         DatasetError: the Hub has no such repository, revision or file; or it cannot be reached, and a file
@@ -114,12 +100,6 @@ def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> di
 
 def fetch(file: HubFile) -> Path:
     """Fetch a file into the Hub client's cache (`hf cache` knows how to empty it), and verify it.
-
-    Args:
-        file: what to fetch.
-
-    Returns:
-        The verified file, `<checksum>/<name>` in a folder of the cache.
 
     Raises:
         DatasetError: the download fails for good, or what the server sends is not what the Hub describes.

@@ -43,15 +43,12 @@ _SIGNATURES = {
 
 
 def load_npz(path: Path, task: Task | None = None, *, clip_actions: bool = False) -> TransitionDataset:
-    """Load a NumPy archive in DSRL's layout.
+    """Load a NumPy archive in DSRL's layout. Missing `next_observations` are derived.
 
     Args:
         path: the `.npz` file.
         task: fixes the dimensions and the action range, where given.
         clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset. Missing `next_observations` are derived, see `derive_next_observation`.
 
     Raises:
         DatasetError: the file is not such an archive, is cut off, holds pickled arrays, or its columns
@@ -68,15 +65,7 @@ def load_npz(path: Path, task: Task | None = None, *, clip_actions: bool = False
 
 
 def load_hdf5(path: Path, task: Task | None = None, *, clip_actions: bool = False) -> TransitionDataset:
-    """Load one of DSRL's HDF5 files.
-
-    Args:
-        path: the `.hdf5` file.
-        task: fixes the dimensions and the action range, where given.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset. Missing `next_observations` are derived, see `derive_next_observation`.
+    """Load one of DSRL's HDF5 files; as `load_npz`.
 
     Raises:
         DatasetError: the file is not HDF5, is cut off, or its columns do not pass the checks of
@@ -141,16 +130,8 @@ def dataset_from_raw(
 ) -> TransitionDataset:
     """Make a dataset of raw columns, with `next_observation` derived (and a warning) where it is missing.
 
-    Args:
-        raw: arrays by our column names, as for `TransitionDataset.from_columns`.
-        source: what to call the data in messages.
-        names: how the source calls a column, where that differs.
-        task: fixes the dimensions and the action range, where given.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-        stacklevel: whose line the warning names: 2 is the caller's.
-
-    Returns:
-        The dataset.
+    The arguments are those of `TransitionDataset.from_columns`; `stacklevel` says whose line the warning
+    names (2: the caller's).
 
     Raises:
         DatasetError: the columns do not pass the checks of `TransitionDataset.from_columns`.

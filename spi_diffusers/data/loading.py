@@ -113,16 +113,7 @@ def load_file(
     *,
     clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load a file in DSRL's layout or a table.
-
-    Args:
-        path: the file; its suffix tells what it is.
-        task: fixes the dimensions and the action range, where given.
-        columns: which columns of a table hold what; by default those with usual names.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset.
+    """Load a file in DSRL's layout, or a table whose `columns` are named or have usual names.
 
     Raises:
         DatasetError: the suffix is not known, or the file cannot be used.
@@ -136,11 +127,7 @@ def load_file(
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that is neither in DSRL's layout nor a table, by its name.
-
-    Raises:
-        DatasetError: as said.
-    """
+    """Refuse a file that by its name is neither in DSRL's layout nor a table, with a DatasetError."""
     known = (*DSRL_SUFFIXES, *TABLE_SUFFIXES)
     if not path.name.lower().endswith(known):
         raise DatasetError(
@@ -149,14 +136,7 @@ def check_suffix(path: Path) -> None:
 
 
 def file_task(path: Path, task: Task | None) -> Task | None:
-    """The task of a file: the wanted one, or else the one that its name tells.
-
-    Args:
-        path: the file.
-        task: the wanted task.
-
-    Returns:
-        The task; None where nothing tells.
+    """The task of a file: the wanted one, or else the one that its name tells, if any.
 
     Raises:
         DatasetError: the name tells another task than the wanted one.
@@ -170,14 +150,7 @@ def file_task(path: Path, task: Task | None) -> Task | None:
 
 
 def check_hub_id(source: str) -> None:
-    """Refuse what is not on disk and cannot be the id of a Hub dataset.
-
-    Args:
-        source: what a dataset is named by.
-
-    Raises:
-        MissingDatasetError: as said.
-    """
+    """Refuse what is not on disk and cannot be the id of a Hub dataset, with a MissingDatasetError."""
     if source.lower().endswith((*DSRL_SUFFIXES, *TABLE_SUFFIXES)) or not HUB_ID.fullmatch(source):
         raise MissingDatasetError(f"{source}: no such file or folder (give {_FORMS})")
 
@@ -208,20 +181,12 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
 
 
 def embedded_tasks() -> list[str]:
-    """List the tasks whose data ships with the package.
-
-    Returns:
-        DSRL ids.
-    """
+    """List the tasks (DSRL ids) whose data ships with the package."""
     return folder_configs(EMBEDDED_FOLDER)
 
 
 def check_no_revision(source: str | os.PathLike[str], revision: str | None) -> None:
-    """Refuse a revision of data that has none.
-
-    Raises:
-        DatasetError: One is given.
-    """
+    """Refuse a revision of data that has none, with a DatasetError."""
     if revision is not None:
         raise DatasetError(
             f"{source}: is local, so revision={revision!r} means nothing; it is for Hub datasets"

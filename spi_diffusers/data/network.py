@@ -14,11 +14,7 @@ FIRST_PAUSE = 1.0
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the server is busy or broken, or the connection failed.
-
-    Args:
-        error: what a request to the Hub raised.
-    """
+    """Whether the same request may succeed later: the server is busy or broken, or the connection failed."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, HfHubHTTPError):
@@ -74,14 +70,7 @@ def say(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Say what an error of the Hub's clients means for the user.
-
-    Args:
-        error: what huggingface_hub or its HTTP library raised.
-
-    Returns:
-        Part of a sentence, without a full stop.
-    """
+    """Say what an error of the Hub's clients means for the user: part of a sentence, without a full stop."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     if isinstance(error, LocalTokenNotFoundError):

@@ -97,8 +97,7 @@ def load_hub(
     Raises:
         UnknownTaskError: `config` is neither a config nor a task of DSRL's.
         DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
-            reached and nothing is cached, or the columns do not pass the checks of
-            `TransitionDataset.from_columns`.
+            reached and nothing is cached, or the columns do not pass the checks.
     """
     with _hub_builder(repo_id, config, revision) as (builder, config):
         builder.download_and_prepare()
@@ -125,13 +124,7 @@ def _from_table(table: "pa.Table", source: str, config: str, clip_actions: bool)
 
 
 def folder_configs(folder: Path) -> list[str]:
-    """List the configs (tasks) that the dataset card of a folder declares.
-
-    Args:
-        folder: holds `README.md` with `configs` in its YAML header.
-
-    Returns:
-        Config names in the order of the card.
+    """List the configs (tasks) that the dataset card of a folder declares, in its order.
 
     Raises:
         DatasetError: there is no card, or its YAML header cannot be read or declares no configs, or one whose
@@ -160,19 +153,12 @@ def folder_configs(folder: Path) -> list[str]:
 
 
 def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
-    """Pick a config of those that a dataset has.
-
-    Args:
-        where: what to call the dataset in messages.
-        names: of its configs.
-        wanted: DSRL id or config's name; may be left out where there is only one.
-
-    Returns:
-        The config's name.
+    """Pick the wanted one of the `names` of configs, or the only one.
 
     Raises:
         UnknownTaskError: `wanted` is neither a config of the dataset nor a task of DSRL's.
-        DatasetError: the dataset has no data of the task, or several configs and none is wanted.
+        DatasetError: the dataset (`where` in messages) has no data of the task, or several configs and none
+            is wanted.
     """
     listing = ", ".join(names)
     if wanted is None:
@@ -291,8 +277,8 @@ def column_to_numpy(
 
     Args:
         column: numbers or bools, or for vectors lists of numbers that all have one length.
-        name: its name, for messages.
-        source: where it comes from, for messages.
+        name: its name, for messages, as is `source`.
+        source: where it comes from.
         vector: whether it holds a list per row; by default what its name means in our layout.
         first_row: number of its first row, for messages.
 
@@ -340,37 +326,15 @@ def column_to_numpy(
 
 
 def folder_rows(folder: Path, config: str | None = None) -> "ParquetRows":
-    """Open the rows of a config of a local folder.
-
-    Args:
-        folder: as for `load_folder`.
-        config: as for `load_folder`.
-
-    Returns:
-        The rows.
-
-    Raises:
-        UnknownTaskError: as `load_folder`.
-        DatasetError: as `load_folder`.
-    """
+    """Open the rows of a config of a local folder; arguments and errors as for `load_folder`."""
     config, files = _folder_files(folder, config)
     return ParquetRows(files, source=f"{folder} ({config})", config=config)
 
 
 def hub_rows(repo_id: str, config: str | None = None, *, revision: str | None = None) -> "ParquetRows":
-    """Open the rows of a config of a dataset on the Hub; no file is downloaded.
+    """Open the rows of a config of a dataset on the Hub, at one commit; no file is downloaded.
 
-    Args:
-        repo_id: as for `load_hub`.
-        config: as for `load_hub`.
-        revision: as for `load_hub`.
-
-    Returns:
-        The rows of one commit.
-
-    Raises:
-        UnknownTaskError: as `load_hub`.
-        DatasetError: as `load_hub`; also if the files are only in the cache, offline.
+    Arguments and errors are those of `load_hub`; it is an error, too, if the files are only in the cache.
     """
     with _hub_builder(repo_id, config, revision) as (builder, config):
         files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
@@ -384,14 +348,7 @@ def hub_rows(repo_id: str, config: str | None = None, *, revision: str | None = 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that a parquet file holds together.
-
-    Attributes:
-        file: index of the file.
-        index: which row group of that file.
-        start: number of its first row in the dataset.
-        stop: number of the row after its last.
-    """
+    """Row group `index` of file number `file`: the rows `start` to `stop` - 1 of the dataset."""
 
     file: int
     index: int

@@ -123,14 +123,7 @@ def simulator_status(name: str) -> SimulatorStatus:
 
 
 def install_command(name: str) -> str | None:
-    """The command that installs a simulator beside the gymnasium that is installed.
-
-    Args:
-        name: as in `Task.simulator`.
-
-    Returns:
-        A shell command, or None if pip cannot install the simulator on this package's Python versions.
-    """
+    """The command that installs a simulator beside the installed gymnasium; None if pip cannot install it."""
     extra = SIMULATORS[name].extra
     if extra == "bullet" and release_numbers(_version("gymnasium")) >= (1, 0):
         # The extra would take gymnasium back to 0.28.1, to which bullet-safety-gym is pinned.
@@ -139,15 +132,9 @@ def install_command(name: str) -> str | None:
 
 
 def mujoco_conflict(gymnasium: str, mujoco: str) -> str:
-    """Say why a pair of versions cannot simulate the Velocity tasks.
+    """Say why versions of gymnasium and mujoco cannot simulate the Velocity tasks, or nothing.
 
-    Args:
-        gymnasium: version of gymnasium.
-        mujoco: version of mujoco.
-
-    Returns:
-        What does not fit and what to install, or an empty string. That mujoco 3 and later simulate
-        differently is no conflict: `make_env` warns of it.
+    That mujoco 3 and later simulate differently is no conflict: `make_env` warns of it.
     """
     if release_numbers(gymnasium) < (1, 0) and release_numbers(mujoco) > (2, 3, 3):
         return (
@@ -165,14 +152,7 @@ def _safety_gymnasium_conflict(version: str, python: tuple[int, ...]) -> str:
 
 
 def release_numbers(version: str) -> tuple[int, ...]:
-    """The first three numbers of a version, to compare versions by.
-
-    Args:
-        version: e.g. "2.3.7" or "1.0.0a2".
-
-    Returns:
-        e.g. (2, 3, 7) or (1, 0, 0); a part that does not start with a number ends the list.
-    """
+    """The first three numbers of a version, to compare versions by: (1, 0, 0) for `1.0.0a2`."""
     numbers = []
     for part in version.split(".")[:3]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -234,14 +214,7 @@ def list_tasks(
 
 
 def tasks_table(rows: list[dict[str, Any]]) -> "Table":
-    """Lay out the rows of `list_tasks` as a table for the terminal.
-
-    Args:
-        rows: from `list_tasks`.
-
-    Returns:
-        The table, one row per task.
-    """
+    """Lay out the rows of `list_tasks` as a table for the terminal."""
     from rich.table import Table
 
     table = Table(title="Tasks of DSRL")
@@ -269,14 +242,7 @@ def tasks_table(rows: list[dict[str, Any]]) -> "Table":
 
 
 def references_table(rows: list[dict[str, Any]]) -> "Table":
-    """Lay out what `tasks_table` has no room for: DSRL's reference cost and data file.
-
-    Args:
-        rows: from `list_tasks`.
-
-    Returns:
-        The table, one row per task; it fits into 100 columns.
-    """
+    """Lay out what `tasks_table` has no room for: DSRL's reference cost and data file, in 100 columns."""
     from rich.table import Table
 
     table = Table(title=f"DSRL's reference costs, and its files in {DSRL_DATASET_REPO} on the Hub")
@@ -290,14 +256,7 @@ def references_table(rows: list[dict[str, Any]]) -> "Table":
 
 
 def tasks_notes(rows: list[dict[str, Any]]) -> list[str]:
-    """Explain the columns, and say what is missing and which command installs it.
-
-    Args:
-        rows: from `list_tasks`.
-
-    Returns:
-        Lines of text, one per simulator that cannot run among the rows, then one on the columns.
-    """
+    """Say what is missing and which command installs it, a line per simulator, and explain the columns."""
     notes = []
     for name in dict.fromkeys(row["simulator"] for row in rows if not row["simulator_installed"]):
         row = next(row for row in rows if row["simulator"] == name)

@@ -15,7 +15,7 @@ from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, TASKS, Task, resolve_task
-from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset
+from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,7 @@ class StreamedDataset:
         return self.rows.num_rows
 
     def __repr__(self) -> str:
-        return (
-            f"StreamedDataset({self.source!r}, task={self.task.name if self.task else None}, "
-            f"{len(self)} transitions, {self.num_episodes} episodes, "
-            f"observation_dim={self.observation_dim}, action_dim={self.action_dim})"
-        )
+        return describe_briefly(self)
 
     @property
     def source(self) -> str:
@@ -205,15 +201,8 @@ def exceeds_memory(
 ) -> bool:
     """Whether a dataset can be streamed, and would take more than half of the available memory.
 
-    Args:
-        dataset: as for `load_transitions`.
-        task: as for `load_transitions`.
-        revision: as for `load_transitions`.
-        copies: processes on this machine that would load it.
-
-    Returns:
-        The answer; False where it cannot be found out, with a warning where it is for the Hub: loading says
-        what is wrong, or takes what is cached.
+    The arguments are those of `open_transitions`. The answer is False where it cannot be found out, with a
+    warning where it is for the Hub: loading says what is wrong, or takes what is cached.
     """
     allowed = MEMORY_SHARE * available_memory() / copies
     try:

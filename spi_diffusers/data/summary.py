@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,11 +62,6 @@ def stored_summary(
 ) -> DatasetSummary | None:
     """Take the summary from the files beside the rows, if they belong to exactly these rows.
 
-    Args:
-        rows: the rows of a config.
-        task: fixes the action range, where given.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
     Returns:
         The summary, or None if there are no such files or a checksum is not right (a warning says which).
 
@@ -81,25 +75,8 @@ def stored_summary(
         return None
     try:
         stats = json.loads(content)
-        listed = {PurePosixPath(entry["path"]).name: str(entry["sha256"]) for entry in stats["files"]}
-        wanted = {PurePosixPath(file).name: file for file in rows.files}
-        if listed.keys() != {*wanted, EPISODES_FILE}:
-            raise ValueError(f"it belongs to other files: {', '.join(listed)}")
-        for name, file in wanted.items():
-            if beside.sha256(file) != listed[name]:
-                raise ValueError(f"{name} has changed since (its SHA-256 is another)")
-        table = beside.read(EPISODES_FILE)
-        if table is None or hashlib.sha256(table).hexdigest() != listed[EPISODES_FILE]:
-            raise ValueError(f"{EPISODES_FILE} is missing or has changed since (its SHA-256 is another)")
-        observation = stats["columns"]["observation"]
-        mean, std = (torch.tensor(observation[key], dtype=torch.float64) for key in ("mean", "std"))
-        episodes = _read_episodes(table)
-        if stats["num_transitions"] != rows.num_rows or int(episodes.length.sum()) != rows.num_rows:
-            raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
-        if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
-            raise ValueError("its observation has other dimensions")
+        summary = _verified_summary(stats, rows, beside)
         problem = _bad_extremes(stats["columns"], task if not clip_actions else None)
-        summary = DatasetSummary(str(stats["sha256"]), mean, std, episodes, is_verified=True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning(
             "%s: %s is not used: %s. All rows are read once instead.", rows.source, STATS_FILE, error
@@ -108,6 +85,28 @@ def stored_summary(
     if problem:
         raise DatasetError(f"{rows.source}: {problem}")
     return summary
+
+
+def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside") -> DatasetSummary:
+    """The summary that statistics hold; a ValueError says why they do not belong to the rows."""
+    listed = {PurePosixPath(entry["path"]).name: str(entry["sha256"]) for entry in stats["files"]}
+    wanted = {PurePosixPath(file).name: file for file in rows.files}
+    if listed.keys() != {*wanted, EPISODES_FILE}:
+        raise ValueError(f"it belongs to other files: {', '.join(listed)}")
+    for name, file in wanted.items():
+        if beside.sha256(file) != listed[name]:
+            raise ValueError(f"{name} has changed since (its SHA-256 is another)")
+    table = beside.read(EPISODES_FILE)
+    if table is None or hashlib.sha256(table).hexdigest() != listed[EPISODES_FILE]:
+        raise ValueError(f"{EPISODES_FILE} is missing or has changed since (its SHA-256 is another)")
+    observation = stats["columns"]["observation"]
+    mean, std = (torch.tensor(observation[key], dtype=torch.float64) for key in ("mean", "std"))
+    episodes = _read_episodes(table)
+    if stats["num_transitions"] != rows.num_rows or int(episodes.length.sum()) != rows.num_rows:
+        raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
+    if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
+        raise ValueError("its observation has other dimensions")
+    return DatasetSummary(str(stats["sha256"]), mean, std, episodes, is_verified=True)
 
 
 def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
@@ -132,117 +131,71 @@ def scanned_summary(
 ) -> DatasetSummary:
     """Read all rows once, a column at a time: check every value, and find the summary.
 
-    Args:
-        rows: the rows.
-        task: fixes the dimensions and the action range, where given.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-        progress: show a progress bar.
-
-    Returns:
-        The summary.
-
     Raises:
         DatasetError: what in-memory loading would refuse as well.
     """
     ColumnChecker(rows.source).check_widths(rows.widths, task)
-    columns = ("episodes", *COLUMNS)
-    with tqdm(total=len(columns), desc="reading once", unit=" column", disable=not progress) as bar:
-        episodes = _EpisodeScan(rows).run()
+    digest, moments = hashlib.sha256(), _Moments(rows.widths["observation"])
+    sums: dict[str, np.ndarray] = {}
+    with tqdm(total=1 + len(COLUMNS), desc="reading once", unit=" column", disable=not progress) as bar:
+        start, length, terminated = _scan_episodes(rows)
         bar.update()
-        digest = hashlib.sha256()
-        moments = _Moments(rows.widths["observation"])
-        sums: dict[str, np.ndarray] = {}
         for name in COLUMNS:
-            _start_column(digest, name, rows)
-            total = np.zeros(len(episodes.length))
-            for first, values in _checked(rows, name, task, clip_actions):
-                digest.update(
-                    values.astype(values.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data
-                )
+            # The digest is that of `TransitionDataset.sha256`.
+            dtype = "bool" if name in FLAG_COLUMNS else "float32"
+            shape = (rows.num_rows, rows.widths[name]) if name in rows.widths else (rows.num_rows,)
+            digest.update(f"{name}:{dtype}:{shape};".encode())
+            sums[name] = np.zeros(len(length))
+            for first, arrays in rows.read_all([name]):
+                checker = ColumnChecker(rows.source, first_row=first)
+                values = checker.clean_column(name, arrays[name], task, clip_actions=clip_actions)
+                little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+                digest.update(little.reshape(-1).view(np.uint8).data)
                 if name == "observation":
                     moments.add(values)
                 elif name in VALUE_COLUMNS:
-                    index = (
-                        np.searchsorted(episodes.start, np.arange(first, first + len(values)), side="right")
-                        - 1
-                    )
-                    np.add.at(total, index, values.astype(np.float64))
-            sums[name] = total
+                    numbers = np.arange(first, first + len(values))
+                    episode = np.searchsorted(start, numbers, side="right") - 1
+                    np.add.at(sums[name], episode, values.astype(np.float64))
             bar.update()
     table = EpisodeTable(
-        episode_index=torch.arange(len(episodes.length)),
-        start=torch.from_numpy(episodes.start),
-        length=torch.from_numpy(episodes.length),
+        episode_index=torch.arange(len(length)),
+        start=torch.from_numpy(start),
+        length=torch.from_numpy(length),
         return_=torch.from_numpy(sums["reward"]),
         cost_return=torch.from_numpy(sums["cost"]),
-        terminated=torch.from_numpy(episodes.terminated),
+        terminated=torch.from_numpy(terminated),
     )
     mean, std = moments.result()
     return DatasetSummary(digest.hexdigest(), mean, std, table, is_verified=False)
 
 
-def _start_column(digest: Any, name: str, rows: ParquetRows) -> None:
-    """The same heads as in `TransitionDataset.sha256`."""
-    dtype = "bool" if name in FLAG_COLUMNS else "float32"
-    shape = (rows.num_rows, rows.widths[name]) if name in rows.widths else (rows.num_rows,)
-    digest.update(f"{name}:{dtype}:{shape};".encode())
-
-
-def _checked(
-    rows: ParquetRows, name: str, task: Task | None, clip_actions: bool
-) -> Iterator[tuple[int, np.ndarray]]:
-    """One column, checked and converted as in memory."""
-    for first, arrays in rows.read_all([name]):
+def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First row, length and `terminated` of each episode, with the checks of `ColumnChecker.clean`."""
+    ends: list[np.ndarray] = []
+    terminated: list[np.ndarray] = []
+    given: list[np.ndarray] = []
+    frame = 0
+    previous: int | None = None
+    for first, arrays in rows.read_all([*FLAG_COLUMNS, *(INDEX_COLUMNS if rows.has_index_columns else ())]):
         checker = ColumnChecker(rows.source, first_row=first)
-        yield first, checker.clean_column(name, arrays[name], task, clip_actions=clip_actions)
-
-
-class _EpisodeScan:
-    """Finds the episodes from the columns that mark them, with the checks of `ColumnChecker.clean`."""
-
-    def __init__(self, rows: ParquetRows):
-        self._rows = rows
-        self._columns = [*FLAG_COLUMNS, *(INDEX_COLUMNS if rows.has_index_columns else ())]
-
-    def run(self) -> "_Episodes":
-        ends: list[np.ndarray] = []
-        terminated: list[np.ndarray] = []
-        given: list[np.ndarray] = []
-        frame = 0
-        previous: int | None = None
-        for first, arrays in self._rows.read_all(self._columns):
-            checker = ColumnChecker(self._rows.source, first_row=first)
-            flags = [checker.clean_column(name, arrays[name], None) for name in FLAG_COLUMNS]
-            end = flags[0] | flags[1]
-            starts = np.flatnonzero(np.concatenate([[frame == 0], end[:-1]]))
-            if self._rows.has_index_columns:
-                checker.check_indices(
-                    arrays["episode_index"], arrays["frame_index"], end, frame=frame, previous=previous
-                )
-                given.append(arrays["episode_index"][starts])
-                previous = int(arrays["episode_index"][-1])
-            last = np.flatnonzero(end)
-            ends.append(first + last)
-            terminated.append(flags[0][last])
-            frame = frame + len(end) if len(last) == 0 else len(end) - 1 - int(last[-1])
-        all_ends = np.concatenate(ends)
-        ColumnChecker(self._rows.source).check_ends(all_ends, self._rows.num_rows)
-        if given:
-            indices = np.concatenate(given)
-            if len(np.unique(indices)) != len(indices):
-                raise DatasetError(
-                    f"{self._rows.source}: column 'episode_index' uses one index for two episodes; rows "
-                    "of an episode go together"
-                )
-        start = np.concatenate([[0], all_ends[:-1] + 1])
-        return _Episodes(start, all_ends - start + 1, np.concatenate(terminated))
-
-
-@dataclass(frozen=True)
-class _Episodes:
-    start: np.ndarray
-    length: np.ndarray
-    terminated: np.ndarray
+        flags = [checker.clean_column(name, arrays[name], None) for name in FLAG_COLUMNS]
+        end = flags[0] | flags[1]
+        if rows.has_index_columns:
+            checker.check_indices(arrays, end, frame=frame, previous=previous)
+            given.append(arrays["episode_index"][np.concatenate([[frame == 0], end[:-1]])])
+            previous = int(arrays["episode_index"][-1])
+        last = np.flatnonzero(end)
+        ends.append(first + last)
+        terminated.append(flags[0][last])
+        frame = frame + len(end) if len(last) == 0 else len(end) - 1 - int(last[-1])
+    all_ends = np.concatenate(ends)
+    checker = ColumnChecker(rows.source)
+    checker.check_ends(all_ends, rows.num_rows)
+    if given:
+        checker.check_distinct(np.concatenate(given))
+    start = np.concatenate([[0], all_ends[:-1] + 1])
+    return start, all_ends - start + 1, np.concatenate(terminated)
 
 
 class _Moments:

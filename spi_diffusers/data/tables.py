@@ -123,13 +123,7 @@ def load_table(
 
 
 def read_table(path: Path) -> "pa.Table":
-    """Read a CSV or parquet file.
-
-    Args:
-        path: the file; its suffix tells what it is.
-
-    Returns:
-        The table.
+    """Read a CSV or parquet file; its suffix tells what it is.
 
     Raises:
         DatasetError: the suffix is not known, the file is damaged or no such table, or two columns have

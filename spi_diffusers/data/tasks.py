@@ -21,6 +21,8 @@ from typing import Any
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
+#: Cost limits per episode that data without a task is described at.
+DEFAULT_COST_LIMITS = (10.0, 20.0, 40.0)
 
 
 class UnknownTaskError(KeyError, ValueError):
@@ -153,14 +155,7 @@ def get_task(name: "str | Task") -> Task:
 
 
 def task_of_file(path: Path) -> Task | None:
-    """Tell the task from DSRL's file name or from a stem that is a task's name.
-
-    Args:
-        path: a file; only its name is looked at.
-
-    Returns:
-        The task, or None where the name tells none.
-    """
+    """Tell the task from DSRL's file name or from a stem that is a task's name; None where neither is."""
     for task in TASKS.values():
         if path.name == task.dataset_file:
             return task
@@ -206,9 +201,6 @@ def resolve_task(
 
 def check_config_name(name: str) -> None:
     """Refuse a name that cannot be that of a config, because it could not be written or loaded again.
-
-    Args:
-        name: of a config, which is also that of its folder and stands in file patterns.
 
     Raises:
         ValueError: it is not a plain folder name, or is that of the dataset card.

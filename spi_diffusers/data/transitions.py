@@ -4,12 +4,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS, Task
 
 __all__ = ["DatasetError", "EpisodeTable", "TransitionBatch", "TransitionDataset"]
 
@@ -44,6 +45,10 @@ class TransitionBatch:
     def __len__(self) -> int:
         return len(self.reward)
 
+    def __repr__(self) -> str:
+        sizes = f"observation of {self.observation.shape[1]}, action of {self.action.shape[1]}"
+        return f"TransitionBatch: {len(self)} transitions, {sizes}, on {self.reward.device}"
+
     def gather(self, index: torch.Tensor) -> "TransitionBatch":
         """Take rows by index: the one way in which training reads its batches.
 
@@ -59,14 +64,7 @@ class TransitionBatch:
         return TransitionBatch(*(getattr(self, name).index_select(0, index) for name in COLUMNS))
 
     def to(self, device: torch.device | str) -> "TransitionBatch":
-        """Move all columns to a device.
-
-        Args:
-            device: where to.
-
-        Returns:
-            A batch there; columns that are there already are shared, not copied.
-        """
+        """Move all columns to a device; columns that are there already are shared, not copied."""
         return TransitionBatch(*(getattr(self, name).to(device) for name in COLUMNS))
 
 
@@ -95,6 +93,17 @@ class EpisodeTable:
 
     def __len__(self) -> int:
         return len(self.length)
+
+    def __repr__(self) -> str:
+        spreads = (
+            f"{name} {values.min():.4g} to {values.max():.4g}"
+            for name, values in (
+                ("length", self.length),
+                ("return", self.return_),
+                ("cost return", self.cost_return),
+            )
+        )
+        return f"{len(self)} episodes: {', '.join(spreads)}"
 
     def best_return_within(self, cost_limit: float) -> float | None:
         """Find the largest return among episodes that keep a cost limit.
@@ -174,11 +183,7 @@ class TransitionDataset:
         return len(self.transitions)
 
     def __repr__(self) -> str:
-        return (
-            f"TransitionDataset({self.source!r}, task={self.task.name if self.task else None}, "
-            f"{len(self)} transitions, {self.num_episodes} episodes, "
-            f"observation_dim={self.observation_dim}, action_dim={self.action_dim})"
-        )
+        return describe_briefly(self)
 
     @property
     def observation_dim(self) -> int:
@@ -296,3 +301,20 @@ def _owned_tensor(values: np.ndarray, raw: np.ndarray | None) -> torch.Tensor:
     if not values.flags.writeable or (raw is not None and np.may_share_memory(values, raw)):
         values = values.copy()
     return torch.from_numpy(values)
+
+
+def describe_briefly(dataset: Any) -> str:
+    """What a dataset, in memory or streamed, shows of itself: source, sizes, ranges, cost limits."""
+    episodes, task = dataset.episodes, dataset.task
+    lines = [
+        f"{type(dataset).__name__}: {dataset.source}",
+        f"  {len(dataset)} transitions, observation of {dataset.observation_dim}, action of "
+        f"{dataset.action_dim}, task {task.name if task else 'unknown'}",
+        f"  {episodes!r}",
+    ]
+    for limit in task.cost_limits if task else DEFAULT_COST_LIMITS:
+        share = (episodes.cost_return <= limit).double().mean().item()
+        best = episodes.best_return_within(limit)
+        found = "" if best is None else f", best return {best:.4g}"
+        lines.append(f"  within cost limit {limit:g}: {share:.0%} of the episodes{found}")
+    return "\n".join(lines)

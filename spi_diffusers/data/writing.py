@@ -13,7 +13,7 @@ import torch
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.tasks import RESERVED_NAMES, check_config_name
+from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import turn
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 TRAIN_FILE = "train-00000-of-00001.parquet"
 #: Rows of a row group, at most.
 ROW_GROUP_SIZE = 1 << 18
-_DEFAULT_LIMITS = (10.0, 20.0, 40.0)
 
 
 def write_parquet_dataset(
@@ -123,9 +122,6 @@ def write_parquet_dataset(
 def check_destination(folder: str | os.PathLike[str]) -> None:
     """Refuse what cannot be a folder of datasets, before there is anything to write.
 
-    Args:
-        folder: need not exist.
-
     Raises:
         ValueError: it has no name, or one that stands for other data.
         FileExistsError: it is a file.
@@ -142,14 +138,7 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
 
 
 def has_config(folder: str | os.PathLike[str], config: str) -> bool:
-    """Whether a folder has a config of a name, which may then be replaced.
-
-    Args:
-        folder: need not exist.
-        config: the name.
-
-    Returns:
-        False also for an empty folder of that name.
+    """Whether a folder has a config of a name, which may then be replaced; an empty folder is none.
 
     Raises:
         FileExistsError: a file, or a folder that is no config, has the name: it must not be replaced.
@@ -180,14 +169,7 @@ def _check_replaceable(folder: Path, config: str, overwrite: bool) -> None:
 
 
 def to_arrow(dataset: TransitionDataset) -> "pa.Table":
-    """Turn a dataset into an Arrow table with the columns and types of the parquet layout.
-
-    Args:
-        dataset: N transitions.
-
-    Returns:
-        N rows; the float columns share the memory of the tensors.
-    """
+    """Turn N transitions into an Arrow table of the parquet layout; floats share the tensors' memory."""
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
@@ -232,7 +214,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     }
     episode_table = pa.table({name: pa.array(values.cpu().numpy()) for name, values in fields.items()})
     pq.write_table(episode_table, folder / EPISODES_FILE, compression="zstd")
-    limits = dataset.task.cost_limits if dataset.task else _DEFAULT_LIMITS
+    limits = dataset.task.cost_limits if dataset.task else DEFAULT_COST_LIMITS
     save_scatter(episodes, folder / "cost_return.png", title=config, cost_limits=limits)
     return {
         "config": config,

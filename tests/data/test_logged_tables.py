@@ -216,3 +216,90 @@ def test_header_without_rows(tmp_path):
     (tmp_path / "a.csv").write_text("observation,action,reward,cost,terminated\n")
     with pytest.raises(DatasetError, match=r"a\.csv: "):
         load_table(tmp_path / "a.csv")
+
+
+# ---- columns with usual names
+
+
+def usual_log(**renamed):
+    """A log with the names of our layout spread over columns; `renamed`: other names, None to leave out."""
+    columns, _ = robot_log()
+    log = {f"observation_{i}": values for i, values in enumerate(columns["observation"].T)}
+    log |= {f"next_observation_{i}": values for i, values in enumerate(columns["next_observation"].T)}
+    log |= {f"action_{i}": values for i, values in enumerate(columns["action"].T)}
+    log |= {name: columns[name] for name in ("reward", "cost", "terminated", "truncated")}
+    log["episode_index"] = np.repeat([4, 7, 9], (3, 2, 4))
+    table = {}
+    for name, values in log.items():
+        stem, _, number = name.rpartition("_")
+        new = renamed.get(name, renamed.get(stem, stem) + f"_{number}" if number.isdigit() else name)
+        if new is not None:
+            table[new] = values
+    return columns, table
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        {},
+        {"observation": "obs", "next_observation": "next_obs", "action": "act"},
+        {"observation": "state", "next_observation": "next_state", "action": "actions"},
+        {"reward": "rewards", "cost": "costs", "terminated": "terminals", "truncated": "timeouts"},
+        {"episode_index": "trajectory_id", "truncated": None},
+    ],
+    ids=str,
+)
+def test_usual_names_need_no_options(tmp_path, renamed):
+    columns, log = usual_log(**renamed)
+    loaded = load_table(write(tmp_path / "log.csv", log))
+    assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
+
+
+def test_numbered_columns_are_in_natural_order_however_they_are_written(tmp_path):
+    columns, log = usual_log()
+    log = {
+        name.replace("action_", "act[") + "]" * name.startswith("action_"): log[name]
+        for name in reversed(log)
+    }
+    loaded = load_table(write(tmp_path / "log.parquet", log))
+    assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
+
+
+@pytest.mark.parametrize(
+    ("renamed", "more", "message"),
+    [
+        (
+            {"observation": "obs"},
+            "state",
+            r"the observation may be column state or obs_0, obs_1, obs_2; say which ",
+        ),
+        (
+            {"cost": "costly"},
+            None,
+            r"has no column with a usual name for the cost; name one with --cost-column ",
+        ),
+        (
+            {"episode_index": "episode"},
+            "trajectory",
+            r"the episode may be column episode or traject.*--episode-c",
+        ),
+        (
+            {"terminated": "done", "truncated": None, "episode_index": None},
+            None,
+            r"nothing tells where an episode ends.*--episode-column.*Column 'done' may be one of these",
+        ),
+    ],
+    ids=["two observations", "no cost", "two episodes", "done"],
+)
+def test_what_is_ambiguous_is_asked_with_the_option_that_answers(tmp_path, renamed, more, message):
+    columns, log = usual_log(**renamed)
+    if more is not None:
+        log[more] = columns["reward"]
+    with pytest.raises(DatasetError, match=rf"log\.parquet: .*{message}"):
+        load_table(write(tmp_path / "log.parquet", log))
+
+
+def test_a_named_column_is_not_found_for_another_role(tmp_path):
+    columns, log = usual_log(terminated="timeout", truncated=None)
+    loaded = load_table(write(tmp_path / "log.csv", log), TableColumns(terminated="timeout"))
+    assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256

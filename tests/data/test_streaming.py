@@ -88,7 +88,8 @@ def test_statistics_beside_the_rows_are_used_if_the_checksums_are_right(untouche
     observation = data.transitions.observation.double()
     assert torch.equal(stream.summary.observation_mean, observation.mean(0))
     assert torch.equal(stream.summary.observation_std, observation.std(0, correction=0))
-    assert repr(stream).endswith("53 transitions, 7 episodes, observation_dim=8, action_dim=2)")
+    assert repr(stream).splitlines()[1:] == repr(data).splitlines()[1:]
+    assert repr(stream).startswith(f"StreamedDataset: {untouched} (OfflineBallCircle-v0)\n")
 
 
 def test_without_them_one_pass_finds_the_same(split, data):

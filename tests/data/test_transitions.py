@@ -174,6 +174,14 @@ def test_sha256_by_hand_and_sensitive_to_every_column():
 
 
 def test_repr_says_what_it_is():
-    text = repr(make_dataset(task=BALL))
-    assert "OfflineBallCircle-v0" in text
-    assert "9 transitions, 3 episodes" in text
+    data = make_dataset(task=BALL)
+    text = repr(data)
+    assert text.startswith(
+        "TransitionDataset: made for a test\n  9 transitions, observation of 8, action of 2, task Off"
+    )
+    assert f"  3 episodes: length 2 to 4, return {data.episodes.return_.min():.4g} to" in text
+    assert "  within cost limit 10: 100% of the episodes, best return" in text
+    assert len(text.splitlines()) <= 6
+    assert repr(data.episodes) in text
+    assert repr(data.transitions) == "TransitionBatch: 9 transitions, observation of 8, action of 2, on cpu"
+    assert "task unknown" in repr(make_dataset())

@@ -193,7 +193,7 @@ def damage(folder, what):
         ("cut off", r"train-00000-of-00001\.parquet: has changed since it was written"),
         ("foreign rows", r"train-00001-of-00002\.parquet: is not listed in .*stats\.json"),
         ("missing table", r"episodes\.parquet: is missing, but .*stats\.json lists it"),
-        ("half stats", r"stats\.json: is not JSON"),
+        ("half stats", r"stats\.json is not complete JSON"),
         ("other stats", r"stats\.json: does not belong to config 'OfflineBallCircle-v0'"),
         ("wrong fingerprint", r"stats\.json: sha256 is '0000"),
         ("wrong count", r"stats\.json: num_episodes is 3, but the rows give 2"),
