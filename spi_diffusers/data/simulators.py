@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
+class SimulatorNotInstalledError(ImportError):
+    """The simulator of a task is not installed; the message names the task and what to install."""
+
+
 @dataclass(frozen=True)
 class Simulator:
     """A simulator of DSRL and what it takes to run it.

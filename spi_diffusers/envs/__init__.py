@@ -3,11 +3,15 @@
 Importing this registers DSRL's ids with gymnasium: `gymnasium.make("OfflineCarCircle-v0")` works.
 """
 
-from spi_diffusers.envs.errors import SimulatorNotInstalledError
+from spi_diffusers.data.simulators import SimulatorNotInstalledError
 from spi_diffusers.envs.make import episode_seeds, make_env, make_vector_env
-from spi_diffusers.envs.pixel_data import collect_pixel_world
-from spi_diffusers.envs.pixel_world import PixelWorldEnv, transition_table, white_trajectory
-from spi_diffusers.envs.registration import register_tasks
+from spi_diffusers.envs.offline import register_tasks
+from spi_diffusers.envs.pixel_world import (
+    PixelWorldEnv,
+    collect_pixel_world,
+    transition_table,
+    white_trajectory,
+)
 
 __all__ = [
     "PixelWorldEnv",

@@ -1,32 +1,22 @@
 """`make_env` and `make_vector_env`: every task's simulator behind the same interface."""
 
 import functools
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
-from spi_diffusers.data.simulators import SIMULATORS
+from spi_diffusers.data.simulators import SIMULATORS, SimulatorNotInstalledError
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
-from spi_diffusers.envs.dsrl import make_dsrl_env
-from spi_diffusers.envs.errors import SimulatorNotInstalledError
-from spi_diffusers.envs.safety_gymnasium import make_safety_gymnasium_env
+from spi_diffusers.envs.safety_gymnasium import make_dsrl_env, make_safety_gymnasium_env
 from spi_diffusers.envs.velocity import make_velocity_env
-from spi_diffusers.envs.wrappers import (
-    ClipAction,
-    CostInInfo,
-    Float32Observation,
-    HoldAfterEnd,
-    SeedFirstReset,
-    check_seed,
-)
 
-#: What makes the environments of a simulator's tasks, by backend; the first of each is what "auto" takes.
-_BACKENDS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
+#: What can simulate the tasks of each `Task.simulator`; "auto" takes the first.
+_SIMULATORS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
     "bullet": {"bullet": BulletEnv, "dsrl": make_dsrl_env},
     "velocity": {
         "gymnasium": make_velocity_env,
@@ -44,7 +34,7 @@ def make_env(
     seed: int | None = None,
     render_mode: str | None = None,
     render_size: tuple[int, int] = (360, 480),
-    backend: str = "auto",
+    simulator: str = "auto",
 ) -> gymnasium.Env:
     """Make the environment of a task.
 
@@ -60,7 +50,7 @@ def make_env(
         render_mode: None, or "rgb_array" for `env.render()` to return (height, width, 3) uint8; no
             display is needed.
         render_size: height and width of a rendered frame in pixels.
-        backend: which simulator. "auto" takes bullet-safety-gym for the Bullet tasks, gymnasium's own
+        simulator: which one. "auto" takes bullet-safety-gym for the Bullet tasks, gymnasium's own
             robots for the Velocity tasks, and safety-gymnasium for its navigation tasks. Velocity tasks
             run in the real safety-gymnasium with "safety_gymnasium", where that is installed; "gymnasium"
             names their default. "dsrl" takes the environment that the real `dsrl` registers for the task,
@@ -72,13 +62,13 @@ def make_env(
     Raises:
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing; the message says what to install.
-        ValueError: unknown render mode, a backend that the task does not have, or a size or seed that is
+        ValueError: unknown render mode, a simulator that the task does not have, or a size or seed that is
             not a number of the right kind.
     """
     task = get_task(task)
     if seed is not None:
         seed = check_seed(seed)
-    env = make_untimed_env(task, render_mode=render_mode, render_size=render_size, backend=backend)
+    env = make_untimed_env(task, render_mode=render_mode, render_size=render_size, simulator=simulator)
     return SeedFirstReset(OrderEnforcing(TimeLimit(env, task.max_episode_steps)), seed)
 
 
@@ -87,41 +77,28 @@ def make_untimed_env(
     *,
     render_mode: str | None = None,
     render_size: tuple[int, int] = (360, 480),
-    backend: str = "auto",
+    simulator: str = "auto",
 ) -> gymnasium.Env:
     """Make the environment of a task without its time limit, for those who add their own.
 
-    Args:
-        task: as in `make_env`.
-        render_mode: as in `make_env`.
-        render_size: as in `make_env`.
-        backend: as in `make_env`.
-
-    Returns:
-        The environment, which is never truncated by the number of steps.
-
-    Raises:
-        UnknownTaskError: no such task.
-        SimulatorNotInstalledError: the simulator is missing; the message says what to install.
-        ValueError: unknown render mode, a backend that the task does not have, or an impossible size.
+    Args and errors are those of `make_env`.
     """
     task = get_task(task)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
     height, width = _check_size(render_size)
-    backends = _BACKENDS[task.simulator]
-    if backend != "auto" and backend not in backends:
-        names = ", ".join(repr(name) for name in ("auto", *backends))
-        raise ValueError(f"the simulator of task {task.name} must be one of {names}; got {backend!r}")
-    if not backends:
-        simulator = SIMULATORS[task.simulator]
+    makers = _SIMULATORS[task.simulator]
+    if simulator != "auto" and simulator not in makers:
+        names = ", ".join(repr(name) for name in ("auto", *makers))
+        raise ValueError(f"the simulator of task {task.name} must be one of {names}; got {simulator!r}")
+    if not makers:
+        needed = SIMULATORS[task.simulator]
         raise SimulatorNotInstalledError(
-            f"task {task.name} cannot be simulated here: it needs {simulator.title} ({simulator.note}). Its "
+            f"task {task.name} cannot be simulated here: it needs {needed.title} ({needed.note}). Its "
             "dataset can still be loaded and trained on"
         )
-    make = next(iter(backends.values())) if backend == "auto" else backends[backend]
-    env = make(task, render_mode=render_mode, render_size=(height, width))
-    return CostInInfo(Float32Observation(ClipAction(env)))
+    make = next(iter(makers.values())) if simulator == "auto" else makers[simulator]
+    return UniformEnv(make(task, render_mode=render_mode, render_size=(height, width)))
 
 
 def make_vector_env(
@@ -154,7 +131,7 @@ def make_vector_env(
             `reset(seed=s)` on the result follows gymnasium: s, s + 1, ...
         backend: "sync" (one process; best for Bullet) or "async" (one process per sub-environment,
             started by spawn: a script needs an `if __name__ == "__main__"` guard).
-        simulator: which simulator, as `backend` of `make_env`.
+        simulator: as in `make_env`.
         render_mode: as in `make_env`.
 
     Returns:
@@ -167,13 +144,12 @@ def make_vector_env(
         ValueError: num_envs below 1, unknown backend, simulator or render mode, invalid seed.
     """
     task = get_task(task)
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise ValueError(f"num_envs must be an integer of at least 1, got {num_envs!r}")
+    num_envs = check_count("num_envs", num_envs, least=1)
     if backend not in ("sync", "async"):
         raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
     makers = [
         functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator)
-        for episode_seed in episode_seeds(seed, int(num_envs))
+        for episode_seed in episode_seeds(seed, num_envs)
     ]
     if backend == "sync":
         return gymnasium.vector.SyncVectorEnv(makers)
@@ -197,21 +173,158 @@ def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
     Raises:
         ValueError: the seed, or the number of episodes, is not a non-negative integer.
     """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 0:
-        raise ValueError(f"num_envs must be an integer of at least 0, got {num_envs!r}")
+    num_envs = check_count("num_envs", num_envs, least=0)
     sequence = np.random.SeedSequence(None if seed is None else check_seed(seed))
     return [int(word) for word in sequence.generate_state(num_envs, np.uint32)]
 
 
+def check_seed(seed: Any) -> int:
+    """Turn a seed into an int (NumPy integers included).
+
+    Raises:
+        ValueError: not a non-negative integer.
+    """
+    if not _is_integer(seed) or seed < 0:
+        raise ValueError(f"seed must be a non-negative integer or None, got {seed!r}")
+    return int(seed)
+
+
+def check_count(name: str, value: Any, *, least: int) -> int:
+    """Turn a count into an int (NumPy integers included).
+
+    Raises:
+        ValueError: not an integer of at least `least`; the message has the name.
+    """
+    if not _is_integer(value) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+class UniformEnv(gymnasium.Wrapper):
+    """Give every simulator the same interface.
+
+    * Actions are clipped to the action space, as those of the datasets were before they were executed.
+      (gymnasium's own wrapper declares an unbounded space in version 1.x; the bounds are what a policy
+      scales its output to.)
+    * Observations are float32, the dtype of the datasets and the models; simulators give float64.
+    * `info["cost"]` is a Python float after every reset (0.0) and step, the reward one after every step.
+      From Bullet's ints a vector environment would build an array of another dtype.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        self.observation_space = Box(space.low.astype(np.float32), space.high.astype(np.float32))
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reset; returns the observation, (observation_dim,) float32, and the info with a cost of 0.0."""
+        observation, info = self.env.reset(**kwargs)
+        return np.asarray(observation, dtype=np.float32), {**info, "cost": 0.0}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Clip the action and step; the info holds the cost of this step.
+
+        Args:
+            action: shape (action_dim,), any real dtype; executed as float32.
+
+        Raises:
+            ValueError: wrong shape, or a value that is NaN or infinite (clipping would hide the latter).
+            KeyError: the simulator reported no cost (counting it as 0 would call an unsafe step safe).
+        """
+        space = self.action_space
+        action = np.asarray(action, dtype=np.float32)
+        if action.shape != space.shape:
+            raise ValueError(f"{self.unwrapped} takes actions of shape {space.shape}, got {action.shape}")
+        if not np.isfinite(action).all():
+            raise ValueError(f"action for {self.unwrapped} is not finite: {action.tolist()}")
+        action = np.clip(action, space.low, space.high)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if "cost" not in info:
+            raise KeyError(f"{self.unwrapped} reported no cost; its info holds {sorted(info)}")
+        observation, info = np.asarray(observation, dtype=np.float32), {**info, "cost": float(info["cost"])}
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+class SeedFirstReset(gymnasium.Wrapper):
+    """Start the environment's random stream at a seed, without the caller passing it to `reset`.
+
+    The first `reset()` without a seed uses it; an explicit `reset(seed=...)` wins; later resets without a
+    seed go on in the same stream.
+    """
+
+    def __init__(self, env: gymnasium.Env, seed: int | None) -> None:
+        super().__init__(env)
+        self._seed = None if seed is None else check_seed(seed)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        """Reset with the given seed, else with the seed that is still waiting, else go on in the stream."""
+        seed = self._seed if seed is None else check_seed(seed)
+        self._seed = None
+        return self.env.reset(seed=seed, options=options)
+
+
+class HoldAfterEnd(gymnasium.Wrapper):
+    """One episode that lasts for ever: after its end, the last observation with reward 0 and cost 0.
+
+    Vector environments reset a sub-environment by themselves when it signals an end, and they differ in
+    how: gymnasium 0.28 puts the info of the last step (with its cost) aside in `final_info`, 1.x follows
+    an end with a step that has reward 0 and no cost. Sums over an episode go wrong either way. This
+    wrapper never signals an end to the vector environment; it reports it in the info instead:
+
+    * `cost`: float, the cost of this step; 0.0 after the end.
+    * `ended`: bool, true from the step that ended the episode on (that step's reward and cost count).
+    * `terminated_episode`, `truncated_episode`: bool, how it ended; they stay until the next reset.
+
+    All other entries of the info are dropped, so that its arrays are the same in every version.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._last_observation: np.ndarray | None = None
+        self._terminated = self._truncated = False
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        """Reset the episode; returns the observation, shape (observation_dim,), and the info above."""
+        self._last_observation, _ = self.env.reset(**kwargs)
+        self._terminated = self._truncated = False
+        return self._last_observation.copy(), self._info(0.0)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Step, or hold if the episode has ended (the action is then not looked at).
+
+        Returns:
+            observation (observation_dim,), reward, False, False, info as described in the class.
+
+        Raises:
+            gymnasium.error.ResetNeeded: `reset` was never called.
+        """
+        if self._last_observation is None:
+            raise gymnasium.error.ResetNeeded(f"reset {self.unwrapped} before the first step")
+        if self._terminated or self._truncated:
+            return self._last_observation.copy(), 0.0, False, False, self._info(0.0)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._last_observation, self._terminated, self._truncated = observation, terminated, truncated
+        return observation.copy(), reward, False, False, self._info(info["cost"])
+
+    def _info(self, cost: float) -> dict[str, Any]:
+        return {
+            "cost": cost,
+            "ended": self._terminated or self._truncated,
+            "terminated_episode": self._terminated,
+            "truncated_episode": self._truncated,
+        }
+
+
 def _check_size(size: Any) -> tuple[int, int]:
-    try:
-        height, width = (operator.index(side) for side in size)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
+    sides = tuple(size) if isinstance(size, Iterable) else ()
+    if len(sides) != 2 or not all(_is_integer(side) and side >= 1 for side in sides):
         raise ValueError(f"render_size must be (height, width) in pixels, got {size!r}")
-    return height, width
+    return int(sides[0]), int(sides[1])
 
 
 def _make_episode_env(task: Task, seed: int, render_mode: str | None, simulator: str) -> Any:
-    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode, backend=simulator))
+    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode, simulator=simulator))

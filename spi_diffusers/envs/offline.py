@@ -1,15 +1,49 @@
-"""`gymnasium.make("OfflineCarCircle-v0")`: a task's environment with DSRL's interface to data and scores."""
+"""`gymnasium.make("OfflineCarCircle-v0")`: a task's environment with DSRL's interface to data and scores.
+
+The ids are registered on `import spi_diffusers.envs`, which
+`gymnasium.make("spi_diffusers.envs:OfflineCarCircle-v0")` does first. There is no gymnasium plugin:
+version 1.0 has abolished them.
+"""
 
 import os
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import WrapperSpec, registry
 from gymnasium.utils import RecordConstructorArgs
 
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task, get_task
-from spi_diffusers.envs.make import make_untimed_env
-from spi_diffusers.envs.wrappers import SeedFirstReset
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, get_task
+from spi_diffusers.envs.make import SeedFirstReset, make_untimed_env
+
+
+def register_tasks() -> list[str]:
+    """Register every task under DSRL's ids, in both spellings of the safety-gymnasium tasks.
+
+    Ids that are taken are left alone: where the real `dsrl` was imported before, its environments stay.
+    Tasks without a simulator are registered too, so that making one says what is missing.
+
+    Returns:
+        The ids that were registered now.
+    """
+    ids = []
+    for task in TASKS.values():
+        for env_id in (task.name, *task.aliases):
+            if env_id in registry:
+                continue
+            gymnasium.register(
+                id=env_id,
+                entry_point="spi_diffusers.envs.offline:OfflineEnv",
+                max_episode_steps=task.max_episode_steps,
+                # The environments check actions themselves, and raise where the checker would warn.
+                disable_env_checker=True,
+                additional_wrappers=(
+                    WrapperSpec("OfflineInterface", "spi_diffusers.envs.offline:OfflineInterface", kwargs={}),
+                ),
+                kwargs={"task": task.name},
+            )
+            ids.append(env_id)
+    return ids
 
 
 class OfflineEnv(gymnasium.Env):
@@ -23,7 +57,7 @@ class OfflineEnv(gymnasium.Env):
         render_mode: as in `make_env`.
         render_size: as in `make_env`.
         seed: as in `make_env`; `gymnasium.make(..., seed=0)` passes it on.
-        backend: as in `make_env`.
+        simulator: as in `make_env`.
 
     Attributes:
         task: the task.
@@ -48,13 +82,15 @@ class OfflineEnv(gymnasium.Env):
         render_mode: str | None = None,
         render_size: tuple[int, int] = (360, 480),
         seed: int | None = None,
-        backend: str = "auto",
+        simulator: str = "auto",
     ) -> None:
         self.task = get_task(task)
         self._target_cost: float | None = None
         self.max_episode_reward, self.min_episode_reward = self.task.reward_max, self.task.reward_min
         self.max_episode_cost, self.min_episode_cost = self.task.cost_max, self.task.cost_min
-        env = make_untimed_env(self.task, render_mode=render_mode, render_size=render_size, backend=backend)
+        env = make_untimed_env(
+            self.task, render_mode=render_mode, render_size=render_size, simulator=simulator
+        )
         self._env = SeedFirstReset(env, seed)
         self.metadata = self._env.metadata
         self.render_mode = render_mode
@@ -178,7 +214,7 @@ class OfflineEnv(gymnasium.Env):
         self.target_cost = target_cost
 
     def get_normalized_score(self, reward: Any, cost: Any) -> tuple[Any, Any]:
-        """Normalise the scores of an episode as DSRL does.
+        """Normalize the scores of an episode as DSRL does.
 
         Args:
             reward: undiscounted return, a number or an array.
@@ -193,7 +229,7 @@ class OfflineEnv(gymnasium.Env):
         """
         if self.target_cost is None:
             raise ValueError(
-                "the normalised cost is relative to a cost limit: call env.set_target_cost(limit) first"
+                "the normalized cost is relative to a cost limit: call env.set_target_cost(limit) first"
             )
         return self.task.normalize_reward(reward), self.task.normalize_cost(cost, self.target_cost)
 
@@ -210,11 +246,6 @@ _SPOILING = {
     "density": 1.0,
 }
 _GRID = ("cbins", "rbins", "max_npb", "min_npb")
-_INTERFACE = (
-    *("get_dataset", "pre_process_data", "set_target_cost", "get_normalized_score"),
-    *("task", "dataset_url", "target_cost"),
-    *("max_episode_reward", "min_episode_reward", "max_episode_cost", "min_episode_cost"),
-)
 
 
 class OfflineInterface(gymnasium.Wrapper, RecordConstructorArgs):
@@ -236,10 +267,7 @@ class OfflineInterface(gymnasium.Wrapper, RecordConstructorArgs):
             super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """Look names of the interface up in the `OfflineEnv`, all others as gymnasium does."""
-        if name in _INTERFACE:
-            return getattr(self.unwrapped, name)
-        ask = getattr(super(), "__getattr__", None)
-        if ask is None:
+        """Look names that wrappers do not have up in the `OfflineEnv`."""
+        if name.startswith("_") or name == "env":  # while the wrapper is made, there is nothing to ask yet
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return ask(name)
+        return getattr(self.unwrapped, name)

@@ -1,42 +1,52 @@
-"""Tasks in the real safety-gymnasium, where it is installed.
+"""Tasks in the real safety-gymnasium, or as the real `dsrl` makes them, where these are installed.
 
-Its releases up to 1.0.0 run on Python 3.10 and before, so on the Pythons of this package only a patched or
-later version can be here. Its environments return the cost beside the reward; here it is in the info, as
-everywhere in gymnasium.
+Their releases run on Python 3.10 and before, so on the Pythons of this package only a patched or later
+version can be here, and nothing here needs them: the Bullet and Velocity tasks are simulated without. Their
+environments return the cost beside the reward; here it is in the info, as everywhere in gymnasium.
 """
 
+import secrets
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import registry
 
-from spi_diffusers.data.simulators import SIMULATORS
+from spi_diffusers.data.simulators import SIMULATORS, SimulatorNotInstalledError
 from spi_diffusers.data.tasks import Task
-from spi_diffusers.envs.errors import SimulatorNotInstalledError
-from spi_diffusers.envs.legacy_random import global_generator_kept, reset_seed
+from spi_diffusers.envs.bullet import BulletEnv, global_generator_kept
 from spi_diffusers.envs.velocity import choose_renderer
 
+_WITHOUT_SAFETY_GYMNASIUM = {
+    "safety_gymnasium": "Its dataset can still be loaded and trained on",
+    "velocity": "'gymnasium' (or 'auto') simulates the same task, bit for bit, without it",
+}
+_WITHOUT_DSRL = "'auto' instead of 'dsrl' takes the task's simulator directly"
 
-class SafetyGymnasiumEnv(gymnasium.Env):
-    """A safety-gymnasium environment with gymnasium's 5-tuple interface.
+
+class SafetyGymnasiumEnv(gymnasium.Wrapper):
+    """An environment of safety-gymnasium with gymnasium's 5-tuple interface.
 
     Observations are float64 of shape (observation_dim,), actions of shape (action_dim,); `info["cost"]` is
     the cost of the step.
 
     Args:
-        simulator: the environment without wrappers; its `step` returns observation, reward, cost,
-            terminated, truncated, info.
-        render_mode: the mode that it was made with.
+        env: The environment. Its `step` returns observation, reward, cost, terminated, truncated, info; or,
+            as in some versions of `dsrl`, five values with the cost in the info.
+        render_mode: The mode that it was made with.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
-
-    def __init__(self, simulator: Any, *, render_mode: str | None = None) -> None:
-        self._simulator = simulator
+    def __init__(self, env: Any, *, render_mode: str | None = None) -> None:
+        super().__init__(env)
+        self._render_mode = render_mode
         self._seeded = False
-        self.render_mode = render_mode
-        self.observation_space = simulator.observation_space
-        self.action_space = simulator.action_space
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    @property
+    def render_mode(self) -> str | None:
+        """The mode that it was made with."""
+        return self._render_mode
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -44,32 +54,32 @@ class SafetyGymnasiumEnv(gymnasium.Env):
         """Start an episode.
 
         Args:
-            seed: determines the episode; None goes on in this environment's own random stream.
-            options: passed on.
+            seed: Determines the episode; None goes on in this environment's own random stream, which the
+                operating system seeds at first.
+            options: Passed on.
 
         Returns:
             Observation, shape (observation_dim,) float64, and the info.
         """
-        super().reset(seed=seed)
-        seed, self._seeded = reset_seed(seed, is_first=not self._seeded), True
-        return self._simulator.reset(seed=seed, options=options)
+        if seed is not None:
+            seed %= 2**32  # it takes no more
+        elif not self._seeded:  # unseeded, it draws from NumPy's global generator
+            seed = secrets.randbits(32)
+        self._seeded = True
+        return self.env.reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance one step; the info gains `cost`."""
-        action = np.asarray(action, dtype=np.float64)  # as in velocity.py: the reward's digits depend on it
-        observation, reward, cost, terminated, truncated, info = self._simulator.step(action)
+        # As in velocity.py: the reward's digits depend on it.
+        values = self.env.step(np.asarray(action, dtype=np.float64))
+        if len(values) == 5:
+            return values
+        observation, reward, cost, terminated, truncated, info = values
         return observation, reward, terminated, truncated, {**info, "cost": cost}
 
     def render(self) -> np.ndarray | None:
         """Draw the scene: (height, width, 3) uint8, or None without `render_mode="rgb_array"`."""
-        return None if self.render_mode is None else self._simulator.render()
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._simulator.close()
-
-    def __str__(self) -> str:
-        return f"<SafetyGymnasiumEnv {self._simulator}>"
+        return None if self._render_mode is None else self.env.render()
 
 
 def make_safety_gymnasium_env(
@@ -78,12 +88,9 @@ def make_safety_gymnasium_env(
     """Make a task in the real safety-gymnasium; no time limit is added.
 
     Args:
-        task: a task with `simulator` "safety_gymnasium" or "velocity".
+        task: A task with `simulator` "safety_gymnasium" or "velocity".
         render_mode: None or "rgb_array".
-        render_size: height and width of a rendered frame in pixels.
-
-    Returns:
-        The environment.
+        render_size: Height and width of a rendered frame in pixels.
 
     Raises:
         SimulatorNotInstalledError: safety-gymnasium is missing, or cannot make the task here.
@@ -99,12 +106,57 @@ def make_safety_gymnasium_env(
     except Exception as error:  # a version that does not fit fails in many ways, ValueError on Python 3.11
         raise SimulatorNotInstalledError(
             f"task {task.name} cannot be made in safety-gymnasium ({type(error).__name__}: {error}); "
-            f"{SIMULATORS['safety_gymnasium'].note}. {_WITHOUT[task.simulator]}"
+            f"{SIMULATORS['safety_gymnasium'].note}. {_WITHOUT_SAFETY_GYMNASIUM[task.simulator]}"
         ) from error
     return SafetyGymnasiumEnv(simulator, render_mode=render_mode)
 
 
-_WITHOUT = {
-    "safety_gymnasium": "Its dataset can still be loaded and trained on",
-    "velocity": "'gymnasium' (or 'auto') simulates the same task, bit for bit, without it",
-}
+def make_dsrl_env(
+    task: Task, *, render_mode: str | None = None, render_size: tuple[int, int] = (360, 480)
+) -> gymnasium.Env:
+    """Make the environment that `dsrl` registers under a task's id; no time limit is added.
+
+    Importing `dsrl` replaces what this package has registered under DSRL's ids. Its Bullet environments are
+    bullet-safety-gym's, and get what `BulletEnv` mends.
+
+    Args:
+        task: A task.
+        render_mode: None, or "rgb_array" for a Bullet task; `dsrl` makes the others without pictures.
+        render_size: Height and width of a rendered frame in pixels.
+
+    Raises:
+        SimulatorNotInstalledError: `dsrl` is missing, or cannot make the task here.
+    """
+    try:
+        import dsrl  # noqa: F401  (registers its environments)
+    except Exception as error:  # a version that does not fit fails in many ways
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl ({type(error).__name__}: {error}). `pip install dsrl` "
+            f"is what it takes, which works on Python 3.10 and before only; {_WITHOUT_DSRL}"
+        ) from error
+    spec = registry.get(task.name)
+    # Where a simulator is missing, importing dsrl prints so, succeeds and registers less.
+    if spec is None or str(spec.entry_point).startswith("spi_diffusers."):
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl: it is installed, but has not registered the task, as "
+            f"a simulator that it needs is missing (importing dsrl says which); {_WITHOUT_DSRL}"
+        )
+
+    def make() -> Any:
+        with global_generator_kept():  # safety-gymnasium's constructor draws from it
+            # Its constructors take no render_mode, not even None.
+            return gymnasium.make(replace(spec, max_episode_steps=None), disable_env_checker=True).unwrapped
+
+    is_bullet = task.simulator == "bullet"
+    if render_mode is not None and not is_bullet:
+        raise SimulatorNotInstalledError(
+            f"task {task.name}: dsrl's environment draws no pictures; {_WITHOUT_DSRL}"
+        )
+    try:
+        if is_bullet:
+            return BulletEnv(task, render_mode=render_mode, render_size=render_size, make_simulator=make)
+        return SafetyGymnasiumEnv(make())
+    except Exception as error:
+        raise SimulatorNotInstalledError(
+            f"task {task.name} cannot be made by dsrl ({type(error).__name__}: {error}); {_WITHOUT_DSRL}"
+        ) from error

@@ -15,9 +15,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from spi_diffusers.data.simulators import install_command, mujoco_conflict, release_numbers
+from spi_diffusers.data.simulators import (
+    SimulatorNotInstalledError,
+    install_command,
+    mujoco_conflict,
+    release_numbers,
+)
 from spi_diffusers.data.tasks import Task
-from spi_diffusers.envs.errors import SimulatorNotInstalledError
 
 #: Velocity (m/s) above which a step costs 1: half of what an unconstrained PPO policy reaches (v1 tasks).
 VELOCITY_THRESHOLDS = {

@@ -16,7 +16,7 @@ import numpy as np
 
 import spi_diffusers
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.envs.wrappers import check_seed
+from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation.results import (
     BASELINE_EXTRACTION,
     EvaluationEntry,

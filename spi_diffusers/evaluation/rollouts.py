@@ -9,7 +9,7 @@ import torch
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
-from spi_diffusers.envs.wrappers import check_seed
+from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, check_cost_limit
 
 if TYPE_CHECKING:

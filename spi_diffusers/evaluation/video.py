@@ -113,7 +113,7 @@ def record_replay(
     bar_style |= {"disable": not progress, "leave": False}
     (episode_seed,) = episode_seeds(seed, 1)
     env = make_env(
-        task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE, backend=simulator
+        task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE, simulator=simulator
     )
     return_ = cost_return = 0.0
     step = frames = 0

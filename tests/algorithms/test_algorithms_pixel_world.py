@@ -49,7 +49,7 @@ def pixel_world(*behaviours: str, episodes: int) -> World:
     table = transition_table(COLUMNS)
     start = np.eye(len(table.reward))[table.start]
     mdp = ConstrainedMDP(table.next_state, table.reward, table.cost, table.terminated, start, GAMMA)
-    data = collect_pixel_world(COLUMNS, episodes, seed=0, behaviours=behaviours, max_episode_steps=30)
+    data = collect_pixel_world(COLUMNS, episodes, seed=0, behaviors=behaviours, max_episode_steps=30)
     return World(mdp, table.observations(), pixel_moves, data)
 
 

@@ -61,7 +61,7 @@ DOWN, RIGHT = (0.0, 0.8), (0.8, 0.0)
 @pytest.fixture(scope="module", params=[3, 6])
 def white(request):
     n = request.param
-    return n, train_on(collect_pixel_world(n, 60, seed=0, behaviours=("white",)), updates=700)
+    return n, train_on(collect_pixel_world(n, 60, seed=0, behaviors=("white",)), updates=700)
 
 
 def test_cost_head_gives_the_papers_gamma_to_the_n(white):
@@ -96,7 +96,7 @@ def test_an_end_costs_nothing_but_ends_the_safety_too():
 
     1 / (1 - gamma) - Q^c' would call it a cost of 10 - 1.9 = 8.1: the reason for a head of its own.
     """
-    spi = train_on(collect_pixel_world(3, 60, seed=0, behaviours=("safe",)), updates=500)
+    spi = train_on(collect_pixel_world(3, 60, seed=0, behaviors=("safe",)), updates=500)
     start = values_at(spi, -1, -1, RIGHT)
     assert start["cost"] == pytest.approx(0.0, abs=0.03)
     assert start["safety"] == pytest.approx(1 + GAMMA, abs=0.08)
@@ -108,7 +108,7 @@ def test_without_termination_safety_is_what_cost_leaves_of_its_bound():
 
     The white walk of four moves goes round and round: Q^c = gamma^3 / (1 - gamma^4) at the start.
     """
-    walks = collect_pixel_world(3, 60, seed=0, behaviours=("white",)).transitions
+    walks = collect_pixel_world(3, 60, seed=0, behaviors=("white",)).transitions
     columns = {name: getattr(walks, name).numpy().copy() for name in COLUMNS}
     columns["next_observation"][walks.terminated.numpy()] = [-1.0, -1.0]
     columns["terminated"][:] = False
@@ -124,7 +124,7 @@ def test_without_termination_safety_is_what_cost_leaves_of_its_bound():
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 12])
 def test_converged_critics_equal_the_papers_values_along_the_whole_trajectory(n):
-    spi = train_on(collect_pixel_world(n, 200, seed=1, behaviours=("white",)), updates=4000)
+    spi = train_on(collect_pixel_world(n, 200, seed=1, behaviors=("white",)), updates=4000)
     cells = [(-1.0, -1.0, DOWN), *((2 * k / (n - 1) - 1, 0.0, RIGHT) for k in range(n - 1)), (1.0, 0.0, DOWN)]
     for index, cell in enumerate(cells):
         left = n - index  # moves before the fall

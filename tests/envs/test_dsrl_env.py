@@ -68,17 +68,17 @@ def installed(monkeypatch):
 @pytest.mark.parametrize("six_values", [True, False])
 def test_their_environment_behind_our_interface(monkeypatch, six_values):
     monkeypatch.setattr(TheirHopper, "six_values", six_values)
-    env = make_env("hoppervelocity", seed=3, backend="dsrl")
+    env = make_env("hoppervelocity", seed=3, simulator="dsrl")
     assert isinstance(env.unwrapped, TheirHopper)
     observation, info = env.reset()
     assert (observation.dtype, info["cost"]) == (np.float32, 0.0)
-    np.testing.assert_array_equal(make_env("hoppervelocity", backend="dsrl").reset(seed=3)[0], observation)
+    np.testing.assert_array_equal(make_env("hoppervelocity", simulator="dsrl").reset(seed=3)[0], observation)
     for step in range(1, HOPPER.max_episode_steps + 1):
         observation, reward, terminated, truncated, info = env.step([0.25, 0.0, 0.0])
         assert (observation.tolist(), reward, info["cost"]) == ([0.25] * 11, 0.5, 1.0)
         assert (terminated, truncated) == (False, step == HOPPER.max_episode_steps)
     with pytest.raises(SimulatorNotInstalledError, match="dsrl's environment draws no pictures"):
-        make_env("hoppervelocity", backend="dsrl", render_mode="rgb_array")
+        make_env("hoppervelocity", simulator="dsrl", render_mode="rgb_array")
 
 
 @pytest.mark.usefixtures("installed")
@@ -86,16 +86,16 @@ def test_the_global_generator_neither_decides_nor_changes():
     starts = []
     for _ in range(2):
         np.random.seed(0)  # noqa: NPY002
-        starts.append(make_env("hoppervelocity", backend="dsrl").reset()[0])
+        starts.append(make_env("hoppervelocity", simulator="dsrl").reset()[0])
         assert np.random.random() == np.random.RandomState(0).random()  # noqa: NPY002
     assert (starts[0] != starts[1]).any()
-    make_env("hoppervelocity", backend="dsrl").reset(seed=2**40)  # more than it takes
+    make_env("hoppervelocity", simulator="dsrl").reset(seed=2**40)  # more than it takes
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_bullet_task_of_theirs_is_mended_as_ours_is():
     pytest.importorskip("bullet_safety_gym")
-    theirs = make_env("carrun", backend="dsrl", render_mode="rgb_array", render_size=(16, 24))
+    theirs = make_env("carrun", simulator="dsrl", render_mode="rgb_array", render_size=(16, 24))
     ours = make_env("carrun")
     np.random.seed(0)  # noqa: NPY002
     state = np.random.get_state()[1].copy()  # noqa: NPY002
@@ -125,7 +125,7 @@ def test_a_vector_of_them():
 @pytest.mark.usefixtures("installed")
 def test_a_task_that_it_has_not_registered():
     with pytest.raises(SimulatorNotInstalledError, match=r"CarCircle-v0 .*has not registered the task"):
-        make_env("carcircle", backend="dsrl")
+        make_env("carcircle", simulator="dsrl")
 
 
 @pytest.mark.parametrize("task", ["ballcircle", "antvelocity", "pointgoal1"])
@@ -134,7 +134,7 @@ def test_missing_package(monkeypatch, task):
     with pytest.raises(
         SimulatorNotInstalledError, match=r"pip install dsrl.*Python 3\.10 and before"
     ) as caught:
-        make_env(task, backend="dsrl")
+        make_env(task, simulator="dsrl")
     assert get_task(task).name in str(caught.value)
 
 
@@ -144,4 +144,4 @@ def test_their_environments_that_cannot_be_made(monkeypatch, installed):
 
     monkeypatch.setattr(registry[CAR.name], "entry_point", fail)
     with pytest.raises(SimulatorNotInstalledError, match=r"by dsrl \(TypeError: an unexpected keyword\)"):
-        make_env("carrun", backend="dsrl")
+        make_env("carrun", simulator="dsrl")

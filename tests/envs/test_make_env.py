@@ -6,7 +6,7 @@ import pytest
 
 from spi_diffusers.data.tasks import UnknownTaskError, get_task
 from spi_diffusers.envs import PixelWorldEnv, SimulatorNotInstalledError, make_env
-from spi_diffusers.envs.wrappers import CostInInfo, check_seed
+from spi_diffusers.envs.make import UniformEnv, check_seed
 
 
 def test_unknown_task():
@@ -32,6 +32,8 @@ def test_tasks_without_a_simulator_say_what_is_needed(task, needed):
         ({"render_size": (0, 10)}, "render_size"),
         ({"render_size": (10,)}, "render_size"),
         ({"render_size": 10}, "render_size"),
+        ({"render_size": (10, True)}, "render_size"),
+        ({"render_size": (10.0, 10)}, "render_size"),
         ({"render_size": (float("nan"), 10)}, "render_size"),
         ({"seed": -1}, "seed.*-1"),
         ({"seed": 1.5}, r"seed.*1\.5"),
@@ -63,7 +65,7 @@ def test_a_simulator_without_a_cost_is_refused():
         def step(self, action):
             return (*self.env.step(action)[:4], {})
 
-    env = CostInInfo(Costless(PixelWorldEnv()))
+    env = UniformEnv(Costless(PixelWorldEnv()))
     env.reset()
     with pytest.raises(KeyError, match="no cost"):
         env.step(np.array([1.0, 0.0], np.float32))

@@ -77,7 +77,7 @@ def test_arguments_reach_make_env():
     np.testing.assert_array_equal(env.reset()[0], other.reset()[0])  # both go on in their stream
     assert env.render().shape == (24, 32, 3)
     with pytest.raises(ValueError, match=r"simulator of task OfflineBallCircle-v0 .* 'chess'"):
-        gymnasium.make("OfflineBallCircle-v0", backend="chess")
+        gymnasium.make("OfflineBallCircle-v0", simulator="chess")
     env.close()
     other.close()
 

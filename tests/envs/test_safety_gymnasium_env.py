@@ -9,11 +9,11 @@ import pytest
 
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.envs import SimulatorNotInstalledError, make_env
+from spi_diffusers.envs.make import UniformEnv
 from spi_diffusers.envs.safety_gymnasium import SafetyGymnasiumEnv
-from spi_diffusers.envs.wrappers import CostInInfo
 
 
-class SixTuple:
+class SixTuple(gymnasium.Env):
     """Speaks safety-gymnasium's protocol: the cost is returned beside the reward."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (3,))
@@ -37,7 +37,7 @@ class SixTuple:
 
 
 def test_the_cost_moves_into_the_info():
-    env = CostInInfo(SafetyGymnasiumEnv(SixTuple()))
+    env = UniformEnv(SafetyGymnasiumEnv(SixTuple()))
     assert env.reset(seed=1)[1] == {"options": None, "cost": 0.0}
     observation, reward, terminated, truncated, info = env.step(np.array([0.25, 0.0]))
     assert observation.tolist() == [0.25] * 3
@@ -56,6 +56,7 @@ def test_seeds_never_come_from_the_global_generator():
         env.reset(seed=2**32 + 7)
         env.reset()
     assert first.seeds[0] != second.seeds[0]  # 32 bits of the operating system
+    assert 0 <= first.seeds[0] < 2**32
     assert first.seeds[1:] == second.seeds[1:] == [None, 7, None]
 
 
@@ -63,6 +64,7 @@ def test_rendering_and_closing_are_passed_on():
     simulator = SixTuple()
     assert SafetyGymnasiumEnv(simulator).render() is None
     env = SafetyGymnasiumEnv(simulator, render_mode="rgb_array")
+    assert (env.render_mode, env.metadata["render_modes"]) == ("rgb_array", ["rgb_array"])
     assert env.render().shape == (4, 5, 3)
     env.close()
     assert simulator.closed
@@ -81,7 +83,7 @@ def test_missing_package():
         make_env("pointgoal1")
     assert "dataset can still be loaded" in str(caught.value)
     with pytest.raises(SimulatorNotInstalledError, match=r"'gymnasium' \(or 'auto'\) simulates"):
-        make_env("hoppervelocity", backend="safety_gymnasium")
+        make_env("hoppervelocity", simulator="safety_gymnasium")
 
 
 def test_a_release_that_cannot_make_its_tasks(monkeypatch):
@@ -100,7 +102,7 @@ def test_a_release_that_cannot_make_its_tasks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("task", "backend", "names"),
+    ("task", "simulator", "names"),
     [
         ("ballcircle", "safety_gymnasium", "'auto', 'bullet', 'dsrl'; got 'safety_gymnasium'"),
         ("hoppervelocity", "bullet", "'auto', 'gymnasium', 'safety_gymnasium', 'dsrl'; got 'bullet'"),
@@ -108,9 +110,9 @@ def test_a_release_that_cannot_make_its_tasks(monkeypatch):
         ("easysparse", "gymnasium", "'auto'; got 'gymnasium'"),
     ],
 )
-def test_backends_that_a_task_does_not_have(task, backend, names):
+def test_simulators_that_a_task_does_not_have(task, simulator, names):
     with pytest.raises(ValueError, match=f"simulator of task {get_task(task).name} must be one of {names}"):
-        make_env(task, backend=backend)
+        make_env(task, simulator=simulator)
 
 
 @pytest.mark.parametrize("simulator", ["velocity", "safety_gymnasium"])
@@ -120,9 +122,9 @@ def test_the_real_one(simulator):
     for task in TASKS.values():
         if task.simulator != simulator:
             continue
-        env = make_env(task, backend="safety_gymnasium")
+        env = make_env(task, simulator="safety_gymnasium")
         # Where both can run, they are the same task bit for bit; else the same seed is the same episode.
-        other = make_env(task, backend="auto")
+        other = make_env(task, simulator="auto")
         observation, info = env.reset(seed=5)
         assert info["cost"] == 0.0
         assert observation.shape == (task.observation_dim,)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.envs import PixelWorldEnv, episode_seeds, make_env, make_vector_env
+from spi_diffusers.envs.make import HoldAfterEnd
 from spi_diffusers.envs.pixel_world import DOWN, LEFT, RIGHT, white_trajectory
-from spi_diffusers.envs.wrappers import HoldAfterEnd
 
 
 def actions_of(num_envs, action_dim, steps):
