@@ -55,10 +55,9 @@ def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipel
     from spi_diffusers.config.layers import make_train_config
     from spi_diffusers.models import CostCalibration
     from spi_diffusers.training.calibration import DEFAULT_KNOTS
-    from spi_diffusers.training.export import make_pipeline
     from spi_diffusers.training.trainer import Trainer
 
-    pipeline = make_pipeline(Trainer(make_train_config({"task": task}), dataset, progress=False))
+    pipeline = Trainer(make_train_config({"task": task}), dataset, progress=False).policy()
     knots = torch.tensor(DEFAULT_KNOTS) / pipeline.config.max_episode_steps
     calibration = CostCalibration(num_knots=len(knots)).set_curve(knots, knots)
     pipeline.register_modules(calibration=calibration)

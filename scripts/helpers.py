@@ -210,13 +210,13 @@ class MeasuredTraining:
 
         from spi_diffusers.config.layers import make_train_config
         from spi_diffusers.data.loading import load_transitions
-        from spi_diffusers.training.build import (
+        from spi_diffusers.training.runtime import resolve_overlap
+        from spi_diffusers.training.setup import (
             build_algorithm,
             build_normalizer,
             build_sampler,
             training_episodes,
         )
-        from spi_diffusers.training.runtime import resolve_overlap
 
         self.config = config = make_train_config({"task": "ballcircle", **overrides})
         dataset = training_episodes(config, load_transitions(dataset_name, config.task))

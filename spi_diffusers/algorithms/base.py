@@ -1,20 +1,67 @@
-"""What an algorithm is to the trainer, and what a baseline has to bring along.
+"""The one contract of all algorithms: what an algorithm reads and draws, how it trains, and what it saves.
 
-The trainer draws inputs one update ahead, because SPI samples a_{i+1} for the next batch while it trains on
-this one. A baseline sees none of that: it gets a batch and standard normal noise, and makes one step.
+Training asks the class for all that it must know before there are networks, and knows no algorithm by name.
+A new algorithm is a subclass of `Algorithm`, its settings and a line in `config/algorithms.py`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import math
+from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_NOISE = "noise."
+from spi_diffusers.algorithms.networks import Compute, Learner
+from spi_diffusers.config.algorithms import ALGORITHMS
+from spi_diffusers.config.train import TrainConfig
+
+#: Scalars that are logged, detached, by name.
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PolicySizes:
+    """What an algorithm must know about the task.
+
+    Attributes:
+        observation_dim: Size O of an observation.
+        action_dim: Size A of an action.
+        max_episode_steps: Steps of the longest episode.
+        cost_limit: Cost of an episode that the policy is trained for; infinite where there is none.
+    """
+
+    observation_dim: int
+    action_dim: int
+    max_episode_steps: int
+    cost_limit: float = math.inf
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random tensor that an update needs, drawn for the whole batch of all processes.
+
+    Attributes:
+        shape: Of the tensor.
+        kind: "normal": standard normal; "uniform": from 0 to 1; "integer": from 0 to `count` - 1.
+        count: Number of the integers.
+        batch_dim: Dimension that runs over the batch, of which each process takes its slice; None: all take
+            the whole.
+    """
+
+    shape: tuple[int, ...]
+    kind: Literal["normal", "uniform", "integer"] = "normal"
+    count: int = 0
+    batch_dim: int | None = 0
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Draw the tensor, on the CPU."""
+        if self.kind == "integer":
+            return torch.randint(self.count, self.shape, generator=generator)
+        return (torch.rand if self.kind == "uniform" else torch.randn)(self.shape, generator=generator)
 
 
 class Inputs(Protocol):
@@ -28,66 +75,19 @@ class Inputs(Protocol):
         """What `tensors` came from; TypeError where a name is missing or unknown."""
 
 
-class Algorithm(Protocol):
-    """What the trainer asks of an algorithm.
-
-    Attributes:
-        updates: Updates done.
-        inputs_class: The inputs it takes.
-    """
-
-    updates: int
-    inputs_class: type[Any]
-
-    def prepare(self, inputs: Any) -> Any:
-        """Complete the very first update's inputs."""
-
-    def update(self, inputs: Any, upcoming: Any) -> tuple[dict[str, Tensor], Any]:
-        """One training step on `inputs`; returns metrics as detached scalars, and `upcoming`, completed."""
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything that is checkpointed and has weights, by name."""
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Every optimiser, by name."""
-
-    def policy_components(self) -> dict[str, Any]:
-        """The components of the saved policy, by name, without its normalizer."""
-
-    def refresh_replicas(self) -> None:
-        """Bring copies of the weights up to date; called after weights were loaded."""
-
-
-@dataclass(frozen=True)
-class PolicySizes:
-    """What a baseline must know about the task.
-
-    Attributes:
-        observation_dim: Size O of an observation.
-        action_dim: Size A of an action.
-        max_episode_steps: Steps of the longest episode.
-        cost_limit: Cost of an episode that the policy is trained for.
-    """
-
-    observation_dim: int
-    action_dim: int
-    max_episode_steps: int
-    cost_limit: float
-
-
 @dataclass(frozen=True)
 class Batch:
     """Transitions.
 
     Attributes:
-        observation: Normalised, (B, O).
-        next_observation: Normalised, (B, O).
+        observation: Normalized, (B, O).
+        next_observation: Normalized, (B, O).
         action: In [-1, 1], (B, A).
         reward: (B,).
         cost: (B,).
         terminated: The task itself ended, (B,) bool.
         truncated: The time limit ended it, (B,) bool.
-        initial_observation: Normalised first observations of episodes drawn at random, (B, O).
+        initial_observation: Normalized first observations of episodes drawn at random, (B, O).
     """
 
     observation: Tensor
@@ -100,58 +100,16 @@ class Batch:
     initial_observation: Tensor
 
 
-class Baseline(ABC):
-    """An algorithm that trains a policy for one cost limit.
-
-    A subclass makes its networks in `__init__(config, sizes, *, dtype, reduce_gradients, device)`, from the
-    global random generator, which the caller has seeded.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def __init__(
-        self,
-        config: Any,
-        sizes: PolicySizes,
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-        device: torch.device | str = "cpu",
-    ): ...
-
-    @classmethod
-    def noise_shapes(cls, config: Any, batch_size: int, action_dim: int) -> dict[str, tuple[int, ...]]:
-        """Standard normal tensors that an update needs, by name; the batch is their first dimension."""
-        return {}
-
-    @abstractmethod
-    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step; returns metrics as detached scalars."""
-
-    @abstractmethod
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything to checkpoint: networks, targets, multipliers; by name."""
-
-    @abstractmethod
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Every optimiser, by name."""
-
-    @abstractmethod
-    def policy_components(self) -> dict[str, ModelMixin]:
-        """What acts: `actor`, with `act(observation, generator) -> action`."""
-
-    def refresh_replicas(self) -> None:  # noqa: B027 - most have none
-        """Bring copies of the weights up to date; called after weights were loaded."""
+COLUMNS = tuple(field.name for field in fields(Batch))
 
 
 @dataclass(frozen=True)
-class BaselineInputs:
-    """What one update of a baseline consumes.
+class BatchAndNoise:
+    """What one update of most algorithms consumes.
 
     Attributes:
         batch: The transitions.
-        noise: As `Baseline.noise_shapes` asks for.
+        noise: Random tensors by name, as `Algorithm.draws` asks for.
     """
 
     batch: Batch
@@ -159,54 +117,138 @@ class BaselineInputs:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        named = {field.name: getattr(self.batch, field.name) for field in fields(Batch)}
-        return named | {f"{_NOISE}{name}": value for name, value in self.noise.items()}
+        return {name: getattr(self.batch, name) for name in COLUMNS} | self.noise
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "BaselineInputs":
-        """What `tensors` came from."""
-        batch = {name: value for name, value in tensors.items() if not name.startswith(_NOISE)}
-        noise = {name.removeprefix(_NOISE): tensors[name] for name in tensors if name not in batch}
-        return cls(Batch(**batch), noise)
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """What `tensors` came from; TypeError where a column is missing."""
+        columns = {name: value for name, value in tensors.items() if name in COLUMNS}
+        return cls(Batch(**columns), {name: tensors[name] for name in tensors if name not in columns})
 
 
-class BaselineTraining:
-    """A baseline as the trainer sees any algorithm.
+class Algorithm(ABC):
+    """An algorithm in training; the defaults are those of an algorithm that is trained for one cost limit.
 
-    Args:
-        baseline: The baseline.
+    A subclass makes its networks in `__init__(config, sizes, compute)`, from the global random generator,
+    which the caller has seeded, and implements `learn`.
+
+    Attributes:
+        inputs_class: What one update consumes.
+        streams: It can train on data that stays in its files: no column needs all of the data.
+        overlaps: Its updates have two halves that can run side by side.
+        safe_episodes_only: It learns from the episodes within the cost limit only.
+        pipeline: Class in `spi_diffusers.pipelines` that holds its policy.
+        config: Its settings.
+        learners: Its networks in training, by name.
+        state: What else a checkpoint must hold, by name.
+        updates: Updates done.
     """
 
-    inputs_class = BaselineInputs
+    inputs_class: ClassVar[type[Any]] = BatchAndNoise
+    streams: ClassVar[bool] = False
+    overlaps: ClassVar[bool] = False
+    safe_episodes_only: ClassVar[bool] = False
+    pipeline: ClassVar[str] = "BaselinePolicyPipeline"
 
-    def __init__(self, baseline: Baseline):
-        self.baseline = baseline
-        self.updates = 0
+    config: Any
+    actor: Any
+    learners: dict[str, Learner[Any]]
+    state: Mapping[str, nn.Module] = {}
+    updates: int = 0
 
-    def prepare(self, inputs: BaselineInputs) -> BaselineInputs:
-        """The inputs, complete as they are."""
+    def __init__(self, config: Any, sizes: PolicySizes, compute: Compute):
+        raise NotImplementedError
+
+    # ---- asked of the class
+
+    @classmethod
+    def build(cls, config: TrainConfig, sizes: PolicySizes, compute: Compute) -> "Algorithm":
+        """The algorithm with fresh networks, as the configuration says."""
+        return cls(config.settings, sizes, compute)
+
+    @classmethod
+    def columns(cls, config: Any) -> tuple[str, ...]:
+        """Columns of the data that an update needs.
+
+        Those of the data; "initial_observation", of an episode drawn at random; "next_action", the recorded
+        one of the next step; and "imitated", whether the transition's episode is among the share that the
+        safety weight prefers.
+        """
+        return COLUMNS
+
+    @classmethod
+    def draws(cls, config: Any, batch_size: int, action_dim: int) -> dict[str, Draw]:
+        """Random tensors that an update needs, by name, in the order in which they are drawn."""
+        return {}
+
+    @classmethod
+    def calibrates(cls, config: TrainConfig) -> bool:
+        """Whether the cost of its policy is measured offline after training."""
+        return False
+
+    @classmethod
+    def pipeline_settings(cls, config: TrainConfig) -> dict[str, Any]:
+        """What its pipeline is told besides components, task and the length of an episode."""
+        return {
+            "algorithm": config.algorithm,
+            "cost_limit": config.cost_limit,
+            "action_low": config.action_low,
+            "action_high": config.action_high,
+        }
+
+    # ---- training
+
+    def prepare(self, inputs: Any) -> Any:
+        """Complete the very first update's inputs."""
         return inputs
 
-    def update(
-        self, inputs: BaselineInputs, upcoming: BaselineInputs
-    ) -> tuple[dict[str, Tensor], BaselineInputs]:
-        """One training step; `upcoming` is returned as it is."""
-        metrics = self.baseline.update(inputs.batch, inputs.noise)
+    def update(self, inputs: Any, upcoming: Any) -> tuple[Metrics, Any]:
+        """One training step.
+
+        Args:
+            inputs: What it consumes, completed by `prepare` or by the update before.
+            upcoming: What the next update consumes: SPI samples its next actions while it trains.
+
+        Returns:
+            Metrics, and `upcoming`, completed.
+        """
+        metrics = self.learn(inputs.batch, inputs.noise)
         self.updates += 1
         return metrics, upcoming
 
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step on a batch; returns metrics."""
+        raise NotImplementedError
+
+    # ---- what is saved
+
     def modules(self) -> dict[str, nn.Module]:
-        """The baseline's."""
-        return self.baseline.modules()
+        """Everything with weights that a checkpoint holds: networks, targets, multipliers; by name."""
+        named = dict(self.state)
+        for name, learner in self.learners.items():
+            named[name] = learner.master
+            if learner.target is not None:
+                named[f"target_{name}"] = learner.target
+        return named
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The baseline's."""
-        return self.baseline.optimizers()
+        """Every optimizer, by name; the first one's learning rate is logged."""
+        return {name: learner.optimizer for name, learner in self.learners.items()}
 
     def policy_components(self) -> dict[str, Any]:
-        """The baseline's."""
-        return self.baseline.policy_components()
+        """The components of the saved policy, by name, without its normalizer.
 
-    def refresh_replicas(self) -> None:
-        """The baseline's."""
-        self.baseline.refresh_replicas()
+        By default the `actor`, with `act(observation, generator) -> action`.
+        """
+        return {"actor": self.actor}
+
+    def refresh(self) -> None:
+        """Bring copies of the weights up to date; called after weights were loaded."""
+        for learner in self.learners.values():
+            learner.refresh()
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class of an algorithm, imported when it is asked for."""
+    entry = ALGORITHMS[name]
+    return getattr(importlib.import_module(f"spi_diffusers.algorithms.{entry.module}"), entry.class_name)

@@ -6,17 +6,14 @@ learns the data's actions; the critics learn the value of the best of a few such
 perturbation model climbs Q^r - lambda Q^c.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import ConstrainedCritics, PIDLagrangian, make_critics, update_vae
-from spi_diffusers.algorithms.networks import Learner
+from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BCQLagConfig
 from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
 
@@ -70,28 +67,16 @@ def perturbation_loss(
     return (multiplier * (cost_value - threshold) - reward_value).mean()
 
 
-class BCQLag(Baseline):
+class BCQLag(Algorithm):
     """BCQ-Lag's networks in training, and one update of them.
 
     Args:
         config: Its settings.
         sizes: Sizes of the task, length of its episodes, and the cost limit to train for.
-        dtype: Compute dtype, float32 or bfloat16; weights and optimisers stay float32.
-        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
-        device: Where training runs.
+        compute: Compute dtype, device and processes.
     """
 
-    name: ClassVar[str] = "bcq-lag"
-
-    def __init__(
-        self,
-        config: BCQLagConfig,
-        sizes: PolicySizes,
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, config: BCQLagConfig, sizes: PolicySizes, compute: Compute):
         self.config = config
         self.actor = BatchConstrainedActor(
             observation_dim=sizes.observation_dim,
@@ -103,42 +88,43 @@ class BCQLag(Baseline):
             latent_clip=config.latent_clip,
             critic_pairs=config.critic_pairs,
             selection=config.selection,
-        ).to(device)
+        ).to(compute.device)
         # The policy keeps only the critics that it selects by; all of them are trained.
         kept = (self.actor.reward_critics, self.actor.cost_critics)
-        critics = (list(own) or [c.to(device) for c in make_critics(config, sizes)] for own in kept)
-        self.lagrangian = PIDLagrangian(config.proportional, config.integral, config.derivative).to(device)
-        shared: dict[str, Any] = {"dtype": dtype, "reduce_gradients": reduce_gradients}
-        rate = config.target_update_rate
-        self.critics = ConstrainedCritics(config, sizes, *critics, **shared)
-        self._vae = Learner(self.actor.vae, config.learning_rate, **shared)
-        self._perturbation = Learner(
-            self.actor.perturbation, config.learning_rate, target_update_rate=rate, **shared
+        reward, cost = (
+            list(own) or [c.to(compute.device) for c in make_critics(config, sizes)] for own in kept
         )
-        self._reduce = reduce_gradients
+        self.critics = ConstrainedCritics(config, sizes, compute, reward=reward, cost=cost)
+        self.lagrangian = PIDLagrangian(config, compute)
+        self._vae = Learner(self.actor.vae, config.learning_rate, compute)
+        self._perturbation = Learner(self.actor.perturbation, config.learning_rate, compute, follows=True)
+        self.learners = {
+            "vae": self._vae,
+            "perturbation": self._perturbation,
+            "critics": self.critics.learner,
+        }
+        self.state = {"lagrangian": self.lagrangian}
 
     @classmethod
-    def noise_shapes(
-        cls, config: BCQLagConfig, batch_size: int, action_dim: int
-    ) -> dict[str, tuple[int, ...]]:
-        """Standard normal tensors that an update needs: latents of size 2 A."""
+    def draws(cls, config: BCQLagConfig, batch_size: int, action_dim: int) -> dict[str, Draw]:
+        """Latents of size 2 A: for the VAE's loss, for the next states' candidates, and for the batch's."""
         latent = 2 * action_dim
         return {
-            "encoding": (batch_size, latent),
-            "next_latent": (batch_size, config.num_candidates, latent),
-            "latent": (batch_size, latent),
+            "encoding": Draw((batch_size, latent)),
+            "next_latent": Draw((batch_size, config.num_candidates, latent)),
+            "latent": Draw((batch_size, latent)),
         }
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step; returns metrics as detached scalars."""
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
         metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
         critic_metrics, policy_cost = self._update_critics(batch, noise["next_latent"])
         metrics |= critic_metrics | self._update_perturbation(batch, noise["latent"], policy_cost)
-        self.critics.learner.update_target()
-        self._perturbation.update_target()
+        self.critics.learner.update_target(self.config.target_update_rate)
+        self._perturbation.update_target(self.config.target_update_rate)
         return metrics
 
-    def _update_critics(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _update_critics(self, batch: Batch, noise: Tensor) -> tuple[Metrics, Tensor]:
         config = self.config
         observation = batch.next_observation
         if not config.benchmark_targets:
@@ -158,7 +144,7 @@ class BCQLag(Baseline):
             )
         return self.critics.update(batch, reward_value, cost_value), cost_value
 
-    def _update_perturbation(self, batch: Batch, noise: Tensor, policy_cost: Tensor) -> dict[str, Tensor]:
+    def _update_perturbation(self, batch: Batch, noise: Tensor, policy_cost: Tensor) -> Metrics:
         clip = self.config.latent_clip
         with torch.no_grad():
             drawn = self._vae.module.decode(batch.observation, noise.clamp(-clip, clip))
@@ -168,10 +154,7 @@ class BCQLag(Baseline):
             # The policy acts with any candidate, not with a chosen one; and the benchmark's code looks at the
             # action of the perturbation model, as the next state's cost is that of its costliest candidate.
             policy_cost = cost_value.detach()
-        error = policy_cost.mean() - self.critics.threshold
-        if self._reduce is not None:
-            self._reduce([error])
-        multiplier = self.lagrangian.update(error)
+        multiplier = self.lagrangian.update(policy_cost.mean() - self.critics.threshold)
         self.actor.multiplier.copy_(multiplier)
         self._perturbation.step(
             perturbation_loss(reward_value, cost_value, multiplier, self.critics.threshold)
@@ -182,31 +165,7 @@ class BCQLag(Baseline):
             "policy/multiplier": multiplier.clone(),
         }
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything to checkpoint."""
-        assert self._perturbation.target is not None
-        return {
-            "vae": self.actor.vae,
-            "perturbation": self.actor.perturbation,
-            "target_perturbation": self._perturbation.target,
-            "lagrangian": self.lagrangian,
-            **self.critics.modules(),
-        }
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Every network's optimiser."""
-        return {
-            "vae": self._vae.optimizer,
-            "perturbation": self._perturbation.optimizer,
-            "critics": self.critics.learner.optimizer,
-        }
-
-    def policy_components(self) -> dict[str, ModelMixin]:
-        """What acts."""
-        return {"actor": self.actor}
-
-    def refresh_replicas(self) -> None:
-        """Copy the weights into the compute replicas; call it after loading weights."""
-        for learner in (self._vae, self._perturbation, self.critics.learner):
-            learner.refresh()
+    def refresh(self) -> None:
+        """Bring copies of the weights, and the actor's multiplier, up to date."""
+        super().refresh()
         self.actor.multiplier.copy_(self.lagrangian.multiplier)

@@ -7,15 +7,14 @@ climbs Q^r - lambda Q^c while it keeps within the support of the VAE's actions, 
 alpha, enforces.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import (
     ConstrainedCritics,
     PIDLagrangian,
@@ -23,7 +22,7 @@ from spi_diffusers.algorithms.constrained import (
     mmd,
     update_vae,
 )
-from spi_diffusers.algorithms.networks import Learner
+from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BEARLagConfig
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor
@@ -91,76 +90,58 @@ def next_values(reward_values: Tensor, cost_values: Tensor, costliest: bool = Fa
 class LogAlpha(nn.Module):
     """The logarithm of the discrepancy's multiplier alpha, as a module so that a checkpoint holds it."""
 
-    updates: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.value = nn.Parameter(torch.zeros(()))
-        #: How many updates were made, which `support_updates` counts.
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
 
-class BEARLag(Baseline):
+class BEARLag(Algorithm):
     """BEAR-Lag's networks in training, and one update of them.
 
     Args:
         config: Its settings.
         sizes: Sizes of the task, length of its episodes, and the cost limit to train for.
-        dtype: Compute dtype, float32 or bfloat16; weights and optimisers stay float32.
-        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
-        device: Where training runs.
+        compute: Compute dtype, device and processes.
     """
 
-    name: ClassVar[str] = "bear-lag"
-
-    def __init__(
-        self,
-        config: BEARLagConfig,
-        sizes: PolicySizes,
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, config: BEARLagConfig, sizes: PolicySizes, compute: Compute):
         self.config = config
         dims: dict[str, Any] = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
         hidden = {"hidden_dims": list(config.hidden_dims)}
-        self.vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(device)
-        self.actor = GaussianActor(**dims, **hidden).to(device)
-        critics = ([c.to(device) for c in make_critics(config, sizes)] for _ in range(2))
-        self.lagrangian = PIDLagrangian(config.proportional, config.integral, config.derivative).to(device)
-        self.log_alpha = LogAlpha().to(device)
+        self.vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(compute.device)
+        self.actor = GaussianActor(**dims, **hidden).to(compute.device)
+        reward, cost = ([c.to(compute.device) for c in make_critics(config, sizes)] for _ in range(2))
+        self.critics = ConstrainedCritics(config, sizes, compute, reward=reward, cost=cost)
+        self.lagrangian = PIDLagrangian(config, compute)
+        self.log_alpha = LogAlpha().to(compute.device)
         climb: Any = Adam if config.alpha_optimizer == "adam" else SGD
         self._alpha_optimizer: Optimizer = climb(self.log_alpha.parameters(), lr=config.alpha_learning_rate)
-        shared: dict[str, Any] = {"dtype": dtype, "reduce_gradients": reduce_gradients}
-        rate = config.target_update_rate
-        self.critics = ConstrainedCritics(config, sizes, *critics, **shared)
-        self._vae = Learner(self.vae, config.learning_rate, **shared)
-        self._actor = Learner(self.actor, config.learning_rate, target_update_rate=rate, **shared)
-        self._reduce = reduce_gradients
+        self._vae = Learner(self.vae, config.learning_rate, compute)
+        self._actor = Learner(self.actor, config.learning_rate, compute, follows=True)
+        self.learners = {"vae": self._vae, "actor": self._actor, "critics": self.critics.learner}
+        self.state = {"lagrangian": self.lagrangian, "log_alpha": self.log_alpha}
+        self._reduce = compute.reduce_gradients
 
     @classmethod
-    def noise_shapes(
-        cls, config: BEARLagConfig, batch_size: int, action_dim: int
-    ) -> dict[str, tuple[int, ...]]:
-        """Standard normal tensors that an update needs; latents have size 2 A."""
+    def draws(cls, config: BEARLagConfig, batch_size: int, action_dim: int) -> dict[str, Draw]:
+        """Latents of size 2 A, for the VAE's loss and its samples, and noise of the policy's actions."""
         return {
-            "encoding": (batch_size, 2 * action_dim),
-            "next_action": (batch_size, config.num_candidates, action_dim),
-            "latent": (batch_size, config.mmd_samples, 2 * action_dim),
-            "action": (batch_size, config.mmd_samples, action_dim),
+            "encoding": Draw((batch_size, 2 * action_dim)),
+            "next_action_noise": Draw((batch_size, config.num_candidates, action_dim)),
+            "latent": Draw((batch_size, config.mmd_samples, 2 * action_dim)),
+            "action_noise": Draw((batch_size, config.mmd_samples, action_dim)),
         }
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step; returns metrics as detached scalars."""
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
         metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-        metrics |= self._update_critics(batch, noise["next_action"])
-        metrics |= self._update_actor(batch, noise["latent"], noise["action"])
-        self.critics.learner.update_target()
-        self._actor.update_target()
+        metrics |= self._update_critics(batch, noise["next_action_noise"])
+        metrics |= self._update_actor(batch, noise["latent"], noise["action_noise"])
+        self.critics.learner.update_target(self.config.target_update_rate)
+        self._actor.update_target(self.config.target_update_rate)
         return metrics
 
-    def _update_critics(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def _update_critics(self, batch: Batch, noise: Tensor) -> Metrics:
         config = self.config
         with torch.no_grad():
             drawn = self._actor.target_module.draw_raw(batch.next_observation, noise).tanh()
@@ -170,7 +151,7 @@ class BEARLag(Baseline):
             )
         return self.critics.update(batch, reward_value, cost_value)
 
-    def _update_actor(self, batch: Batch, latent: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    def _update_actor(self, batch: Batch, latent: Tensor, noise: Tensor) -> Metrics:
         config = self.config
         with torch.no_grad():
             clip = config.latent_clip
@@ -180,13 +161,12 @@ class BEARLag(Baseline):
         discrepancy = mmd(like_data, drawn, config.kernel, config.mmd_sigma)
         reward_value, cost_value = self.critics.policy_values(batch.observation, drawn[:, 0].tanh())
 
-        error = cost_value.detach().mean() - self.critics.threshold
+        multiplier = self.lagrangian.update(cost_value.detach().mean() - self.critics.threshold)
         mean_discrepancy = discrepancy.detach().mean()
         if self._reduce is not None:
-            self._reduce([error, mean_discrepancy])
-        multiplier = self.lagrangian.update(error)
+            self._reduce([mean_discrepancy])
         log_alpha = self.log_alpha.value
-        climbs = int(self.log_alpha.updates) >= config.support_updates
+        climbs = self.updates >= config.support_updates
         loss = actor_loss(
             reward_value,
             cost_value,
@@ -203,7 +183,6 @@ class BEARLag(Baseline):
         self._alpha_optimizer.step()
         with torch.no_grad():
             log_alpha.clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
-            self.log_alpha.updates += 1
         return {
             "policy/reward_value": reward_value.detach().mean(),
             "policy/cost_value": cost_value.detach().mean(),
@@ -212,32 +191,6 @@ class BEARLag(Baseline):
             "policy/alpha": log_alpha.detach().exp(),
         }
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything to checkpoint."""
-        assert self._actor.target is not None
-        return {
-            "vae": self.vae,
-            "actor": self.actor,
-            "target_actor": self._actor.target,
-            "lagrangian": self.lagrangian,
-            "log_alpha": self.log_alpha,
-            **self.critics.modules(),
-        }
-
     def optimizers(self) -> dict[str, Optimizer]:
-        """Every network's optimiser, and alpha's."""
-        return {
-            "vae": self._vae.optimizer,
-            "actor": self._actor.optimizer,
-            "critics": self.critics.learner.optimizer,
-            "log_alpha": self._alpha_optimizer,
-        }
-
-    def policy_components(self) -> dict[str, ModelMixin]:
-        """What acts."""
-        return {"actor": self.actor}
-
-    def refresh_replicas(self) -> None:
-        """Copy the weights into the compute replicas; call it after loading weights."""
-        for learner in (self._vae, self._actor, self.critics.learner):
-            learner.refresh()
+        """Every network's optimizer, and alpha's."""
+        return {**super().optimizers(), "log_alpha": self._alpha_optimizer}

@@ -3,15 +3,15 @@
 Used by BCQ-Lag, BEAR-Lag, CPQ and, in part, COptiDICE.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
-from spi_diffusers.algorithms.networks import CriticStack, Learner, critic_loss, td_target
-from spi_diffusers.config.algorithms import ConstrainedConfig
+from spi_diffusers.algorithms.networks import Compute, CriticStack, Learner, td_loss, td_target
+from spi_diffusers.config.algorithms import ConstrainedConfig, LagrangianConfig
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.critics import TwinCritic
 
@@ -96,24 +96,26 @@ class PIDLagrangian(nn.Module):
     """The controller with its state as buffers, so that a checkpoint holds it.
 
     Args:
-        proportional: K_P.
-        integral: K_I.
-        derivative: K_D.
+        config: The gains K_P, K_I and K_D.
+        compute: Device and processes.
     """
 
     integral: Tensor
     previous_error: Tensor
     multiplier: Tensor
 
-    def __init__(self, proportional: float, integral: float, derivative: float):
+    def __init__(self, config: LagrangianConfig, compute: Compute):
         super().__init__()
-        self._gains = (proportional, integral, derivative)
+        self._gains = (config.proportional, config.integral, config.derivative)
+        self._reduce = compute.reduce_gradients
         for name in ("integral", "previous_error", "multiplier"):
-            self.register_buffer(name, torch.zeros(()))
+            self.register_buffer(name, torch.zeros((), device=compute.device))
 
     @torch.no_grad()
     def update(self, error: Tensor) -> Tensor:
-        """Take the violation e of this update (a scalar) and return the multiplier, detached."""
+        """Take the violation e of this update, a scalar and overwritten, and return the multiplier."""
+        if self._reduce is not None:
+            self._reduce([error])
         multiplier, integral = pid_step(error, self.integral, self.previous_error, *self._gains)
         self.multiplier.copy_(multiplier)
         self.integral.copy_(integral)
@@ -248,10 +250,9 @@ class ConstrainedCritics:
     Args:
         config: Discount, learning rate, and how values are learned.
         sizes: The cost limit and the length of an episode, for the threshold.
+        compute: Compute dtype and processes.
         reward: Reward critics Q^r, trained in place.
         cost: Cost critics Q^c, as many.
-        dtype: Compute dtype.
-        reduce_gradients: Averages gradients over processes, in place.
 
     Attributes:
         threshold: Largest discounted cost that keeps the limit.
@@ -262,11 +263,10 @@ class ConstrainedCritics:
         self,
         config: ConstrainedConfig,
         sizes: PolicySizes,
+        compute: Compute,
+        *,
         reward: Sequence[TwinCritic],
         cost: Sequence[TwinCritic],
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
     ):
         self.config = config
         horizon = "finite" if config.benchmark_targets else "infinite"
@@ -276,18 +276,7 @@ class ConstrainedCritics:
         for layer in stack.net:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = True  # fresh memory for activations takes longer than computing them
-        self.learner = Learner(
-            stack,
-            config.learning_rate,
-            dtype,
-            target_update_rate=config.target_update_rate,
-            reduce_gradients=reduce_gradients,
-        )
-
-    def modules(self) -> dict[str, nn.Module]:
-        """What a checkpoint holds."""
-        assert self.learner.target is not None
-        return {"critics": self.learner.master, "target_critics": self.learner.target}
+        self.learner = Learner(stack, config.learning_rate, compute, follows=True)
 
     @torch.no_grad()
     def candidate_values(self, observation: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
@@ -344,10 +333,7 @@ class ConstrainedCritics:
         cost_target = td_target(batch.cost, cost_value, cost_ended, config.gamma)
         reward, cost = self.values(batch.observation, batch.action)
         # One loss per pair of twins.
-        reward_loss, cost_loss = (
-            critic_loss(reward, reward_target).sum(),
-            critic_loss(cost, cost_target).sum(),
-        )
+        reward_loss, cost_loss = td_loss(reward, reward_target).sum(), td_loss(cost, cost_target).sum()
         self.learner.step(reward_loss + cost_loss + penalty)
         return {
             "critic/reward_loss": reward_loss.detach(),

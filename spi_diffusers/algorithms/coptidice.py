@@ -20,17 +20,15 @@ several processes differs a little from a run on one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
-from spi_diffusers.algorithms.networks import Learner, StateValues, td_target
+from spi_diffusers.algorithms.networks import Compute, Learner, StateValues, td_target
 from spi_diffusers.config.algorithms import COptiDICEConfig
 from spi_diffusers.models.gaussian_actor import GaussianActor
 
@@ -194,31 +192,19 @@ class _Multipliers(nn.Module):
         self.temperature.clamp_min_(MIN_TEMPERATURE)
 
 
-class COptiDICE(Baseline):
+class COptiDICE(Algorithm):
     """COptiDICE's networks in training, and one update of them.
 
     Args:
         config: Its settings.
         sizes: Sizes of the task, length of its episodes, and the cost limit to train for.
-        dtype: Compute dtype, float32 or bfloat16; weights and optimisers stay float32.
-        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
-        device: Where training runs.
+        compute: Compute dtype, device and processes.
 
     Attributes:
         threshold: What the bound on the cost per step is compared with.
     """
 
-    name: ClassVar[str] = "coptidice"
-
-    def __init__(
-        self,
-        config: COptiDICEConfig,
-        sizes: PolicySizes,
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, config: COptiDICEConfig, sizes: PolicySizes, compute: Compute):
         self.config = config
         limit = (sizes.cost_limit, sizes.max_episode_steps, config.gamma)
         # (1 - gamma) c / (1 - gamma): the cost per step of a policy that spends its limit evenly.
@@ -228,25 +214,26 @@ class COptiDICE(Baseline):
         hidden_dims = list(config.hidden_dims)
         self._bounded = config.cost_ub_epsilon > 0  # else there is nothing for chi to do
         functions = 2 if self._bounded else 1
-        values = StateValues(functions, config.num_networks, sizes.observation_dim, hidden_dims).to(device)
-        self.multipliers = _Multipliers().to(device)
+        values = StateValues(functions, config.num_networks, sizes.observation_dim, hidden_dims).to(
+            compute.device
+        )
+        self.multipliers = _Multipliers().to(compute.device)
         self.actor = GaussianActor(
             observation_dim=sizes.observation_dim, action_dim=sizes.action_dim, hidden_dims=hidden_dims
-        ).to(device)
-        shared: dict[str, Any] = {"reduce_gradients": reduce_gradients}
-        self._values = Learner(values, config.learning_rate, dtype, **shared)
-        self._actor = Learner(self.actor, config.actor_learning_rate, dtype, **shared)
-        self._multipliers = Learner(
-            self.multipliers, config.multiplier_learning_rate, torch.float32, **shared
-        )
+        ).to(compute.device)
+        self._actor = Learner(self.actor, config.actor_learning_rate, compute)
+        self._values = Learner(values, config.learning_rate, compute)
+        exact = replace(compute, dtype=torch.float32)
+        self._multipliers = Learner(self.multipliers, config.multiplier_learning_rate, exact)
+        self.learners = {"actor": self._actor, "values": self._values, "multipliers": self._multipliers}
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step; returns metrics as detached scalars."""
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
         ratio, cost, bound_kl, metrics = self._update_values(batch)
         metrics |= self._update_multipliers(cost, bound_kl)
         return metrics | self._update_actor(batch, ratio)
 
-    def _update_values(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def _update_values(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Metrics]:
         """A step of nu and chi; returns w, the bound on its cost, and the bound's divergence."""
         config = self.config
         alpha, gamma = config.alpha, config.gamma
@@ -278,7 +265,7 @@ class COptiDICE(Baseline):
         self._values.step(loss)
         return ratio, bound, bound_kl, metrics
 
-    def _update_multipliers(self, cost: Tensor, bound_kl: Tensor) -> dict[str, Tensor]:
+    def _update_multipliers(self, cost: Tensor, bound_kl: Tensor) -> Metrics:
         both = (self.multipliers.cost, self.multipliers.temperature)
         self._multipliers.step(
             multiplier_loss(*both, cost, bound_kl, self.threshold, self.config.cost_ub_epsilon)
@@ -291,7 +278,7 @@ class COptiDICE(Baseline):
             "policy/temperature": self.multipliers.temperature.detach().clone(),
         }
 
-    def _update_actor(self, batch: Batch, ratio: Tensor) -> dict[str, Tensor]:
+    def _update_actor(self, batch: Batch, ratio: Tensor) -> Metrics:
         config = self.config
         mean, log_std = self._actor.module.distribution(batch.observation)
         if config.benchmark_targets:
@@ -303,24 +290,3 @@ class COptiDICE(Baseline):
         loss = imitation_loss(log_density, ratio)
         self._actor.step(loss)
         return {"policy/imitation_loss": loss.detach()}
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything to checkpoint."""
-        return {"actor": self.actor, "values": self._values.master, "multipliers": self.multipliers}
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Of the policy, of nu and chi, and of the multipliers."""
-        return {
-            "actor": self._actor.optimizer,
-            "values": self._values.optimizer,
-            "multipliers": self._multipliers.optimizer,
-        }
-
-    def policy_components(self) -> dict[str, ModelMixin]:
-        """What acts."""
-        return {"actor": self.actor}
-
-    def refresh_replicas(self) -> None:
-        """Copy the weights into the compute replicas; call it after loading weights."""
-        for learner in (self._values, self._actor, self._multipliers):
-            learner.refresh()

@@ -23,22 +23,20 @@ Which actions count as outside the data is decided within the batch of one proce
 processes differs a little from a run on one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from spi_diffusers.algorithms.base import Baseline, Batch, PolicySizes
+from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import (
     ConstrainedCritics,
     latent_divergence,
     make_critics,
     update_vae,
 )
-from spi_diffusers.algorithms.networks import Learner
+from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import CPQConfig
 from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.gaussian_actor import GaussianActor
@@ -87,71 +85,56 @@ class _LogAlpha(nn.Module):
         self.register_buffer("value", torch.zeros(()))
 
 
-class CPQ(Baseline):
+class CPQ(Algorithm):
     """CPQ's networks in training, and one update of them.
 
     Args:
         config: Its settings.
         sizes: Sizes of the task, length of its episodes, and the cost limit to train for.
-        dtype: Compute dtype, float32 or bfloat16; weights and optimisers stay float32.
-        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
-        device: Where training runs.
+        compute: Compute dtype, device and processes.
     """
 
-    name: ClassVar[str] = "cpq"
-
-    def __init__(
-        self,
-        config: CPQConfig,
-        sizes: PolicySizes,
-        *,
-        dtype: torch.dtype = torch.float32,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, config: CPQConfig, sizes: PolicySizes, compute: Compute):
         self.config = config
         dims: dict[str, Any] = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
-        self.actor = GaussianActor(**dims, hidden_dims=list(config.hidden_dims)).to(device)
-        critics = ([c.to(device) for c in make_critics(config, sizes)] for _ in range(2))
-        self.log_alpha = _LogAlpha().to(device)
-        shared: dict[str, Any] = {"dtype": dtype, "reduce_gradients": reduce_gradients}
-        self.critics = ConstrainedCritics(config, sizes, *critics, **shared)
+        self.actor = GaussianActor(**dims, hidden_dims=list(config.hidden_dims)).to(compute.device)
+        reward, cost = ([c.to(compute.device) for c in make_critics(config, sizes)] for _ in range(2))
+        self.log_alpha = _LogAlpha().to(compute.device)
+        self.critics = ConstrainedCritics(config, sizes, compute, reward=reward, cost=cost)
+        self._actor = Learner(self.actor, config.actor_learning_rate, compute)
+        self.learners = {"actor": self._actor, "critics": self.critics.learner}
         self._vae: Learner[ActionVAE] | None = None
         if config.ood_penalty:
-            vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(device)
-            self._vae = Learner(vae, config.learning_rate, **shared)
-        self._actor = Learner(self.actor, config.actor_learning_rate, **shared)
-        self._reduce = reduce_gradients
+            vae = ActionVAE(**dims, hidden_dim=config.vae_hidden_dim).to(compute.device)
+            self.learners["vae"] = self._vae = Learner(vae, config.learning_rate, compute)
+            self.state = {"log_alpha": self.log_alpha}
+        self._reduce = compute.reduce_gradients
 
     @classmethod
-    def noise_shapes(cls, config: CPQConfig, batch_size: int, action_dim: int) -> dict[str, tuple[int, ...]]:
-        """Standard normal tensors that an update needs; the VAE's latent has size 2 A."""
-        shapes: dict[str, tuple[int, ...]] = {
-            "next_action": (batch_size, 1, action_dim),
-            "action": (batch_size, 1, action_dim),
-        }
+    def draws(cls, config: CPQConfig, batch_size: int, action_dim: int) -> dict[str, Draw]:
+        """Noise of the policy's actions; with the penalty also the VAE's latents, of size 2 A."""
+        actions = {name: Draw((batch_size, 1, action_dim)) for name in ("next_action_noise", "action_noise")}
         if not config.ood_penalty:
-            return shapes
-        return {
-            "encoding": (batch_size, 2 * action_dim),
-            "tested_action": (batch_size, config.num_candidates, action_dim),
-            **shapes,
-        }
+            return actions
+        tested = Draw((batch_size, config.num_candidates, action_dim))
+        return {"encoding": Draw((batch_size, 2 * action_dim)), "tested_action_noise": tested, **actions}
 
-    def update(self, batch: Batch, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One training step; returns metrics as detached scalars."""
-        metrics: dict[str, Tensor] = {}
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
+        metrics: Metrics = {}
         penalty: Tensor | float = 0.0
         if self._vae is not None:
             metrics |= update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-            penalty, ood_metrics = self._penalize_outside(self._vae.module, batch, noise["tested_action"])
+            penalty, ood_metrics = self._penalize_outside(
+                self._vae.module, batch, noise["tested_action_noise"]
+            )
             metrics |= ood_metrics
-        metrics |= self._update_critics(batch, noise["next_action"], penalty)
-        metrics |= self._update_actor(batch, noise["action"])
-        self.critics.learner.update_target()
+        metrics |= self._update_critics(batch, noise["next_action_noise"], penalty)
+        metrics |= self._update_actor(batch, noise["action_noise"])
+        self.critics.learner.update_target(self.config.target_update_rate)
         return metrics
 
-    def _update_critics(self, batch: Batch, noise: Tensor, penalty: Tensor | float) -> dict[str, Tensor]:
+    def _update_critics(self, batch: Batch, noise: Tensor, penalty: Tensor | float) -> Metrics:
         with torch.no_grad():
             next_action = self._actor.module.draw_raw(batch.next_observation, noise).tanh()
             reward_value, cost_value = self.critics.candidate_values(batch.next_observation, next_action)
@@ -159,9 +142,7 @@ class CPQ(Baseline):
             reward_value = constrained_value(reward_value, cost_value, self.critics.threshold)
         return self.critics.update(batch, reward_value, cost_value, penalty)
 
-    def _penalize_outside(
-        self, vae: ActionVAE, batch: Batch, noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _penalize_outside(self, vae: ActionVAE, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
         """The penalty of policy actions outside the data, and a step of its weight alpha."""
 
         def divergence(observation: Tensor, action: Tensor) -> Tensor:
@@ -190,7 +171,7 @@ class CPQ(Baseline):
             "critic/alpha": self.log_alpha.value.exp(),
         }
 
-    def _update_actor(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def _update_actor(self, batch: Batch, noise: Tensor) -> Metrics:
         action = self._actor.module.draw_raw(batch.observation, noise).tanh().squeeze(1)
         reward_value, cost_value = self.critics.policy_values(batch.observation, action)
         cost_value = cost_value.detach()
@@ -200,30 +181,3 @@ class CPQ(Baseline):
             "policy/cost_value": cost_value.mean(),
             "policy/share_within": (cost_value <= self.critics.threshold).float().mean(),
         }
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything to checkpoint."""
-        modules = {"actor": self.actor, **self.critics.modules()}
-        if self._vae is not None:
-            modules |= {"vae": self._vae.master, "log_alpha": self.log_alpha}
-        return modules
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """Every network's optimiser."""
-        optimizers: dict[str, Optimizer] = {
-            "actor": self._actor.optimizer,
-            "critics": self.critics.learner.optimizer,
-        }
-        if self._vae is not None:
-            optimizers["vae"] = self._vae.optimizer
-        return optimizers
-
-    def policy_components(self) -> dict[str, ModelMixin]:
-        """What acts."""
-        return {"actor": self.actor}
-
-    def refresh_replicas(self) -> None:
-        """Copy the weights into the compute replicas; call it after loading weights."""
-        for learner in (self._vae, self._actor, self.critics.learner):
-            if learner is not None:
-                learner.refresh()

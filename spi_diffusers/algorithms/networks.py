@@ -1,6 +1,6 @@
 """What the algorithms' networks share: losses of critics, networks side by side, and training them fast.
 
-A reader of an algorithm needs `td_target`, `critic_loss` and `Learner`; the rest is machinery for speed. With
+A reader of an algorithm needs `td_target`, `td_loss` and `Learner`; the rest is machinery for speed. With
 networks whose steps take milliseconds, looking up, casting and launching costs as much as the arithmetic, so
 twins and critics are computed in one batched pass, weights are cast once per update, and Adam and clipping
 remember which tensors they are about. Nothing here changes a result.
@@ -9,6 +9,8 @@ remember which tensors they are about. Nothing here changes a result.
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from spi_diffusers.models.critics import BatchedLinear, TwinCritic
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
 
 # ---- losses of critics
 
@@ -35,7 +39,7 @@ def td_target(signal: Tensor, next_value: Tensor, ended: Tensor, gamma: float) -
     return signal + gamma * next_value.masked_fill(ended, 0.0)
 
 
-def critic_loss(values: Tensor, target: Tensor) -> Tensor:
+def td_loss(values: Tensor, target: Tensor) -> Tensor:
     """Eq. 10 and 11: mean squared error of both twins, summed over the twins.
 
     Args:
@@ -65,6 +69,8 @@ class CriticStack(nn.Module):
         ValueError: If the architectures differ in anything but the number of heads.
     """
 
+    _learned: Tensor
+
     def __init__(self, critics: Sequence[TwinCritic]):
         super().__init__()
         for key, value in critics[0].config.items():
@@ -74,7 +80,11 @@ class CriticStack(nn.Module):
                         f"Critics in a stack must share their architecture, but {key} is {value} for one and "
                         f"{critic.config[key]} for another."
                     )
-        self.heads = [critic.config.num_heads for critic in critics]
+        heads = [critic.config.num_heads for critic in critics]
+        self._num_critics = len(critics)
+        learned = [index * max(heads) + head for index, own in enumerate(heads) for head in range(own)]
+        device = next(critics[0].parameters()).device
+        self.register_buffer("_learned", torch.tensor(learned, device=device), persistent=False)
         layers: list[nn.Module] = []
         for parts in zip(*(critic.net for critic in critics), strict=True):
             if isinstance(parts[0], BatchedLinear):
@@ -109,8 +119,12 @@ class CriticStack(nn.Module):
             Values of shape (C, 2, B, H), H the largest number of heads.
         """
         inputs = inputs.to(next(self.parameters()).dtype)
-        values = self.net(inputs.expand(2 * len(self.heads), -1, -1))
-        return values.float().unflatten(0, (len(self.heads), 2))
+        values = self.net(inputs.expand(2 * self._num_critics, -1, -1))
+        return values.float().unflatten(0, (self._num_critics, 2))
+
+    def value_functions(self, inputs: Tensor) -> Tensor:
+        """Values (K, 2, B) of all critics' K heads, critic by critic; inputs as in `forward`."""
+        return self(inputs).permute(0, 3, 1, 2).flatten(0, 1).index_select(0, self._learned)
 
 
 class StateValues(nn.Module):
@@ -290,19 +304,36 @@ class FusedAdam(torch.optim.Adam):
 # ---- a network in training
 
 
+@dataclass(frozen=True)
+class Compute:
+    """Where and how networks are trained.
+
+    Attributes:
+        dtype: Compute dtype, float32 or bfloat16; weights and optimizers stay float32.
+        device: Where training runs.
+        reduce_gradients: Averages a list of tensors over processes, in place; None for one process.
+        overlap: Run the two halves of an update in two threads, where an algorithm has halves.
+    """
+
+    dtype: torch.dtype = torch.float32
+    device: torch.device | str = "cpu"
+    reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None
+    overlap: bool = False
+
+
 class Learner(Generic[ModuleT]):
-    """A network, computed in a compute dtype and optimised in float32 by Adam.
+    """A network, computed in a compute dtype and optimized in float32 by Adam.
 
     Args:
         master: Network to train in place; its weights stay float32.
         learning_rate: Of Adam.
-        dtype: Compute dtype, float32 or bfloat16.
-        target_update_rate: Polyak rate of the target network; None for a network without one.
-        reduce_gradients: Averages a list of gradients over processes, in place; None for one process.
+        compute: Compute dtype and processes.
+        follows: Whether a target network, or a moving average, follows the weights.
+        max_grad_norm: Clip of the gradient's norm; 0 switches it off.
 
     Attributes:
         master: The trained network.
-        target: Its target network in float32, None without one.
+        target: What follows it, in float32; None without one.
         module: What computes with the trained weights.
         target_module: What computes with the target's weights.
         optimizer: Adam.
@@ -315,39 +346,40 @@ class Learner(Generic[ModuleT]):
         self,
         master: ModuleT,
         learning_rate: float,
-        dtype: torch.dtype,
+        compute: Compute,
         *,
-        target_update_rate: float | None = None,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+        follows: bool = False,
+        max_grad_norm: float = 0.0,
     ):
         self.master = master
         self.optimizer = FusedAdam(master.parameters(), lr=learning_rate)
-        self._replica = ComputeReplica(master, dtype, trainable=True)
+        self._replica = ComputeReplica(master, compute.dtype, trainable=True)
         self.module = cast(ModuleT, self._replica.module)
         self._parameters = list(self.module.parameters())
-        self._rate = target_update_rate
-        self._reduce_gradients = reduce_gradients
+        self._max_grad_norm = max_grad_norm
+        self._reduce_gradients = compute.reduce_gradients
         self.target: ModuleT | None = None
-        if target_update_rate is not None:
+        if follows:
             self.target = frozen_copy(master)
-            self._target_replica = ComputeReplica(self.target, dtype, trainable=False)
+            self._target_replica = ComputeReplica(self.target, compute.dtype, trainable=False)
             self.target_module = cast(ModuleT, self._target_replica.module)
 
     def step(self, loss: Tensor) -> None:
-        """Minimise a loss by one step. Of all networks that the loss went through, only this one changes."""
+        """Minimize a loss by one step. Of all networks that the loss went through, only this one changes."""
         loss.backward(inputs=self._parameters)
         self._replica.hand_over_gradients()
+        masters = self._replica.masters
         if self._reduce_gradients is not None:
-            self._reduce_gradients([p.grad for p in self._replica.masters if p.grad is not None])
+            self._reduce_gradients([p.grad for p in masters if p.grad is not None])
+        if self._max_grad_norm > 0:
+            clip_gradients(masters, self._max_grad_norm)
         self.optimizer.fused_step()
         self._replica.clear_gradients()
         self._replica.refresh()
 
-    def update_target(self) -> None:
-        """Let the target follow the trained weights."""
-        assert self.target is not None
-        assert self._rate is not None
-        polyak_update(self._target_replica.masters, self._replica.masters, self._rate)
+    def update_target(self, rate: float) -> None:
+        """target <- (1 - rate) * target + rate * trained weights."""
+        polyak_update(self._target_replica.masters, self._replica.masters, rate)
         self._target_replica.refresh()
 
     def refresh(self) -> None:
@@ -355,3 +387,25 @@ class Learner(Generic[ModuleT]):
         self._replica.refresh()
         if self.target is not None:
             self._target_replica.refresh()
+
+
+class Halves:
+    """Runs the two halves of an update, one after the other or side by side, with the same result.
+
+    Args:
+        overlap: Run one half in a thread of its own.
+    """
+
+    def __init__(self, overlap: bool):
+        self._pool = None
+        if overlap:
+            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
+            # product would start OpenMP workers of its own, which slow everything down from then on.
+            self._pool = ThreadPoolExecutor(1, "second-half", initializer=torch.get_num_threads)
+
+    def run(self, first: Callable[[], FirstT], second: Callable[[], SecondT]) -> tuple[FirstT, SecondT]:
+        """The results of both; neither may write what the other one reads."""
+        if self._pool is None:
+            return first(), second()
+        aside = self._pool.submit(second)
+        return first(), aside.result()

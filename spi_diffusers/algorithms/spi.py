@@ -5,31 +5,77 @@ Where the paper is silent, Diffusion-QL's choice is taken.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
+from spi_diffusers.algorithms.base import Algorithm, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.networks import (
+    Compute,
     ComputeReplica,
     CriticStack,
-    FusedAdam,
-    clip_gradients,
-    critic_loss,
-    frozen_copy,
-    polyak_update,
+    Halves,
+    Learner,
+    td_loss,
     td_target,
 )
-from spi_diffusers.algorithms.step_inputs import StepInputs
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
-REWARD, SAFETY = 0, 1  # position of the critics in the stack
-SAFETY_HEAD, COST_HEAD = 0, 1  # heads of the safety critic
+REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """Everything one update consumes: a batch and all of its randomness.
+
+    Attributes:
+        observation: Normalised, shape (B, O).
+        next_observation: Normalised, shape (B, O).
+        action: In [-1, 1], shape (B, A).
+        reward: Shape (B,).
+        cost: Shape (B,).
+        terminated: Shape (B,), bool.
+        safety_weight: w ~ U(0, 1), shape (B,).
+        timestep: Diffusion timestep ~ U{0..T-1}, shape (B,), int64.
+        noise: Standard normal, shape (B, A), for the noise loss.
+        chain_noise: Standard normal, shape (T, B, A), for sampling the next action.
+        guidance_noise: Standard normal, shape (T, B, A), for chain guidance; empty (0, B, A) otherwise.
+        twin: Which twin guides, int64 scalar 0 or 1.
+        next_action: a_{i+1}, in [-1, 1], shape (B, A).
+        imitated: Whether the noise loss counts a transition, shape (B,), bool; None: it counts all.
+    """
+
+    observation: Tensor
+    next_observation: Tensor
+    action: Tensor
+    reward: Tensor
+    cost: Tensor
+    terminated: Tensor
+    safety_weight: Tensor
+    timestep: Tensor
+    noise: Tensor
+    chain_noise: Tensor
+    guidance_noise: Tensor
+    twin: Tensor
+    next_action: Tensor | None = None
+    imitated: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "StepInputs":
+        """What `tensors` came from."""
+        return cls(**tensors)
 
 
 def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> list[float]:
@@ -128,26 +174,27 @@ def guidance_loss(
     return -gain.mean()
 
 
-class SPI:
-    """SPI's networks in training, and one update of them.
+class SPI(Algorithm):
+    """SPI's networks in training: two losses, and one update of them.
 
     An update has two halves that read the weights as they stood before it and write separate ones: the
     critics' half (Eq. 10, 11) and the policy's half (Eq. 6, 9), which also samples a_{i+1} for the batch
     after. So they may run side by side on two cores, with the same result as one after the other.
 
     Args:
-        config: The algorithm's configuration.
+        config: Its settings.
         noise_model: Noise model, trained in place.
         reward_critic: Q^r, trained in place.
         safety_critic: Q^c' (and Q^c as its second head), trained in place.
+        compute: Compute dtype, processes, and whether the halves overlap.
         learning_rate: Adam's learning rate of both halves.
         max_grad_norm: Gradient-norm clip of both halves; 0 switches it off.
-        dtype: Compute dtype, float32 or bfloat16; weights and optimiser stay float32.
-        overlap: Run the two halves in two threads.
-        reduce_gradients: Averages a list of gradients over processes, in place; None for one process.
     """
 
     inputs_class = StepInputs
+    streams = True
+    overlaps = True
+    pipeline = "SPIPolicyPipeline"
 
     def __init__(
         self,
@@ -155,52 +202,157 @@ class SPI:
         noise_model: MLPNoiseModel,
         reward_critic: TwinCritic,
         safety_critic: TwinCritic,
+        compute: Compute,
         *,
         learning_rate: float = 3e-4,
         max_grad_norm: float = 10.0,
-        dtype: torch.dtype = torch.float32,
-        overlap: bool = False,
-        reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
     ):
-        if overlap and reduce_gradients is not None:
+        if compute.overlap and compute.reduce_gradients is not None:
             raise ValueError("overlap needs a single process: collectives must not run in two threads.")
         self.config = config
         self.noise_model = noise_model
-        self.ema_noise_model = frozen_copy(noise_model)
         self.reward_critic = reward_critic
         self.safety_critic = safety_critic
         self.critics = CriticStack([reward_critic, safety_critic])
-        self.target_critics = frozen_copy(self.critics)
-        self.max_grad_norm = max_grad_norm
-        self.updates = 0
-        self._reduce_gradients = reduce_gradients
-
         scheduler = make_scheduler(config)
-        device = noise_model.device
-        self._alpha_bars = scheduler.alphas_cumprod.to(device)
         self._coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
-        num_heads = max(self.critics.heads)
-        heads = [REWARD * num_heads, SAFETY * num_heads + SAFETY_HEAD, SAFETY * num_heads + COST_HEAD]
-        self._heads = torch.tensor(heads if config.predict_cost else heads[:2], device=device)
+        self._alpha_bars = scheduler.alphas_cumprod.to(noise_model.device)
 
-        self._critics = ComputeReplica(self.critics, dtype, trainable=True)
-        self._policy = ComputeReplica(noise_model, dtype, trainable=True)
-        # Read by the policy's half while the critics' half writes, so these are always copies. Two, in turn:
-        # the critics' half fills the one that the next update's policy half reads.
-        self._frozen_critics = ComputeReplica(self.critics, dtype, trainable=False)
-        self._spare_critics = ComputeReplica(self.critics, dtype, trainable=False)
-        self._target_critics = ComputeReplica(self.target_critics, dtype, trainable=False)
-        self._ema_policy = ComputeReplica(self.ema_noise_model, dtype, trainable=False)
+        options: dict[str, Any] = {"follows": True, "max_grad_norm": max_grad_norm}
+        self._critics = Learner(self.critics, learning_rate, compute, **options)
+        self._policy = Learner(noise_model, learning_rate, compute, **options)
+        self.learners = {"critics": self._critics, "noise_model": self._policy}
+        self.target_critics, self.ema_noise_model = self._critics.target, self._policy.target
+        self._halves = Halves(compute.overlap)
+        # Read by the policy's half while the critics' half writes. Two, in turn: the critics' half fills the
+        # one that the next update's policy half reads.
+        self._frozen_critics = ComputeReplica(self.critics, compute.dtype, trainable=False)
+        self._spare_critics = ComputeReplica(self.critics, compute.dtype, trainable=False)
 
-        self.critic_optimizer = FusedAdam(self.critics.parameters(), lr=learning_rate)
-        self.policy_optimizer = FusedAdam(noise_model.parameters(), lr=learning_rate)
-        self._pool = None
-        if overlap:
-            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
-            # product would start OpenMP workers of its own, which slow everything down from then on.
-            self._pool = ThreadPoolExecutor(1, "spi-policy", initializer=torch.get_num_threads)
+    # ---- what it is to the trainer
 
-    def update(self, inputs: StepInputs, upcoming: StepInputs) -> tuple[dict[str, Tensor], StepInputs]:
+    @classmethod
+    def build(cls, config: TrainConfig, sizes: PolicySizes, compute: Compute) -> "SPI":
+        """SPI with fresh networks, as the configuration says."""
+        network, own = config.network, config.settings
+        shared = {
+            "observation_dim": sizes.observation_dim,
+            "action_dim": sizes.action_dim,
+            "hidden_dims": list(network.hidden_dims),
+            "activation": network.activation,
+            "use_safety_weight": own.conditioned,
+        }
+        noise_model = MLPNoiseModel(
+            **shared,
+            time_embed_dim=network.time_embed_dim,
+            action_low=config.action_low,
+            action_high=config.action_high,
+        )
+        reward_critic = TwinCritic(**shared)
+        safety_critic = TwinCritic(**shared, num_heads=2 if own.predict_cost else 1)
+        return cls(
+            own,
+            noise_model.to(compute.device),
+            reward_critic.to(compute.device),
+            safety_critic.to(compute.device),
+            compute,
+            learning_rate=config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+        )
+
+    @classmethod
+    def columns(cls, config: SPIConfig) -> tuple[str, ...]:
+        """Columns of the data that an update needs."""
+        optional = {"next_action": config.next_action == "dataset", "imitated": config.imitation_share < 1.0}
+        always = ("observation", "next_observation", "action", "reward", "cost", "terminated")
+        return (*always, *(name for name, needed in optional.items() if needed))
+
+    @classmethod
+    def draws(cls, config: SPIConfig, batch_size: int, action_dim: int) -> dict[str, Draw]:
+        """Safety weights, diffusion timesteps, noises, and the twin that guides."""
+        steps = config.num_train_timesteps
+        next_steps = 0 if config.next_action == "dataset" else steps
+        guidance_steps = steps if config.guidance == "chain" else 0
+        return {
+            "safety_weight": Draw((batch_size,), "uniform"),
+            "timestep": Draw((batch_size,), "integer", steps),
+            "noise": Draw((batch_size, action_dim)),
+            "chain_noise": Draw((next_steps, batch_size, action_dim), batch_dim=1),
+            "guidance_noise": Draw((guidance_steps, batch_size, action_dim), batch_dim=1),
+            "twin": Draw((), "integer", 2, batch_dim=None),
+        }
+
+    @classmethod
+    def calibrates(cls, config: TrainConfig) -> bool:
+        """Where it predicts costs, unless switched off."""
+        return config.calibrate and config.settings.predict_cost
+
+    @classmethod
+    def pipeline_settings(cls, config: TrainConfig) -> dict[str, Any]:
+        """How its pipeline extracts actions."""
+        return {
+            "gamma": config.settings.gamma,
+            "budget_reserve": config.budget_reserve,
+            "reserve_decay": config.reserve_decay,
+            "selection": config.selection,
+        }
+
+    # ---- losses
+
+    def critic_loss(self, inputs: StepInputs) -> tuple[Tensor, Metrics]:
+        """Eq. 10 and 11, and the loss of the predicted cost where it is learned, summed."""
+        config = self.config
+        assert inputs.next_action is not None, "call prepare on the first batch"
+        with torch.inference_mode():
+            following = self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)
+            next_values = self._critics.target_module.value_functions(following)
+            # The minimum of the twins is the cautious side for reward and for safety alike.
+            next_value = next_values[: SAFETY + 1].amin(dim=1)
+            signals = [inputs.reward, remap_cost(inputs.cost, config.cost_remap)]
+            if config.predict_cost:
+                # A prediction, so neither side is favored: the twins' mean. An end costs nothing more.
+                next_value = torch.cat([next_value, next_values[SAFETY + 1 :].mean(dim=1)])
+                signals.append(inputs.cost)
+            target = td_target(torch.stack(signals), next_value, inputs.terminated, config.gamma)
+        now = self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight)
+        values = self._critics.module.value_functions(now)
+        losses = td_loss(values, target)
+        names = ("critic/reward_loss", "critic/safety_loss", "critic/cost_loss")
+        metrics = dict(zip(names, losses.detach().unbind(), strict=False))
+        mean_values = values.detach().mean(dim=(1, 2))
+        metrics["critic/reward_value"] = mean_values[REWARD]
+        metrics["critic/safety_value"] = mean_values[SAFETY]
+        return losses.sum(), metrics
+
+    def policy_loss(self, inputs: StepInputs) -> tuple[Tensor, Metrics]:
+        """Eq. 6: eta times the noise loss (Eq. 9), plus the guidance of both critics."""
+        config = self.config
+        weight = self._condition(inputs)
+        alpha_bar = self._alpha_bars[inputs.timestep].unsqueeze(-1)
+        noisy_action = add_noise(inputs.action, inputs.noise, alpha_bar)
+        policy = self._policy.module
+        (predicted,) = policy(noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False)
+        predicted = predicted.float()
+        denoising = noise_loss(predicted, inputs.noise, inputs.imitated, config.imitation_share)
+        if config.guidance == "chain":
+            action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)
+        else:
+            action = one_step_action(noisy_action, predicted, alpha_bar)
+        pairs = self._critic_inputs(inputs.observation, action, inputs.safety_weight)
+        values = self._frozen_critics.module(pairs)[..., 0]  # of both critics' first heads
+        guidance = guidance_loss(
+            values[REWARD],
+            values[SAFETY],
+            *self._value_weights(inputs),
+            int(inputs.twin),
+            config.guidance_scale,
+        )
+        metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}
+        return config.eta * denoising + guidance, metrics
+
+    # ---- one update
+
+    def update(self, inputs: StepInputs, upcoming: StepInputs) -> tuple[Metrics, StepInputs]:
         """One combined training step (Algorithm 1).
 
         Args:
@@ -210,41 +362,59 @@ class SPI:
         Returns:
             Metrics as detached scalars, and `upcoming` with its next action.
         """
-        if self._pool is not None:
-            policy_half = self._pool.submit(self._update_policy, inputs, upcoming)
-            metrics = self._update_critics(inputs)
-            policy_metrics, upcoming = policy_half.result()
-        else:
-            policy_metrics, upcoming = self._update_policy(inputs, upcoming)
-            metrics = self._update_critics(inputs)
+        metrics, (policy_metrics, upcoming) = self._halves.run(
+            partial(self._update_critics, inputs), partial(self._update_policy, inputs, upcoming)
+        )
         self.updates += 1
         self._frozen_critics, self._spare_critics = self._spare_critics, self._frozen_critics
         return metrics | policy_metrics, upcoming
 
+    def _update_critics(self, inputs: StepInputs) -> Metrics:
+        loss, metrics = self.critic_loss(inputs)
+        self._critics.step(loss)
+        self._critics.update_target(self.config.target_update_rate)
+        self._spare_critics.refresh()
+        return metrics
+
+    def _update_policy(self, inputs: StepInputs, upcoming: StepInputs) -> tuple[Metrics, StepInputs]:
+        loss, metrics = self.policy_loss(inputs)
+        self._policy.step(loss)
+        upcoming = self.prepare(upcoming)
+        # The average warms up: early weights are noise and should be forgotten quickly.
+        decay = min(self.config.ema_decay, (1 + self.updates) / (10 + self.updates))
+        self._policy.update_target(1.0 - decay)
+        return metrics, upcoming
+
     @torch.inference_mode()
-    def with_next_action(self, inputs: StepInputs) -> StepInputs:
+    def prepare(self, inputs: StepInputs) -> StepInputs:
         """Sample a_{i+1} at s_{i+1} from the EMA noise model, one sample shared by both critics."""
         if self.config.next_action == "dataset":
             if inputs.next_action is None:
                 raise ValueError("next_action='dataset' needs batches that carry the recorded next action.")
             return inputs
-        weight = inputs.safety_weight if self.config.conditioned else None
-        policy: MLPNoiseModel = self._ema_policy.module  # type: ignore[assignment]
-        action = policy.denoise(inputs.next_observation, weight, self._coefficients, inputs.chain_noise)
+        action = self._policy.target_module.denoise(
+            inputs.next_observation, self._condition(inputs), self._coefficients, inputs.chain_noise
+        )
         return replace(inputs, next_action=action)
 
-    def prepare(self, inputs: StepInputs) -> StepInputs:
-        """The first update's inputs, with their next action."""
-        return self.with_next_action(inputs)
+    def _condition(self, inputs: StepInputs) -> Tensor | None:
+        return inputs.safety_weight if self.config.conditioned else None
 
-    def modules(self) -> dict[str, nn.Module]:
-        """What is checkpointed. The critics are saved as the stack that owns their parameters."""
-        names = ("noise_model", "ema_noise_model", "critics", "target_critics")
-        return {name: getattr(self, name) for name in names}
+    def _critic_inputs(self, observation: Tensor, action: Tensor, weight: Tensor) -> Tensor:
+        parts = [observation, action]
+        if self.config.conditioned:
+            parts.append(weight.unsqueeze(-1))
+        return torch.cat(parts, dim=-1)
 
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Both halves' optimisers."""
-        return {name: getattr(self, name) for name in ("critic_optimizer", "policy_optimizer")}
+    def _value_weights(self, inputs: StepInputs) -> tuple[Tensor | float, Tensor | float]:
+        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight."""
+        config = self.config
+        if not config.conditioned:
+            return config.mu, config.phi
+        share = 1.0 - config.eta
+        return share * (1.0 - inputs.safety_weight), share * inputs.safety_weight
+
+    # ---- what is saved
 
     def policy_components(self) -> dict[str, Any]:
         """What acts: the moving average of the noise model, both critics, and the scheduler."""
@@ -255,110 +425,7 @@ class SPI:
             "scheduler": make_scheduler(self.config),
         }
 
-    def refresh_replicas(self) -> None:
-        """Copy all weights into their compute replicas; call it after loading weights."""
-        replicas = (self._critics, self._target_critics, self._frozen_critics, self._policy, self._ema_policy)
-        for replica in replicas:
-            replica.refresh()
-
-    def _update_critics(self, inputs: StepInputs) -> dict[str, Tensor]:
-        config = self.config
-        assert inputs.next_action is not None, "call with_next_action on the first batch"
-        with torch.inference_mode():
-            next_values = self._by_head(
-                self._target_critics.module(
-                    self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)
-                )
-            )
-            # The minimum of the twins is the cautious side for reward and for safety alike.
-            next_value = next_values[: SAFETY + 1].amin(dim=1)
-            signals = [inputs.reward, remap_cost(inputs.cost, config.cost_remap)]
-            if config.predict_cost:
-                # A prediction, so neither side is favoured: the twins' mean. An end costs nothing more.
-                next_value = torch.cat([next_value, next_values[SAFETY + 1 :].mean(dim=1)])
-                signals.append(inputs.cost)
-            target = td_target(torch.stack(signals), next_value, inputs.terminated, config.gamma)
-        values = self._by_head(
-            self._critics.module(self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight))
-        )
-        losses = critic_loss(values, target)
-        losses.sum().backward()
-        self._step(self._critics, self.critic_optimizer)
-        polyak_update(self._target_critics.masters, self._critics.masters, config.target_update_rate)
-        for replica in (self._critics, self._target_critics, self._spare_critics):
-            replica.refresh()
-        names = ("critic/reward_loss", "critic/safety_loss", "critic/cost_loss")
-        metrics = dict(zip(names, losses.detach().unbind(), strict=False))
-        mean_values = values.detach().mean(dim=(1, 2))
-        metrics["critic/reward_value"] = mean_values[REWARD]
-        metrics["critic/safety_value"] = mean_values[SAFETY]
-        return metrics
-
-    def _update_policy(
-        self, inputs: StepInputs, upcoming: StepInputs
-    ) -> tuple[dict[str, Tensor], StepInputs]:
-        config = self.config
-        weight = inputs.safety_weight if config.conditioned else None
-        alpha_bar = self._alpha_bars[inputs.timestep].unsqueeze(-1)
-        noisy_action = add_noise(inputs.action, inputs.noise, alpha_bar)
-        policy: MLPNoiseModel = self._policy.module  # type: ignore[assignment]
-        predicted = policy(noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False)[
-            0
-        ].float()
-        denoising = noise_loss(predicted, inputs.noise, inputs.imitated, config.imitation_share)
-        if config.guidance == "chain":
-            action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)
-        else:
-            action = one_step_action(noisy_action, predicted, alpha_bar)
-        values = self._frozen_critics.module(
-            self._critic_inputs(inputs.observation, action, inputs.safety_weight)
-        )
-        reward_weight, safety_weight = self._value_weights(inputs)
-        guidance = guidance_loss(
-            values[REWARD, :, :, 0],
-            values[SAFETY, :, :, SAFETY_HEAD],
-            reward_weight,
-            safety_weight,
-            int(inputs.twin),
-            config.guidance_scale,
-        )
-        loss = config.eta * denoising + guidance
-        loss.backward()
-        upcoming = self.with_next_action(upcoming)
-        self._step(self._policy, self.policy_optimizer)
-        # The average warms up: early weights are noise and should be forgotten quickly.
-        decay = min(config.ema_decay, (1 + self.updates) / (10 + self.updates))
-        polyak_update(self._ema_policy.masters, self._policy.masters, 1.0 - decay)
-        self._policy.refresh()
-        self._ema_policy.refresh()
-        metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}
-        return metrics, upcoming
-
-    def _value_weights(self, inputs: StepInputs) -> tuple[Tensor | float, Tensor | float]:
-        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight."""
-        config = self.config
-        if not config.conditioned:
-            assert config.mu is not None
-            assert config.phi is not None
-            return config.mu, config.phi
-        share = 1.0 - config.eta
-        return share * (1.0 - inputs.safety_weight), share * inputs.safety_weight
-
-    def _by_head(self, values: Tensor) -> Tensor:
-        """Sort values (C, 2, B, H) of the stack into (K, 2, B): Q^r, Q^c' and, where it is learned, Q^c."""
-        return values.permute(0, 3, 1, 2).flatten(0, 1).index_select(0, self._heads)
-
-    def _critic_inputs(self, observation: Tensor, action: Tensor, weight: Tensor) -> Tensor:
-        parts = [observation, action]
-        if self.config.conditioned:
-            parts.append(weight.unsqueeze(-1))
-        return torch.cat(parts, dim=-1)
-
-    def _step(self, replica: ComputeReplica, optimizer: FusedAdam) -> None:
-        replica.hand_over_gradients()
-        if self._reduce_gradients is not None:
-            self._reduce_gradients([p.grad for p in replica.masters if p.grad is not None])
-        if self.max_grad_norm > 0:
-            clip_gradients(replica.masters, self.max_grad_norm)
-        optimizer.fused_step()
-        replica.clear_gradients()
+    def refresh(self) -> None:
+        """Bring all copies of the weights up to date."""
+        super().refresh()
+        self._frozen_critics.refresh()

@@ -436,11 +436,10 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
     Raises:
         CheckpointError: A checkpoint cannot be read, or is of another configuration.
     """
-    from spi_diffusers.training.export import make_pipeline
+    from spi_diffusers.training.checkpoint import load_training_tensors
     from spi_diffusers.training.runtime import make_accelerator
-    from spi_diffusers.training.state import load_training_tensors
+    from spi_diffusers.training.setup import open_training_data
     from spi_diffusers.training.trainer import Trainer
-    from spi_diffusers.training.training_data import open_training_data
 
     accelerator = make_accelerator(config)
     dataset = open_training_data(config, accelerator, progress=False)
@@ -451,7 +450,7 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
         checkpoint = trainer.checkpoints.load(step)
         load_training_tensors(trainer.algorithm, checkpoint.tensors)
         trainer.step, trainer.seconds = step, checkpoint.state["train_seconds"]
-        yield step, make_pipeline(trainer)
+        yield step, trainer.policy()
 
 
 def _end_with_the_starter() -> None:

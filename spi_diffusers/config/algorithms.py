@@ -30,13 +30,11 @@ class AlgorithmEntry:
         group: Field of `TrainConfig` with its settings.
         module: Module in `spi_diffusers.algorithms`.
         class_name: Its class there.
-        safe_only: Trained on the episodes within the cost limit only.
     """
 
     group: str
     module: str
     class_name: str
-    safe_only: bool = False
 
 
 #: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
@@ -46,7 +44,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
     "spi-paper-no-safety": AlgorithmEntry("spi", "spi", "SPI"),
     "spi-paper-no-reward": AlgorithmEntry("spi", "spi", "SPI"),
     "bc": AlgorithmEntry("bc", "bc", "BC"),
-    "bc-safe": AlgorithmEntry("bc", "bc", "BC", safe_only=True),
+    "bc-safe": AlgorithmEntry("bc", "bc", "BCSafe"),
     "bcq-lag": AlgorithmEntry("bcq_lag", "bcq_lag", "BCQLag"),
     "bear-lag": AlgorithmEntry("bear_lag", "bear_lag", "BEARLag"),
     "cpq": AlgorithmEntry("cpq", "cpq", "CPQ"),

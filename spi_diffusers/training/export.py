@@ -1,4 +1,4 @@
-"""From a finished trainer to a policy folder: the one place where the pipeline is assembled and saved."""
+"""From a trainer to a policy folder: the pipeline is calibrated and saved."""
 
 import json
 import os
@@ -7,65 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder
-from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.loading import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
-from spi_diffusers.training.runtime import package_versions
 from spi_diffusers.training.trainer import Trainer
 
 #: Of a streamed dataset, the calibration sees whole episodes of at most this many transitions: it uses 10,000
 #: transitions and the first observations of 300 episodes, all drawn from them.
 CALIBRATION_TRANSITIONS = 200_000
-
-
-def train_info(trainer: Trainer) -> dict[str, Any]:
-    """Where the weights come from, in the words of the results file (`EvaluationEntry`)."""
-    dataset = {"id": trainer.dataset.source, "sha256": trainer.dataset.sha256}
-    if trainer.config.revision:
-        dataset["revision"] = trainer.config.revision
-    return {
-        "algorithm": trainer.config.algorithm,
-        "train_seed": trainer.config.seed,
-        "updates": trainer.step,
-        "train_seconds": trainer.seconds,
-        "dataset": dataset,
-        "versions": package_versions(),
-    }
-
-
-def make_pipeline(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
-    """The trained policy as a pipeline that shares no memory with training, with its training record."""
-    pipeline = _assemble(trainer)
-    pipeline.training_record = {"config": saved_config(trainer.config), "info": train_info(trainer)}
-    return pipeline
-
-
-def _assemble(trainer: Trainer) -> SPIPolicyPipeline | BaselinePolicyPipeline:
-    task, config = trainer.dataset.task, trainer.config
-    steps = task.max_episode_steps if task else int(trainer.dataset.episodes.length.max())
-    if config.group != "spi":
-        assert config.cost_limit is not None  # the configuration sees to it
-        return BaselinePolicyPipeline(
-            **trainer.export(),
-            algorithm=config.algorithm,
-            cost_limit=config.cost_limit,
-            task=task.name if task else None,
-            max_episode_steps=steps,
-            action_low=config.action_low,
-            action_high=config.action_high,
-        )
-    return SPIPolicyPipeline(
-        **trainer.export(),
-        task=task.name if task else None,
-        max_episode_steps=steps,
-        gamma=trainer.config.spi.gamma,
-        budget_reserve=trainer.config.budget_reserve,
-        reserve_decay=trainer.config.reserve_decay,
-        selection=trainer.config.selection,
-    )
 
 
 def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progress: bool) -> dict[str, Any]:
@@ -86,9 +39,8 @@ def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progres
 def is_saved(trainer: Trainer, folder: str | Path) -> bool:
     """Whether a folder holds the whole policy of this training already, as the settings now ask for it."""
     folder = Path(folder)
-    is_spi = trainer.config.group == "spi"
     try:
-        check_policy_folder(str(folder), SPIPolicyPipeline if is_spi else BaselinePolicyPipeline)
+        check_policy_folder(str(folder), getattr(pipelines, trainer.algorithm.pipeline))
         info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         sha256 = info["dataset"]["sha256"]
@@ -119,8 +71,8 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
     Raises:
         OSError: The disk is full or cannot be written; what was there is intact.
     """
-    pipeline, config = make_pipeline(trainer), trainer.config
-    if isinstance(pipeline, SPIPolicyPipeline) and config.calibrate and config.spi.predict_cost:
+    pipeline = trainer.policy()
+    if trainer.algorithm.calibrates(trainer.config):
         report = calibrate_pipeline(pipeline, trainer, progress=progress)
         record = pipeline.training_record
         assert record is not None  # made just now

@@ -9,8 +9,8 @@ from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
 from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
+from spi_diffusers.training.setup import open_training_data
 from spi_diffusers.training.trainer import Trainer, TrainingResult
-from spi_diffusers.training.training_data import open_training_data
 
 logger = logging.getLogger(__name__)
 

@@ -115,13 +115,10 @@ def check_same_run(
 
 def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[str]:
     """Settings that a resumed run must not change, and that differ."""
-    foreign = config.unused_settings()  # older versions saved some that a baseline never looked at
-    before = {key: value for key, value in flatten(saved).items() if key.partition(".")[0] not in foreign}
-    now = flatten(saved_config(config))
-    before.setdefault("streaming", False)  # checkpoints from before it could be chosen
-    if not before["streaming"] and not now["streaming"]:
-        now.pop("shuffle_buffer"), before.pop("shuffle_buffer", None)
+    before, now = flatten(saved), flatten(saved_config(config))
     free = set(FREE_TO_CHANGE)
+    if not before.get("streaming") and not now["streaming"]:
+        free.add("shuffle_buffer")
     if before.get("lr_schedule") == now["lr_schedule"] == "constant":
         free.add("updates")  # with the cosine schedule, the rate of every update depends on their number
     return [

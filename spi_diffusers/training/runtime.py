@@ -1,4 +1,4 @@
-"""What training needs from the machine: processes, stop signals, CPU threads, trackers, versions."""
+"""What training needs from the machine: processes and what they tell each other, stop signals, threads."""
 
 import importlib.metadata
 import importlib.util
@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,13 +14,65 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from torch import Tensor
 
+from spi_diffusers.algorithms.base import Draw, Inputs, algorithm_class
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from spi_diffusers.training.sampler import take_slice
 
 #: Which extra of this package installs a tracker.
 _TRACKER_EXTRAS = {"tensorboard": "tracking", "trackio": "trackio", "wandb": "wandb"}
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes and device as the launcher and the configuration say.
+
+    Mixed precision is the algorithm's own (weights are cast once per update), so accelerate's stays off.
+    """
+    check_trackers(config.trackers)
+    output_dir = Path(str(config.output_dir))
+    # Without `cpu`, accelerate ignores torchrun on a machine that has no GPU: each process trains alone.
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(
+            project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
+        ),
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but accelerate set up {accelerator.num_processes}: each "
+            "would train alone, in the same folder. Check the launcher, or set --device cpu."
+        )
+    return accelerator
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are not installed before any work is done.
+
+    Raises:
+        ImportError: Naming the tracker and the extra that installs it.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"tracker '{name}' is not installed: pip install 'spi-diffusers[{_TRACKER_EXTRAS[name]}]', "
+                "or leave it out of trackers (metrics.jsonl is always written)."
+            )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what training's numbers depend on."""
+    import spi_diffusers
+
+    names = ("torch", "diffusers", "accelerate", "numpy", "safetensors")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__, **found}
 
 
 class StopSignals:
@@ -59,7 +111,7 @@ def resolve_overlap(config: TrainConfig, num_processes: int, device: torch.devic
     Raises:
         ConfigError: It is asked for where it cannot be had.
     """
-    if config.group != "spi":
+    if not algorithm_class(config.algorithm).overlaps:
         if config.overlap is True:
             raise ConfigError(f"overlap=true has no effect on {config.algorithm}. Leave it at auto.")
         return False  # nothing to run side by side
@@ -88,49 +140,86 @@ def intra_op_threads(config: TrainConfig, overlap: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are not installed before any work is done.
+# ---- what processes tell each other: gradients, metrics, stop signals, and slices of a batch
+
+
+def average_gradients(accelerator: Accelerator, gradients: Sequence[Tensor]) -> None:
+    """Average gradients over processes, in place, in one message."""
+    flat = accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")
+    parts = flat.split([g.numel() for g in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def agree(
+    accelerator: Accelerator, metrics: Mapping[str, Tensor], stop_signal: int | None
+) -> tuple[dict[str, float], int | None]:
+    """Metrics averaged over processes, and the stop signal that any of them has received."""
+    if accelerator.num_processes == 1:
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), stop_signal
+    shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=accelerator.device)])
+    shared[-1] = stop_signal or 0
+    *values, _ = accelerator.reduce(shared, reduction="mean").tolist()
+    # Not reduce(reduction="max"), which accelerate before 1.14 takes for a sum.
+    stop = int(accelerator.gather(shared[-1:]).max().item())
+    return dict(zip(metrics, values, strict=True)), stop or None
+
+
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether any process raises the flag; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.gather(torch.tensor([float(flag)], device=accelerator.device)).max() > 0)
+
+
+def newest_checkpoint(accelerator: Accelerator, store: CheckpointStore) -> Checkpoint | None:
+    """The newest complete checkpoint by the main process, which on all processes is the same step's.
 
     Raises:
-        ImportError: Naming the tracker and the extra that installs it.
+        CheckpointError: The main process finds damaged ones only, or a process cannot read that step's: its
+            node does not share the run's folder.
     """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                f"tracker '{name}' is not installed: pip install 'spi-diffusers[{_TRACKER_EXTRAS[name]}]', "
-                "or leave it out of trackers (metrics.jsonl is always written)."
-            )
+    if accelerator.num_processes == 1:
+        return store.load_newest()
+    found: Checkpoint | None = None
+    shared: list[int | str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            found = store.load_newest()
+            shared = [None if found is None else found.step]
+        except CheckpointError as error:
+            shared = [str(error)]
+    broadcast_object_list(shared)
+    (step,) = shared
+    if isinstance(step, str):
+        raise CheckpointError(step)
+    if accelerator.is_main_process or step is None:
+        return found
+    return store.load(step)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of what training's numbers depend on."""
-    import spi_diffusers
+def gather_inputs(accelerator: Accelerator, inputs: Inputs, draws: Mapping[str, Draw]) -> Inputs:
+    """The global batch's inputs from every process's slice."""
+    if accelerator.num_processes == 1:
+        return inputs
+    whole = {}
+    for name, value in inputs.tensors().items():
+        dim = draws[name].batch_dim if name in draws else 0
+        if dim is not None and value.numel():
+            gathered = accelerator.gather(value.movedim(dim, 0).contiguous())
+            value = gathered.movedim(0, dim).contiguous()
+        elif dim is not None:  # nothing to send, but the shape is the whole batch's
+            value = torch.cat([value] * accelerator.num_processes, dim)
+        whole[name] = value
+    return type(inputs).from_tensors(whole)
 
-    names = ("torch", "diffusers", "accelerate", "numpy", "safetensors")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__, **found}
 
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Processes and device as the launcher and the configuration say.
-
-    Mixed precision is the algorithm's own (weights are cast once per update), so accelerate's stays off.
-    """
-    check_trackers(config.trackers)
-    output_dir = Path(str(config.output_dir))
-    # Without `cpu`, accelerate ignores torchrun on a machine that has no GPU: each process trains alone.
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.accelerator.is_available())
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(
-            project_dir=str(output_dir), logging_dir=str(output_dir / "tensorboard")
-        ),
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ConfigError(
-            f"{launched} processes were launched, but accelerate set up {accelerator.num_processes}: each "
-            "would train alone, in the same folder. Check the launcher, or set --device cpu."
-        )
-    return accelerator
+def scatter_inputs(accelerator: Accelerator, inputs: Inputs, draws: Mapping[str, Draw]) -> Inputs:
+    """This process's slice of the global batch's inputs, on its device."""
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    parts = {}
+    for name, value in inputs.tensors().items():
+        dim = draws[name].batch_dim if name in draws else 0
+        part = take_slice(value, dim, rank, world_size)
+        parts[name] = part if dim is None else part.to(accelerator.device)
+    return type(inputs).from_tensors(parts)

@@ -1,41 +1,32 @@
 """Batches and all randomness of training, drawn so that they do not depend on the number of processes."""
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spi_diffusers.algorithms.step_inputs import StepInputs
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.algorithms.base import algorithm_class
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import ACTION_TOLERANCE
-from spi_diffusers.data.transitions import DatasetError, EpisodeTable, TransitionBatch, TransitionDataset
+from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes
 
-#: Fields of `StepInputs` whose batch dimension is not the first one, and the one that has none.
-_BATCH_DIM = {"chain_noise": 1, "guidance_noise": 1}
-_SHARED = ("twin",)
-#: Column of a transition's episode's ranks, which becomes `StepInputs.imitated`.
+#: Column of the ranks of a transition's episode, which becomes `imitated`.
 _RANKS = "episode_ranks"
 
 
-def batch_dim(name: str) -> int | None:
-    """Which dimension of a field of `StepInputs` runs over the batch; None for a field without one."""
-    return None if name in _SHARED else _BATCH_DIM.get(name, 0)
-
-
-def take_slice(name: str, value: Tensor, rank: int, world_size: int) -> Tensor:
-    """The part of a field of a global batch that one of `world_size` processes works on.
+def take_slice(value: Tensor, dim: int | None, rank: int, world_size: int) -> Tensor:
+    """The part of a global batch's tensor that one of `world_size` processes works on.
 
     Args:
-        name: Field of `StepInputs`.
         value: Its value for the global batch.
+        dim: Dimension that runs over the batch; None: all processes work on the whole.
         rank: Which of the equal, contiguous slices.
         world_size: How many there are.
     """
-    dim = batch_dim(name)
     return value if dim is None else value.chunk(world_size, dim)[rank].contiguous()
 
 
@@ -70,90 +61,70 @@ def scale_actions(
     return scaled.clamp(-1.0, 1.0)
 
 
-class UpdateSampler(ABC):
-    """Draws the inputs of one update after the other.
+class Sampler(ABC):
+    """Draws the inputs of one update after the other, as the algorithm asks for them.
 
-    One CPU generator draws everything that is random in an update for the whole (global) batch: safety
-    weights, diffusion timesteps, noises and the guiding twin. Each process then takes its slice, so the same
-    seed gives the same batches and noises on any number of processes; what an algorithm scales by statistics
-    of a process's share still differs. Which transitions they go with is for the subclasses to say.
+    One CPU generator draws everything that is random in an update for the whole (global) batch. Each process
+    then takes its slice, so the same seed gives the same batches and noises on any number of processes; what
+    an algorithm scales by statistics of a process's share still differs. Which transitions they go with is
+    for the subclasses to say.
 
     Args:
+        config: The algorithm, its settings, batch size, seed and action range.
+        dataset: The data.
         normalizer: Fitted observation normalizer.
-        config: The algorithm's configuration.
-        episodes: All episodes of the dataset, of which each safety weight may prefer some.
-        batch_size: Size G of the global batch; a multiple of `world_size`.
-        seed: Seed of the generator.
-        action_dim: Size A of an action.
-        action_low: Smallest action of the environment.
-        action_high: Largest action of the environment.
-        clip_actions: Clip recorded actions outside the range instead of refusing them.
         device: Where the batches go.
         rank: Which slice of the global batch to return.
         world_size: Number of slices.
 
     Raises:
-        ValueError: `batch_size` cannot be shared out equally.
+        ValueError: The batch cannot be shared out equally.
     """
 
     def __init__(
         self,
+        config: TrainConfig,
+        dataset: TransitionDataset | StreamedDataset,
         normalizer: ObservationNormalizer,
-        config: SPIConfig,
         *,
-        episodes: EpisodeTable,
-        batch_size: int,
-        seed: int,
-        action_dim: int,
-        action_low: float = -1.0,
-        action_high: float = 1.0,
-        clip_actions: bool = False,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
     ):
-        if batch_size % world_size:
+        if config.batch_size % world_size:
             raise ValueError(
-                f"batch_size must be a multiple of the number of processes ({world_size}), got {batch_size}."
+                f"batch_size must be a multiple of the number of processes ({world_size}), got "
+                f"{config.batch_size}."
             )
-        self.config = config
-        self.batch_size = batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-        self.device = torch.device(device)
+        algorithm = algorithm_class(config.algorithm)
+        self.batch_size = config.batch_size
+        self.draws = algorithm.draws(config.settings, config.batch_size, dataset.action_dim)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self._columns_needed = algorithm.columns(config.settings)
+        self._inputs_class = algorithm.inputs_class
+        self._device = torch.device(device)
         self._normalizer = normalizer
-        self._action_dim = action_dim
-        self._action_range = (action_low, action_high, clip_actions)
+        self._action_range = (config.action_low, config.action_high, config.clip_actions)
         self._slice = (rank, world_size)
-        share = config.imitation_share
-        self._preferred = PreferredEpisodes(episodes, share) if share < 1.0 else None
+        self._preferred: PreferredEpisodes | None = None
+        if "imitated" in self._columns_needed:
+            self._preferred = PreferredEpisodes(dataset.episodes, config.settings.imitation_share)
 
     @abstractmethod
     def _transitions(self) -> dict[str, Tensor]:
-        """This process's slice of the next batch of transitions, on the device, by field of `StepInputs`."""
+        """This process's slice of the next batch of transitions, on the device, by column."""
 
-    def draw(self) -> StepInputs:
-        """Draw the next update's inputs: this process's slice; `next_action` only where it is recorded."""
-        transitions = self._transitions()
-        size, generator = self.batch_size, self.generator
-        steps = self.config.num_train_timesteps
-        chain_steps = 0 if self.config.next_action == "dataset" else steps
-        guidance_steps = steps if self.config.guidance == "chain" else 0
-        random = {
-            "safety_weight": torch.rand(size, generator=generator),
-            "timestep": torch.randint(steps, (size,), generator=generator),
-            "noise": torch.randn(size, self._action_dim, generator=generator),
-            "chain_noise": torch.randn(chain_steps, size, self._action_dim, generator=generator),
-            "guidance_noise": torch.randn(guidance_steps, size, self._action_dim, generator=generator),
-            "twin": torch.randint(2, (), generator=generator),
-        }
-        rank, world_size = self._slice
-        for name, value in random.items():
-            part = take_slice(name, value, rank, world_size)
-            random[name] = part if name in _SHARED else part.to(self.device)
+    def draw(self) -> Any:
+        """Draw the next update's inputs: this process's slice, as the algorithm's `inputs_class`."""
+        tensors = self._transitions()
+        drawn = {name: draw.sample(self.generator) for name, draw in self.draws.items()}
+        for name, value in drawn.items():
+            dim = self.draws[name].batch_dim
+            part = take_slice(value, dim, *self._slice)
+            tensors[name] = part if dim is None else part.to(self._device)
         if self._preferred is not None:
-            ranks = transitions.pop(_RANKS)
-            random["imitated"] = self._preferred.picks(ranks, random["safety_weight"])
-        return StepInputs(**transitions, **random)
+            tensors["imitated"] = self._preferred.picks(tensors.pop(_RANKS), tensors["safety_weight"])
+        return self._inputs_class.from_tensors(tensors)
 
     def get_state(self) -> Tensor:
         """What the next draws depend on besides data and settings, uint8."""
@@ -164,7 +135,7 @@ class UpdateSampler(ABC):
         self.generator.set_state(state)
 
     def _training_columns(self, batch: TransitionBatch, source: str, first_row: int = 0) -> dict[str, Tensor]:
-        """Fields of `StepInputs` from raw transitions: observations normalised, actions scaled.
+        """Columns of raw transitions for training: observations normalized, actions scaled.
 
         Where safety weights prefer episodes, also the ranks of each transition's episode.
 
@@ -174,12 +145,7 @@ class UpdateSampler(ABC):
             first_row: Row of the dataset that the batch starts with.
         """
         low, high, clip = self._action_range
-        ranks = {}
-        if self._preferred is not None:
-            rows = torch.arange(first_row, first_row + len(batch))
-            ranks[_RANKS] = self._preferred.ranks(rows)
-        return {
-            **ranks,
+        columns = {
             "observation": self._normalizer(batch.observation),
             "next_observation": self._normalizer(batch.next_observation),
             "action": scale_actions(batch.action, low, high, clip, source=source, first_row=first_row),
@@ -187,33 +153,44 @@ class UpdateSampler(ABC):
             "cost": batch.cost,
             "terminated": batch.terminated,
         }
+        if "truncated" in self._columns_needed:
+            columns["truncated"] = batch.truncated
+        if self._preferred is not None:
+            columns[_RANKS] = self._preferred.ranks(torch.arange(first_row, first_row + len(batch)))
+        return columns
 
 
-class TransitionSampler(UpdateSampler):
+class MemorySampler(Sampler):
     """Draws transitions of a dataset in memory, at random and with replacement.
 
     Args:
-        dataset: The data; normalised once and kept as contiguous tensors on the device.
-        normalizer: As for `UpdateSampler`.
-        config: As for `UpdateSampler`.
-        **options: Of `UpdateSampler`.
+        config: As for `Sampler`.
+        dataset: The data; normalized once and kept as contiguous tensors on the device.
+        normalizer: As for `Sampler`.
+        **options: Of `Sampler`.
 
     Raises:
         DatasetError: Actions outside the range, or no row that `next_action="dataset"` can use.
-        ValueError: As `UpdateSampler`.
+        ValueError: As `Sampler`.
     """
 
     def __init__(
-        self, dataset: TransitionDataset, normalizer: ObservationNormalizer, config: SPIConfig, **options: Any
+        self,
+        config: TrainConfig,
+        dataset: TransitionDataset,
+        normalizer: ObservationNormalizer,
+        **options: Any,
     ):
-        super().__init__(
-            normalizer, config, episodes=dataset.episodes, action_dim=dataset.action_dim, **options
-        )
+        super().__init__(config, dataset, normalizer, **options)
         columns = self._training_columns(dataset.transitions, dataset.source)
-        self._rows: Tensor | None = None
-        if config.next_action == "dataset":
+        self._rows: Tensor | None = None  # that may be drawn; None: all
+        if "next_action" in self._columns_needed:
             columns["next_action"], self._rows = self._recorded_next_actions(dataset, columns["action"])
-        self._columns = {name: value.contiguous().to(self.device) for name, value in columns.items()}
+        self._starts: Tensor | None = None
+        if "initial_observation" in self._columns_needed:
+            first = dataset.transitions.observation[dataset.episodes.start]
+            self._starts = normalizer(first).contiguous().to(self._device)
+        self._columns = {name: value.contiguous().to(self._device) for name, value in columns.items()}
         self.num_rows = len(dataset) if self._rows is None else len(self._rows)
 
     @staticmethod
@@ -225,23 +202,29 @@ class TransitionSampler(UpdateSampler):
         next_action = torch.where(has_next.unsqueeze(-1), following, torch.zeros_like(action))
         rows = (has_next | batch.terminated).nonzero().flatten()
         if len(rows) == 0:
-            raise DatasetError(
-                f"{dataset.source}: no transition has a recorded next action (all episodes are one step "
-                "long and truncated), so spi.next_action=dataset cannot be used."
-            )
+            raise no_next_action(dataset.source)
         return next_action, rows
 
     def _transitions(self) -> dict[str, Tensor]:
-        index = torch.randint(self.num_rows, (self.batch_size,), generator=self.generator)
-        rank, world_size = self._slice
-        index = index.chunk(world_size)[rank]
+        index = self._own_index(self.num_rows)
         if self._rows is not None:
             index = self._rows[index]
-        return self.rows(index.to(self.device))
+        index = index.to(self._device)
+        batch = {name: column.index_select(0, index) for name, column in self._columns.items()}
+        if self._starts is not None:
+            start = self._own_index(len(self._starts)).to(self._device)
+            batch["initial_observation"] = self._starts.index_select(0, start)
+        return batch
 
-    def rows(self, index: Tensor) -> dict[str, Tensor]:
-        """Transitions by their row in the dataset, (B,) on the device, by field of `StepInputs`."""
-        return {name: column.index_select(0, index) for name, column in self._columns.items()}
+    def _own_index(self, size: int) -> Tensor:
+        """This process's slice of indices below `size`, one for each transition of the batch."""
+        index = torch.randint(size, (self.batch_size,), generator=self.generator)
+        return take_slice(index, 0, *self._slice)
 
 
-assert {field.name for field in fields(StepInputs)} >= {*_BATCH_DIM, *_SHARED}
+def no_next_action(source: str) -> DatasetError:
+    """The error about data that `next_action="dataset"` cannot use."""
+    return DatasetError(
+        f"{source}: no transition has a recorded next action (all episodes are one step long and "
+        "truncated), so spi.next_action=dataset cannot be used."
+    )

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.parquet import ParquetRows, Range
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
-from spi_diffusers.training.sampler import UpdateSampler
+from spi_diffusers.training.sampler import Sampler, no_next_action, take_slice
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class _Buffer:
     """Rows in memory.
 
     Attributes:
-        columns: by field of `StepInputs`, in the order of the dataset.
+        columns: by name, in the order of the dataset.
         order: the order in which rows are handed out; rows that may not be drawn are missing.
         next_piece: position, in the epoch's order of pieces, of the first piece after the buffer.
     """
@@ -69,45 +68,34 @@ class _Buffer:
     next_piece: int
 
 
-class StreamingSampler(UpdateSampler):
+class StreamingSampler(Sampler):
     """Draws transitions of a dataset that is read in parts.
 
     Every process reads the same rows and takes its slice of each batch.
 
     Args:
+        config: As for `Sampler`; also the buffer's size, and the seed of all orders.
         dataset: The data.
-        normalizer: As for `UpdateSampler`.
-        config: As for `UpdateSampler`.
-        seed: Of the generator, and of all orders.
-        buffer_size: Transitions in memory at a time, at most.
-        **options: Of `UpdateSampler`.
+        normalizer: As for `Sampler`.
+        **options: Of `Sampler`.
 
     Raises:
-        ValueError: As `UpdateSampler`.
+        ValueError: As `Sampler`.
     """
 
     def __init__(
         self,
+        config: TrainConfig,
         dataset: StreamedDataset,
         normalizer: ObservationNormalizer,
-        config: SPIConfig,
-        *,
-        seed: int,
-        buffer_size: int,
         **options: Any,
     ):
-        super().__init__(
-            normalizer,
-            config,
-            episodes=dataset.episodes,
-            seed=seed,
-            action_dim=dataset.action_dim,
-            **options,
-        )
+        super().__init__(config, dataset, normalizer, **options)
         self._dataset = dataset
-        self._seed = seed
-        self._buffer_size = buffer_size
-        self._pieces = cut_into_pieces(dataset.rows, buffer_size)
+        self._seed = config.seed
+        self._buffer_size = config.shuffle_buffer
+        self._with_next_action = "next_action" in self._columns_needed
+        self._pieces = cut_into_pieces(dataset.rows, self._buffer_size)
         digest = hashlib.sha256(repr(self._pieces).encode()).digest()
         self._layout = int.from_bytes(digest[:8], "little", signed=True)
         self._epoch, self._first_piece, self._handed_out = 0, 0, 0
@@ -128,18 +116,17 @@ class StreamingSampler(UpdateSampler):
                 other row groups: its position means nothing in these.
         """
         size = len(self.generator.get_state())
-        if len(state) not in (size + 24, size + 32):
+        if len(state) != size + 32:
             raise CheckpointError("the checkpoint is of a run that did not stream its data")
-        # Without a digest: of a version that did not know it.
-        position = [*state[size:].clone().view(torch.int64).tolist(), self._layout][:4]
-        if position[3] != self._layout:
+        *position, layout = state[size:].clone().view(torch.int64).tolist()
+        if layout != self._layout:
             raise CheckpointError(
                 f"{self._dataset.source}: holds the rows that the run was started on, but in files that are "
                 "cut into other row groups, where the checkpoint's position means nothing. Resume with the "
                 "files of the start"
             )
         super().set_state(state[:size])
-        self._epoch, self._first_piece, self._handed_out = position[:3]
+        self._epoch, self._first_piece, self._handed_out = position
         self._buffer = None
 
     def _transitions(self) -> dict[str, Tensor]:
@@ -151,9 +138,8 @@ class StreamingSampler(UpdateSampler):
             parts.append({name: column.index_select(0, index) for name, column in buffer.columns.items()})
             self._handed_out += len(index)
             missing -= len(index)
-        rank, world_size = self._slice
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {name: value.chunk(world_size)[rank].to(self.device) for name, value in whole.items()}
+        return {name: take_slice(value, 0, *self._slice).to(self._device) for name, value in whole.items()}
 
     def _filled_buffer(self) -> _Buffer:
         """The buffer, filled anew if it is handed out."""
@@ -167,10 +153,7 @@ class StreamingSampler(UpdateSampler):
             self._buffer = self._fill(columns)
             self._empty_buffers = 0 if len(self._buffer.order) else self._empty_buffers + 1
             if self._empty_buffers > len(self._pieces):
-                raise DatasetError(
-                    f"{self._dataset.source}: no transition has a recorded next action (all episodes are one "
-                    "step long and truncated), so spi.next_action=dataset cannot be used."
-                )
+                raise no_next_action(self._dataset.source)
         return self._buffer
 
     def _fill(self, old: dict[str, Tensor] | None) -> _Buffer:
@@ -191,7 +174,7 @@ class StreamingSampler(UpdateSampler):
         chosen.sort()
         columns = self._read(chosen, size, old)
         drawable = torch.arange(size)
-        if self.config.next_action == "dataset":
+        if self._with_next_action:
             drawable = columns.pop("has_next").nonzero().flatten()
         rng = np.random.default_rng([self._seed, _BUFFER, self._epoch, self._first_piece])
         shuffled = torch.from_numpy(rng.permutation(len(drawable)))
@@ -212,7 +195,7 @@ class StreamingSampler(UpdateSampler):
                     columns[name] = _room(size, values, None if old is None else old.get(name))
                 columns[name][place] = values
             truncated[place] = batch.truncated
-        if self.config.next_action == "dataset":
+        if self._with_next_action:
             columns |= self._next_actions(pieces, columns["action"], columns["terminated"], truncated)
         return columns
 

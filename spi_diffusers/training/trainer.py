@@ -7,30 +7,27 @@ learning rate is a function of the step, and a checkpoint holds every tensor tha
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from spi_diffusers import pipelines
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
-from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
-from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
-from spi_diffusers.training.processes import (
-    agree,
-    average_gradients,
-    gather_inputs,
-    newest_checkpoint,
-    scatter_inputs,
+from spi_diffusers.training.checkpoint import (
+    CheckpointStore,
+    first_non_finite,
+    load_training_tensors,
+    training_tensors,
 )
 from spi_diffusers.training.run_folder import (
     MetricsLog,
@@ -43,13 +40,29 @@ from spi_diffusers.training.run_folder import (
 )
 from spi_diffusers.training.runtime import (
     StopSignals,
+    agree,
+    any_process,
+    average_gradients,
     check_trackers,
+    gather_inputs,
     intra_op_threads,
     make_accelerator,
+    newest_checkpoint,
     package_versions,
     resolve_overlap,
+    scatter_inputs,
 )
-from spi_diffusers.training.state import load_training_tensors, training_tensors
+from spi_diffusers.training.setup import (
+    Dataset,
+    build_algorithm,
+    build_normalizer,
+    build_sampler,
+    longest_episode,
+    training_episodes,
+)
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +88,35 @@ class TrainingResult:
     stopped_by: int | None
 
 
+@dataclass
+class TrainingProgress:
+    """Where training stands, for the callback of `Trainer.train`.
+
+    Attributes:
+        step: Updates done in total.
+        updates: Updates to do in total.
+        seconds: Wall-clock time of training in total, over all resumed parts.
+        metrics: Means of the metrics since the callback's last call.
+    """
+
+    step: int
+    updates: int
+    seconds: float
+    metrics: dict[str, float]
+    _trainer: "Trainer" = field(repr=False)
+    _stops: bool = field(default=False, init=False, repr=False)
+
+    def policy(self) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+        """The policy as it is now, as a pipeline that shares no memory with training."""
+        return self._trainer.policy()
+
+    def stop(self) -> None:
+        """End training after this update, with a checkpoint; `resume` goes on from there."""
+        self._stops = True
+
+
 class Trainer:
-    """Trains SPI, or a baseline, on a dataset, in memory or streamed.
+    """Trains an algorithm on a dataset, in memory or streamed.
 
     Args:
         config: The run's configuration.
@@ -92,7 +132,7 @@ class Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        dataset: TransitionDataset | StreamedDataset,
+        dataset: Dataset,
         *,
         accelerator: Accelerator | None = None,
         progress: bool = True,
@@ -139,11 +179,15 @@ class Trainer:
         self._last_metrics: dict[str, float] = {}
         self._progress = progress
 
-    def train(self) -> TrainingResult:
-        """Train until the end of the configured updates, or until a stop signal.
+    def train(self, callback: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
+        """Train until the end of the configured updates, or until it is stopped.
+
+        Args:
+            callback: Called after every `log_every` updates and after the last one, on every process. What
+                it raises ends training with a checkpoint and reaches the caller.
 
         Returns:
-            How it ended. Weights are in `algorithm`; `export` gives them as modules of their own.
+            How it ended. Weights are in `algorithm`; `policy` gives them as a pipeline.
 
         Raises:
             TrainingDivergedError: A loss or weight is not finite any more.
@@ -155,9 +199,9 @@ class Trainer:
         with StopSignals() as signals, intra_op_threads(config, self.overlap):
             inputs = self._start()
             first_step, started, seconds_before = self.step, time.perf_counter(), self.seconds
-            stopped_by = None
+            stopped_by, stops = None, False
             with self._progress_bar() as bar:
-                while self.step < config.updates and stopped_by is None:
+                while self.step < config.updates and stopped_by is None and not stops:
                     self._set_learning_rates()
                     upcoming = self.sampler.draw()
                     metrics, inputs = self.algorithm.update(inputs, upcoming)
@@ -171,13 +215,28 @@ class Trainer:
                     self.seconds = seconds_before + seconds
                     if self.step % config.log_every == 0 or done:
                         self._log(bar, (self.step - first_step) / seconds)
-                    if self.step % config.checkpoint_every == 0 or done or stopped_by is not None:
+                        if callback is not None:
+                            stops = self._call(callback, inputs)
+                            started = time.perf_counter() - seconds  # its own time is not training's
+                    if self.step % config.checkpoint_every == 0 or done or stops or stopped_by is not None:
                         self._save_checkpoint(inputs)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
         if self.step == config.updates:
             stopped_by = None  # it came too late to stop anything
         return TrainingResult(self.step, self.seconds, dict(self._last_metrics), stopped_by)
+
+    def _call(self, callback: Callable[[TrainingProgress], None], inputs: Inputs) -> bool:
+        """Call the callback; returns whether it stops training."""
+        config = self.config
+        progress = TrainingProgress(self.step, config.updates, self.seconds, dict(self._last_metrics), self)
+        try:
+            callback(progress)
+        except BaseException:  # a KeyboardInterrupt as well: what is trained is kept
+            if self.accelerator.num_processes == 1:  # several would wait for each other
+                self._save_checkpoint(inputs)
+            raise
+        return any_process(self.accelerator, progress._stops)
 
     def describe(self) -> str:
         """One line about what will run and where."""
@@ -197,6 +256,32 @@ class Trainer:
         """
         trained = {**self.algorithm.policy_components(), "normalizer": self.normalizer}
         return {name: _fresh_copy(component) for name, component in trained.items()}
+
+    def policy(self) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+        """The policy as it is now, as a pipeline that shares no memory with training."""
+        task = self.dataset.task
+        pipeline = getattr(pipelines, self.algorithm.pipeline)(
+            **self.export(),
+            task=task.name if task else None,
+            max_episode_steps=longest_episode(self.dataset),
+            **self.algorithm.pipeline_settings(self.config),
+        )
+        pipeline.training_record = {"config": saved_config(self.config), "info": self.info()}
+        return pipeline
+
+    def info(self) -> dict[str, Any]:
+        """Where the weights come from, in the words of the results file (`EvaluationEntry`)."""
+        dataset = {"id": self.dataset.source, "sha256": self.dataset.sha256}
+        if self.config.revision:
+            dataset["revision"] = self.config.revision
+        return {
+            "algorithm": self.config.algorithm,
+            "train_seed": self.config.seed,
+            "updates": self.step,
+            "train_seconds": self.seconds,
+            "dataset": dataset,
+            "versions": package_versions(),
+        }
 
     # ---- start and resume
 
@@ -241,7 +326,7 @@ class Trainer:
         self._warn_if_inexact(state)
         if self.accelerator.is_main_process:
             logger.info("Resumed from %s.", checkpoint.folder)
-        return scatter_inputs(self.accelerator, pending)
+        return scatter_inputs(self.accelerator, pending, self.sampler.draws)
 
     def _warn_if_inexact(self, state: Mapping[str, Any]) -> None:
         now = self._circumstances()
@@ -288,11 +373,9 @@ class Trainer:
     def _diverged(self, what: str) -> TrainingDivergedError:
         steps = self.checkpoints.steps()
         kept = f"The checkpoint of step {steps[-1]} is intact." if steps else "No checkpoint was made."
-        group = None if self.config.group == "spi" else self.config.group
-        if group is None:
-            advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
-        else:
-            advice = f"Try a lower {group}.learning_rate."
+        advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
+        if hasattr(self.config.settings, "learning_rate"):  # an algorithm with its own
+            advice = f"Try a lower {self.config.group}.learning_rate."
         return TrainingDivergedError(f"Training diverged: {what} after update {self.step}. {kept} {advice}")
 
     # ---- logging
@@ -350,7 +433,9 @@ class Trainer:
 
     def _save_checkpoint(self, pending: Inputs) -> None:
         tensors = training_tensors(
-            self.algorithm, gather_inputs(self.accelerator, pending), self.sampler.get_state()
+            self.algorithm,
+            gather_inputs(self.accelerator, pending, self.sampler.draws),
+            self.sampler.get_state(),
         )
         broken = first_non_finite(tensors)
         if broken is not None:

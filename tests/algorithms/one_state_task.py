@@ -3,6 +3,7 @@
 import torch
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.networks import Compute
 
 
 def one_state_batch(seed, size=128):
@@ -18,12 +19,12 @@ def one_state_batch(seed, size=128):
 def train(algorithm, config, cost_limit, updates=400):
     """Trained for a task of one step, whose discounted cost is its cost."""
     torch.manual_seed(0)
-    made = algorithm(config, PolicySizes(2, 1, 1, cost_limit))
+    made = algorithm(config, PolicySizes(2, 1, 1, cost_limit), Compute())
     generator = torch.Generator().manual_seed(0)
     for step in range(updates):
         batch = one_state_batch(step)
-        shapes = algorithm.noise_shapes(config, len(batch.reward), 1)
-        noise = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        metrics = made.update(batch, noise)
+        draws = algorithm.draws(config, len(batch.reward), 1)
+        noise = {name: draw.sample(generator) for name, draw in draws.items()}
+        metrics = made.learn(batch, noise)
     action = made.actor.act(torch.zeros(100, 2), torch.Generator().manual_seed(1))
     return action, {name: float(value) for name, value in metrics.items()}

@@ -3,6 +3,7 @@
 import torch
 
 from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.networks import Compute
 
 SIZES = PolicySizes(observation_dim=3, action_dim=2, max_episode_steps=20, cost_limit=4.0)
 
@@ -10,12 +11,12 @@ SIZES = PolicySizes(observation_dim=3, action_dim=2, max_episode_steps=20, cost_
 def make_random(algorithm, config):
     """A baseline none of whose networks, targets included, is a copy of another."""
     torch.manual_seed(0)
-    made = algorithm(config, SIZES)
+    made = algorithm(config, SIZES, Compute())
     with torch.no_grad():
         for module in made.modules().values():
             for parameter in module.parameters():
                 parameter.add_(0.5 * torch.randn(parameter.shape))
-    made.refresh_replicas()
+    made.refresh()
     return made
 
 
@@ -30,8 +31,8 @@ def random_inputs(algorithm, size=16, seed=0):
     action, reward = normal(size, SIZES.action_dim).tanh(), normal(size)
     cost, terminated, truncated = normal(3, size) > 0.5
     batch = Batch(observation, next_observation, action, reward, cost.float(), terminated, truncated, initial)
-    shapes = algorithm.noise_shapes(algorithm.config, size, SIZES.action_dim)
-    return batch, {name: normal(*shape) for name, shape in shapes.items()}
+    draws = algorithm.draws(algorithm.config, size, SIZES.action_dim)
+    return batch, {name: draw.sample(generator) for name, draw in draws.items()}
 
 
 def twin_values(critics, observation, action):

@@ -2,6 +2,7 @@
 
 import torch
 
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI, StepInputs
 from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
@@ -25,9 +26,16 @@ def make_networks(config: SPIConfig, seed=0, hidden_dims=(24, 24), **sizes):
     )
 
 
-def make_spi(config: SPIConfig | None = None, *, seed=0, hidden_dims=(24, 24), **options) -> SPI:
+def make_spi(
+    config: SPIConfig | None = None,
+    compute: Compute | None = None,
+    *,
+    seed=0,
+    hidden_dims=(24, 24),
+    **options,
+) -> SPI:
     config = config or SPIConfig()
-    return SPI(config, *make_networks(config, seed, hidden_dims), **options)
+    return SPI(config, *make_networks(config, seed, hidden_dims), compute or Compute(), **options)
 
 
 def make_inputs(config: SPIConfig, seed=0, batch=16, **changes) -> StepInputs:
@@ -59,7 +67,7 @@ def make_inputs(config: SPIConfig, seed=0, batch=16, **changes) -> StepInputs:
 def train(spi: SPI, updates: int, **changes) -> list[dict[str, float]]:
     """Some updates on made-up batches; returns the metrics of each."""
     config, history = spi.config, []
-    inputs = spi.with_next_action(make_inputs(config, 0, **changes))
+    inputs = spi.prepare(make_inputs(config, 0, **changes))
     for step in range(updates):
         metrics, inputs = spi.update(inputs, make_inputs(config, step + 1, **changes))
         history.append({name: float(value) for name, value in metrics.items()})

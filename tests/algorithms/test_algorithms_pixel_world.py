@@ -94,7 +94,7 @@ def test_cpq_sees_that_a_limit_of_every_step_cannot_be_broken():
     world = pixel_world(*MOSTLY_RANDOM, episodes=200)
     made = trained(world, "cpq", 30.0, updates=800)
     observation = torch.from_numpy(world.observations)[~world.mdp.terminated.all(axis=1)]
-    critics = made.algorithm.baseline.critics
+    critics = made.algorithm.critics
     assert critics.threshold == pytest.approx(10.0)
     _, cost = critics.policy_values(made.normalizer(observation), made.act(observation, torch.Generator()))
     assert cost.max() <= critics.threshold

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from spi_diffusers.algorithms.base import BaselineInputs, BaselineTraining, Batch, PolicySizes
+from spi_diffusers.algorithms.base import Batch, BatchAndNoise, PolicySizes
 from spi_diffusers.algorithms.bc import BC, imitation_loss
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.config.algorithms import BCConfig
 
 
@@ -20,7 +21,7 @@ def make_batch(size=64, seed=0):
 
 def make_bc(**options):
     torch.manual_seed(0)
-    return BC(BCConfig(hidden_dims=[32, 32], **options), PolicySizes(3, 2, 100, 10.0))
+    return BC(BCConfig(hidden_dims=[32, 32], **options), PolicySizes(3, 2, 100, 10.0), Compute())
 
 
 def test_imitation_loss_by_hand():
@@ -32,7 +33,7 @@ def test_imitation_loss_by_hand():
 def test_bc_recovers_the_policy_of_the_data():
     bc = make_bc()
     for step in range(400):
-        bc.update(make_batch(seed=step), {})
+        bc.learn(make_batch(seed=step), {})
     held_out = make_batch(seed=10_000)
     assert imitation_loss(bc.actor.act(held_out.observation), held_out.action).item() < 2e-3
 
@@ -47,7 +48,7 @@ def test_one_update_is_a_step_of_adam_on_the_loss():
     )
     imitation_loss(predicted, batch.action).backward()
     optimizer.step()
-    metrics = bc.update(batch, {})
+    metrics = bc.learn(batch, {})
     torch.testing.assert_close(list(bc.actor.parameters()), reference)
     assert metrics["policy/imitation_loss"].item() == pytest.approx(
         imitation_loss(predicted, batch.action).item()
@@ -55,15 +56,15 @@ def test_one_update_is_a_step_of_adam_on_the_loss():
 
 
 def test_inputs_survive_as_named_tensors():
-    inputs = BaselineInputs(make_batch(), {"latent": torch.randn(64, 4)})
-    again = BaselineInputs.from_tensors(inputs.tensors())
+    inputs = BatchAndNoise(make_batch(), {"latent": torch.randn(64, 4)})
+    again = BatchAndNoise.from_tensors(inputs.tensors())
     assert again.tensors().keys() == inputs.tensors().keys()
     assert all(torch.equal(value, again.tensors()[name]) for name, value in inputs.tensors().items())
 
 
-def test_the_trainers_view_counts_updates_and_passes_the_next_inputs_on():
-    training = BaselineTraining(make_bc())
-    first, second = BaselineInputs(make_batch(), {}), BaselineInputs(make_batch(seed=1), {})
+def test_an_update_is_counted_and_passes_the_next_inputs_on():
+    training = make_bc()
+    first, second = BatchAndNoise(make_batch(), {}), BatchAndNoise(make_batch(seed=1), {})
     _, ready = training.update(training.prepare(first), second)
     assert ready is second
     assert training.updates == 1

@@ -103,7 +103,7 @@ def test_bcq_lags_multiplier_follows_the_cost_of_what_the_policy_does(
     multiplier = looked_at.detach().mean() + 5.0
     loss = (multiplier * (cost + 5.0) - reward).mean()
 
-    metrics = bcq.update(batch, noise)
+    metrics = bcq.learn(batch, noise)
     torch.testing.assert_close(targets[0], rewards[best])
     torch.testing.assert_close(targets[1], costs.amax(dim=0) if benchmark_targets else next_cost)
     assert metrics["policy/cost_value"].item() == pytest.approx(multiplier.item() - 5.0, rel=1e-4)
@@ -131,13 +131,13 @@ def test_bear_lags_update_by_hand(monkeypatch, benchmark_targets):
     with torch.no_grad():
         values = [
             twin_values(parts["target_critics"], batch.next_observation, raw.tanh())
-            for raw in drawn(parts["target_actor"], batch.next_observation, "next_action")
+            for raw in drawn(parts["target_actor"], batch.next_observation, "next_action_noise")
         ]
         rewards = torch.stack([soft_clipped(reward) for reward, _ in values])
         costs = torch.stack([soft_clipped(cost, low=benchmark_targets) for _, cost in values])
         latents = noise["latent"].clamp(-0.5, 0.5).unbind(dim=1)
         like_data = [bear.vae.decode_raw(batch.observation, latent) for latent in latents]
-    raw = drawn(bear.actor, batch.observation, "action")
+    raw = drawn(bear.actor, batch.observation, "action_noise")
 
     def similarity(first, second):
         pairs = [torch.exp((x - y).square().sum(dim=1) / -4.0) for x in first for y in second]
@@ -150,7 +150,7 @@ def test_bear_lags_update_by_hand(monkeypatch, benchmark_targets):
     multiplier = cost.detach().mean() + 5.0
     loss = (-reward + multiplier * (cost + 5.0) + alpha * (discrepancy - 0.1)).mean()
 
-    metrics = bear.update(batch, noise)
+    metrics = bear.learn(batch, noise)
     torch.testing.assert_close(targets[0], rewards.amax(dim=0))
     torch.testing.assert_close(targets[1], costs.amax(dim=0) if benchmark_targets else costs.mean(dim=0))
     torch.testing.assert_close(metrics["policy/multiplier"], multiplier)

@@ -14,6 +14,7 @@ from scipy.optimize import linprog, minimize
 from spi_diffusers.algorithms import coptidice
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.coptidice import COptiDICE
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.config.algorithms import COptiDICEConfig
 
 SMALL = {"hidden_dims": [32, 32], "reward_scale": 1.0, "learning_rate": 3e-3, "actor_learning_rate": 3e-3}
@@ -130,7 +131,9 @@ def test_the_bound_is_the_cost_under_the_costliest_distribution_near_the_data():
 
 def make(cost_limit=0.3, steps=1, dtype=torch.float32, **overrides):
     torch.manual_seed(0)
-    return COptiDICE(COptiDICEConfig(**SMALL | overrides), PolicySizes(2, 1, steps, cost_limit), dtype=dtype)
+    return COptiDICE(
+        COptiDICEConfig(**SMALL | overrides), PolicySizes(2, 1, steps, cost_limit), Compute(dtype)
+    )
 
 
 def test_gradients_reach_only_what_they_should():
@@ -142,7 +145,7 @@ def test_gradients_reach_only_what_they_should():
         for parameter in other_chi.modules()["values"].parameters():
             parameter[1].mul_(2.0)  # nu is the first network of the stack, chi the second
     for algorithm in (plain, other_actor, other_chi):
-        algorithm.update(batch, {})
+        algorithm.learn(batch, {})
     for name, value in plain.modules()["values"].state_dict().items():
         assert torch.equal(value, other_actor.modules()["values"].state_dict()[name])
         assert torch.equal(value[0], other_chi.modules()["values"].state_dict()[name][0])
@@ -161,10 +164,10 @@ def test_thresholds_are_costs_per_step_and_the_benchmarks_is_a_discounted_sum():
 def test_an_end_cuts_what_follows_and_a_time_limit_does_not():
     end = one_state_batch(0)
     limit = Batch(**{**vars(end), "terminated": end.truncated, "truncated": end.terminated})
-    losses = [make(gamma=0.9).update(batch, {})["critic/nu_loss"].item() for batch in (end, limit)]
+    losses = [make(gamma=0.9).learn(batch, {})["critic/nu_loss"].item() for batch in (end, limit)]
     assert losses[0] != losses[1]
     cut = [
-        make(gamma=0.9, benchmark_targets=True).update(b, {})["critic/nu_loss"].item() for b in (end, limit)
+        make(gamma=0.9, benchmark_targets=True).learn(b, {})["critic/nu_loss"].item() for b in (end, limit)
     ]
     assert cut == [losses[0], losses[0]]
 
@@ -177,7 +180,7 @@ def test_the_policy_imitates_each_action_by_its_weight(monkeypatch, benchmark_ta
         hidden_dims=[4], gamma=0.5, alpha=0.8, **options, benchmark_targets=benchmark_targets
     )
     torch.manual_seed(0)
-    algorithm = COptiDICE(config, SIZES)
+    algorithm = COptiDICE(config, SIZES, Compute())
     batch, _ = random_inputs(algorithm)
     algorithm.multipliers.cost.data.fill_(0.6)
     weights = algorithm.modules()["values"].state_dict()
@@ -199,7 +202,7 @@ def test_the_policy_imitates_each_action_by_its_weight(monkeypatch, benchmark_ta
         weight = torch.tensor([math.exp(y) if y < 0 else y + 1 for y in score.tolist()])
     losses = []
     monkeypatch.setattr(algorithm._actor, "step", losses.append)
-    metrics = algorithm.update(batch, {})
+    metrics = algorithm.learn(batch, {})
 
     mean, log_std = algorithm.actor.distribution(batch.observation)
     gaussian = torch.distributions.Normal(mean, log_std.exp())
@@ -224,7 +227,7 @@ def test_the_policy_imitates_each_action_by_its_weight(monkeypatch, benchmark_ta
 )
 def test_the_cost_is_at_the_limit_or_where_the_reward_wants_it(cost_limit, epsilon, lowest, highest):
     algorithm = make(cost_limit, gamma=0.0, alpha=0.1, multiplier_learning_rate=0.03, cost_ub_epsilon=epsilon)
-    history = [algorithm.update(one_state_batch(step), {}) for step in range(350)][-100:]
+    history = [algorithm.learn(one_state_batch(step), {}) for step in range(350)][-100:]
     mean = {name: sum(float(m[name]) for m in history) / 100 for name in history[0]}
     assert lowest < mean["policy/weighted_cost"] < highest
     assert mean["policy/cost_bound"] == pytest.approx(min(cost_limit, 1.0), abs=0.02)
@@ -276,13 +279,13 @@ def train_on_the_small_task(dtype=torch.float32, updates=400, **overrides):
     options = {"learning_rate": 0.01, "multiplier_learning_rate": 0.01, "gamma": GAMMA, "alpha": ALPHA}
     torch.manual_seed(0)
     sizes = PolicySizes(3, 1, 10, 10 * LIMIT)
-    algorithm = COptiDICE(COptiDICEConfig(**SMALL | options | overrides), sizes, dtype=dtype)
+    algorithm = COptiDICE(COptiDICEConfig(**SMALL | options | overrides), sizes, Compute(dtype))
     groups = [group for optimizer in algorithm.optimizers().values() for group in optimizer.param_groups]
     rates = [group["lr"] for group in groups]
     for step in range(updates):
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate * (1.0 - step / updates)
-        metrics = algorithm.update(tabular_batch(), {})
+        metrics = algorithm.learn(tabular_batch(), {})
     return algorithm, {name: float(value) for name, value in metrics.items()}
 
 
@@ -325,11 +328,11 @@ def test_the_bound_makes_a_small_task_safer_than_the_limit():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"alpha": 0.0}, "alpha must be positive"),
-        ({"cost_ub_epsilon": -0.1}, "cost_ub_epsilon must be at least 0"),
-        ({"gamma": 1.0}, "gamma must lie in"),
-        ({"action_margin": 0.0}, "action_margin must lie in"),
-        ({"num_networks": 0}, "num_networks must be at least 1"),
+        ({"alpha": 0.0}, "alpha must be a positive number"),
+        ({"cost_ub_epsilon": -0.1}, "cost_ub_epsilon must be a number of at least 0"),
+        ({"gamma": 1.0}, "gamma must be a number in"),
+        ({"action_margin": 0.0}, "action_margin must be a number in"),
+        ({"num_networks": 0}, "num_networks must be a whole number of at least 1"),
         ({"hidden_dims": []}, "hidden_dims must be"),
     ],
 )

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from spi_diffusers.algorithms.base import PolicySizes
 from spi_diffusers.algorithms.cpq import CPQ, constrained_value, ood_penalty, outside_data
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.config.algorithms import CPQConfig
 
 
@@ -43,7 +44,7 @@ def test_an_update_backs_up_and_climbs_the_reward_only_within_the_threshold(monk
         return cost.amin(dim=0) if benchmark_targets else cost.amax(dim=0)
 
     with torch.no_grad():
-        action = drawn(batch.next_observation, "next_action")
+        action = drawn(batch.next_observation, "next_action_noise")
         reward, cost = twin_values(cpq.modules()["target_critics"], batch.next_observation, action)
         cpq.critics.threshold = worst(cost).sort().values[7:9].mean().item()
         kept = (worst(cost) < cpq.critics.threshold).float()
@@ -59,12 +60,12 @@ def test_an_update_backs_up_and_climbs_the_reward_only_within_the_threshold(monk
         recorded = twin_values(cpq.modules()["critics"], batch.observation, batch.action)
     losses = []
     monkeypatch.setattr(cpq._actor, "step", losses.append)
-    metrics = cpq.update(batch, noise)
+    metrics = cpq.learn(batch, noise)
     for (name, target), (first, second) in zip(targets.items(), recorded, strict=True):
         expected = (first - target).square().mean() + (second - target).square().mean()
         assert metrics[f"critic/{name}_loss"].item() == pytest.approx(expected.item(), rel=1e-4)
     # The critics have made their step, the policy has not.
-    action = drawn(batch.observation, "action")
+    action = drawn(batch.observation, "action_noise")
     reward, cost = twin_values(cpq.modules()["critics"], batch.observation, action)
     kept = (worst(cost) <= cpq.critics.threshold).float()
     assert 0 < kept.mean() < 1
@@ -89,7 +90,7 @@ def test_alpha_rises_while_actions_outside_the_data_cost_less_than_they_should(m
     mean, log_std = cpq.actor.distribution(batch.observation)
     outside = []
     for index in range(3):
-        action = torch.tanh(mean + log_std.exp() * noise["tested_action"][:, index])
+        action = torch.tanh(mean + log_std.exp() * noise["tested_action_noise"][:, index])
         _, cost = twin_values(critics, batch.observation, action)
         outside.append(cost[:, divergence(action) > bound])
     first, second = torch.cat(outside, dim=1).mean(dim=1).tolist()
@@ -101,7 +102,7 @@ def test_alpha_rises_while_actions_outside_the_data_cost_less_than_they_should(m
     losses = []
     monkeypatch.setattr(cpq._vae, "step", lambda loss: None)
     monkeypatch.setattr(cpq.critics.learner, "step", losses.append)
-    metrics = cpq.update(batch, noise)
+    metrics = cpq.learn(batch, noise)
     assert metrics["critic/ood_share"].item() == pytest.approx(share)
     assert metrics["critic/ood_cost_value"].item() == pytest.approx(wanted - lack, rel=1e-4)
     assert cpq.log_alpha.value.item() == pytest.approx(0.3 + 0.1 * math.exp(0.3) * lack, rel=1e-4)
@@ -136,18 +137,18 @@ def test_cpq_climbs_the_reward_and_sees_where_it_breaks_the_limit(penalty):
 
 def test_without_the_penalty_there_is_no_vae():
     sizes = PolicySizes(2, 1, 1, 1.0)
-    with_it, without = (CPQ(CPQConfig(ood_penalty=penalty), sizes) for penalty in (True, False))
+    with_it, without = (CPQ(CPQConfig(ood_penalty=penalty), sizes, Compute()) for penalty in (True, False))
     assert with_it.modules().keys() - without.modules().keys() == {"vae", "log_alpha"}
     assert with_it.optimizers().keys() - without.optimizers().keys() == {"vae"}
-    shapes = [CPQ.noise_shapes(cpq.config, 8, 1).keys() for cpq in (with_it, without)]
-    assert shapes[0] - shapes[1] == {"encoding", "tested_action"}
+    draws = [CPQ.draws(cpq.config, 8, 1).keys() for cpq in (with_it, without)]
+    assert draws[0] - draws[1] == {"encoding", "tested_action_noise"}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ood_quantile": 1.5}, "ood_quantile must lie in"),
-        ({"actor_learning_rate": 0.0}, "actor_learning_rate must be positive"),
+        ({"ood_quantile": 1.5}, "ood_quantile must be a number in"),
+        ({"actor_learning_rate": 0.0}, "actor_learning_rate must be a positive number"),
         ({"hidden_dims": []}, "hidden_dims must be"),
     ],
 )

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from spi_diffusers.algorithms.base import Batch, PolicySizes
+from spi_diffusers.algorithms.base import Batch, BatchAndNoise, PolicySizes
 from spi_diffusers.algorithms.diffusion_ql import DiffusionQL, timesteps, value_loss
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.config.algorithms import DiffusionQLConfig
 
 SIZES = PolicySizes(3, 2, 100, 10.0)
@@ -16,7 +17,7 @@ SIZES = PolicySizes(3, 2, 100, 10.0)
 
 def make(**options):
     torch.manual_seed(0)
-    return DiffusionQL(DiffusionQLConfig(hidden_dims=[16, 16], time_embed_dim=8, **options), SIZES)
+    return DiffusionQL(DiffusionQLConfig(hidden_dims=[16, 16], time_embed_dim=8, **options), SIZES, Compute())
 
 
 def draw(config, seed=0, size=8):
@@ -30,8 +31,8 @@ def draw(config, seed=0, size=8):
     batch = Batch(
         observation, randn(size, 3), randn(size, 2).tanh(), randn(size), zeros, ends, ends, observation
     )
-    shapes = DiffusionQL.noise_shapes(config, size, 2)
-    return batch, {name: randn(*shape) for name, shape in shapes.items()}
+    draws = DiffusionQL.draws(config, size, 2)
+    return batch, {name: draw.sample(generator) for name, draw in draws.items()}
 
 
 def weights(module):
@@ -58,8 +59,8 @@ def test_the_policys_step_is_adam_on_imitation_and_normalised_value(coin, max_gr
     ql = make(q_weight=0.7, learning_rate=1e-2, max_grad_norm=max_grad_norm)
     batch, noise = draw(ql.config)
     noise["twin"][0] = coin
-    policy = copy.deepcopy(ql._noise_model)
-    metrics = ql.update(batch, noise)
+    policy = copy.deepcopy(ql.modules()["noise_model"])
+    metrics = ql.learn(batch, noise)
 
     step = (torch.distributions.Normal(0.0, 1.0).cdf(noise["timestep"]) * 5).long()
     kept = torch.tensor(
@@ -70,7 +71,7 @@ def test_the_policys_step_is_adam_on_imitation_and_normalised_value(coin, max_gr
     chain = noise["chain"].transpose(0, 1)
     action = policy.denoise(batch.observation, None, ql.actor.coefficients, chain)
     # The critic as its own step of this update left it.
-    scale, value = ql._critic(batch.observation, action).values[..., 0]
+    scale, value = ql.actor.critic(batch.observation, action).values[..., 0]
     if coin < 0:
         scale, value = value, scale
     value = -value.mean() / scale.abs().mean().item()
@@ -84,22 +85,23 @@ def test_the_policys_step_is_adam_on_imitation_and_normalised_value(coin, max_gr
     assert metrics["policy/noise_loss"].item() == pytest.approx(imitation.item(), rel=1e-4)
     assert metrics["policy/guidance_loss"].item() == pytest.approx(value.item(), rel=1e-4)
     state = ql.optimizers()["noise_model"].state
-    averages = [state[p]["exp_avg"] for p in ql._noise_model.parameters()]
+    averages = [state[p]["exp_avg"] for p in ql.modules()["noise_model"].parameters()]
     torch.testing.assert_close(averages, [0.1 * p.grad for p in parameters], rtol=1e-3, atol=1e-7)
     torch.optim.Adam(parameters, lr=1e-2).step()
-    torch.testing.assert_close(list(ql._noise_model.parameters()), parameters, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        list(ql.modules()["noise_model"].parameters()), parameters, rtol=1e-3, atol=1e-5
+    )
 
 
 def test_the_policys_step_leaves_the_critic_alone():
     ql = make()
     batch, noise = draw(ql.config)
-    ql._update_critic(batch, noise["next_chain"])
-    before = weights(ql._critic)
-    policy = weights(ql._noise_model)
-    ql._update_policy(batch, noise)
-    assert torch.equal(weights(ql._critic), before)
-    assert not torch.equal(weights(ql._noise_model), policy)
-    assert all(parameter.grad is None for parameter in ql._critic.parameters())
+    before = weights(ql.actor.critic)
+    policy = weights(ql.modules()["noise_model"])
+    ql._policy.step(ql.policy_loss(batch, noise)[0])
+    assert torch.equal(weights(ql.actor.critic), before)
+    assert not torch.equal(weights(ql.modules()["noise_model"]), policy)
+    assert all(parameter.grad is None for parameter in ql.actor.critic.parameters())
 
 
 def test_the_critic_learns_from_the_lower_twin_of_the_target_unless_the_episode_has_ended():
@@ -110,11 +112,11 @@ def test_the_critic_learns_from_the_lower_twin_of_the_target_unless_the_episode_
     with torch.no_grad():
         chain = noise["next_chain"].transpose(0, 1)
         action = ql.actor.noise_model.denoise(batch.next_observation, None, ql.actor.coefficients, chain)
-        lower = ql._target_critic(batch.next_observation, action).values[..., 0].amin(dim=0)
+        lower = ql.modules()["target_critic"](batch.next_observation, action).values[..., 0].amin(dim=0)
         target = batch.reward + 0.5 * torch.where(ends, 0.0, lower)  # a time limit is no end
-        values = ql._critic(batch.observation, batch.action).values[..., 0]
+        values = ql.actor.critic(batch.observation, batch.action).values[..., 0]
         expected = (values - target).square().mean(dim=1).sum()
-    metrics = ql.update(batch, noise)
+    metrics = ql.learn(batch, noise)
     assert metrics["critic/reward_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -123,8 +125,8 @@ def test_the_average_starts_late_and_moves_every_few_updates():
     seen = []
     for step in range(6):
         before = weights(ql.actor.noise_model)
-        ql.update(*draw(ql.config, seed=step))
-        trained, now = weights(ql._noise_model), weights(ql.actor.noise_model)
+        ql.update(BatchAndNoise(*draw(ql.config, seed=step)), None)
+        trained, now = weights(ql.modules()["noise_model"]), weights(ql.actor.noise_model)
         copied = "copy" if torch.equal(now, trained) else "average"
         seen.append("same" if torch.equal(now, before) else copied)
     assert seen == ["same", "copy", "same", "copy", "same", "average"]
@@ -141,26 +143,19 @@ def test_it_finds_the_action_with_the_highest_reward():
         reward = -(action - 0.5).square().sum(dim=1)
         zeros = torch.zeros(64, 3)
         same = dict.fromkeys(("observation", "next_observation", "initial_observation"), zeros)
-        ql.update(dataclasses.replace(batch, action=action, reward=reward, **same), noise)
+        ql.learn(dataclasses.replace(batch, action=action, reward=reward, **same), noise)
     played = ql.actor.act(torch.zeros(200, 3), torch.Generator().manual_seed(1))
     assert (played - 0.5).abs().mean() < 0.3  # 0.625 for actions of the data
-
-
-def test_checkpoints_hold_the_number_of_updates():
-    ql = make()
-    ql.update(*draw(ql.config))
-    assert int(ql.modules()["count"].value) == 1
-    assert copy.deepcopy(ql.modules()["count"]).state_dict()["value"] == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gamma": 1.0}, "gamma must lie in"),
-        ({"ema_every": 0}, "ema_every must be at least 1"),
+        ({"gamma": 1.0}, "gamma must be a number in"),
+        ({"ema_every": 0}, "ema_every must be a whole number of at least 1"),
         ({"activation": "step"}, "activation must be"),
-        ({"beta_min": 2.0, "beta_max": 1.0}, "0 < beta_min < beta_max"),
-        ({"num_candidates": 0}, "num_candidates must be at least 1"),
+        ({"beta_min": 2.0, "beta_max": 1.0}, "needs beta_min < beta_max"),
+        ({"num_candidates": 0}, "num_candidates must be a whole number of at least 1"),
     ],
 )
 def test_config_refuses_what_cannot_be(changes, message):

@@ -22,7 +22,7 @@ from spi_diffusers.algorithms.constrained import (
     update_vae,
     vae_loss,
 )
-from spi_diffusers.algorithms.networks import Learner
+from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BCQLagConfig, BEARLagConfig, LagrangianConfig
 from spi_diffusers.models.action_vae import ActionVAE
 
@@ -51,7 +51,7 @@ def test_the_controller_by_hand():
 
 
 def test_the_multiplier_rises_while_the_cost_is_too_high_and_falls_after():
-    lagrangian = PIDLagrangian(0.1, 0.01, 0.0)
+    lagrangian = PIDLagrangian(LagrangianConfig(proportional=0.1, integral=0.01, derivative=0.0), Compute())
     high = [float(lagrangian.update(torch.tensor(1.0))) for _ in range(20)]
     low = [float(lagrangian.update(torch.tensor(-1.0))) for _ in range(30)]
     assert high == sorted(high)
@@ -102,7 +102,7 @@ def make_batch(size=64, seed=0, terminated=False):
 def test_the_vae_learns_the_actions_of_the_data():
     torch.manual_seed(0)
     vae = ActionVAE(observation_dim=3, action_dim=2, hidden_dim=64)
-    learner = Learner(vae, 1e-3, torch.float32)
+    learner = Learner(vae, 1e-3, Compute())
     generator = torch.Generator().manual_seed(0)
     for step in range(400):
         update_vae(learner, make_batch(seed=step), torch.randn(64, 4, generator=generator), 0.5)
@@ -125,7 +125,8 @@ def test_what_ends_cuts_the_value_and_a_time_limit_does_so_in_the_benchmark_only
     )
     sizes = PolicySizes(3, 2, 100, 10.0)
     torch.manual_seed(0)
-    critics = ConstrainedCritics(config, sizes, make_critics(config, sizes), make_critics(config, sizes))
+    reward, cost = make_critics(config, sizes), make_critics(config, sizes)
+    critics = ConstrainedCritics(config, sizes, Compute(), reward=reward, cost=cost)
     terminated, truncated = torch.tensor([[0, 1, 0], [0, 0, 1]]).bool()
     batch = dataclasses.replace(make_batch(size=3), terminated=terminated, truncated=truncated)
     with torch.no_grad():
@@ -146,7 +147,7 @@ def make_trained_and_target_critics(benchmark_targets):
     torch.manual_seed(0)
     trained = make_critics(config, sizes), make_critics(config, sizes)
     target = copy.deepcopy(trained)
-    critics = ConstrainedCritics(config, sizes, *trained)
+    critics = ConstrainedCritics(config, sizes, Compute(), reward=trained[0], cost=trained[1])
     with torch.no_grad():
         for parameter in critics.learner.master.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape))
@@ -193,25 +194,25 @@ def test_candidates_are_valued_by_the_targets_in_passes_that_change_nothing(benc
 def test_a_learners_step_changes_nothing_else_that_the_loss_went_through():
     torch.manual_seed(0)
     first, second = (torch.nn.Linear(2, 2) for _ in range(2))
-    learner = Learner(first, 1e-2, torch.float32, target_update_rate=0.5)
+    learner = Learner(first, 1e-2, Compute(), follows=True)
     before = [value.clone() for value in (first.weight, second.weight)]
     target = learner.target.weight.clone()
     learner.step(second(first(torch.ones(1, 2))).sum())
     assert not torch.equal(first.weight, before[0])
     assert torch.equal(second.weight, before[1])
     assert second.weight.grad is None
-    learner.update_target()
+    learner.update_target(0.5)
     torch.testing.assert_close(learner.target.weight, 0.5 * target + 0.5 * first.weight)
 
 
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (BCQLagConfig, {"gamma": 1.0}, "gamma must lie"),
+        (BCQLagConfig, {"gamma": 1.0}, "gamma must be a number in"),
         (BCQLagConfig, {"selection": "best"}, "selection must be one of"),
-        (BCQLagConfig, {"num_candidates": 0}, "num_candidates must be at least 1"),
+        (BCQLagConfig, {"num_candidates": 0}, "num_candidates must be a whole number of at least 1"),
         (BEARLagConfig, {"kernel": "cosine"}, "kernel must be one of"),
-        (BEARLagConfig, {"mmd_threshold": 0.0}, "mmd_threshold must be positive"),
+        (BEARLagConfig, {"mmd_threshold": 0.0}, "mmd_threshold must be a positive number"),
         (BEARLagConfig, {"hidden_dims": []}, "hidden_dims must be"),
     ],
 )

@@ -46,7 +46,7 @@ def test_with_one_timestep_the_two_guidances_make_the_same_update(make_config):
         spi = make_spi(make_config(guidance=guidance, num_train_timesteps=1))
         # The same draws for both: those that chain guidance needs.
         drawn = [make_inputs(make_config(guidance="chain", num_train_timesteps=1), i) for i in range(2)]
-        inputs = _with_the_same_start(spi.with_next_action(drawn[0]), spi._alpha_bars)
+        inputs = _with_the_same_start(spi.prepare(drawn[0]), spi._alpha_bars)
         metrics, _ = spi.update(inputs, drawn[1])
         values = {name: float(value) for name, value in metrics.items()}
         runs.append((values, weights_of(spi)))
@@ -63,7 +63,7 @@ def test_guidance_reaches_the_noise_model(guidance):
     """With eta = 0 there is nothing but guidance, and every layer of the noise model moves."""
     spi = make_spi(fixed_weights(eta=0.0, mu=0.5, phi=0.5, guidance=guidance))
     before = {name: value.clone() for name, value in spi.noise_model.named_parameters()}
-    spi._update_policy(spi.with_next_action(make_inputs(spi.config)), make_inputs(spi.config, 1))
+    spi._update_policy(spi.prepare(make_inputs(spi.config)), make_inputs(spi.config, 1))
     assert differing(before, dict(spi.noise_model.named_parameters())) == list(before)
 
 
@@ -72,12 +72,12 @@ def test_guidance_raises_the_guiding_values(guidance):
     """Many small steps on one batch against frozen critics: actions move to where the values are higher."""
     config = fixed_weights(eta=0.0, mu=0.5, phi=0.5, guidance=guidance, guidance_scale="none")
     spi = make_spi(config, learning_rate=1e-2)
-    inputs = spi.with_next_action(make_inputs(config, batch=64))
+    inputs = spi.prepare(make_inputs(config, batch=64))
     upcoming = make_inputs(config, 1, batch=64)
     losses = []
     for _ in range(60):
         metrics, _ = spi._update_policy(inputs, upcoming)
-        spi.refresh_replicas()
+        spi.refresh()
         losses.append(float(metrics["policy/guidance_loss"]))
     assert losses[-1] < losses[0] - 0.03
 

@@ -8,15 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
+from spi_diffusers.algorithms.networks import td_loss, td_target
 from spi_diffusers.algorithms.spi import (
     add_noise,
-    critic_loss,
     guidance_loss,
     make_scheduler,
     noise_loss,
     one_step_action,
     remap_cost,
-    td_target,
     value_scale,
     vp_betas,
 )
@@ -101,14 +100,14 @@ def test_td_target_never_bootstraps_where_terminated(rows, value_after_the_end, 
     torch.testing.assert_close(target[~terminated], signal[~terminated] + gamma * 2.0)
 
 
-def test_critic_loss_by_hand():
+def test_td_loss_by_hand():
     # Twin 0 misses by 1 and 3: (1 + 9)/2 = 5. Twin 1 misses by 0 and 2: (0 + 4)/2 = 2.
-    assert critic_loss(tensor([[2.0, 5.0], [1.0, 4.0]]), tensor([1.0, 2.0])).item() == 7.0
+    assert td_loss(tensor([[2.0, 5.0], [1.0, 4.0]]), tensor([1.0, 2.0])).item() == 7.0
 
 
 def test_each_twins_gradient_is_its_own():
     values = tensor([[2.0, 5.0], [1.0, 4.0]], requires_grad=True)
-    critic_loss(values, tensor([1.0, 2.0])).backward()
+    td_loss(values, tensor([1.0, 2.0])).backward()
     assert_values(values.grad, [[1.0, 3.0], [0.0, 2.0]])  # 2 (value - target) / B
 
 

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI
 from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.envs import collect_pixel_world
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.training.sampler import TransitionSampler
+from spi_diffusers.training.sampler import MemorySampler
 
 GAMMA = 0.9
 
@@ -33,14 +35,16 @@ def train_on(dataset, updates: int, **options) -> SPI:
         MLPNoiseModel(**shared, hidden_dims=[8], time_embed_dim=4),
         TwinCritic(**shared, hidden_dims=[48, 48]),
         TwinCritic(**shared, hidden_dims=[48, 48], num_heads=2 if config.predict_cost else 1),
+        Compute(),
         learning_rate=3e-3,
     )
     identity = ObservationNormalizer(observation_dim=2)
     identity.set_statistics(torch.zeros(2), torch.ones(2))
-    sampler = TransitionSampler(dataset, identity, config, batch_size=128, seed=0)
+    run = TrainConfig(dataset="memory", algorithm="spi-paper", spi=config, batch_size=128)
+    sampler = MemorySampler(run, dataset, identity)
     inputs = sampler.draw()
     for step in range(updates):
-        for optimizer in (spi.critic_optimizer, spi.policy_optimizer):
+        for optimizer in spi.optimizers().values():
             optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, 2 * (1 - step / updates))
         _, inputs = spi.update(inputs, sampler.draw())
     return spi

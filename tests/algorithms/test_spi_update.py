@@ -7,7 +7,8 @@ import pytest
 import torch
 from spi_factory import differing, fixed_weights, make_inputs, make_networks, make_spi, train, weights_of
 
-from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI, critic_loss
+from spi_diffusers.algorithms.networks import Compute, td_loss
+from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 
 CONFIGS = {
@@ -28,7 +29,7 @@ def of(part: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_overlapping_halves_give_the_same_bits(config, dtype):
-    runs = [make_spi(config, dtype=dtype, overlap=overlap) for overlap in (False, True)]
+    runs = [make_spi(config, Compute(dtype, overlap=overlap)) for overlap in (False, True)]
     metrics = [train(run, 6) for run in runs]
     assert differing(weights_of(runs[0]), weights_of(runs[1])) == []
     assert metrics[0] == metrics[1]
@@ -37,7 +38,7 @@ def test_overlapping_halves_give_the_same_bits(config, dtype):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_bfloat16_stays_close_to_float32(config):
-    exact, rough = make_spi(config), make_spi(config, dtype=torch.bfloat16)
+    exact, rough = make_spi(config), make_spi(config, Compute(torch.bfloat16))
     histories = [train(spi, 20) for spi in (exact, rough)]
     # Before rounding can send the two runs different ways, the losses are those of the same weights.
     for name, value in histories[0][0].items():
@@ -50,22 +51,22 @@ def test_bfloat16_stays_close_to_float32(config):
 
 def test_overlap_with_several_processes_is_refused():
     with pytest.raises(ValueError, match="overlap needs a single process"):
-        make_spi(overlap=True, reduce_gradients=lambda gradients: None)
+        make_spi(None, Compute(overlap=True, reduce_gradients=lambda gradients: None))
 
 
 def test_gradients_can_be_averaged_over_processes():
     """Two halves of a batch, their gradients averaged, give the step of the whole batch."""
     config = fixed_weights(guidance_scale="none")
     whole = make_spi(config, max_grad_norm=0)
-    inputs = whole.with_next_action(make_inputs(config))
+    inputs = whole.prepare(make_inputs(config))
     upcoming = make_inputs(config, 1)
     parts = [_rows(inputs, slice(0, 8)), _rows(inputs, slice(8, 16))]
     gradients: list[list[torch.Tensor]] = [[], []]
     for rank in range(2):
-        spi = make_spi(config, max_grad_norm=0, reduce_gradients=_recorder(gradients[rank]))
+        spi = make_spi(config, Compute(reduce_gradients=_recorder(gradients[rank])), max_grad_norm=0)
         spi.update(parts[rank], upcoming)
     means = [(a + b) / 2 for a, b in zip(*gradients, strict=True)]
-    averaged = make_spi(config, max_grad_norm=0, reduce_gradients=_replayer(means))
+    averaged = make_spi(config, Compute(reduce_gradients=_replayer(means)), max_grad_norm=0)
     averaged.update(parts[0], upcoming)
     whole.update(inputs, upcoming)
     for name, value in weights_of(whole).items():
@@ -103,7 +104,7 @@ def _replayer(means):
 
 def test_the_halves_write_their_own_weights_only():
     spi = make_spi()
-    inputs = spi.with_next_action(make_inputs(spi.config))
+    inputs = spi.prepare(make_inputs(spi.config))
     before = weights_of(spi)
     spi._update_critics(inputs)
     assert {name.split("/")[0] for name in differing(before, weights_of(spi))} == {
@@ -121,17 +122,17 @@ def test_the_halves_write_their_own_weights_only():
 @pytest.mark.parametrize("guidance", ["one_step", "chain"])
 def test_critics_receive_no_gradient_in_the_policy_half(guidance):
     spi = make_spi(SPIConfig(guidance=guidance))
-    inputs = spi.with_next_action(make_inputs(spi.config))
+    inputs = spi.prepare(make_inputs(spi.config))
     spi._update_policy(inputs, make_inputs(spi.config, 1))
     modules = (spi.critics, spi.reward_critic, spi.safety_critic, spi.target_critics, spi.ema_noise_model)
-    modules += (spi._frozen_critics.module, spi._target_critics.module, spi._ema_policy.module)
+    modules += (spi._frozen_critics.module, *(learner.target_module for learner in spi.learners.values()))
     assert [p for module in modules for p in module.parameters() if p.grad is not None] == []
 
 
 def test_given_critics_and_noise_model_are_trained_in_place():
     config = SPIConfig()
     noise_model, reward_critic, safety_critic = make_networks(config)
-    spi = SPI(config, noise_model, reward_critic, safety_critic)
+    spi = SPI(config, noise_model, reward_critic, safety_critic, Compute())
     arguments = (torch.zeros(1, 3), torch.zeros(1, 2), torch.ones(1))
     before = [critic(*arguments).values.clone() for critic in (reward_critic, safety_critic)]
     train(spi, 2)
@@ -144,7 +145,7 @@ def test_given_critics_and_noise_model_are_trained_in_place():
 def test_the_average_of_the_policy_warms_up():
     config = SPIConfig(ema_decay=0.15)
     spi = make_spi(config)
-    inputs = spi.with_next_action(make_inputs(config))
+    inputs = spi.prepare(make_inputs(config))
     for step in range(4):
         old = spi.ema_noise_model.net[0].weight.clone()
         _, inputs = spi.update(inputs, make_inputs(config, step + 1))
@@ -157,7 +158,7 @@ def test_the_average_of_the_policy_warms_up():
 def test_target_critics_follow_by_polyak_averaging():
     config = SPIConfig(target_update_rate=0.25)
     spi = make_spi(config)
-    inputs = spi.with_next_action(make_inputs(config))
+    inputs = spi.prepare(make_inputs(config))
     old = spi.target_critics.net[0].weight.clone()
     assert torch.equal(old, spi.critics.net[0].weight), "they start equal"
     spi.update(inputs, make_inputs(config, 1))
@@ -171,10 +172,11 @@ def test_gradient_norms_are_clipped():
     sizes = []
     for max_grad_norm in (0.0, 0.5):
         spi = make_spi(max_grad_norm=max_grad_norm)
-        spi.critic_optimizer = torch.optim.SGD(spi.critics.parameters(), lr=1.0)
-        spi.critic_optimizer.fused_step = spi.critic_optimizer.step
+        learner = spi.learners["critics"]
+        learner.optimizer = torch.optim.SGD(spi.critics.parameters(), lr=1.0)
+        learner.optimizer.fused_step = learner.optimizer.step
         before = [parameter.clone() for parameter in spi.critics.parameters()]
-        spi.update(spi.with_next_action(make_inputs(spi.config)), make_inputs(spi.config, 1))
+        spi.update(spi.prepare(make_inputs(spi.config)), make_inputs(spi.config, 1))
         moved = [(p - old).flatten() for p, old in zip(spi.critics.parameters(), before, strict=True)]
         sizes.append(torch.cat(moved).norm().item())
     assert sizes[0] > 0.5
@@ -194,7 +196,7 @@ def test_critic_targets_by_the_equations():
     """Losses recomputed from the separate critics: minimum of the target twins, mean for the cost."""
     config = SPIConfig(gamma=0.9, cost_remap=CostRemapConfig("scaled", 2.0))
     spi = make_spi(config)
-    inputs = spi.with_next_action(make_inputs(config, cost=torch.rand(16) * 3))
+    inputs = spi.prepare(make_inputs(config, cost=torch.rand(16) * 3))
     w = inputs.safety_weight
     alive = (~inputs.terminated).float()
     with torch.no_grad():
@@ -206,13 +208,13 @@ def test_critic_targets_by_the_equations():
         safety, cost = spi.safety_critic(inputs.observation, inputs.action, w).values.unbind(-1)
     c_remapped = 1 - (inputs.cost / 2).clamp(0, 1)
     expected = {
-        "critic/reward_loss": critic_loss(
+        "critic/reward_loss": td_loss(
             reward, inputs.reward + 0.9 * alive * torch.minimum(next_reward[0], next_reward[1])
         ),
-        "critic/safety_loss": critic_loss(
+        "critic/safety_loss": td_loss(
             safety, c_remapped + 0.9 * alive * torch.minimum(next_safety[0], next_safety[1])
         ),
-        "critic/cost_loss": critic_loss(cost, inputs.cost + 0.9 * alive * (next_cost[0] + next_cost[1]) / 2),
+        "critic/cost_loss": td_loss(cost, inputs.cost + 0.9 * alive * (next_cost[0] + next_cost[1]) / 2),
         "critic/reward_value": reward.mean(),
         "critic/safety_value": safety.mean(),
     }
@@ -227,7 +229,7 @@ def test_a_terminated_transition_does_not_look_at_the_next_state_and_a_truncated
     spi = make_spi()
     ended = torch.zeros(16, dtype=torch.bool)
     ended[:8] = True
-    inputs = spi.with_next_action(make_inputs(spi.config, terminated=ended))
+    inputs = spi.prepare(make_inputs(spi.config, terminated=ended))
     for rows, changes in ((slice(0, 8), False), (slice(8, 16), True)):
         elsewhere = inputs.next_observation.clone()
         elsewhere[rows] += 5.0
@@ -254,7 +256,7 @@ def test_the_next_action_comes_from_the_averaged_policy_as_it_stood_before_the_u
     ), "the average differs from the policy"
     ema = copy.deepcopy(spi.ema_noise_model)
     upcoming = make_inputs(spi.config, 9)
-    _, ready = spi.update(spi.with_next_action(make_inputs(spi.config, 8)), upcoming)
+    _, ready = spi.update(spi.prepare(make_inputs(spi.config, 8)), upcoming)
     with torch.no_grad():
         expected = ema.denoise(
             upcoming.next_observation, upcoming.safety_weight, spi._coefficients, upcoming.chain_noise
@@ -267,9 +269,9 @@ def test_recorded_next_actions_are_used_as_they_are():
     config = SPIConfig(next_action="dataset")
     spi = make_spi(config)
     inputs = make_inputs(config)
-    assert spi.with_next_action(inputs) is inputs
+    assert spi.prepare(inputs) is inputs
     with pytest.raises(ValueError, match="needs batches that carry the recorded next action"):
-        spi.with_next_action(dataclasses.replace(inputs, next_action=None))
+        spi.prepare(dataclasses.replace(inputs, next_action=None))
 
 
 # ---- ablations
@@ -291,8 +293,8 @@ def test_an_ablated_critic_has_no_influence_on_the_policy(ablated, position, gui
                 spi.critics.net[-1].bias[rows].add_(scale)
                 # Not a mere change of scale, which the guidance scale would take out.
                 spi.critics.net[0].weight[rows, 0].mul_(scale)
-            spi.refresh_replicas()
-            inputs = spi.with_next_action(make_inputs(config))
+            spi.refresh()
+            inputs = spi.prepare(make_inputs(config))
             spi._update_policy(inputs, make_inputs(config, 1))
             collected.append(of("noise_model", weights_of(spi)))
     assert differing(*policies) == []
@@ -302,7 +304,7 @@ def test_an_ablated_critic_has_no_influence_on_the_policy(ablated, position, gui
 def test_eta_one_is_behaviour_cloning():
     config = fixed_weights(eta=1.0, mu=0.0, phi=0.0)
     spi = make_spi(config)
-    inputs = spi.with_next_action(make_inputs(config))
+    inputs = spi.prepare(make_inputs(config))
     plain = copy.deepcopy(spi.noise_model)
     optimizer = torch.optim.Adam(plain.parameters(), lr=3e-4)
     alpha_bar = spi._alpha_bars[inputs.timestep].unsqueeze(1)

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI, StepInputs, make_scheduler
 from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
@@ -119,8 +120,8 @@ def run_denoise(tensors: Tensors) -> Tensors:
 
 def run_update(config: SPIConfig) -> Callable[[Tensors], Tensors]:
     def run(tensors: Tensors) -> Tensors:
-        spi = SPI(config, **load_networks(tensors, config))
-        inputs = spi.with_next_action(StepInputs(**part(tensors, "step0")))
+        spi = SPI(config, **load_networks(tensors, config), compute=Compute())
+        inputs = spi.prepare(StepInputs(**part(tensors, "step0")))
         outputs: Tensors = {"next_action0": inputs.next_action}
         for step in (1, 2):
             metrics, inputs = spi.update(inputs, StepInputs(**part(tensors, f"step{step}")))

@@ -13,7 +13,7 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
+from spi_diffusers.training.setup import build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
 
@@ -185,7 +185,7 @@ def test_the_saved_policy_acts_as_the_trained_one(data, tmp_path, algorithm):
     pipe = BaselinePolicyPipeline.from_pretrained(str(folder))
     observation = data.transitions.observation[:3]
     seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
-    expected = trainer.algorithm.baseline.actor.act(trainer.normalizer(observation), seeded[0])
+    expected = trainer.algorithm.actor.act(trainer.normalizer(observation), seeded[0])
     # Not bit for bit: where in memory weights lie can change the last bit of a product on some processors.
     torch.testing.assert_close(pipe(observation, generator=seeded[1]), expected)
     assert pipe(observation[0].numpy()).shape == (2,)

@@ -8,7 +8,7 @@ from training_factory import save_policy_with_file_size_limit_job, start_job, ti
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.calibration import data_knots
-from spi_diffusers.training.export import is_saved, save_policy, train_info
+from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.trainer import Trainer
 
 
@@ -51,7 +51,7 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     assert (folder / "model_index.json").is_file()
     info = json.loads((folder / "train_info.json").read_text())
     assert len(info.pop("calibration")["estimated_costs"]) == 6
-    assert info == train_info(trained)
+    assert info == trained.info()
     assert (folder / "noise_model" / "diffusion_pytorch_model.safetensors").stat().st_mode & 0o777 == 0o644
 
 

@@ -142,4 +142,4 @@ def test_sigterm_to_the_command_saves_a_checkpoint_and_resume_saves_the_policy(s
     policy = SPIPolicyPipeline.from_pretrained(str(tmp_path / "policy"))
     weights = newest_checkpoint(tmp_path).tensors
     for name, value in policy.noise_model.state_dict().items():
-        assert torch.equal(value, weights[f"ema_noise_model/{name}"])
+        assert torch.equal(value, weights[f"target_noise_model/{name}"])

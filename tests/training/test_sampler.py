@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes
-from spi_diffusers.training.sampler import TransitionSampler, batch_dim, scale_actions, take_slice
+from spi_diffusers.training.sampler import MemorySampler, scale_actions, take_slice
 
 
 def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, max_cost=1, seed=0):
@@ -34,9 +35,13 @@ def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, max_cos
 
 def make_sampler(dataset, config=None, **options):
     normalizer = ObservationNormalizer(observation_dim=3).fit(dataset.transitions.observation)
-    return TransitionSampler(
-        dataset, normalizer, config or SPIConfig(), **({"batch_size": 8, "seed": 0} | options)
-    )
+    where = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
+    return MemorySampler(sampled(config or SPIConfig(), **options), dataset, normalizer, **where)
+
+
+def sampled(config, **options) -> TrainConfig:
+    """A run's configuration that a sampler of SPI is made from."""
+    return TrainConfig(dataset="memory", spi=config, **{"batch_size": 8} | options)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +64,13 @@ def test_the_processes_slices_make_up_the_batch_of_one_process(config, seed, wor
     for _ in range(steps):
         inputs, parts = whole.draw().tensors(), [sampler.draw().tensors() for sampler in ranks]
         for name, value in inputs.items():
-            dim = batch_dim(name)
+            dim = whole.draws[name].batch_dim if name in whole.draws else 0
             if dim is None:
                 assert all(torch.equal(part[name], value) for part in parts)
                 continue
             assert torch.equal(torch.cat([part[name] for part in parts], dim), value)
             for rank, part in enumerate(parts):
-                assert torch.equal(take_slice(name, value, rank, world_size), part[name])
+                assert torch.equal(take_slice(value, dim, rank, world_size), part[name])
     assert all(torch.equal(sampler.get_state(), whole.get_state()) for sampler in ranks)
 
 
@@ -121,7 +126,7 @@ def test_what_is_imitated_goes_with_row_and_weight():
 
 
 def test_no_recorded_next_action_at_all_is_an_error():
-    with pytest.raises(DatasetError, match=r"algorithm\.next_action=dataset"):
+    with pytest.raises(DatasetError, match=r"spi\.next_action=dataset"):
         make_sampler(make_dataset(lengths=(1, 1), terminated=()), SPIConfig(next_action="dataset"))
 
 

@@ -3,11 +3,13 @@
 import numpy as np
 import torch
 
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI
 from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.training.sampler import TransitionSampler
+from spi_diffusers.training.sampler import MemorySampler
 
 
 def one_state_episodes(episodes=200, length=5):
@@ -36,10 +38,12 @@ def sampled_actions(share):
     config = SPIConfig(eta=1.0, imitation_share=share)
     sizes = {"observation_dim": 2, "action_dim": 1, "hidden_dims": [32, 32], "use_safety_weight": True}
     noise_model = MLPNoiseModel(**sizes)
-    spi = SPI(config, noise_model, TwinCritic(**sizes), TwinCritic(**sizes, num_heads=2), learning_rate=3e-3)
+    critics = TwinCritic(**sizes), TwinCritic(**sizes, num_heads=2)
+    spi = SPI(config, noise_model, *critics, Compute(), learning_rate=3e-3)
     dataset = one_state_episodes()
     normalizer = ObservationNormalizer(observation_dim=2).fit(dataset.transitions.observation)
-    sampler = TransitionSampler(dataset, normalizer, config, batch_size=128, seed=0)
+    run = TrainConfig(dataset="memory", spi=config, batch_size=128)
+    sampler = MemorySampler(run, dataset, normalizer)
     inputs = spi.prepare(sampler.draw())
     for _ in range(600):
         _, inputs = spi.update(inputs, sampler.draw())

@@ -30,7 +30,7 @@ from spi_diffusers.data.streaming import StreamedDataset, open_stream
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training import training_data
+from spi_diffusers.training import setup
 from spi_diffusers.training.export import CALIBRATION_TRANSITIONS
 from spi_diffusers.training.run import run_training
 from spi_diffusers.training.run_folder import RunFolderError
@@ -113,11 +113,11 @@ def test_a_killed_run_resumes_to_the_same_weights(folder, uninterrupted, tmp_pat
 def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypatch, caplog):
     config = tiny_config(tmp_path, folder, **STREAMING | {"streaming": "auto", "updates": 5})
     accelerator = make_accelerator(config)
-    data = training_data.open_training_data(config, accelerator, progress=False)
+    data = setup.open_training_data(config, accelerator, progress=False)
     assert isinstance(data, TransitionDataset)
     monkeypatch.setattr("spi_diffusers.data.streaming.available_memory", lambda: 1000)
     with caplog.at_level("INFO", "spi_diffusers"):
-        data = training_data.open_training_data(config, accelerator, progress=False)
+        data = setup.open_training_data(config, accelerator, progress=False)
     assert isinstance(data, StreamedDataset)
     assert "it is streamed, 400 transitions at a time" in caplog.text
     run(replace(config, calibrate=False))
@@ -125,25 +125,11 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
     monkeypatch.undo()
     # With more memory, a resumed run still streams: its batches depend on it.
     again = replace(config, resume=True)
-    assert isinstance(training_data.open_training_data(again, accelerator, progress=False), StreamedDataset)
+    assert isinstance(setup.open_training_data(again, accelerator, progress=False), StreamedDataset)
     with pytest.raises(RunFolderError, match="streaming: True in the checkpoint, False now"):
         run(replace(again, streaming=False))
     with pytest.raises(RunFolderError, match="shuffle_buffer: 400 in the checkpoint, 500 now"):
         run(replace(again, shuffle_buffer=500))
-
-
-def test_checkpoints_from_before_streaming_resume(folder, tmp_path):
-    config = tiny_config(tmp_path, folder, updates=10, streaming=False, calibrate=False)
-    run(config)
-    checkpoint = tmp_path / "checkpoints" / "step-00000010"
-    state = json.loads((checkpoint / "training_state.json").read_text())
-    for name in ("streaming", "shuffle_buffer"):
-        del state["config"][name]
-    from spi_diffusers.training.checkpoint import _digest
-
-    del state["sha256"]
-    (checkpoint / "training_state.json").write_text(json.dumps(state | {"sha256": _digest(state)}))
-    assert run(replace(config, resume=True)).training.step == 10
 
 
 def test_calibration_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_path, monkeypatch):
@@ -180,9 +166,9 @@ def test_streamed_training_learns_what_training_from_memory_learns(folder, small
 def test_errors_name_what_is_wrong(folder, small_dataset, tmp_path):
     with pytest.raises(ValueError, match="cannot be streamed; only the parquet layout can"):
         run(tiny_config(tmp_path, tmp_path / "x.npz", streaming=True))
-    with pytest.raises(ValueError, match=r"shuffle_buffer must be .* at least batch_size \(32\), got 31"):
+    with pytest.raises(ValueError, match=r"shuffle_buffer must be at least batch_size \(32\), got 31"):
         tiny_config(tmp_path, folder, shuffle_buffer=31)
-    with pytest.raises(ValueError, match="'streaming' must be"):
+    with pytest.raises(ValueError, match="streaming must be"):
         tiny_config(tmp_path, folder, streaming="yes")
     with pytest.raises(ValueError, match="streaming=True, but the data is in memory"):
         Trainer(tiny_config(tmp_path, folder, streaming=True), small_dataset)

@@ -64,7 +64,7 @@ def test_logged_losses_are_means_over_the_updates_since_the_last_line(small_data
 
 def test_the_optimisers_follow_the_schedule(small_dataset, tmp_path):
     trainer, _ = train(tiny_config(tmp_path, updates=4, learning_rate=1e-3), small_dataset)
-    for optimizer in (trainer.algorithm.critic_optimizer, trainer.algorithm.policy_optimizer):
+    for optimizer in trainer.algorithm.optimizers().values():
         assert optimizer.param_groups[0]["lr"] == trainer.config.learning_rate_at(3)
 
 
@@ -279,7 +279,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(small_dataset, tmp_path):
         trainer.algorithm.ema_noise_model.net[0].bias[0] = (
             torch.inf
         )  # the replica is refreshed after update 1
-    with pytest.raises(TrainingDivergedError, match=r"ema_noise_model/net.0.bias holds values"):
+    with pytest.raises(TrainingDivergedError, match=r"target_noise_model/net.0.bias holds values"):
         trainer.train()
     assert trainer.checkpoints.steps() == []
 
@@ -375,3 +375,57 @@ def test_a_task_that_is_not_the_datas_and_a_device_that_is_not_there_are_refused
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="device=cuda is not available"):
             Trainer(tiny_config(tmp_path, device="cuda"), small_dataset)
+
+
+# ---- a callback
+
+
+def test_a_callback_sees_what_is_logged_and_the_policy_as_it_is(small_dataset, tmp_path):
+    seen, policies = [], []
+
+    def look(progress):
+        seen.append((progress.step, progress.updates, progress.metrics))
+        assert progress.seconds > 0
+        assert "step=" in repr(progress)
+        policies.append(progress.policy())
+
+    trainer = Trainer(tiny_config(tmp_path, updates=7), small_dataset, progress=False)
+    trainer.train(callback=look)
+    assert [(step, updates) for step, updates, _ in seen] == [(3, 7), (6, 7), (7, 7)]
+    for (_, _, metrics), line in zip(seen, read_metrics(tmp_path), strict=True):
+        assert metrics.items() <= line.items()
+    first, _, last = (policy.noise_model.state_dict()["net.0.weight"] for policy in policies)
+    assert not torch.equal(first, last)
+    assert torch.equal(last, trainer.export()["noise_model"].state_dict()["net.0.weight"])
+    assert policies[0].training_record["info"]["updates"] == 3
+    assert policies[0](small_dataset.transitions.observation[:2], cost_limit=10.0).actions.shape == (2, 2)
+
+
+def test_a_callback_changes_nothing(small_dataset, tmp_path):
+    for name, callback in (("with", lambda progress: progress.policy()), ("without", None)):
+        trainer = Trainer(tiny_config(tmp_path / name, updates=9), small_dataset, progress=False)
+        trainer.train(callback=callback)
+    assert_same_training(newest_checkpoint(tmp_path / "with"), newest_checkpoint(tmp_path / "without"))
+
+
+def test_a_callback_stops_training_with_a_checkpoint_to_go_on_from(small_dataset, tmp_path):
+    whole, parts = (tiny_config(tmp_path / name, updates=12) for name in ("whole", "parts"))
+    train(whole, small_dataset)
+    trainer = Trainer(parts, small_dataset, progress=False)
+    result = trainer.train(callback=lambda progress: progress.stop() if progress.step == 6 else None)
+    assert (result.step, result.stopped_by) == (6, None)
+    assert trainer.checkpoints.steps()[-1] == 6
+    train(dataclasses.replace(parts, resume=True), small_dataset)
+    assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
+    assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_what_a_callback_raises_reaches_the_caller_and_a_checkpoint_is_kept(small_dataset, tmp_path, error):
+    def fail(progress):
+        raise error
+
+    trainer = Trainer(tiny_config(tmp_path), small_dataset, progress=False)
+    with pytest.raises(error):
+        trainer.train(callback=fail)
+    assert newest_checkpoint(tmp_path).step == 3

@@ -1,0 +1,172 @@
+"""What a run starts with, from its configuration: data, normalizer, sampler, and an algorithm."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from spi_diffusers.algorithms.base import Algorithm, PolicySizes, algorithm_class
+from spi_diffusers.algorithms.networks import Compute
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
+from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.files import CONFIG_FILE, read_json
+from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.sampler import MemorySampler, Sampler
+from spi_diffusers.training.streaming_sampler import StreamingSampler
+
+logger = logging.getLogger(__name__)
+
+Dataset = TransitionDataset | StreamedDataset
+
+
+def open_training_data(config: TrainConfig, accelerator: Accelerator, *, progress: bool = True) -> Dataset:
+    """Load or open the data that a configuration names.
+
+    Args:
+        config: The run's configuration.
+        accelerator: The processes; all of them must call this.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The data. With `streaming="auto"`, memory decides; a resumed run keeps to what was decided, because
+        the order of its batches depends on it.
+
+    Raises:
+        DatasetError: The data cannot be used, or not be streamed.
+        OSError: A file cannot be read.
+    """
+    with accelerator.main_process_first():
+        # One decision for all processes: each sees another amount of free memory.
+        decision = [_should_stream(config, accelerator) if accelerator.is_main_process else False]
+    broadcast_object_list(decision)
+    dataset, task = config.dataset, config.task
+    clip, revision = config.clip_actions, config.revision
+    with accelerator.main_process_first():  # one download, which the other processes find in the cache
+        if decision[0]:
+            shows = progress and accelerator.is_main_process
+            return open_stream(dataset, task, revision=revision, clip_actions=clip, progress=shows)
+        return load_transitions(dataset, task, revision=revision, clip_actions=clip)
+
+
+def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
+    if config.streaming != "auto":
+        return config.streaming
+    if config.resume:
+        try:  # what the run that is resumed does
+            decided = read_json(Path(str(config.output_dir)) / CONFIG_FILE).get("streaming")
+        except (OSError, ValueError):
+            decided = None
+        if isinstance(decided, bool):
+            return decided
+    copies = accelerator.num_processes
+    if not exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies):
+        return False
+    if not algorithm_class(config.algorithm).streams:
+        logger.warning(
+            "The data would take more than half of the available memory; it is loaded all the same, as %s "
+            "cannot stream it.",
+            config.algorithm,
+        )
+        return False
+    logger.info(
+        "The data would take more than half of the available memory: it is streamed, %d transitions at a "
+        "time (shuffle_buffer).",
+        config.shuffle_buffer,
+    )
+    return True
+
+
+def training_episodes(config: TrainConfig, dataset: Dataset) -> Dataset:
+    """The episodes that the algorithm learns from: all, or those within the cost limit.
+
+    Raises:
+        DatasetError: No episode is within the limit.
+        ConfigError: The data is streamed, and the algorithm needs it in memory.
+    """
+    algorithm = algorithm_class(config.algorithm)
+    if isinstance(dataset, StreamedDataset):
+        if not algorithm.streams:
+            raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
+        return dataset
+    if not algorithm.safe_episodes_only:
+        return dataset
+    assert config.cost_limit is not None  # the configuration sees to it
+    within = dataset.episodes.cost_return <= config.cost_limit
+    if not bool(within.any()):
+        least = float(dataset.episodes.cost_return.min())
+        raise DatasetError(
+            f"{dataset.source}: no episode is within cost_limit={config.cost_limit:g}, the least costly one "
+            f"has {least:g}; {config.algorithm} has nothing to imitate."
+        )
+    return dataset.select_episodes(within)
+
+
+def build_normalizer(dataset: Dataset) -> ObservationNormalizer:
+    """A normalizer fitted on a dataset's observations."""
+    # By keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out.
+    normalizer = ObservationNormalizer(observation_dim=dataset.observation_dim)
+    if isinstance(dataset, StreamedDataset):
+        normalizer.set_statistics(dataset.summary.observation_mean, dataset.summary.observation_std)
+        return normalizer
+    return normalizer.fit(dataset.transitions.observation)
+
+
+def build_sampler(
+    config: TrainConfig,
+    dataset: Dataset,
+    normalizer: ObservationNormalizer,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Sampler:
+    """The sampler that fits the dataset: from memory, or from its files; arguments as for `Sampler`.
+
+    Raises:
+        DatasetError: The data does not fit the configuration.
+        ValueError: The batch cannot be shared out equally.
+    """
+    if isinstance(dataset, StreamedDataset):
+        return StreamingSampler(config, dataset, normalizer, device=device, rank=rank, world_size=world_size)
+    return MemorySampler(config, dataset, normalizer, device=device, rank=rank, world_size=world_size)
+
+
+def longest_episode(dataset: Dataset) -> int:
+    """Steps of the longest episode: the task's limit, or the data's longest one."""
+    return dataset.task.max_episode_steps if dataset.task else int(dataset.episodes.length.max())
+
+
+def build_algorithm(
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    device: torch.device | str = "cpu",
+    overlap: bool = False,
+    reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
+) -> Algorithm:
+    """The algorithm with freshly initialized networks.
+
+    Args:
+        config: Sizes, seed, precision and the algorithm's settings.
+        dataset: Gives the sizes of observations and actions.
+        device: Where training runs.
+        overlap: Run the two halves of an update in two threads.
+        reduce_gradients: Averages gradients over processes; None for one process.
+
+    Returns:
+        The algorithm. Its initial weights depend on the seed alone; the caller's random state is untouched.
+    """
+    limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
+    sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, longest_episode(dataset), **limit)
+    dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+    compute = Compute(dtype, device, reduce_gradients, overlap)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return algorithm_class(config.algorithm).build(config, sizes, compute)
