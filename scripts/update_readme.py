@@ -34,7 +34,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def results_table(path: Path) -> str:
-    """Safe extraction, the paper's, and the behaviour data, at every limit."""
+    """Safe extraction, the paper's, and the behavior data, at every limit."""
     entries = read_results(path)
     summaries = summarize_seeds(entries)
     limits = sorted({summary.cost_limit for summary in summaries})
@@ -45,7 +45,7 @@ def results_table(path: Path) -> str:
         f"{summaries[0].task}, {seeds} training seeds, {episodes} episodes in all, {entries[0].updates:,} "
         f"updates each ({minutes:.0f} minutes on one thread of a busy machine):",
         "",
-        "| cost limit | policy | normalised reward | normalised cost | worst seed's cost | episodes within |",
+        "| cost limit | policy | normalized reward | normalized cost | worst seed's cost | episodes within |",
         "|---|---|---|---|---|---|",
     ]
     for limit in limits:
@@ -59,14 +59,14 @@ def results_table(path: Path) -> str:
                 f"| {limit:g} | best episode in the data within the limit | "
                 f"{data.best_normalized_reward:.2f} | {data.best_cost_return / limit:.2f} | | |"
             )
-    lines += ["", "± is the deviation over training seeds. A normalised cost of at most 1 keeps the limit."]
+    lines += ["", "± is the deviation over training seeds. A normalized cost of at most 1 keeps the limit."]
     return "\n".join(lines)
 
 
 def tasks_table() -> str:
     """Safe extraction on every other task with results: reward, cost, and what the data allows."""
     lines = [
-        "| task | cost limit | normalised reward | normalised cost | worst seed's cost | episodes within | "
+        "| task | cost limit | normalized reward | normalized cost | worst seed's cost | episodes within | "
         "best episode in the data within |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -106,7 +106,7 @@ def comparison_table() -> str:
     data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
     tasks = len(data.common_tasks)
     lines = [
-        "| | normalised reward | normalised cost | limits kept | highest reward within the limit | seeds |",
+        "| | normalized reward | normalized cost | limits kept | highest reward within the limit | seeds |",
         "|---|---|---|---|---|---|",
     ]
     titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
