@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -29,7 +30,43 @@ REPLAY_FILE = "replay.mp4"
 INDEX_FILE = "model_index.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
+#: An id on the Hub: organization/name.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
 _MAX_JSON_BYTES = 100_000_000
+
+
+class PolicyError(ValueError):
+    """A policy cannot be used; the message names the folder, the file or the repository."""
+
+
+def find_local_policy(policy: str | os.PathLike[str], revision: str | None = None) -> Path | None:
+    """The folder of a policy on this machine; None where its name is one to look for on the Hub.
+
+    Args:
+        policy: Folder of a policy, or of the run that made it, or an id on the Hub (`org/name`). What exists
+            on disk is never looked up on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        FileNotFoundError: There is no such folder, and it does not look like an id on the Hub; or the folder
+            holds no policy. The message names the nearest existing folder.
+        PolicyError: A revision of a local folder was asked for.
+    """
+    path, name = Path(policy).expanduser(), str(policy)
+    if path.exists():
+        if revision is not None:
+            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
+        return find_policy_folder(path)
+    nearest = nearest_path(path)
+    hint = f"; did you mean the folder {nearest}?" if nearest else ""
+    if not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"{name}: no such folder, and not an id on the Hub (org/name){hint}")
+    if nearest is not None and nearest.parent == path.parent and revision is None:  # outputs/balcircle
+        raise FileNotFoundError(
+            f"{name}: no such folder{hint} For one on the Hub, name a revision such as main"
+        )
+    return None
 
 
 def find_policy_folder(path: str | os.PathLike[str]) -> Path:

@@ -49,34 +49,28 @@ def run(args: argparse.Namespace) -> int:
     task = get_task(args.task).name if args.task else None
     from spi_diffusers.hub.results import read_policy_results
 
-    policies = [read_policy_results(policy, token=args.token) for policy in args.policies]
+    twice = sorted({policy for policy in args.policies if args.policies.count(policy) > 1})
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice")
+    policies = {policy: read_policy_results(policy, token=args.token) for policy in args.policies}
     print_comparison(policies, task, args, best_only=args.best)
     return 0
 
 
-def print_comparison(policies: list, task: str | None, args: argparse.Namespace, *, best_only: bool) -> None:
+def print_comparison(policies: dict, task: str | None, args: argparse.Namespace, *, best_only: bool) -> None:
     """Rank policies, and print the table as `add_format_arguments` were given, with notes on stderr."""
-    from spi_diffusers.evaluation.tables import (
-        compare_policies,
-        comparison_markdown,
-        comparison_notes,
-        comparison_records,
-        comparison_tables,
-        missing_notes,
-    )
+    from spi_diffusers.evaluation.tables import compare_policies
 
-    rows = compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=best_only)
+    comparison = compare_policies(policies, task=task, cost_limits=args.cost_limit, best_only=best_only)
     if args.json:
-        print(json.dumps(comparison_records(rows), indent=2))
+        print(json.dumps(comparison.records(), indent=2))
     elif args.markdown:
-        print(comparison_markdown(rows))
+        print(comparison.markdown())
     else:
         from rich.console import Console
 
         # Piped output has no width; do not fold names there.
         console = Console(width=None if sys.stdout.isatty() else 140)
-        for table in comparison_tables(rows):
-            console.print(table)
-    missing = missing_notes(policies, rows, task=task, cost_limits=args.cost_limit)
-    for note in [*comparison_notes(rows), *missing]:
+        console.print(*comparison.tables())
+    for note in comparison.notes:
         print(note, file=sys.stderr)

@@ -19,10 +19,7 @@ the highest predicted return; "reward" takes the highest predicted return alone.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi evaluate`."""
-    parser.add_argument(
-        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
-    )
-    parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
+    add_policy_arguments(parser)
     parser.add_argument(
         "--cost-limit",
         type=float,
@@ -42,18 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how an action is picked from the candidates (default: both)",
     )
     parser.add_argument(
-        "--no-feedback",
-        action="store_true",
-        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
-    )
-    parser.add_argument(
         "--simulator",
         default="auto",
         metavar="NAME",
         help="what plays the task: its own simulator here (auto), or the real safety_gymnasium or dsrl where "
         "it is installed; results go to a folder of their own",
     )
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(
         "--dataset", help="behavior data to compare with (default: what the policy was trained on)"
     )
@@ -64,15 +55,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-plots", action="store_true", help="do not draw plots")
     parser.add_argument("--no-video", action="store_true", help="do not record an episode")
+
+
+def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what evaluation and playing share: which policy acts, on what, and how it is told the cost."""
+    parser.add_argument(
+        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
+    )
+    parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
+    parser.add_argument(
+        "--no-feedback",
+        action="store_true",
+        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def check_policy(args: argparse.Namespace) -> None:
+    """Look at what was named before the heavy imports, so that a typing error shows at once."""
+    from spi_diffusers.data.tasks import get_task
+    from spi_diffusers.files import find_local_policy
+
+    if args.task is not None:
+        get_task(args.task)
+    find_local_policy(args.policy, args.revision)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the tables, and say what was written."""
-    from spi_diffusers.data.tasks import get_task
-
-    if args.task is not None:
-        get_task(args.task)  # before the heavy imports: a typing error shows at once
+    check_policy(args)
     log_to_stderr()
     from diffusers.utils.logging import disable_progress_bar
     from rich.console import Console

@@ -42,7 +42,11 @@ def run(args: argparse.Namespace) -> int:
     for reason in found.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     # A collection holds policies of all tasks.
-    policies = [one for one in found.policies if any(entry.task == task.name for entry in one.results)]
+    policies = {
+        name: results
+        for name, results in found.policies.items()
+        if any(entry.task == task.name for entry in results)
+    }
     if not policies:
         where = f"author {args.author}" if args.author else f"collection {args.collection}"
         raise ValueError(f"{where}: no policy with results for {task.name}")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
 from spi_diffusers.commands.messages import log_to_stderr
 
 EXAMPLES = """\
@@ -18,10 +19,7 @@ and seed play the same episode.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi play`."""
-    parser.add_argument(
-        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
-    )
-    parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
+    add_policy_arguments(parser)
     parser.add_argument(
         "--cost-limit",
         type=float,
@@ -35,26 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how an action is picked from the candidates (default: safe)",
     )
     parser.add_argument(
-        "--no-feedback",
-        action="store_true",
-        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
-    parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE.mp4",
         help="the video (default: outputs/play/<policy>-limit<L>-seed<S>.mp4)",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Play and record an episode, and say how it went."""
-    from spi_diffusers.data.tasks import get_task
-
-    if args.task is not None:
-        get_task(args.task)  # before the heavy imports: a typing error shows at once
+    check_policy(args)
     log_to_stderr()
     from diffusers.utils.logging import disable_progress_bar
 

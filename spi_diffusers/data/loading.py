@@ -12,7 +12,6 @@ from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
 from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
-    HUB_ID,
     RESERVED_NAMES,
     Task,
     UnknownTaskError,
@@ -21,6 +20,7 @@ from spi_diffusers.data.tasks import (
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import HUB_ID
 
 #: The dataset that ships with the package: a folder in the parquet layout.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"

@@ -14,8 +14,9 @@ from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_
 from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, TASKS, Task, resolve_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
+from spi_diffusers.files import HUB_ID
 
 logger = logging.getLogger(__name__)
 

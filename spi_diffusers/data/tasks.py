@@ -10,7 +10,6 @@ import difflib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +17,8 @@ from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from spi_diffusers.files import HUB_ID
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
@@ -165,7 +166,6 @@ def task_of_file(path: Path) -> Task | None:
         return None
 
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: What stands for the data in the package and for DSRL's own wherever a dataset is named.
 RESERVED_NAMES = ("embedded", "dsrl")
 _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code

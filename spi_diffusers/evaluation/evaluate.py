@@ -42,7 +42,8 @@ from spi_diffusers.files import (
     METRICS_FILE,
     REPLAY_FILE,
     RESULTS_FILE,
-    find_policy_folder,
+    PolicyError,
+    find_local_policy,
 )
 
 if TYPE_CHECKING:
@@ -403,7 +404,7 @@ def evaluate_to_folder(
         SimulatorNotInstalledError: The simulator is missing.
         OSError: A file cannot be written.
     """
-    from spi_diffusers.pipelines.loading import PolicyError, load_pipeline
+    from spi_diffusers.pipelines.loading import load_pipeline
 
     spec = spec or EvaluationSpec()
     pipeline = load_pipeline(policy, revision=revision)
@@ -415,7 +416,7 @@ def evaluate_to_folder(
         )
     known = policy_task(pipeline, task)
     spec.ways(pipeline)
-    folder = find_policy_folder(policy) if Path(policy).expanduser().exists() else None
+    folder = find_local_policy(policy, revision)
     output = Path(output) if output else _default_output(str(policy), folder, spec.simulator, revision)
     # What cannot be used must show before anything is played, not after it.
     if output.is_file():

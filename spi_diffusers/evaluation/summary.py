@@ -62,7 +62,6 @@ class SeedSummary:
         normalized_reward: the return in DSRL's scale.
         normalized_cost: the cost return over the limit.
         within_limit: share of all episodes with cost return <= cost limit.
-        within_limit_worst: that share for the seed where it is lowest.
         steps_per_second: mean over the seeds.
     """
 
@@ -79,7 +78,6 @@ class SeedSummary:
     normalized_reward: SeedStatistic
     normalized_cost: SeedStatistic
     within_limit: float
-    within_limit_worst: float
     steps_per_second: float
 
     @property
@@ -170,7 +168,6 @@ def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
         normalized_reward=_rescale(reward, task.normalize_reward),
         normalized_cost=_rescale(cost, normalize_cost),
         within_limit=sum(entry.within_limit * entry.episodes for entry in entries) / count,
-        within_limit_worst=min(entry.within_limit for entry in entries),
         steps_per_second=sum(entry.steps_per_second for entry in entries) / len(entries),
     )
 

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, HUB_ID, RESERVED_NAMES
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, RESERVED_NAMES
 from spi_diffusers.evaluation.summary import (
     SeedStatistic,
     SeedSummary,
@@ -16,7 +16,7 @@ from spi_diffusers.evaluation.summary import (
     spread_over,
     summarize_seeds,
 )
-from spi_diffusers.files import RESULTS_FILE, short_name
+from spi_diffusers.files import HUB_ID, RESULTS_FILE, short_name
 from spi_diffusers.hub.policy_files import DEFAULT_LICENSE, PLOTS_FOLDER, PolicyFiles
 
 if TYPE_CHECKING:

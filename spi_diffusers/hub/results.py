@@ -7,10 +7,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
-from spi_diffusers.data.tasks import HUB_ID, Task
-from spi_diffusers.evaluation.results import read_results
-from spi_diffusers.evaluation.tables import ComparedPolicy
-from spi_diffusers.files import EVALUATION_FOLDER, POLICY_FOLDER, RESULTS_FILE, nearest_path
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.evaluation.results import Results, read_results
+from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, nearest_path
 from spi_diffusers.hub.upload import HubError, explained
 
 
@@ -19,11 +18,11 @@ class PublishedPolicies:
     """What a search on the Hub found.
 
     Attributes:
-        policies: Those with results.
+        policies: Results by the id of the repository.
         unreadable: Why the results of others could not be read, by their id.
     """
 
-    policies: list[ComparedPolicy]
+    policies: dict[str, Results]
     unreadable: dict[str, str]
 
 
@@ -42,9 +41,7 @@ def results_folders(path: Path) -> list[Path]:
     return [place for place in places if (place / RESULTS_FILE).is_file()]
 
 
-def read_policy_results(
-    policy: str, *, revision: str | None = None, token: str | None = None
-) -> ComparedPolicy:
+def read_policy_results(policy: str, *, revision: str | None = None, token: str | None = None) -> Results:
     """Read the results of a policy.
 
     Args:
@@ -70,7 +67,7 @@ def read_policy_results(
         if not HUB_ID.fullmatch(policy):
             raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name){hint}")
         return _download(policy, revision, token)
-    return ComparedPolicy(policy, read_results(file))
+    return read_results(file)
 
 
 def find_policies(
@@ -90,10 +87,10 @@ def find_policies(
     """
     if (author is None) == (collection is None):
         raise ValueError("name either an author or a collection")
-    policies, unreadable = [], {}
+    policies, unreadable = {}, {}
     for repo_id in sorted(set(_repositories(task, author, collection, token))):
         try:
-            policies.append(_download(repo_id, None, token))
+            policies[repo_id] = _download(repo_id, None, token)
         except (HubError, ValueError, OSError) as error:
             unreadable[repo_id] = str(error)
     return PublishedPolicies(policies, unreadable)
@@ -108,11 +105,11 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
         return [model.id for model in HfApi(token=token).list_models(author=author, filter=task.name)]
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> ComparedPolicy:
+def _download(repo_id: str, revision: str | None, token: str | None) -> Results:
     with explained(f"{repo_id}: its results cannot be read"):
         try:
             file = HfApi(token=token).hf_hub_download(repo_id, RESULTS_FILE, revision=revision)
         except RemoteEntryNotFoundError as error:
             why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
             raise HubError(f"{repo_id}: {why}") from error
-    return ComparedPolicy(repo_id, read_results(file))
+    return read_results(file)

@@ -18,13 +18,13 @@ from safetensors import safe_open
 
 from spi_diffusers import models
 from spi_diffusers.data.network import explain, with_retries
-from spi_diffusers.data.tasks import HUB_ID
 from spi_diffusers.files import (
     CONFIG_FILE,
     INDEX_FILE,
     INFO_FILE,
     WEIGHTS_FILE,
-    find_policy_folder,
+    PolicyError,
+    find_local_policy,
     nearest_path,
     read_json,
     to_json,
@@ -57,10 +57,6 @@ _MAX_CANDIDATES = 100_000
 _LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
 
-class PolicyError(ValueError):
-    """A policy cannot be used; the message names the folder, the file or the repository."""
-
-
 def resolve_policy(
     policy: str | os.PathLike[str],
     revision: str | None = None,
@@ -86,24 +82,16 @@ def resolve_policy(
         PolicyError: The Hub cannot be reached or has no such policy; or a revision of a local folder was
             asked for.
     """
-    path, name = Path(policy).expanduser(), str(policy)
-    if path.exists():
-        if revision is not None:
-            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
-        return find_policy_folder(path)
-    nearest = nearest_path(path)
-    hint = f"; did you mean the folder {nearest}?" if nearest else ""
-    if not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"{name}: no such folder, and not an id on the Hub (org/name){hint}")
-    if nearest is not None and nearest.parent == path.parent and revision is None:  # outputs/balcircle
-        raise FileNotFoundError(
-            f"{name}: no such folder{hint} For one on the Hub, name a revision such as main"
-        )
+    local, name = find_local_policy(policy, revision), str(policy)
+    if local is not None:
+        return local
     patterns = ["*.json", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
     download = partial(snapshot_download, name, revision=revision, allow_patterns=patterns, **options)
     try:
         folder = Path(with_retries(download, what=f"Loading {name}"))
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        nearest = nearest_path(Path(policy).expanduser())
+        hint = f"; did you mean the folder {nearest}?" if nearest else ""
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: is no policy: there is no {INDEX_FILE} in it.")

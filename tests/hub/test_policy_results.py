@@ -32,10 +32,10 @@ def test_a_file_a_run_a_policy_and_an_evaluation(tmp_path):
     write_results(tmp_path / "run" / "evaluation" / "results.json", ENTRIES)
     (tmp_path / "run" / "policy").mkdir()
     for place in ("run", "run/policy", "run/evaluation", "run/evaluation/results.json"):
-        assert len(read_policy_results(str(tmp_path / place)).results) == len(ENTRIES)
+        assert len(read_policy_results(str(tmp_path / place))) == len(ENTRIES)
     write_results(tmp_path / "demo" / "results.json", ENTRIES)  # as `make demo` writes it
     (tmp_path / "demo" / "policy").mkdir()
-    assert len(read_policy_results(str(tmp_path / "demo" / "policy")).results) == len(ENTRIES)
+    assert len(read_policy_results(str(tmp_path / "demo" / "policy"))) == len(ENTRIES)
 
 
 def test_what_is_not_there(tmp_path):
@@ -46,7 +46,7 @@ def test_what_is_not_there(tmp_path):
 
 
 def test_from_the_hub(hub):
-    assert read_policy_results("org/plain").results == sorted(ENTRIES, key=lambda entry: entry.key)
+    assert read_policy_results("org/plain") == sorted(ENTRIES, key=lambda entry: entry.key)
     with pytest.raises(HubError, match=r"org/silent: there is no results\.json"):
         read_policy_results("org/silent")
     with pytest.raises(HubError, match="org/nothing: its results cannot be read"):
@@ -55,7 +55,7 @@ def test_from_the_hub(hub):
 
 def test_all_of_an_author_and_of_a_collection(hub):
     found = find_policies(BALL, author="org")
-    assert [policy.name for policy in found.policies] == ["org/better", "org/plain"]
+    assert list(found.policies) == ["org/better", "org/plain"]
     assert list(found.unreadable) == ["org/silent"]
     item = {"_id": "1", "id": "org/plain", "type": "model", "position": 0}
     hub.store.collections["org/safe-1"] = {
@@ -69,7 +69,7 @@ def test_all_of_an_author_and_of_a_collection(hub):
         "theme": "blue",
         "upvotes": 0,
     }
-    assert [policy.name for policy in find_policies(BALL, collection="org/safe-1").policies] == ["org/plain"]
+    assert list(find_policies(BALL, collection="org/safe-1").policies) == ["org/plain"]
     with pytest.raises(HubError, match="collection org/none: cannot be listed"):
         find_policies(BALL, collection="org/none")
 
