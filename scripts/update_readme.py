@@ -16,7 +16,7 @@ from typing import Any
 from helpers import MAIN_TASK, RESULTS, ROOT, results_of
 
 from spi_diffusers.benchmark.suites import title_of
-from spi_diffusers.benchmark.tables import NOT_FED_BACK, statistics_not_fed_back, table_data
+from spi_diffusers.benchmark.tables import NOT_FED_BACK, table_data
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS
@@ -111,7 +111,7 @@ def comparison_table() -> str:
     ]
     titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
     rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, data) for row in data.statistics()]
-    if own := statistics_not_fed_back(data, alone):
+    if own := data.statistics_not_fed_back(alone):
         rows.insert(1, (NOT_FED_BACK, own, alone))
     for name, row, against in rows:
         wins = sum(against.best_safe(task) == row.algorithm for task in data.common_tasks)

@@ -20,7 +20,7 @@ from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell, Evaluat
 from spi_diffusers.config.validation import flatten
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.results import EvaluationEntry
 from spi_diffusers.files import (
     CHECKPOINTS_FOLDER,
     EVALUATION_FOLDER,
@@ -30,6 +30,7 @@ from spi_diffusers.files import (
     to_json,
     written_aside,
 )
+from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from spi_diffusers.config.train import TrainConfig
@@ -40,19 +41,33 @@ if TYPE_CHECKING:
 CELL_FILE = "cell.json"
 OUTCOME_FILE = "outcome.json"
 LOG_FILE = "log.txt"
-_FORMAT_VERSION = 1
 Status = Literal["done", "diverged", "failed"]
 #: The folder and not the file: what was trained in it would pass for what is asked for next.
 _AGAIN = "Remove its folder to run the cell again."
-#: Settings that do not change what is learned.
-_FREE_TO_CHANGE = {
-    *("output_dir", "resume", "device", "threads", "overlap", "log_every", "checkpoint_every"),
-    *("keep_checkpoints", "trackers"),
-}
+#: Each interruption makes a checkpoint of its own, which must not push out one that the curve needs.
+_INTERRUPTIONS = 100
+#: How long a process waits for one before it on the same cell, which is on its way out.
+_TURN_SECONDS = 120.0
+
+
+class BenchmarkError(ValueError):
+    """A benchmark cannot be run; the message says why, before anything is trained."""
 
 
 class CellError(ValueError):
     """A cell's files cannot be used; the message names the file."""
+
+
+class StoppedError(RuntimeError):
+    """A signal stopped training; a checkpoint is saved.
+
+    Args:
+        signal_number: The signal.
+    """
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by signal {signal_number}; a checkpoint is saved")
+        self.signal_number = signal_number
 
 
 @dataclass(frozen=True)
@@ -74,28 +89,20 @@ class Outcome:
         if self.status != "done":
             return self.status == "diverged"
         # The curve's points come before the end, so all are here once that is; but maybe with fewer episodes.
-        points = [e for e in self.entries if cell.curve_points > 1 and is_curve_point(cell, e)]
+        points = [e for e in self.entries if cell.curve_points > 1 and e.algorithm == cell.point(e.updates)]
         enough = max(wanted.episodes for wanted in cell.evaluations)
         return not missing_evaluations(cell, self.entries) and all(e.episodes >= enough for e in points)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
-        entries = [entry.to_dict() for entry in self.entries]
-        return {
-            "format_version": _FORMAT_VERSION,
-            "status": self.status,
-            "message": self.message,
-            "entries": entries,
-        }
+        return {**vars(self), "entries": [entry.to_dict() for entry in self.entries]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Outcome":
         """What `to_dict` came from; KeyError, TypeError or ValueError where it came from elsewhere."""
-        known = values["status"] in get_args(Status)
-        if values["format_version"] != _FORMAT_VERSION or not known:
-            raise ValueError(f"format_version must be {_FORMAT_VERSION} and status a known one")
-        entries = tuple(EvaluationEntry.from_dict(entry) for entry in values["entries"])
-        return cls(values["status"], values["message"], entries)
+        if values["status"] not in get_args(Status):
+            raise ValueError(f"unknown status {values['status']!r}")
+        return cls(**{**values, "entries": tuple(map(EvaluationEntry.from_dict, values["entries"]))})
 
 
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
@@ -112,133 +119,7 @@ def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[
     ]
 
 
-def curve_name(algorithm: str, updates: int) -> str:
-    """What results call an algorithm before the end of its training: one entry per point of the curve."""
-    return f"{algorithm}@{updates}"
-
-
-def is_curve_point(cell: Cell, entry: EvaluationEntry) -> bool:
-    """Whether an entry is a point of the cell's learning curve, before the end of training."""
-    return entry.algorithm == curve_name(cell.algorithm, entry.updates)
-
-
-def is_of_cell(cell: Cell, entry: EvaluationEntry) -> bool:
-    """Whether an entry is of the cell's training run, its end or a point of its learning curve."""
-    return (
-        (entry.task, entry.train_seed) == (get_task(cell.task).name, cell.seed)
-        and (entry.algorithm == cell.algorithm or is_curve_point(cell, entry))
-        and cell.train_limit in (None, entry.cost_limit)
-    )
-
-
-def diverged_run(cell: Cell, message: str) -> DivergedRun:
-    """A cell that diverged, for the results file."""
-    return DivergedRun(get_task(cell.task).name, cell.algorithm, cell.train_limit, cell.seed, message)
-
-
-def write_cell(folder: Path, cell: Cell, config: Mapping[str, Any]) -> None:
-    """Say what a folder is for.
-
-    Args:
-        folder: The cell's folder.
-        cell: The cell.
-        config: Its complete training configuration.
-    """
-    _write_json(folder / CELL_FILE, {"cell": cell.to_dict(), "config": dict(config)})
-
-
-def read_cell(folder: Path) -> tuple[Cell, dict[str, Any]]:
-    """What `write_cell` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CellError: It is half-written, or something else.
-    """
-    content = _read_json(folder / CELL_FILE)
-    try:
-        return Cell.from_dict(content["cell"]), dict(content["config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CellError(f"{folder / CELL_FILE}: is not a cell of a benchmark: {error!r}. {_AGAIN}") from error
-
-
-def check_same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix results of different settings.
-
-    Args:
-        folder: The cell's folder, for the message.
-        before: The training configuration that it was made with.
-        now: The one that is asked for.
-
-    Raises:
-        CellError: Naming each setting that differs.
-    """
-    first, second = flatten(before), flatten(now)
-    changed = [
-        f"{key} was {first.get(key)!r}, is {second.get(key)!r}"
-        for key in sorted(first.keys() | second.keys())
-        if key not in _FREE_TO_CHANGE and first.get(key) != second.get(key)
-    ]
-    if changed:
-        raise CellError(
-            f"{folder}: was trained with other settings: {'; '.join(changed)}. Choose another --output, or "
-            "remove that folder."
-        )
-
-
-def check_untouched(folder: Path) -> None:
-    """Refuse to take over what was trained in a folder that does not say by which settings.
-
-    Raises:
-        CellError: It holds a training.
-    """
-    found = next((n for n in (POLICY_FOLDER, CHECKPOINTS_FOLDER) if (folder / n).exists()), None)
-    if found is not None:
-        raise CellError(
-            f"{folder}: holds a training ({found}), but no {CELL_FILE} that says of what. {_AGAIN}"
-        )
-
-
-def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Say how a cell ended."""
-    _write_json(folder / OUTCOME_FILE, outcome.to_dict())
-
-
-def read_outcome(folder: Path) -> Outcome | None:
-    """How a cell ended; None where it has not.
-
-    Raises:
-        CellError: The file is half-written, or something else.
-    """
-    path = folder / OUTCOME_FILE
-    if not path.exists():
-        return None
-    content = _read_json(path)
-    try:
-        return Outcome.from_dict(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CellError(f"{path}: is not a benchmark's outcome: {error}. {_AGAIN}") from error
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with written_aside(path) as aside:
-        aside.write_bytes(to_json(content))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise CellError(f"{error} {_AGAIN}") from error
-
-
-# ---- before training
-
-#: Each makes a checkpoint of its own, which must not push out one that the learning curve needs.
-_INTERRUPTIONS = 100
-
-
-class BenchmarkError(ValueError):
-    """A benchmark cannot be run; the message says why, before anything is trained."""
+# ---- settings, data and simulators, before anything is trained
 
 
 def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> dict[Cell, dict[str, Any]]:
@@ -268,8 +149,7 @@ def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> di
         if config.dataset in (None, "embedded") and cell.task not in embedded:
             raise BenchmarkError(
                 f"{cell.task}: its data is not in the package; name it with --dataset, for example "
-                "--dataset datasets, or for this task alone --dataset "
-                f"{cell.task}=FOLDER."
+                f"--dataset datasets, or for this task alone --dataset {cell.task}=FOLDER."
             )
         configs[cell] = config.to_dict()
     return configs
@@ -290,7 +170,7 @@ def check_simulators(cells: Sequence[Cell]) -> None:
 
 
 def check_datasets(configs: Mapping[Cell, Mapping[str, Any]]) -> None:
-    """Refuse to start where a dataset is not there, which every cell would find out for itself.
+    """Refuse to start where a dataset is missing, which every cell would find out for itself.
 
     Raises:
         MissingDatasetError: Naming it.
@@ -302,22 +182,95 @@ def check_datasets(configs: Mapping[Cell, Mapping[str, Any]]) -> None:
             check_source(dataset, task)
 
 
-# ---- training and evaluation
-
-#: How long a process waits for one before it on the same cell, which is on its way out.
-_TURN_SECONDS = 120.0
+# ---- files
 
 
-class StoppedError(RuntimeError):
-    """A signal stopped training; a checkpoint is saved.
+def write_cell(folder: Path, cell: Cell, config: Mapping[str, Any]) -> None:
+    """Say what a folder is for: the cell, and its complete training configuration."""
+    _write(folder / CELL_FILE, {"cell": cell.to_dict(), "config": dict(config)})
+
+
+def read_cell(folder: Path) -> tuple[Cell, dict[str, Any]]:
+    """What `write_cell` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CellError: It is half-written, or something else.
+    """
+    with _explained(folder / CELL_FILE, "is not a cell of a benchmark") as content:
+        return Cell.from_dict(content["cell"]), dict(content["config"])
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Say how a cell ended."""
+    _write(folder / OUTCOME_FILE, outcome.to_dict())
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """How a cell ended; None where it has not.
+
+    Raises:
+        CellError: The file is half-written, or something else.
+    """
+    if not (folder / OUTCOME_FILE).exists():
+        return None
+    with _explained(folder / OUTCOME_FILE, "is not a benchmark's outcome") as content:
+        return Outcome.from_dict(content)
+
+
+def outcome_so_far(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Outcome | None:
+    """How a cell ended; None where something is left to do.
 
     Args:
-        signal_number: The signal.
-    """
+        folder: The cell's folder.
+        cell: The cell that is asked for.
+        config: Its complete training configuration.
 
-    def __init__(self, signal_number: int):
-        super().__init__(f"stopped by signal {signal_number}; a checkpoint is saved")
-        self.signal_number = signal_number
+    Raises:
+        CellError: Its files are broken, or it was trained with other settings or with unknown ones.
+    """
+    if not (folder / CELL_FILE).exists():
+        found = next((n for n in (POLICY_FOLDER, CHECKPOINTS_FOLDER) if (folder / n).exists()), None)
+        if found is not None:
+            raise CellError(
+                f"{folder}: holds a training ({found}), but no {CELL_FILE} that says of what. {_AGAIN}"
+            )
+        return None
+    before, now = flatten(read_cell(folder)[1]), flatten(config)
+    free = WITHOUT_EFFECT - {"dataset", "revision"}
+    changed = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in free and before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise CellError(
+            f"{folder}: was trained with other settings: {'; '.join(changed)}. Choose another --output, or "
+            "remove that folder."
+        )
+    outcome = read_outcome(folder)
+    return outcome if outcome is not None and outcome.covers(cell) else None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with written_aside(path) as aside:
+        aside.write_bytes(to_json(content))
+
+
+@contextlib.contextmanager
+def _explained(path: Path, problem: str) -> Iterator[dict[str, Any]]:
+    """Give a file's content; what is wrong with it becomes a CellError."""
+    try:
+        content = read_json(path)
+    except ValueError as error:
+        raise CellError(f"{error} {_AGAIN}") from error
+    try:
+        yield content
+    except (KeyError, TypeError, ValueError) as error:
+        raise CellError(f"{path}: {problem}: {error!r}. {_AGAIN}") from error
+
+
+# ---- training and evaluation
 
 
 def run_cell(folder: str | Path) -> Outcome:
@@ -393,7 +346,7 @@ def _evaluate_along_training(cell: Cell, config: "TrainConfig", results: Path) -
     known = read_results(results) if results.exists() else []
     held = {entry.algorithm for entry in known if entry.episodes >= wanted.episodes}
     for step, pipeline in policies_along_training(config):
-        name = curve_name(cell.algorithm, step)
+        name = cell.point(step)
         # Where the points do not divide the updates, the last one comes shortly before the end.
         if step // config.checkpoint_every >= cell.curve_points or step == config.updates or name in held:
             continue

@@ -1,6 +1,7 @@
 """Tables and figures of a results file: what it holds is drawn, what it does not hold is named."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +19,7 @@ from spi_diffusers.benchmark.figures import (
 from spi_diffusers.benchmark.suites import Cell, algorithms_of, title_of
 from spi_diffusers.benchmark.tables import (
     diverged_list,
-    limit_entries,
-    limits_table,
+    limits_data,
     published_table,
     results_table,
     statistics_table,
@@ -62,12 +62,8 @@ class Report:
 def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> Report:
     """Make tables and figures from results files alone.
 
-    Args:
-        results: The results files; an evaluation that several hold must be the same in all.
-        folder: Where they go; figures of an earlier report are replaced or removed.
-
-    Returns:
-        What was made, and what could not be.
+    An evaluation that several files hold must be the same in all. Figures of an earlier report in `folder`
+    are replaced or removed.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -98,12 +94,10 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
 def write_task_results(
     outcomes: Mapping[Cell, Outcome], datasets: Mapping[str, str | None], folder: Path
 ) -> list[Path]:
-    """Put each task's results into a file of its own, and draw reward and cost against the limit.
+    """Put each task's results into `<task>.json`, and draw them against the limit as `<task>_limits.png`.
 
-    Args:
-        outcomes: How each cell ended.
-        datasets: `--dataset` of each task, by its short name: its own figures are drawn, too.
-        folder: Gets `<task>.json` and `<task>_limits.png`; other results that a file holds stay.
+    Other results that a file holds stay. `datasets` is `--dataset` by a task's short name: its own figures
+    are drawn, too.
 
     Returns:
         What was written.
@@ -115,11 +109,8 @@ def write_task_results(
     from spi_diffusers.data.streaming import open_transitions
 
     files = []
-    for task in dict.fromkeys(cell.task for cell in outcomes):
-        ended = {cell: outcome for cell, outcome in outcomes.items() if cell.task == task}
-        new = [entry for outcome in ended.values() for entry in outcome.entries]
-        if not new:
-            continue
+    for task in dict.fromkeys(cell.task for cell, outcome in outcomes.items() if outcome.entries):
+        new = [entry for cell, outcome in outcomes.items() if cell.task == task for entry in outcome.entries]
         entries = merge_results(folder / f"{task}.json", new)
         limits = sorted({entry.cost_limit for entry in entries})
         behavior = behavior_rows(open_transitions(datasets[task], task), limits)
@@ -134,12 +125,12 @@ def _compare(
     """Table 1 or 2 and its two figures of averages; returns the parts of the text."""
     title, number = _TABLES[suite]
     data = table_data(suite, entries, diverged)
-    if not data.algorithms:
+    if not data.rows:
         report.left_out.append(f"{title}: the results hold none of its algorithms")
         return []
     if data.common_tasks:
         for place, score in ((number, "reward"), (number + 1, "cost")):
-            path = folder / _average_figure(place, score)
+            path = folder / f"figure_{place}_average_{score}.png"
             report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
     else:
         report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every algorithm")
@@ -164,7 +155,7 @@ def _draw_learning_curves(
         names = ", ".join(get_task(task).short_name for task in others)
         report.left_out.append(f"{names} in Figures 8 and 9: not every draw has finished there")
     for place, score in _CURVES if tasks else ():
-        path = folder / _curve_figure(place, score)
+        path = folder / f"figure_{place}_random_weights_{score}.png"
         title = f"Figure {place}: {score} for random weights (Eq. 6)"
         report.files.append(plot_learning_curves(curves, tasks, score, path, title))
     data = table_data("sensitivity", entries, diverged)
@@ -174,13 +165,14 @@ def _draw_learning_curves(
 def _draw_limits(
     entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
 ) -> list[str]:
-    by_task, variants = limit_entries(entries), algorithms_of("limits")
-    if not by_task:
+    data, variants = limits_data(entries, diverged), algorithms_of("limits")
+    if not data.rows:
         report.left_out.append(
             "reward against the cost limit: no task has SPI and a baseline at several limits"
         )
         return []
-    for task, chosen in by_task.items():
+    for task in dict.fromkeys(task for task, _ in data.rows):
+        chosen = [entry for (at, _, _), group in data.entries.items() if at == task for entry in group]
         lost = Counter(run.algorithm for run in diverged if run.task == task)
 
         def name_of(summary: SeedSummary, lost: Counter[str] = lost) -> str:
@@ -192,35 +184,20 @@ def _draw_limits(
         notes = ["† n: n training runs diverged and are not in it"] if shown & lost.keys() else []
         if gone := [title_of(name) for name in lost if name not in shown]:
             notes.append(f"all training runs of {', '.join(gone)} diverged")
-        note = "; ".join(notes)
-        path = folder / _limits_figure(task)
-        plot_limits(chosen, path, name_of=name_of, note=note)
+        path = folder / f"limits_{get_task(task).short_name}.png"
+        plot_limits(chosen, path, name_of=name_of, note="; ".join(notes))
         report.files.append(path)
-    return ["## Every limit", limits_table(by_task, diverged)]
+    return ["## Every limit", results_table(data)]
 
 
 def _remove_old_figures(folder: Path, report: Report) -> None:
     """Remove the figures of an earlier report that this one lacks: they would not fit its tables."""
-    first = [number for _, number in _TABLES.values()]
-    names = [_average_figure(n + i, score) for n in first for i, score in enumerate(("reward", "cost"))]
-    names += [_curve_figure(number, score) for number, score in _CURVES]
-    names += [_limits_figure(task) for task in TASKS]
-    for old in (folder / name for name in names):
-        if old.exists() and old not in report.files:
+    tasks = "|".join(task.short_name for task in TASKS.values())
+    ours = rf"figure_[4-9]_(average|random_weights)_(reward|cost)\.png|limits_({tasks})\.png"
+    for old in sorted(folder.iterdir()):
+        if re.fullmatch(ours, old.name) and old not in report.files:
             old.unlink()
             report.left_out.append(f"{old.name}: of an earlier report, removed")
-
-
-def _average_figure(number: int, score: str) -> str:
-    return f"figure_{number}_average_{score}.png"
-
-
-def _curve_figure(number: int, score: str) -> str:
-    return f"figure_{number}_random_weights_{score}.png"
-
-
-def _limits_figure(task: str) -> str:
-    return f"limits_{get_task(task).short_name}.png"
 
 
 def _read_all(

@@ -14,26 +14,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from spi_diffusers.benchmark.cells import (
-    CELL_FILE,
     LOG_FILE,
     OUTCOME_FILE,
     BenchmarkError,
     CellError,
     Outcome,
-    check_same_settings,
-    check_untouched,
-    diverged_run,
-    is_of_cell,
-    read_cell,
+    outcome_so_far,
     read_outcome,
     resolve_configs,
     run_cell,
     write_cell,
 )
 from spi_diffusers.benchmark.suites import Cell
+from spi_diffusers.evaluation.results import EvaluationEntry, merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
 
 logger = logging.getLogger(__name__)
@@ -46,16 +42,6 @@ class WorkerDiedError(RuntimeError):
     """The process of a cell ended without an outcome; the message says how."""
 
 
-class Executor(Protocol):
-    """Where cells run: each in a process of its own."""
-
-    def run(self, folder: Path) -> Outcome:
-        """Run a cell and wait for it; called from several threads. WorkerDiedError if its process dies."""
-
-    def stop(self) -> None:
-        """Stop all cells that run, and wait until they have."""
-
-
 @dataclass(frozen=True)
 class BenchmarkResult:
     """How a benchmark ended.
@@ -63,165 +49,136 @@ class BenchmarkResult:
     Attributes:
         outcomes: How each cell ended.
         skipped: Number of the cells that were done already.
-        results_file: Where the results of all are.
     """
 
     outcomes: Mapping[Cell, Outcome]
     skipped: int
-    results_file: Path
 
     def with_status(self, status: str) -> dict[Cell, str]:
         """Cells that ended in a certain way, with what they said."""
         return {cell: outcome.message for cell, outcome in self.outcomes.items() if outcome.status == status}
 
 
-def outcome_so_far(cell: Cell, config: Mapping[str, Any], output: Path) -> Outcome | None:
-    """How a cell ended; None where something is left to do.
-
-    Args:
-        cell: The cell.
-        config: Its complete training configuration.
-        output: Folder of the benchmark.
-
-    Raises:
-        CellError: It was made with other settings, or its files are broken.
-    """
-    folder = output / cell.folder
-    if not (folder / CELL_FILE).exists():
-        check_untouched(folder)
-        return None
-    check_same_settings(folder, read_cell(folder)[1], config)
-    outcome = read_outcome(folder)
-    return outcome if outcome is not None and outcome.covers(cell) else None
-
-
-def run_benchmark(
-    cells: Sequence[Cell],
-    output: str | Path,
-    *,
-    executor: Executor,
-    jobs: int,
-    config_file: str | None = None,
-    progress: bool = True,
-) -> BenchmarkResult:
-    """Run every cell that is not done, and gather the results of all in `output/results.json`.
-
-    May be killed at any moment; the same call goes on where it was.
+class Benchmark:
+    """Cells and the folder in which they are run.
 
     Args:
         cells: What is to be run.
         output: Folder of the benchmark.
-        executor: Where cells run.
-        jobs: Cells at a time.
         config_file: Settings over the presets, as `spi train --config`.
-        progress: Show a progress bar.
 
-    Returns:
-        How every cell ended.
+    Attributes:
+        configs: Complete training configuration of each cell.
+        results: The file with the results of all cells.
 
     Raises:
-        BenchmarkError: Another run is writing to the folder, or nothing is to be done.
-        CellError: A cell in the folder was made with other settings, or its files are broken.
-        ResultsFileError: The folder's results file cannot be read; it is left as it is.
+        BenchmarkError: There are no cells, or a task has no data.
         ConfigError: A setting cannot be used.
     """
-    from filelock import FileLock, Timeout
 
-    if not cells:
-        raise BenchmarkError("there is nothing to run: no algorithm of the suites was chosen.")
-    if jobs < 1:
-        raise BenchmarkError(f"jobs must be at least 1, got {jobs}.")
-    output = Path(output)
-    configs = resolve_configs(cells, config_file)
-    if output.exists() and not output.is_dir():
-        raise BenchmarkError(f"{output}: is a file; --output must be a folder.")
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".benchmark.lock")
-    try:
-        with lock.acquire(timeout=0):
-            return _run(cells, configs, output, executor, jobs, progress)
-    except Timeout:
-        raise BenchmarkError(
-            f"{output}: another spi benchmark is writing to this folder. Wait for it, or choose another "
-            "--output."
-        ) from None
+    def __init__(self, cells: Sequence[Cell], output: str | Path, config_file: str | None = None):
+        if not cells:
+            raise BenchmarkError("there is nothing to run: no algorithm of the suites was chosen.")
+        self.configs = resolve_configs(cells, config_file)
+        self.output = Path(output)
+        self.results = self.output / RESULTS_FILE
+
+    def outcomes_so_far(self) -> dict[Cell, Outcome]:
+        """How those cells ended that are done.
+
+        Raises:
+            CellError: A cell in the folder was trained with other settings, or its files are broken.
+        """
+        found = {
+            cell: outcome_so_far(self.output / cell.folder, cell, config)
+            for cell, config in self.configs.items()
+        }
+        return {cell: outcome for cell, outcome in found.items() if outcome is not None}
+
+    def run(
+        self, executor: "LocalExecutor | RayExecutor", *, jobs: int = 1, progress: bool = True
+    ) -> BenchmarkResult:
+        """Run every cell that is not done, and gather the results of all in `results`.
+
+        May be killed at any moment; the same call goes on where it was.
+
+        Args:
+            executor: Where cells run.
+            jobs: Cells at a time.
+            progress: Show a progress bar.
+
+        Returns:
+            How every cell ended.
+
+        Raises:
+            BenchmarkError: Another run is writing to the folder, or it is a file.
+            CellError: A cell in the folder was trained with other settings, or its files are broken.
+            ResultsFileError: The folder's results file cannot be read; it is left as it is.
+        """
+        from filelock import FileLock, Timeout
+
+        if self.output.exists() and not self.output.is_dir():
+            raise BenchmarkError(f"{self.output}: is a file; --output must be a folder.")
+        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.output / ".benchmark.lock", timeout=0):
+                return self._run(executor, jobs, progress)
+        except Timeout:
+            raise BenchmarkError(
+                f"{self.output}: another spi benchmark is writing to this folder. Wait for it, or choose "
+                "another --output."
+            ) from None
+
+    def _run(self, executor: "LocalExecutor | RayExecutor", jobs: int, progress: bool) -> BenchmarkResult:
+        if self.results.exists():  # everything in the folder is checked before anything runs
+            read_results(self.results)
+        outcomes = self.outcomes_so_far()
+        self._gather(outcomes)  # a kill may have come between a cell's end and this
+        skipped = len(outcomes)
+        pending = [cell for cell in self.configs if cell not in outcomes]
+        for cell in pending:  # all of them, before the first is run: a full disk shows here
+            write_cell(self.output / cell.folder, cell, self.configs[cell])
+        bar = _Progress(self, outcomes, disable=not progress)
+        pool = ThreadPoolExecutor(jobs)
+        stopping = threading.Event()
+        running: dict[Future[Outcome], Cell] = {}
+        try:
+            for cell in pending:
+                running[pool.submit(_attempt, executor, self.output / cell.folder, stopping)] = cell
+            while running:
+                for future in wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED).done:
+                    cell = running.pop(future)
+                    outcomes[cell] = future.result()
+                    self._gather({cell: outcomes[cell]})
+                    bar.finish(cell, outcomes[cell])
+                bar.update(running.values())
+        finally:
+            # After an error or an interrupt: no further cell starts, those that run save a checkpoint.
+            stopping.set()
+            for future in running:
+                future.cancel()
+            executor.stop()
+            pool.shutdown()
+            bar.close()
+        return BenchmarkResult({cell: outcomes[cell] for cell in self.configs}, skipped)
+
+    def _gather(self, outcomes: Mapping[Cell, Outcome]) -> None:
+        """Put the cells' results into the file, instead of what it had of earlier runs of the same cells."""
+        ended = {cell: outcome for cell, outcome in outcomes.items() if outcome.status != "failed"}
+        if not ended:
+            return
+        entries = [entry for outcome in ended.values() for entry in outcome.entries]
+        diverged = [
+            cell.diverged(outcome.message) for cell, outcome in ended.items() if outcome.status == "diverged"
+        ]
+
+        def is_outdated(entry: EvaluationEntry) -> bool:
+            return any(cell.owns(entry) for cell in ended)
+
+        merge_results(self.results, entries, diverged, outdated=is_outdated)
 
 
-def _run(
-    cells: Sequence[Cell],
-    configs: Mapping[Cell, dict[str, Any]],
-    output: Path,
-    executor: Executor,
-    jobs: int,
-    progress: bool,
-) -> BenchmarkResult:
-    results = output / RESULTS_FILE
-    outcomes = _look_at(cells, configs, output, results)
-    skipped = len(outcomes)
-    pending = [cell for cell in cells if cell not in outcomes]
-    for cell in pending:  # all of them, before the first is run: a full disk shows here
-        write_cell(output / cell.folder, cell, configs[cell])
-    bar = _Progress(cells, configs, output, done=set(outcomes), disable=not progress)
-    pool = ThreadPoolExecutor(jobs)
-    stopping = threading.Event()
-    running: dict[Future[Outcome], Cell] = {}
-    try:
-        for cell in pending:
-            running[pool.submit(_attempt, executor, output / cell.folder, stopping)] = cell
-        while running:
-            for future in wait(running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
-                outcomes[cell] = future.result()
-                _gather(results, {cell: outcomes[cell]})
-                bar.finish(cell, outcomes[cell])
-            bar.update(running.values())
-    finally:
-        # After an error or an interrupt: no further cell starts, those that run save a checkpoint.
-        stopping.set()
-        for future in running:
-            future.cancel()
-        executor.stop()
-        pool.shutdown()
-        bar.close()
-    return BenchmarkResult({cell: outcomes[cell] for cell in cells}, skipped, results)
-
-
-def _look_at(
-    cells: Sequence[Cell], configs: Mapping[Cell, dict[str, Any]], output: Path, results: Path
-) -> dict[Cell, Outcome]:
-    """The cells that are done, gathered; everything in the folder is checked before anything runs."""
-    from spi_diffusers.evaluation.results import read_results
-
-    if results.exists():
-        read_results(results)
-    done = {}
-    for cell in cells:
-        outcome = outcome_so_far(cell, configs[cell], output)
-        if outcome is not None:
-            done[cell] = outcome
-    if done:
-        _gather(results, done)  # a kill may have come between a cell's end and this
-    return done
-
-
-def _gather(results: Path, outcomes: Mapping[Cell, Outcome]) -> None:
-    """Put the cells' results into the file, instead of what it had of earlier runs of the same cells."""
-    from spi_diffusers.evaluation.results import merge_results
-
-    entries = [entry for outcome in outcomes.values() for entry in outcome.entries]
-    diverged = [
-        diverged_run(cell, outcome.message)
-        for cell, outcome in outcomes.items()
-        if outcome.status == "diverged"
-    ]
-    cells = [cell for cell, outcome in outcomes.items() if outcome.status in ("done", "diverged")]
-    if entries or diverged:
-        merge_results(
-            results, entries, diverged, outdated=lambda entry: any(is_of_cell(cell, entry) for cell in cells)
-        )
-
-
-def _attempt(executor: Executor, folder: Path, stopping: threading.Event) -> Outcome:
+def _attempt(executor: "LocalExecutor | RayExecutor", folder: Path, stopping: threading.Event) -> Outcome:
     died = ""
     for attempt in range(1, _ATTEMPTS + 1):
         if stopping.is_set():
@@ -238,21 +195,13 @@ def _attempt(executor: Executor, folder: Path, stopping: threading.Event) -> Out
 class _Progress:
     """A bar over the updates of all cells, so that its ETA knows that some are longer than others."""
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        configs: Mapping[Cell, dict[str, Any]],
-        output: Path,
-        *,
-        done: set[Cell],
-        disable: bool,
-    ):
+    def __init__(self, benchmark: Benchmark, done: Iterable[Cell], *, disable: bool):
         from tqdm.auto import tqdm
 
-        self._updates = {cell: int(configs[cell]["updates"]) for cell in cells}
-        self._done = {cell: self._updates[cell] if cell in done else 0 for cell in cells}
-        self._output = output
-        self._finished = len(done)
+        self._output = benchmark.output
+        self._updates = {cell: int(config["updates"]) for cell, config in benchmark.configs.items()}
+        self._done = {cell: self._updates[cell] for cell in done}
+        self._finished = len(self._done)
         self._bar = tqdm(
             total=sum(self._updates.values()),
             initial=sum(self._done.values()),  # done before: it says nothing about the speed
@@ -280,7 +229,7 @@ class _Progress:
         self._bar.close()
 
     def _set(self, cell: Cell, updates: int) -> None:
-        self._bar.update(updates - self._done[cell])
+        self._bar.update(updates - self._done.get(cell, 0))
         self._done[cell] = updates
 
 

@@ -21,12 +21,12 @@ _SEED = 0  # the same results file gives the same intervals
 
 @dataclass(frozen=True)
 class ScoreStatistic:
-    """One score of an algorithm over tasks and training seeds.
+    """One score of an algorithm over tasks and training seeds; every task weighs alike.
 
     Attributes:
-        mean: Mean of the tasks' means; every task weighs alike, whatever its number of seeds.
+        mean: Mean of the tasks' means.
         seed_std: Mean of the tasks' sample deviations over seeds, where there are several; else None.
-        iqm: Interquartile mean over all (task, seed) scores; every task weighs alike here too.
+        iqm: Interquartile mean over all (task, seed) scores.
         interval: 95% bootstrap interval of `iqm`, which knows nothing of the spread on a task with a single
             seed; None if no task has several.
         mean_interval: 95% bootstrap interval of `mean`; None likewise.
@@ -41,7 +41,7 @@ class ScoreStatistic:
 
 @dataclass(frozen=True)
 class AlgorithmStatistics:
-    """An algorithm's results on several tasks, at one limit each.
+    """An algorithm's results on several tasks, at one limit each; every task weighs alike.
 
     Attributes:
         algorithm: Name of the algorithm.
@@ -49,14 +49,14 @@ class AlgorithmStatistics:
         seeds: Fewest and most training seeds of a task, without those that diverged.
         single_seed_tasks: Number of tasks with one seed only; they add nothing to deviations and intervals.
         diverged: Training runs on these tasks that diverged; the figures leave them out.
-        reward: Normalised reward.
-        cost: Normalised cost.
-        within_limit: Share of all episodes with a cost within the limit; every task weighs alike.
-        safe_tasks: Number of tasks with a mean normalised cost of at most 1.
-        worst_reward: Lowest normalised reward of a (task, seed).
-        worst_cost: Highest normalised cost of a (task, seed).
+        reward: Normalized reward.
+        cost: Normalized cost.
+        within_limit: Share of all episodes with a cost within the limit.
+        safe_tasks: Number of tasks with a mean normalized cost of at most 1.
+        worst_reward: Lowest normalized reward of a (task, seed).
+        worst_cost: Highest normalized cost of a (task, seed).
         updates: Fewest and most training updates.
-        train_seconds: Wall-clock time of a training in seconds; here too, every task weighs alike.
+        train_seconds: Wall-clock time of a training in seconds.
     """
 
     algorithm: str
@@ -77,13 +77,6 @@ class AlgorithmStatistics:
 def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = -1) -> np.ndarray | float:
     """Mean of the middle half: the lowest and the highest quarter (rounded down) are left out.
 
-    Args:
-        values: Numbers, at least one along the axis.
-        axis: Axis to average over.
-
-    Returns:
-        The mean, one number for a one-dimensional input.
-
     Raises:
         ValueError: There are no values.
     """
@@ -95,9 +88,7 @@ def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = -1) -> 
 
 
 def bootstrap_interval(
-    groups: Sequence[Sequence[float] | np.ndarray],
-    *,
-    mean_of_groups: bool = False,
+    groups: Sequence[Sequence[float] | np.ndarray], *, mean_of_groups: bool = False
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval over seeds, stratified by task.
 
@@ -165,11 +156,7 @@ def _alike(groups: Sequence[np.ndarray]) -> np.ndarray:
 def algorithm_statistics(
     entries: Iterable[EvaluationEntry], diverged: Sequence[DivergedRun] = ()
 ) -> AlgorithmStatistics:
-    """Boil the entries of one algorithm down, one limit per task.
-
-    Args:
-        entries: Entries that differ in task and training seed only.
-        diverged: Runs that diverged; only those of this algorithm and these tasks count.
+    """Boil the entries of one algorithm down, which may differ in task and training seed only.
 
     Raises:
         ValueError: No entries, or entries of several algorithms, extractions, limits of a task, or a seed
@@ -188,32 +175,39 @@ def algorithm_statistics(
             raise ValueError(f"{task}: entries of several limits cannot be taken together.")
         if len({entry.train_seed for entry in group}) < len(group):
             raise ValueError(f"{task}: a training seed occurs twice.")
-    algorithm = entries[0].algorithm
+
+    def scores(name: str) -> list[list[float]]:
+        return [[getattr(entry, name) for entry in group] for group in by_task.values()]
+
+    def ends(values: Iterable[int]) -> tuple[int, int]:
+        values = list(values)
+        return min(values), max(values)
+
+    algorithm, costs = entries[0].algorithm, scores("normalized_cost")
+    counts = [len(cost) for cost in costs]
     lost = [diverged_of(diverged, task, algorithm, group[0].cost_limit) for task, group in by_task.items()]
-    groups = list(by_task.values())
-    counts = [len(group) for group in groups]
-    costs = [[entry.normalized_cost for entry in group] for group in groups]
     return AlgorithmStatistics(
         algorithm=algorithm,
         tasks=tuple(by_task),
-        seeds=(min(counts), max(counts)),
+        seeds=ends(counts),
         single_seed_tasks=counts.count(1),
         diverged=sum(lost),
-        reward=score_statistic([[entry.normalized_reward for entry in group] for group in groups]),
+        reward=score_statistic(scores("normalized_reward")),
         cost=score_statistic(costs),
-        within_limit=float(np.mean([within_limit(group) for group in groups])),
+        within_limit=float(np.mean([within_limit(group) for group in by_task.values()])),
         safe_tasks=sum(keeps_limit(float(np.mean(cost))) for cost in costs),
         worst_reward=min(entry.normalized_reward for entry in entries),
-        worst_cost=max(max(cost) for cost in costs),
-        updates=(min(entry.updates for entry in entries), max(entry.updates for entry in entries)),
-        train_seconds=float(np.mean([np.mean([entry.train_seconds for entry in group]) for group in groups])),
+        worst_cost=max(entry.normalized_cost for entry in entries),
+        updates=ends(entry.updates for entry in entries),
+        train_seconds=float(np.mean([np.mean(seconds) for seconds in scores("train_seconds")])),
     )
 
 
 def diverged_of(runs: Iterable[DivergedRun], task: str, algorithm: str, limit: float) -> int:
     """Number of an algorithm's runs on a task, for this cost limit or for none, that diverged."""
-    of_it = [run for run in runs if (run.task, run.algorithm) == (task, algorithm)]
-    return sum(run.cost_limit in (None, limit) for run in of_it)
+    return sum(
+        (run.task, run.algorithm) == (task, algorithm) and run.cost_limit in (None, limit) for run in runs
+    )
 
 
 def within_limit(entries: Sequence[EvaluationEntry]) -> float:

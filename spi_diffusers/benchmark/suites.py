@@ -9,18 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.data.tasks import TASKS, Task, get_task
-from spi_diffusers.evaluation.results import BASELINE_EXTRACTION
+from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, DivergedRun, EvaluationEntry
 
 #: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
 EVALUATION_SEED_OFFSET = 1000
 #: Points of a learning curve, the end of training included.
 CURVE_POINTS = 10
-#: What the draws of Figures 8 and 9 follow from; the paper does not say what it drew.
-DRAW_SEED, DRAWS = 2026, 3
+#: (eta, mu, phi) of Figures 8 and 9: np.random.default_rng(2026).dirichlet(np.ones(3), 3), to two decimals.
+#: The paper does not say what it drew.
+DRAWS = ((0.08, 0.69, 0.23), (0.25, 0.36, 0.39), (0.58, 0.01, 0.41))
 #: What tables and figures call the algorithms.
 TITLES = {
     "spi": "safe SPI",
@@ -142,6 +141,22 @@ class Cell:
         limit = "" if self.train_limit is None else f" for limit {self.train_limit:g}"
         return f"{self.task}, {self.algorithm}{limit}, seed {self.seed}"
 
+    def point(self, updates: int) -> str:
+        """What results call the algorithm before the end of its training: an entry per point of the curve."""
+        return f"{self.algorithm}@{updates}"
+
+    def owns(self, entry: EvaluationEntry) -> bool:
+        """Whether an entry is of this training run: its end, or a point of its learning curve."""
+        return (
+            (entry.task, entry.train_seed) == (get_task(self.task).name, self.seed)
+            and entry.algorithm in (self.algorithm, self.point(entry.updates))
+            and self.train_limit in (None, entry.cost_limit)
+        )
+
+    def diverged(self, message: str) -> DivergedRun:
+        """That it diverged, for the results file."""
+        return DivergedRun(get_task(self.task).name, self.algorithm, self.train_limit, self.seed, message)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON."""
         return asdict(self)
@@ -154,24 +169,6 @@ class Cell:
 
 
 # ---- the suites
-
-
-def simplex_draws(count: int = DRAWS, seed: int = DRAW_SEED) -> list[tuple[float, float, float]]:
-    """Random (eta, mu, phi), uniform on the simplex eta + mu + phi = 1, to two decimals.
-
-    Args:
-        count: How many.
-        seed: Decides them.
-
-    Returns:
-        Triples of numbers of at least 0 that sum to 1 exactly, in hundredths.
-    """
-    draws = []
-    for eta, mu, _ in np.random.default_rng(seed).dirichlet(np.ones(3), size=count):
-        hundredths = round(100 * eta), round(100 * mu)
-        hundredths = hundredths[0], min(hundredths[1], 100 - hundredths[0])  # both rounded up past the sum
-        draws.append((hundredths[0] / 100, hundredths[1] / 100, (100 - sum(hundredths)) / 100))
-    return draws
 
 
 def _drawn(eta: float, mu: float, phi: float) -> Variant:
@@ -203,7 +200,7 @@ SUITES = {
     ),
     "sensitivity": Suite(
         "random draws of eta, mu and phi, evaluated along training (Figures 8 and 9)",
-        tuple(_drawn(*weights) for weights in simplex_draws()),
+        tuple(_drawn(*weights) for weights in DRAWS),
     ),
     "limits": Suite(
         "one safe SPI against every baseline trained per limit, at all limits of the task",

@@ -1,7 +1,8 @@
 """The paper's tables from a results file, as Markdown: ours, the statistics over seeds, the paper's own."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,7 +16,7 @@ from spi_diffusers.benchmark.statistics import (
     diverged_of,
     within_limit,
 )
-from spi_diffusers.benchmark.suites import SAFE, SAFE_NOT_FED_BACK, algorithms_of, title_of
+from spi_diffusers.benchmark.suites import SAFE, SAFE_NOT_FED_BACK, algorithms_of, get_suite, title_of
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, shown_share
@@ -39,58 +40,80 @@ _FEEDBACK_NOTE = (
 
 @dataclass(frozen=True)
 class TableData:
-    """What a table of the paper, or its figures of averages, is made from.
+    """What a table, or its figures of averages, is made from.
 
     Attributes:
-        suite: "table1", "table2" or "sensitivity".
+        suite: Name of the suite.
         algorithms: Names of the algorithms that have results, in the order of the table.
-        tasks: DSRL's names of the tasks that have results, in DSRL's order.
-        entries: By (task, algorithm): one entry per training seed, at the task's smallest limit.
+        rows: (DSRL's name of the task, cost limit) with results, in DSRL's order.
+        entries: By (task, limit, algorithm): one entry per training seed.
         diverged: Runs that diverged.
     """
 
     suite: str
     algorithms: tuple[str, ...]
-    tasks: tuple[str, ...]
-    entries: dict[tuple[str, str], list[EvaluationEntry]]
+    rows: tuple[tuple[str, float], ...]
+    entries: dict[tuple[str, float, str], list[EvaluationEntry]]
     diverged: tuple[DivergedRun, ...]
 
+    def groups(self, task: str, limit: float | None = None) -> dict[str, list[EvaluationEntry]]:
+        """Every algorithm's entries on a task, one per training seed; without a limit, at its smallest."""
+        limit = get_task(task).cost_limits[0] if limit is None else limit
+        return {name: self.entries.get((task, limit, name), []) for name in self.algorithms}
+
+    def best_safe(self, task: str, limit: float | None = None) -> str | None:
+        """The algorithm with the highest mean reward among those whose mean cost keeps the limit.
+
+        One of which a run diverged here is out.
+        """
+        limit = get_task(task).cost_limits[0] if limit is None else limit
+        rewards = {
+            name: float(np.mean([entry.normalized_reward for entry in group]))
+            for name, group in self.groups(task, limit).items()
+            if group
+            and keeps_limit(float(np.mean([entry.normalized_cost for entry in group])))
+            and not diverged_of(self.diverged, task, name, limit)
+        }
+        return max(rewards, key=lambda name: rewards[name], default=None)
+
     @property
-    def fed_back(self) -> str | None:
-        """The algorithm that is told its running cost, and is played once more without."""
-        variants = algorithms_of(self.suite).values()
-        return next((one.name for one in variants if SAFE_NOT_FED_BACK in one.ways), None)
-
-    def groups(self, task: str) -> dict[str, list[EvaluationEntry]]:
-        """Every algorithm's entries on a task, one per training seed."""
-        return {name: self.entries.get((task, name), []) for name in self.algorithms}
-
-    def best_safe(self, task: str) -> str | None:
-        """Of the algorithms that keep a task's limit, see `best_safe`, the one with the most reward."""
-        return best_safe(self.groups(task), self.diverged, task, get_task(task).cost_limits[0])
+    def left_out(self) -> dict[str, list[str]]:
+        """Tasks on which algorithms have no results, and which."""
+        tasks = dict.fromkeys(task for task, _ in self.rows)
+        missing = {task: [name for name, group in self.groups(task).items() if not group] for task in tasks}
+        return {task: names for task, names in missing.items() if names}
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """The tasks on which every algorithm has results: averages over others would not compare."""
-        return tuple(task for task in self.tasks if all(self.groups(task).values()))
-
-    @property
-    def left_out(self) -> dict[str, list[str]]:
-        """The other tasks, and which algorithms have no results there."""
-        missing = {
-            task: [name for name, group in self.groups(task).items() if not group] for task in self.tasks
-        }
-        return {task: names for task, names in missing.items() if names}
+        left_out = self.left_out
+        return tuple(dict.fromkeys(task for task, _ in self.rows if task not in left_out))
 
     def statistics(self) -> list[AlgorithmStatistics]:
         """Every algorithm over the common tasks; empty where there are none."""
-        common = self.common_tasks
-        if not common:
-            return []
+        groups = [self.groups(task) for task in self.common_tasks]
         return [
-            algorithm_statistics([e for task in common for e in self.entries[task, name]], self.diverged)
+            algorithm_statistics([entry for group in groups for entry in group[name]], self.diverged)
             for name in self.algorithms
+            if groups
         ]
+
+    @property
+    def fed_back(self) -> str | None:
+        """The algorithm that is told its running cost, and is played once more without."""
+        variants = get_suite(self.suite).variants
+        return next((one.name for one in variants if SAFE_NOT_FED_BACK in one.ways), None)
+
+    def statistics_not_fed_back(self, not_fed_back: "TableData") -> AlgorithmStatistics | None:
+        """That algorithm where it is not told its running cost, as no baseline is, over the common tasks.
+
+        `not_fed_back` is `table_data(..., feedback=False)` of the same results; None comes where it lacks a
+        task.
+        """
+        groups = [not_fed_back.groups(task).get(self.fed_back or "") for task in self.common_tasks]
+        if not groups or not all(groups):
+            return None
+        return algorithm_statistics([entry for group in groups for entry in group or ()], self.diverged)
 
 
 def table_data(
@@ -100,116 +123,78 @@ def table_data(
     *,
     feedback: bool = True,
 ) -> TableData:
-    """The entries of a table.
+    """The entries of a suite's table: at the smallest limits, or at all where the suite has them.
 
-    Args:
-        suite: "table1", "table2" or "sensitivity".
-        entries: All that there are.
-        diverged: Runs that diverged.
-        feedback: Whether safe SPI's entries are those where it is told its running cost.
+    With `feedback` off, those where the policy is not told its running cost, of an algorithm that has both.
     """
-    known = algorithms_of(suite)
-    found: dict[tuple[str, str], list[EvaluationEntry]] = {}
-    for entry in _entries_of(suite, entries, feedback):
-        if entry.cost_limit == get_task(entry.task).cost_limits[0]:
-            found.setdefault((entry.task, entry.algorithm), []).append(entry)
+    chosen = get_suite(suite)
+    ways = {variant.name: variant.way(feedback) for variant in chosen.variants}
+
+    def belongs(task: str, limit: float | None) -> bool:
+        return chosen.all_limits or limit in (None, get_task(task).cost_limits[0])
+
+    found: dict[tuple[str, float, str], list[EvaluationEntry]] = {}
+    for entry in entries:
+        shown_so = (entry.extraction, entry.feedback) == ways.get(entry.algorithm)
+        if shown_so and belongs(entry.task, entry.cost_limit):
+            found.setdefault((entry.task, entry.cost_limit, entry.algorithm), []).append(entry)
     # An algorithm of which every run diverged must be seen too.
-    lost = {
-        (run.task, run.algorithm)
-        for run in diverged
-        if run.algorithm in known and run.cost_limit in (None, get_task(run.task).cost_limits[0])
-    }
-    present = found.keys() | lost
+    lost = [run for run in diverged if run.algorithm in ways and belongs(run.task, run.cost_limit)]
+    present = {algorithm for _, _, algorithm in found} | {run.algorithm for run in lost}
+    rows = {(task, limit) for task, limit, _ in found}
+    with_results = {task for task, _ in rows}
+    rows |= {(run.task, get_task(run.task).cost_limits[0]) for run in lost if run.task not in with_results}
+    order = list(TASKS)
     return TableData(
         suite,
-        tuple(name for name in known if any(algorithm == name for _, algorithm in present)),
-        tuple(name for name in TASKS if any(task == name for task, _ in present)),
+        tuple(name for name in ways if name in present),
+        tuple(sorted(rows, key=lambda row: (order.index(row[0]), row[1]))),
         found,
         tuple(diverged),
     )
 
 
-def limit_entries(entries: Iterable[EvaluationEntry]) -> dict[str, list[EvaluationEntry]]:
-    """By task: all algorithms' entries, where safe SPI and at least one more have two or more limits."""
-    told = {name for name, variant in algorithms_of("limits").items() if SAFE in variant.ways}
-    by_task: dict[str, list[EvaluationEntry]] = {}
-    for entry in _entries_of("limits", entries):
-        by_task.setdefault(entry.task, []).append(entry)
-    chosen = {}
-    for task in (name for name in TASKS if name in by_task):
-        limits: dict[str, set[float]] = {}
-        for entry in by_task[task]:
-            limits.setdefault(entry.algorithm, set()).add(entry.cost_limit)
-        several = {name for name, values in limits.items() if len(values) > 1}
+def limits_data(entries: Sequence[EvaluationEntry], diverged: Sequence[DivergedRun] = ()) -> TableData:
+    """The tasks on which safe SPI and at least one more algorithm have two or more limits."""
+    data = table_data("limits", entries)
+    told = {variant.name for variant in get_suite("limits").variants if SAFE in variant.ways}
+    tasks = set()
+    for task, _ in data.rows:
+        count = Counter(name for at, _, name in data.entries if at == task)
+        several = {name for name, limits in count.items() if limits > 1}
         if several & told and len(several) > 1:
-            chosen[task] = by_task[task]
-    return chosen
-
-
-def _entries_of(
-    suite: str, entries: Iterable[EvaluationEntry], feedback: bool = True
-) -> Iterable[EvaluationEntry]:
-    ways = {name: variant.way(feedback) for name, variant in algorithms_of(suite).items()}
-    return (entry for entry in entries if (entry.extraction, entry.feedback) == ways.get(entry.algorithm))
-
-
-def best_safe(
-    groups: Mapping[str, Sequence[EvaluationEntry]],
-    diverged: Iterable[DivergedRun],
-    task: str,
-    limit: float,
-) -> str | None:
-    """The algorithm with the highest mean reward among those whose mean cost keeps the limit.
-
-    Args:
-        groups: Each algorithm's entries, one per training seed.
-        diverged: Runs that diverged; an algorithm that lost any here is out.
-        task: DSRL's name of the task.
-        limit: Cost limit.
-    """
-    rewards = {
-        name: float(np.mean([entry.normalized_reward for entry in group]))
-        for name, group in groups.items()
-        if group
-        and keeps_limit(float(np.mean([entry.normalized_cost for entry in group])))
-        and not diverged_of(diverged, task, name, limit)
-    }
-    return max(rewards, key=lambda name: rewards[name], default=None)
-
-
-def statistics_not_fed_back(data: TableData, not_fed_back: TableData) -> AlgorithmStatistics | None:
-    """Safe SPI where it is not told its running cost, as no baseline is, over the tasks of a table.
-
-    Args:
-        data: The table.
-        not_fed_back: `table_data(..., feedback=False)` of the same results.
-
-    Returns:
-        Its statistics; None where a common task of the table lacks such results.
-    """
-    name = data.fed_back
-    groups = [not_fed_back.entries.get((task, name or ""), []) for task in data.common_tasks]
-    if not groups or not all(groups):
-        return None
-    return algorithm_statistics([entry for group in groups for entry in group], data.diverged)
+            tasks.add(task)
+    lost = [run for run in diverged if run.task in tasks]
+    return table_data("limits", [entry for entry in entries if entry.task in tasks], lost)
 
 
 # ---- tables of our results
 
 
 def results_table(data: TableData) -> str:
-    """Normalised reward / normalised cost of every algorithm on every task; the best safe reward is bold."""
-    rows = [
-        _results_row(task, get_task(task).cost_limits[0], data.groups(task), data.diverged)
-        for task in data.tasks
-    ]
-    return "\n".join(
-        [*_markdown(["task (limit, seeds)", *map(title_of, data.algorithms)], rows), "", _RESULTS_NOTE]
-    )
+    """Normalized reward / normalized cost of every algorithm in every row; the best safe reward is bold."""
+    rows = []
+    for task, limit in data.rows:
+        groups = data.groups(task, limit)
+        best = data.best_safe(task, limit)
+        cells = [
+            _cell(group, diverged_of(data.diverged, task, name, limit), bold=name == best)
+            for name, group in groups.items()
+        ]
+        counts = [len(group) for group in groups.values() if group]
+        seeds = f"{shown_range(counts)} seed{'s' * (max(counts, default=0) != 1)}"
+        rows.append([f"{get_task(task).short_name} ({limit:g}, {seeds})", *cells])
+    header = ["task (limit, seeds)", *map(title_of, data.algorithms)]
+    note = _RESULTS_NOTE
+    if get_suite(data.suite).all_limits:
+        known = algorithms_of(data.suite)
+        one = " and ".join(title_of(name) for name in data.algorithms if not known[name].per_limit)
+        note = f"One policy of {one} for all limits; the others are trained for each limit. {note}"
+    return "\n".join([*_markdown(header, rows), "", note])
 
 
 def within_table(data: TableData) -> str:
-    """Share of the episodes within the limit and the worst seed, of every algorithm on every task."""
+    """Share of the episodes within the limit and the worst seed, of every algorithm in every row."""
 
     def cell(group: Sequence[EvaluationEntry]) -> str:
         if not group:
@@ -217,47 +202,18 @@ def within_table(data: TableData) -> str:
         worst = max(entry.normalized_cost for entry in group)
         return f"{shown_share(within_limit(group))}, {shown(worst)}"
 
-    rows = []
-    for task in data.tasks:
-        known = get_task(task)
-        rows.append(
-            [f"{known.short_name} ({known.cost_limits[0]:g})", *map(cell, data.groups(task).values())]
-        )
+    rows = [
+        [f"{get_task(task).short_name} ({limit:g})", *map(cell, data.groups(task, limit).values())]
+        for task, limit in data.rows
+    ]
     header = ["episodes within the limit, worst seed's normalised cost", *map(title_of, data.algorithms)]
     return "\n".join(_markdown(header, rows))
-
-
-def limits_table(by_task: Mapping[str, Sequence[EvaluationEntry]], diverged: Sequence[DivergedRun]) -> str:
-    """Normalised reward / normalised cost of every algorithm at every limit.
-
-    Args:
-        by_task: What `limit_entries` chose.
-        diverged: Runs that diverged.
-    """
-    known = algorithms_of("limits")
-    present = {entry.algorithm for entries in by_task.values() for entry in entries}
-    present |= {run.algorithm for run in diverged if run.task in by_task}
-    names = [name for name in known if name in present]
-    rows = []
-    for task, entries in by_task.items():
-        for limit in sorted({entry.cost_limit for entry in entries}):
-            groups = {
-                name: [e for e in entries if (e.algorithm, e.cost_limit) == (name, limit)] for name in names
-            }
-            rows.append(_results_row(task, limit, groups, diverged))
-    header = ["task (limit, seeds)", *map(title_of, names)]
-    one = " and ".join(title_of(name) for name in names if not known[name].per_limit)
-    note = f"One policy of {one} for all limits; the others are trained for each limit. {_RESULTS_NOTE}"
-    return "\n".join([*_markdown(header, rows), "", note])
 
 
 def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> str:
     """Every algorithm over the tasks that all have: mean, interquartile mean with interval, worst seed.
 
-    Args:
-        data: What the table is made from.
-        not_fed_back: The same with safe SPI's results where it is not told its running cost, which then have
-            a row of their own, if they are of all of the tasks.
+    Results without feedback have a row of their own, if they are of all of the tasks.
     """
     statistics = data.statistics()
     missing = "; ".join(
@@ -272,7 +228,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
     header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
     rows = [_statistics_row(row, title_of(row.algorithm)) for row in statistics]
-    alone = statistics_not_fed_back(data, not_fed_back) if not_fed_back else None
+    alone = data.statistics_not_fed_back(not_fed_back) if not_fed_back else None
     told = data.fed_back in data.algorithms
     if alone:  # below its own row, the first, if there is one
         rows.insert(told, _statistics_row(alone, NOT_FED_BACK))
@@ -309,12 +265,7 @@ def diverged_list(runs: Sequence[DivergedRun]) -> str:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper.
-
-    Attributes:
-        rows: By DSRL's task name and by our name of the algorithm: (normalised reward, normalised cost).
-        average: The paper's own average row, by algorithm.
-    """
+    """A table of the paper: (normalized reward, normalized cost) by DSRL's task and our algorithm's name."""
 
     rows: dict[str, dict[str, tuple[float, float]]]
     average: dict[str, tuple[float, float]]
@@ -349,25 +300,14 @@ def published_table(suite: str) -> str:
 # ---- rows and cells
 
 
-def _results_row(
-    task: str, limit: float, groups: Mapping[str, Sequence[EvaluationEntry]], diverged: Sequence[DivergedRun]
-) -> list[str]:
-    best = best_safe(groups, diverged, task, limit)
-    cells = []
-    for name, group in groups.items():
-        lost = diverged_of(diverged, task, name, limit)
-        mark = f" † {lost}" if lost else ""
-        if not group:
-            cells.append(f"diverged{mark}" if lost else "")
-            continue
-        reward = _with_spread([entry.normalized_reward for entry in group])
-        costs = [entry.normalized_cost for entry in group]
-        kept = keeps_limit(float(np.mean(costs)))
-        reward = f"**{reward}**" if name == best else reward
-        cells.append(f"{reward} / {_with_spread(costs)}{'' if kept else ' ✗'}{mark}")
-    counts = [len(group) for group in groups.values() if group]
-    seeds = f"{shown_range(counts)} seed{'s' * (max(counts, default=0) != 1)}"
-    return [f"{get_task(task).short_name} ({limit:g}, {seeds})", *cells]
+def _cell(group: list[EvaluationEntry], lost: int, *, bold: bool) -> str:
+    mark = f" † {lost}" if lost else ""
+    if not group:
+        return f"diverged{mark}" if lost else ""
+    reward = _with_spread([entry.normalized_reward for entry in group])
+    costs = [entry.normalized_cost for entry in group]
+    kept = keeps_limit(float(np.mean(costs)))
+    return f"{f'**{reward}**' if bold else reward} / {_with_spread(costs)}{'' if kept else ' ✗'}{mark}"
 
 
 def _statistics_row(row: AlgorithmStatistics, name: str) -> list[str]:
@@ -399,10 +339,8 @@ def _mean(score: ScoreStatistic) -> str:
 
 
 def _iqm(score: ScoreStatistic) -> str:
-    if score.interval is None:
-        return shown(score.iqm)
-    low, high = score.interval
-    return f"{shown(score.iqm)} [{shown(low)}, {shown(high)}]"
+    ends = ", ".join(map(shown, score.interval or ()))
+    return f"{shown(score.iqm)} [{ends}]" if ends else shown(score.iqm)
 
 
 def _pair(reward: float, cost: float) -> str:

@@ -125,28 +125,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:
-    from spi_diffusers.benchmark.cells import check_datasets, check_simulators, resolve_configs
-    from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, outcome_so_far, run_benchmark
+    from spi_diffusers.benchmark.cells import check_datasets, check_simulators
+    from spi_diffusers.benchmark.runner import Benchmark, LocalExecutor, RayExecutor
 
-    configs = resolve_configs(cells, args.config)  # before a cluster is asked for
+    benchmark = Benchmark(cells, output, args.config)  # before a cluster is asked for
     if args.dry_run or not args.ray_address:
-        check_datasets(configs)
+        check_datasets(benchmark.configs)
     if args.dry_run:
-        for cell, config in configs.items():
-            outcome = outcome_so_far(cell, config, output)
-            print(f"{cell}: {config['updates']} updates, {'to do' if outcome is None else outcome.status}")
+        done = benchmark.outcomes_so_far()
+        for cell, config in benchmark.configs.items():
+            print(f"{cell}: {config['updates']} updates, {done[cell].status if cell in done else 'to do'}")
         return 0
     executor: RayExecutor | LocalExecutor
     if args.ray_address:
         executor = RayExecutor(args.ray_address)
-        jobs = executor.num_cpus if args.jobs is None else args.jobs
+        jobs = args.jobs or executor.num_cpus
     else:
         check_simulators(cells)
         executor = LocalExecutor()
-        jobs = 1 if args.jobs is None else args.jobs
-    result = run_benchmark(
-        cells, output, executor=executor, jobs=jobs, config_file=args.config, progress=not args.quiet
-    )
+        jobs = args.jobs or 1
+    result = benchmark.run(executor, jobs=jobs, progress=not args.quiet)
     bad = {status: result.with_status(status) for status in ("diverged", "failed")}
     ended = [f"{len(result.with_status('done'))} of {len(cells)} cells are done"]
     ended += [f"{len(messages)} {status}" for status, messages in bad.items() if messages]
@@ -159,12 +157,12 @@ def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:
     if args.task_results:
         from spi_diffusers.benchmark.report import write_task_results
 
-        datasets = {cell.task: config["dataset"] for cell, config in configs.items()}
+        datasets = {cell.task: config["dataset"] for cell, config in benchmark.configs.items()}
         files = write_task_results(result.outcomes, datasets, args.task_results)
         print("Written: " + ", ".join(map(str, files)))
-    if result.results_file.exists():
-        print(f"Results: {result.results_file}")
-        _report([result.results_file], output / "report", args.quiet)
+    if benchmark.results.exists():
+        print(f"Results: {benchmark.results}")
+        _report([benchmark.results], output / "report", args.quiet)
     return int(any(bad.values()))
 
 

@@ -18,7 +18,7 @@ from spi_diffusers.benchmark.figures import (
 )
 from spi_diffusers.benchmark.report import write_report, write_task_results
 from spi_diffusers.benchmark.tables import (
-    limit_entries,
+    limits_data,
     paper_table,
     results_table,
     statistics_table,
@@ -226,9 +226,12 @@ def test_limits_need_spi_and_a_baseline_at_several_limits():
     spi = [entry(limit=limit) for limit in (10.0, 20.0)]
     baseline = [entry(algorithm="bc-safe", extraction="policy", limit=limit) for limit in (10.0, 20.0)]
     single = entry(algorithm="cpq", extraction="policy", limit=10.0)
-    assert limit_entries([*spi, single]) == {}
+    assert limits_data([*spi, single]).rows == ()
     # Once there is a figure, what has a single limit is in it too.
-    assert limit_entries([*spi, *baseline, single]) == {BALL: [*spi, *baseline, single]}
+    data = limits_data([*spi, *baseline, single])
+    assert data.rows == ((BALL, 10.0), (BALL, 20.0))
+    assert data.groups(BALL, 10.0) == {"spi": spi[:1], "bc-safe": baseline[:1], "cpq": [single]}
+    assert data.groups(BALL, 20.0) == {"spi": spi[1:], "bc-safe": baseline[1:], "cpq": []}
 
 
 def test_pixel_world_values_are_the_papers_closed_forms():

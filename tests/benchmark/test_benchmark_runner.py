@@ -23,7 +23,7 @@ from spi_diffusers.benchmark.cells import (
     write_cell,
     write_outcome,
 )
-from spi_diffusers.benchmark.runner import LocalExecutor, RayExecutor, WorkerDiedError, run_benchmark
+from spi_diffusers.benchmark.runner import Benchmark, LocalExecutor, RayExecutor, WorkerDiedError
 from spi_diffusers.benchmark.suites import Cell, algorithms_of
 from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
@@ -48,7 +48,7 @@ def refused(cells: list[Cell], output: Path, config: str | None = None) -> None:
     """Run with the expectation that it is refused: no process may start."""
     executor = LocalExecutor()
     executor.run = lambda folder: pytest.fail(f"{folder} was run")  # type: ignore[method-assign]
-    run_benchmark(cells, output, executor=executor, jobs=1, config_file=config, progress=False)
+    Benchmark(cells, output, config).run(executor, progress=False)
 
 
 def command(output: Path, config: str, *more: str) -> list[str]:
@@ -138,7 +138,7 @@ def test_wrong_names_are_one_line(tmp_path, capsys):
         (["--suite", "table1", "--tasks", "carrun"], "carrun: its data is not in the package; name it"),
         (
             ["--suite", "table1", "--dataset", "nosuch"],
-            "nosuch: no such file or folder (give a Hub dataset id",
+            "nosuch: no such file or folder (give",
         ),
         (
             ["--suite", "table1", "--dataset", "ballcircle=x.npz", "--dry-run", "--tasks", "ballcircle"],
@@ -325,8 +325,7 @@ def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_pa
         output = tmp_path / str(updates)
         options = {"tasks": ["ballcircle"], "algorithms": [name], "seeds": [0], "episodes": 1}
         cells = make_cells(["sensitivity"], updates={"": updates}, **options)
-        executor = LocalExecutor()
-        run_benchmark(cells, output, executor=executor, jobs=1, config_file=config, progress=False)
+        Benchmark(cells, output, config).run(LocalExecutor(), progress=False)
         return read_results(output / "results.json")
 
     # A tenth of 105 is 10: what is saved at 100 is not yet the end, and no point of its own either.
