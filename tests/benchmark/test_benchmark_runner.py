@@ -145,7 +145,7 @@ def test_wrong_names_are_one_line(tmp_path, capsys):
             "x.npz: no",
         ),
         (["--report", str(tmp_path), "--tasks", "carrun", "--dry-run"], "leave --tasks, --dry-run out"),
-        (["--report", str(tmp_path)], f"no results file at {tmp_path / 'results.json'}"),
+        (["--report", str(tmp_path)], f"{tmp_path / 'results.json'} is missing"),
     ):
         assert main(["benchmark", *words, "--output", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
@@ -172,7 +172,10 @@ def test_a_broken_or_foreign_results_file_is_refused_and_left_alone(tmp_path):
         (whole[:-30], "not complete JSON"),
         ('{"hello": 1}', "is not a results file"),
         (whole.replace('"format_version": 1', '"format_version": 99'), "reads up to 1"),
-        (whole.replace('"entries"', '"diverged": [{"task": "x"}], "entries"'), "'diverged': a diverged run"),
+        (
+            whole.replace('"entries"', '"diverged": [{"task": "x"}], "entries"'),
+            "diverged run 0: missing fields",
+        ),
     ):
         results.write_text(text)
         with pytest.raises(ResultsFileError, match=message):
