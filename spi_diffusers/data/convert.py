@@ -18,25 +18,29 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.download import fetch, find_dsrl_files
 from spi_diffusers.data.dsrl import load_hdf5
 from spi_diffusers.data.loading import (
-    DSRL_SUFFIXES,
-    check_hub_id,
-    check_no_revision,
+    EMBEDDED_FOLDER,
+    check_is_there,
+    check_revision,
     check_suffix,
     file_task,
     load_file,
 )
-from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
+from spi_diffusers.data.minari import load_minari
 from spi_diffusers.data.network import say
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
-from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, column_option
+from spi_diffusers.data.tables import TableColumns, column_option
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
+    DSRL_SUFFIXES,
+    MINARI_PREFIX,
+    TABLE_SUFFIXES,
     TASKS,
     Task,
     UnknownTaskError,
     check_config_name,
     get_task,
     resolve_task,
+    source_kind,
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
@@ -49,12 +53,7 @@ _DSRL_LICENSE, _UNKNOWN_LICENSE = "cc-by-4.0", "unknown"
 
 @dataclass(frozen=True)
 class ConvertedConfig:
-    """What came of one part of a source.
-
-    Attributes:
-        config: name of the config (of the task, where there is one).
-        dataset: what was written; None where an earlier run had written it (`keep_existing`).
-    """
+    """What came of one part of a source: the dataset is None where it was there (`keep_existing`)."""
 
     config: str
     dataset: TransitionDataset | None
@@ -62,15 +61,7 @@ class ConvertedConfig:
 
 @dataclass(frozen=True)
 class _Part:
-    """One config to write, not loaded yet.
-
-    Attributes:
-        config: its name.
-        load: loads it, and raises DatasetError where it cannot be used.
-        source: where it comes from, for the card.
-        license: license id for the card.
-        description: how the data was made, for the card.
-    """
+    """One config to write, not loaded yet; source, license and description are for the card."""
 
     config: str
     load: Callable[[], TransitionDataset]
@@ -81,15 +72,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Request:
-    """What the caller asks for, apart from the source.
-
-    Attributes:
-        wanted: names of tasks and configs; empty for all.
-        name: of the config, for data without a DSRL task.
-        columns: which columns of a table hold what.
-        revision: branch, tag or commit of a Hub dataset.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-    """
+    """What the caller asks for, apart from the source; `wanted` are tasks and configs, empty for all."""
 
     wanted: tuple[str, ...]
     name: str | None
@@ -123,8 +106,8 @@ def convert_dataset(
         source: one of
             - a DSRL `.hdf5` or `.npz` file, or a folder of them;
             - a `.csv`, `.csv.gz` or `.parquet` table of logged transitions;
-            - `YYY-45/DSRL`: DSRL's own HDF5 files on the Hub, downloaded and verified;
-            - a folder or Hub dataset (`org/name`) in the parquet layout;
+            - `YYY-45/DSRL` or `dsrl`: DSRL's own HDF5 files on the Hub, downloaded and verified;
+            - a folder or Hub dataset (`org/name`) in the parquet layout, or `embedded`;
             - a folder of a Minari dataset, or `minari:` and a Minari dataset id.
         folder: where to; made if it does not exist, else the new configs are added to it.
         tasks: which of the source's tasks to convert, all by default; of a dataset in the parquet layout,
@@ -245,19 +228,20 @@ def _convert(
 
 def _find_parts(source: str | os.PathLike[str], request: _Request) -> list[_Part]:
     """Find out what a source is, and what is to be converted of it: one part per config."""
-    text, path = str(source), Path(source).expanduser()
-    if path.exists() or text.startswith(PREFIX):
-        check_no_revision(text, request.revision)
-    if text.startswith(PREFIX):
-        return [_minari_part(text, request)]
-    if path.is_file():
+    kind, path = source_kind(source), Path(source).expanduser()
+    check_revision(source, request.revision)
+    if kind == "minari":
+        return [_minari_part(str(source), request)]
+    if kind == "file":
         return [_file_part(path, request)]
-    if path.is_dir():
+    if kind == "folder" or path.is_dir():
         return _folder_parts(path, request)
-    if text.lower() == DSRL_DATASET_REPO.lower():
+    if kind == "embedded":
+        return _folder_parts(EMBEDDED_FOLDER, request)
+    if kind in ("dsrl", "dsrl-hub"):
         return _dsrl_parts(request)
-    check_hub_id(text)
-    return _hub_parts(text, request)
+    check_is_there(source)
+    return _hub_parts(str(source), request)
 
 
 # ---- files and tables
@@ -304,8 +288,6 @@ def _folder_parts(path: Path, request: _Request) -> list[_Part]:
         _check_columns(str(path), request)
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]
-    if is_minari_folder(path):
-        return [_minari_part(path, request)]
     files = sorted(item for item in path.iterdir() if item.suffix.lower() in DSRL_SUFFIXES)
     if not files:
         inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
@@ -386,7 +368,7 @@ def _choose(where: str, configs: list[str], request: _Request) -> list[str]:
 # ---- Minari and the Hub
 
 
-def _minari_part(source: str | Path, request: _Request) -> _Part:
+def _minari_part(source: str, request: _Request) -> _Part:
     task = request.tasks[0] if len(request.tasks) == 1 else None
     if request.name is None and task is None:
         raise DatasetError(
@@ -397,7 +379,7 @@ def _minari_part(source: str | Path, request: _Request) -> _Part:
     load = partial(
         load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
     )
-    label = source if isinstance(source, str) else f"Minari dataset {source.name}"
+    label = source if source.startswith(MINARI_PREFIX) else f"Minari dataset {Path(source).name}"
     return _Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
 
 

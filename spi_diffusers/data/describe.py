@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,75 +18,9 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE = "#2b6cb0", "#c05621"
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Minimum, quartiles, mean and maximum of one number per episode."""
-
-    min: float
-    quarter: float
-    median: float
-    mean: float
-    three_quarters: float
-    max: float
-
-
-@dataclass(frozen=True)
-class WithinLimit:
-    """The episodes that keep a cost limit.
-
-    Attributes:
-        cost_limit: the limit on the cost return, inclusive.
-        episodes: how many keep it.
-        share: the same, of all episodes.
-        best_return: the largest return among them; None when there are none.
-        best_normalized_reward: that return between DSRL's references; None without a task.
-    """
-
-    cost_limit: float
-    episodes: int
-    share: float
-    best_return: float | None
-    best_normalized_reward: float | None
-
-
-@dataclass(frozen=True)
-class DatasetDescription:
-    """A dataset in numbers; all JSON-serialisable.
-
-    Attributes:
-        source: where it comes from.
-        task: DSRL id, where it is known.
-        sha256: fingerprint of the content.
-        transitions: number of rows.
-        episodes: number of episodes.
-        terminated_episodes: how many of them the task itself ended; the others were truncated.
-        observation_dim: length of an observation.
-        action_dim: length of an action.
-        length: steps of an episode.
-        return_: undiscounted sum of rewards of an episode.
-        cost_return: undiscounted sum of costs of an episode.
-        costly_steps: share of the steps with a cost above 0.
-        limits: one entry per cost limit.
-    """
-
-    source: str
-    task: str | None
-    sha256: str
-    transitions: int
-    episodes: int
-    terminated_episodes: int
-    observation_dim: int
-    action_dim: int
-    length: Spread
-    return_: Spread
-    cost_return: Spread
-    costly_steps: float
-    limits: tuple[WithinLimit, ...]
-
-
 def describe_dataset(
     dataset: TransitionDataset, cost_limits: Sequence[float] | None = None
-) -> DatasetDescription:
+) -> dict[str, Any]:
     """Describe a dataset in numbers.
 
     Args:
@@ -95,7 +28,13 @@ def describe_dataset(
         cost_limits: limits per episode; by default the task's own, else 10, 20 and 40.
 
     Returns:
-        The description.
+        A dictionary ready for JSON: `source`, `task` (DSRL id or None), `sha256` (of the content),
+            `transitions`, `episodes`, `terminated_episodes` (ended by the task itself; the others were
+            truncated), `observation_dim`, `action_dim`; `length`, `return` and `cost_return` of the episodes,
+            each with `min`, `quarter`, `median`, `mean`, `three_quarters`, `max`; `costly_steps` (share of
+            the steps with a cost above 0); and `limits`, each with `cost_limit`, `episodes` (how many keep
+            it), `share` (of all), `best_return` (among them; None if none keeps it) and
+            `best_normalized_reward` (None without a task).
 
     Raises:
         ValueError: a limit is negative or not finite.
@@ -110,73 +49,78 @@ def describe_dataset(
         count = int((episodes.cost_return <= limit).sum())
         best = episodes.best_return_within(limit)
         normalized = None if best is None or task is None else float(task.normalize_reward(best))
-        limits.append(WithinLimit(float(limit), count, count / len(episodes), best, normalized))
-    return DatasetDescription(
-        source=dataset.source,
-        task=task.name if task is not None else None,
-        sha256=dataset.sha256,
-        transitions=len(dataset),
-        episodes=len(episodes),
-        terminated_episodes=int(episodes.terminated.sum()),
-        observation_dim=dataset.observation_dim,
-        action_dim=dataset.action_dim,
-        length=_spread(episodes.length),
-        return_=_spread(episodes.return_),
-        cost_return=_spread(episodes.cost_return),
-        costly_steps=(dataset.transitions.cost > 0).double().mean().item(),
-        limits=tuple(limits),
-    )
+        limits.append(
+            {
+                "cost_limit": float(limit),
+                "episodes": count,
+                "share": count / len(episodes),
+                "best_return": best,
+                "best_normalized_reward": normalized,
+            }
+        )
+    return {
+        "source": dataset.source,
+        "task": task.name if task is not None else None,
+        "sha256": dataset.sha256,
+        "transitions": len(dataset),
+        "episodes": len(episodes),
+        "terminated_episodes": int(episodes.terminated.sum()),
+        "observation_dim": dataset.observation_dim,
+        "action_dim": dataset.action_dim,
+        "length": _spread(episodes.length),
+        "cost_return": _spread(episodes.cost_return),
+        "costly_steps": (dataset.transitions.cost > 0).double().mean().item(),
+        "limits": limits,
+        "return": _spread(episodes.return_),
+    }
 
 
-def description_tables(description: DatasetDescription) -> "list[Table]":
+def description_tables(description: dict[str, Any]) -> "list[Table]":
     """Make the tables that `spi data describe` prints: of the episodes' spread, and of the cost limits."""
     from rich.table import Table
 
     d = description
     title = (
-        f"{d.task or d.source}: {d.episodes} episodes, {d.transitions} transitions, observation / action "
-        f"{d.observation_dim} / {d.action_dim}"
+        f"{d['task'] or d['source']}: {d['episodes']} episodes, {d['transitions']} transitions, "
+        f"observation / action {d['observation_dim']} / {d['action_dim']}"
     )
     caption = (
-        f"{d.terminated_episodes} episodes were ended by the task, the other "
-        f"{d.episodes - d.terminated_episodes} by time; {d.costly_steps:.1%} of the steps cost something. "
-        f"SHA-256 {d.sha256[:16]}"
+        f"{d['terminated_episodes']} episodes were ended by the task, the other "
+        f"{d['episodes'] - d['terminated_episodes']} by time; {d['costly_steps']:.1%} of the steps cost "
+        f"something. SHA-256 {d['sha256'][:16]}"
     )
     spread = Table(title=title, caption=caption)
     spread.add_column("of an episode")
     for name in ("min", "25%", "median", "mean", "75%", "max"):
         spread.add_column(name, justify="right")
-    for name, values in (("return", d.return_), ("cost return", d.cost_return), ("length", d.length)):
-        spread.add_row(name, *(f"{value:.1f}" for value in asdict(values).values()))
+    for name in ("return", "cost_return", "length"):
+        spread.add_row(name.replace("_", " "), *(f"{value:.1f}" for value in d[name].values()))
     within = Table(title="Within a cost limit")
-    for name in ("cost limit", "episodes", "share", "best return", "normalised"):
+    for name in ("cost limit", "episodes", "share", "best return", "normalized"):
         within.add_column(name, justify="right")
-    for entry in d.limits:
+    for entry in d["limits"]:
+        best, normalized = entry["best_return"], entry["best_normalized_reward"]
         within.add_row(
-            f"{entry.cost_limit:g}",
-            str(entry.episodes),
-            f"{entry.share:.1%}",
-            "none" if entry.best_return is None else f"{entry.best_return:.1f}",
-            "" if entry.best_normalized_reward is None else f"{entry.best_normalized_reward:.2f}",
+            *(f"{entry['cost_limit']:g}", str(entry["episodes"]), f"{entry['share']:.1%}"),
+            "none" if best is None else f"{best:.1f}",
+            "" if normalized is None else f"{normalized:.2f}",
         )
     return [spread, within]
 
 
 def save_description(
-    dataset: TransitionDataset, description: DatasetDescription, folder: str | os.PathLike[str]
+    dataset: TransitionDataset, description: dict[str, Any], folder: str | os.PathLike[str]
 ) -> list[Path]:
     """Write a description as `description.json` and `description.png` into a folder; return both paths."""
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    as_json = asdict(description)
-    as_json["return"] = as_json.pop("return_")
     text, picture = folder / "description.json", folder / "description.png"
-    text.write_text(json.dumps(as_json, indent=2) + "\n", encoding="utf-8")
+    text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     _draw(dataset, description).savefig(picture)
     return [text, picture]
 
 
-def _draw(dataset: TransitionDataset, description: DatasetDescription) -> Any:
+def _draw(dataset: TransitionDataset, description: dict[str, Any]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -184,15 +128,15 @@ def _draw(dataset: TransitionDataset, description: DatasetDescription) -> Any:
     scatter, returns, costs, lengths = FigureCanvasAgg(figure).figure.subplots(2, 2).flat
     episodes = dataset.episodes
     figure.suptitle(
-        f"{description.task or Path(description.source).name}: {description.episodes} episodes, "
-        f"{description.transitions} transitions"
+        f"{description['task'] or Path(description['source']).name}: {description['episodes']} episodes, "
+        f"{description['transitions']} transitions"
     )
     scatter.scatter(episodes.cost_return, episodes.return_, s=9, alpha=0.6, linewidths=0, color=_BLUE)
     scatter.set_xlabel("cost return (dashed: cost limits)")
     scatter.set_ylabel("return (bars: best within each limit)")
-    for entry in description.limits:
-        if entry.best_return is not None:
-            scatter.hlines(entry.best_return, 0, entry.cost_limit, color=_ORANGE, linewidth=1.2)
+    for entry in description["limits"]:
+        if entry["best_return"] is not None:
+            scatter.hlines(entry["best_return"], 0, entry["cost_limit"], color=_ORANGE, linewidth=1.2)
     for axes, values, name in (
         (returns, episodes.return_, "return"),
         (costs, episodes.cost_return, "cost return"),
@@ -202,14 +146,19 @@ def _draw(dataset: TransitionDataset, description: DatasetDescription) -> Any:
         axes.set_xlabel(name)
         axes.set_ylabel("episodes")
     for axes in (scatter, costs):
-        for entry in description.limits:
-            axes.axvline(entry.cost_limit, color=_ORANGE, linewidth=0.8, linestyle="--")
+        for entry in description["limits"]:
+            axes.axvline(entry["cost_limit"], color=_ORANGE, linewidth=0.8, linestyle="--")
     return figure
 
 
-def _spread(values: torch.Tensor) -> Spread:
+def _spread(values: torch.Tensor) -> dict[str, float]:
     values = values.double()
     quarter, median, three_quarters = values.quantile(values.new_tensor([0.25, 0.5, 0.75])).tolist()
-    return Spread(
-        values.min().item(), quarter, median, values.mean().item(), three_quarters, values.max().item()
-    )
+    return {
+        "min": values.min().item(),
+        "quarter": quarter,
+        "median": median,
+        "mean": values.mean().item(),
+        "three_quarters": three_quarters,
+        "max": values.max().item(),
+    }

@@ -100,9 +100,6 @@ def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str
     value would be bootstrapped from and any stand-in would be wrong, so the row is dropped and the row
     before it becomes the truncated end of the episode; an episode of that one row disappears.
 
-    Args:
-        columns: clean columns (see `ColumnChecker.clean`) with any `next_observation`.
-
     Returns:
         The new columns without the index columns, and the number of dropped rows.
     """

@@ -7,29 +7,29 @@ from pathlib import Path
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.dsrl import load_hdf5, load_npz
-from spi_diffusers.data.minari import PREFIX, is_minari_folder, load_minari
+from spi_diffusers.data.minari import load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
-from spi_diffusers.data.tables import TABLE_SUFFIXES, TableColumns, load_table
+from spi_diffusers.data.tables import TableColumns, load_table
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
-    RESERVED_NAMES,
+    DSRL_SUFFIXES,
+    MINARI_PREFIX,
+    TABLE_SUFFIXES,
     Task,
     UnknownTaskError,
     get_task,
     resolve_task,
+    source_kind,
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import HUB_ID
 
 #: The dataset that ships with the package: a folder in the parquet layout.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
-#: Suffixes of files in DSRL's layout.
-DSRL_SUFFIXES = (".npz", ".hdf5", ".h5")
 
 _FORMS = (
     "the org/name of a Hub dataset, a folder in the parquet layout or of a Minari dataset, a .hdf5 or .npz "
-    f"file in DSRL's layout, a table ({', '.join(TABLE_SUFFIXES)}), or {PREFIX}ID"
+    f"file in DSRL's layout, a table ({', '.join(TABLE_SUFFIXES)}), or {MINARI_PREFIX}ID"
 )
 
 
@@ -76,34 +76,27 @@ def load_transitions(
         >>> dataset = load_transitions("ballcircle")
         >>> dataset.episodes.best_return_within(10.0)
     """
-    source = "embedded" if dataset is None else str(dataset)
-    path = Path(source).expanduser()
-    if (
-        task is None
-        and source not in RESERVED_NAMES
-        and re.fullmatch(r"[\w-]+", source)
-        and not path.exists()
-    ):
+    kind = source_kind(dataset)
+    if kind == "missing" and task is None and re.fullmatch(r"[\w-]+", str(dataset)):
         try:
-            source, path, task = "embedded", EMBEDDED_FOLDER, get_task(source)
+            kind, dataset, task = "embedded", None, get_task(str(dataset))
         except UnknownTaskError as error:
-            raise MissingDatasetError(f"{source}: no such file or folder, and {error}") from None
-    known, config = resolve_task(task, None if source == "embedded" else source)
-    if source == "embedded":
-        check_no_revision("the data in the package", revision)
+            raise MissingDatasetError(f"{dataset}: no such file or folder, and {error}") from None
+    known, config = resolve_task(task, dataset)
+    check_revision(dataset, revision)
+    path = Path(str(dataset)).expanduser()
+    if kind == "embedded":
         return _load_embedded(known, clip_actions)
-    if source == "dsrl" or (source.lower() == DSRL_DATASET_REPO.lower() and not path.exists()):
-        return _load_dsrl(known, revision, clip_actions, is_downloaded=source == "dsrl")
-    if path.exists() or source.startswith(PREFIX):
-        check_no_revision(source, revision)
-    if source.startswith(PREFIX) or is_minari_folder(path):
-        return load_minari(source, known, clip_actions=clip_actions)
-    if path.is_dir():
+    if kind in ("dsrl", "dsrl-hub"):
+        return _load_dsrl(known, revision, clip_actions, is_downloaded=kind == "dsrl")
+    if kind == "minari":
+        return load_minari(str(dataset), known, clip_actions=clip_actions)
+    if kind == "folder":
         return load_folder(path, config, clip_actions=clip_actions)
-    if path.exists():
+    if kind == "file":
         return load_file(path, file_task(path, known), clip_actions=clip_actions)
-    check_hub_id(source)
-    return load_hub(source, config, revision=revision, clip_actions=clip_actions)
+    check_is_there(dataset)
+    return load_hub(str(dataset), config, revision=revision, clip_actions=clip_actions)
 
 
 def load_file(
@@ -149,10 +142,10 @@ def file_task(path: Path, task: Task | None) -> Task | None:
     return task or told
 
 
-def check_hub_id(source: str) -> None:
+def check_is_there(dataset: str | os.PathLike[str] | None) -> None:
     """Refuse what is not on disk and cannot be the id of a Hub dataset, with a MissingDatasetError."""
-    if source.lower().endswith((*DSRL_SUFFIXES, *TABLE_SUFFIXES)) or not HUB_ID.fullmatch(source):
-        raise MissingDatasetError(f"{source}: no such file or folder (give {_FORMS})")
+    if source_kind(dataset) == "missing":
+        raise MissingDatasetError(f"{dataset}: no such file or folder (give {_FORMS})")
 
 
 def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
@@ -167,17 +160,14 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
         MissingDatasetError: there is no such file or folder, or the folder has no data of the task.
         DatasetError: the folder is not a dataset.
     """
-    known, path = get_task(task), Path(dataset).expanduser()
-    if str(dataset) in RESERVED_NAMES or str(dataset).startswith(PREFIX) or is_minari_folder(path):
-        return
-    if path.is_dir():
-        configs = folder_configs(path)
+    known = get_task(task)
+    check_is_there(dataset)
+    if source_kind(dataset) == "folder":
+        configs = folder_configs(Path(dataset).expanduser())
         if known.name not in configs:
             raise MissingDatasetError(
-                f"{path}: has no data of {known.name}, only of {', '.join(configs) or 'nothing'}"
+                f"{dataset}: has no data of {known.name}, only of {', '.join(configs) or 'nothing'}"
             )
-    elif not path.exists():
-        check_hub_id(str(dataset))
 
 
 def embedded_tasks() -> list[str]:
@@ -185,9 +175,11 @@ def embedded_tasks() -> list[str]:
     return folder_configs(EMBEDDED_FOLDER)
 
 
-def check_no_revision(source: str | os.PathLike[str], revision: str | None) -> None:
+def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None) -> None:
     """Refuse a revision of data that has none, with a DatasetError."""
-    if revision is not None:
+    kind = source_kind(dataset)
+    if revision is not None and kind in ("embedded", "minari", "file", "folder"):
+        source = "the data in the package" if kind == "embedded" else dataset
         raise DatasetError(
             f"{source}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
         )

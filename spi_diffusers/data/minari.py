@@ -12,16 +12,8 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.tasks import MINARI_PREFIX, Task
 from spi_diffusers.data.transitions import TransitionDataset
-
-#: What a source starts with to be looked up as a Minari dataset id: `minari:D4RL/door/human-v2`.
-PREFIX = "minari:"
-
-
-def is_minari_folder(folder: Path) -> bool:
-    """Say whether a folder looks like a Minari dataset (or the `data` folder in one)."""
-    return any((folder / inner / "metadata.json").is_file() for inner in ("data", "."))
 
 
 def load_minari(
@@ -55,8 +47,8 @@ def load_minari(
             f"{source}: reading Minari datasets needs minari: pip install 'spi-diffusers[minari]'"
         ) from error
     try:
-        if source.startswith(PREFIX):
-            loaded = minari.load_dataset(source.removeprefix(PREFIX), download=True)
+        if source.startswith(MINARI_PREFIX):
+            loaded = minari.load_dataset(source.removeprefix(MINARI_PREFIX), download=True)
         else:
             folder = Path(dataset).expanduser()
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)

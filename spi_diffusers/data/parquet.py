@@ -415,7 +415,7 @@ class ParquetRows:
             columns: which columns.
 
         Yields:
-            (number of the first row, arrays by column): neighbouring rows of one range, as they are in the
+            (number of the first row, arrays by column): neighboring rows of one range, as they are in the
             file; vectors (n, D), else (n,).
 
         Raises:

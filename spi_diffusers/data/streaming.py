@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_no_revision, load_transitions
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_revision, load_transitions
 from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task, source_kind
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
-from spi_diffusers.files import HUB_ID
 
 logger = logging.getLogger(__name__)
 
@@ -107,15 +106,7 @@ class StreamedDataset:
             yield first, TransitionBatch(*(torch.from_numpy(_writable(clean[name])) for name in COLUMNS))
 
     def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
-        """Load some episodes into memory, drawn at random.
-
-        Args:
-            max_transitions: how many transitions at most; one episode is always loaded.
-            seed: of the draw.
-
-        Returns:
-            The episodes in the order of the dataset.
-        """
+        """Load episodes into memory, drawn at random: at most `max_transitions`, but at least one episode."""
         order = np.random.default_rng(seed).permutation(self.num_episodes)
         total = np.cumsum(self.episodes.length.numpy()[order])
         count = max(int(np.searchsorted(total, max_transitions, side="right")), 1)
@@ -174,19 +165,8 @@ def open_transitions(
 ) -> TransitionDataset | StreamedDataset:
     """Load a dataset into memory, or open it for reading in parts if it is too large.
 
-    Args:
-        dataset: as for `load_transitions`.
-        task: as for `load_transitions`.
-        revision: as for `load_transitions`.
-        clip_actions: as for `load_transitions`.
-        copies: processes on this machine that load it.
-        progress: as for `open_stream`.
-
-    Returns:
-        The dataset.
-
-    Raises:
-        DatasetError: as `load_transitions`.
+    The arguments and errors are those of `load_transitions`, and `copies`: how many processes on this machine
+    load it; `progress`: as for `open_stream`.
     """
     if exceeds_memory(dataset, task, revision=revision, copies=copies):
         return open_stream(dataset, task, revision=revision, clip_actions=clip_actions, progress=progress)
@@ -235,16 +215,15 @@ def available_memory() -> int:
 def _open_rows(
     dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None
 ) -> ParquetRows:
-    if dataset is None or str(dataset) == "embedded":
-        check_no_revision("the data in the package", revision)
+    kind, text = source_kind(dataset), str(dataset)
+    check_revision(dataset, revision)
+    if kind == "embedded":
         rows = folder_rows(EMBEDDED_FOLDER, config)
         rows.source = f"embedded:{rows.config}"
         return rows
-    path, text = Path(dataset).expanduser(), str(dataset)
-    if path.is_dir():
-        check_no_revision(path, revision)
-        return folder_rows(path, config)
-    if path.exists() or not HUB_ID.fullmatch(text) or text.lower() == DSRL_DATASET_REPO.lower():
+    if kind == "folder":
+        return folder_rows(Path(text).expanduser(), config)
+    if kind != "hub":
         raise DatasetError(
             f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "
             f"data convert {DSRL_DATASET_REPO if text == 'dsrl' else text} FOLDER` makes a folder of it"

@@ -12,14 +12,11 @@ import numpy as np
 from spi_diffusers.data.columns import VECTOR_COLUMNS, DatasetError
 from spi_diffusers.data.dsrl import dataset_from_raw
 from spi_diffusers.data.parquet import column_to_numpy
-from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.tasks import TABLE_SUFFIXES, Task
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: Suffixes of the files that `load_table` reads.
-TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 # Usual names of columns in other logs. Ours comes first: where it is there, no other is looked for. A vector
 # may also be spread over numbered columns: obs_0, obs_1 or state[0], state[1].

@@ -127,17 +127,14 @@ _BY_KEY = {key: task for task in TASKS.values() for key in _keys(task)}
 
 
 def get_task(name: "str | Task") -> Task:
-    """Look a task up by its DSRL id or its short form, ignoring case.
-
-    Args:
-        name: e.g. `OfflineBallCircle-v0`, `ballcircle`, `hoppervelocity`, `easysparse`; a `Task` is
-            returned as it is.
-
-    Returns:
-        The task.
+    """Look a task up by its DSRL id or its short form, ignoring case; a `Task` is returned as it is.
 
     Raises:
         UnknownTaskError: no task has this name; the message lists the closest ones.
+
+    Example:
+        >>> get_task("ballcircle").name
+        'OfflineBallCircle-v0'
     """
     if isinstance(name, Task):
         return name
@@ -166,24 +163,60 @@ def task_of_file(path: Path) -> Task | None:
         return None
 
 
+# ---- what a dataset is named by
+
 #: What stands for the data in the package and for DSRL's own wherever a dataset is named.
 RESERVED_NAMES = ("embedded", "dsrl")
+#: What a Minari dataset id starts with: `minari:D4RL/door/human-v2`.
+MINARI_PREFIX = "minari:"
+#: Suffixes of files in DSRL's layout, and of tables.
+DSRL_SUFFIXES = (".npz", ".hdf5", ".h5")
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code
-_FILE_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet", ".csv", ".gz")
+
+
+def source_kind(dataset: str | os.PathLike[str] | None) -> str:
+    """Tell what a dataset's name stands for; what exists on disk is never looked up on the Hub.
+
+    Args:
+        dataset: what `load_transitions` takes.
+
+    Returns:
+        `embedded` (also for None), `dsrl`, `file`, `folder`, `minari` (an id or a folder), `hub`, `dsrl-hub`
+        (DSRL's own Hub dataset), or `missing`.
+    """
+    text = "embedded" if dataset is None else str(dataset)
+    path = Path(text).expanduser()
+    if text in RESERVED_NAMES:
+        return text
+    if text.startswith(MINARI_PREFIX):
+        return "minari"
+    if path.is_dir():
+        is_layout = (path / "README.md").is_file()
+        is_minari = any((path / inner / "metadata.json").is_file() for inner in ("data", "."))
+        return "minari" if is_minari and not is_layout else "folder"
+    if path.exists():
+        return "file"
+    if text.lower() == DSRL_DATASET_REPO.lower():
+        return "dsrl-hub"
+    is_file = text.lower().endswith((*DSRL_SUFFIXES, *TABLE_SUFFIXES))
+    return "hub" if HUB_ID.fullmatch(text) and not is_file else "missing"
 
 
 def resolve_task(
     task: str | Task | None, dataset: str | os.PathLike[str] | None
 ) -> tuple[Task | None, str | None]:
-    """Tell which task of DSRL's and which config of a dataset a name means.
+    """Tell which DSRL task and which config of a dataset a name means, or None and None for no name.
+
+    Only a folder or a Hub dataset has configs. Whether it has that one is not looked up: `load_transitions`
+    does that.
 
     Args:
         task: DSRL id or short form, or the name of a config.
-        dataset: what `load_transitions` takes; only a folder or a Hub dataset has configs.
+        dataset: what `load_transitions` takes.
 
     Returns:
-        The task, None where the name is none of DSRL's, and the config's name. Whether the dataset has
-        that config is not looked up; `load_transitions` does. Both are None where no name is given.
+        The task, None where the name is not one of DSRL's, and the config's name.
 
     Raises:
         UnknownTaskError: DSRL has no such task, and the dataset has no configs.
@@ -193,7 +226,7 @@ def resolve_task(
     try:
         known = get_task(task)
     except UnknownTaskError:
-        if not _has_configs(dataset):
+        if source_kind(dataset) not in ("folder", "hub"):
             raise
         return None, str(task)
     return known, known.name
@@ -212,13 +245,3 @@ def check_config_name(name: str) -> None:
         )
     if name.lower() == "readme.md":
         raise ValueError(f"config_name cannot be {name!r} (--name): that is the card")
-
-
-def _has_configs(dataset: str | os.PathLike[str] | None) -> bool:
-    if dataset is None or str(dataset) in RESERVED_NAMES:
-        return False
-    path, text = Path(dataset).expanduser(), str(dataset)
-    if path.exists():
-        return path.is_dir()
-    is_file = path.suffix.lower() in _FILE_SUFFIXES
-    return bool(HUB_ID.fullmatch(text)) and not is_file and text.lower() != DSRL_DATASET_REPO.lower()

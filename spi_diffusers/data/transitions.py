@@ -50,17 +50,7 @@ class TransitionBatch:
         return f"TransitionBatch: {len(self)} transitions, {sizes}, on {self.reward.device}"
 
     def gather(self, index: torch.Tensor) -> "TransitionBatch":
-        """Take rows by index: the one way in which training reads its batches.
-
-        Args:
-            index: (B,) int64 on the device of the data; rows may repeat.
-
-        Returns:
-            A batch of B transitions, on the same device.
-
-        Raises:
-            IndexError: an index is outside [0, N).
-        """
+        """Take rows by index, (B,) int64 on the data's device; an index outside [0, N) is an IndexError."""
         return TransitionBatch(*(getattr(self, name).index_select(0, index) for name in COLUMNS))
 
     def to(self, device: torch.device | str) -> "TransitionBatch":
@@ -106,14 +96,7 @@ class EpisodeTable:
         return f"{len(self)} episodes: {', '.join(spreads)}"
 
     def best_return_within(self, cost_limit: float) -> float | None:
-        """Find the largest return among episodes that keep a cost limit.
-
-        Args:
-            cost_limit: limit on the cost return of an episode, inclusive.
-
-        Returns:
-            The return, or None when no episode keeps the limit.
-        """
+        """The largest return among the episodes with a cost return of at most the limit, or None."""
         within = self.return_[self.cost_return <= cost_limit]
         return within.max().item() if len(within) else None
 
@@ -236,13 +219,10 @@ class TransitionDataset:
         return digest.hexdigest()
 
     def select_episodes(self, index: torch.Tensor) -> "TransitionDataset":
-        """Keep some episodes.
+        """Keep some episodes; the new dataset numbers them anew, from 0.
 
         Args:
             index: (K,) int64 positions in the episode table in the wanted order, or (E,) bool mask.
-
-        Returns:
-            A new dataset; its episodes are numbered anew, from 0.
 
         Raises:
             ValueError: the index is empty, or a mask of the wrong length.
@@ -274,8 +254,7 @@ class TransitionDataset:
         """Split at random by episode, so that no episode is on both sides.
 
         Args:
-            fraction: share of the episodes in the first part, between 0 and 1; rounded such that both
-                parts get at least one.
+            fraction: share of the episodes in the first part, between 0 and 1; both parts get at least one.
             generator: source of randomness (CPU).
 
         Returns:

@@ -1,6 +1,5 @@
 """Write a dataset in the parquet layout: rows, episode table, statistics, and a dataset card."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import turn
+from spi_diffusers.files import sha256_of, turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +51,7 @@ def write_parquet_dataset(
         config_name: name of the config, the dataset's task by default.
         source: where the data comes from, for the card; the last part of `dataset.source` by default.
         description: how the data was made, for the card (Markdown).
-        license: licence id as the Hub knows it.
+        license: license id as the Hub knows it.
         location: what a reader beside the folder passes to `load_transitions`, for the card; by default
             its name.
         more_stats: JSON values that `stats.json` shall hold besides what is written there anyway.
@@ -94,13 +93,13 @@ def write_parquet_dataset(
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         with turn(folder):
             _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
-            readme = folder / "README.md"
+            readme, name = folder / "README.md", folder.resolve().name
             there = read_stats(folder)
             tasks = [*(task for task in there if task["config"] != config), stats]
             card = make_card(
                 sorted(tasks, key=lambda task: task["config"]),
                 readme if readme.is_file() else None,
-                location=location or _name_beside(folder),
+                location=location or (f"./{name}" if name in RESERVED_NAMES else name),
                 replaced=[task for task in there if task["config"] == config],
             )
             (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
@@ -154,11 +153,6 @@ def has_config(folder: str | os.PathLike[str], config: str) -> bool:
         f"{target}: is a folder that holds no config of a dataset, and stays as it is; choose another "
         "folder or another name"
     )
-
-
-def _name_beside(folder: Path) -> str:
-    name = folder.resolve().name
-    return f"./{name}" if name in RESERVED_NAMES else name
 
 
 def _check_replaceable(folder: Path, config: str, overwrite: bool) -> None:
@@ -223,7 +217,14 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
         "sha256": dataset.sha256,
-        "files": [_file_entry(folder / name, config) for name in (TRAIN_FILE, EPISODES_FILE)],
+        "files": [
+            {
+                "path": f"{config}/{name}",
+                "bytes": (folder / name).stat().st_size,
+                "sha256": sha256_of(folder / name),
+            }
+            for name in (TRAIN_FILE, EPISODES_FILE)
+        ],
         "episodes": {name: _summary(fields[name]) for name in ("length", "return", "cost_return")},
         "best_return_within": [
             {"cost_limit": limit, "return": episodes.best_return_within(limit)} for limit in limits
@@ -234,12 +235,6 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         "num_terminated": int(dataset.transitions.terminated.sum()),
         "num_truncated": int(dataset.transitions.truncated.sum()),
     }
-
-
-def _file_entry(path: Path, config: str) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": f"{config}/{path.name}", "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _summary(values: torch.Tensor) -> dict[str, float]:

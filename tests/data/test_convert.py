@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.download import download_dsrl_file
-from spi_diffusers.data.loading import MissingDatasetError, load_transitions
+from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, load_transitions
 from spi_diffusers.data.tables import TableColumns
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -349,3 +349,8 @@ def test_clipping_is_for_tasks_only(tmp_path):
     (tmp_path / "log.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="those of robot may have any range"):
         convert(tmp_path / "log.csv", tmp_path / "set", name="robot", clip_actions=True)
+
+
+def test_the_data_in_the_package_is_converted_to_the_same_files(tmp_path):
+    convert("embedded", tmp_path / "set")
+    assert tree(tmp_path / "set" / BALL.name) == tree(EMBEDDED_FOLDER / BALL.name)

@@ -24,27 +24,31 @@ def dataset():
 
 def test_numbers_by_hand(dataset):
     description = describe_dataset(dataset, [3, 0, 100])
-    assert (description.episodes, description.transitions, description.terminated_episodes) == (3, 9, 1)
-    assert (description.task, description.sha256) == (BALL.name, dataset.sha256)
-    assert description.return_.min == 6
-    assert description.return_.median == 10
-    assert description.return_.mean == pytest.approx(56 / 3)
-    assert description.return_.max == 40
-    assert (description.return_.quarter, description.return_.three_quarters) == (8, 25)
-    assert (description.cost_return.min, description.cost_return.max) == (0, 4)
-    assert (description.length.min, description.length.max) == (2, 4)
-    assert description.costly_steps == pytest.approx(7 / 9)
-    assert [entry.cost_limit for entry in description.limits] == [0, 3, 100]
-    assert [entry.episodes for entry in description.limits] == [1, 2, 3]
-    assert [entry.share for entry in description.limits] == pytest.approx([1 / 3, 2 / 3, 1])
-    assert [entry.best_return for entry in description.limits] == [10, 10, 40]
-    best = description.limits[2].best_normalized_reward
+    assert (description["episodes"], description["transitions"], description["terminated_episodes"]) == (
+        3,
+        9,
+        1,
+    )
+    assert (description["task"], description["sha256"]) == (BALL.name, dataset.sha256)
+    assert description["return"]["min"] == 6
+    assert description["return"]["median"] == 10
+    assert description["return"]["mean"] == pytest.approx(56 / 3)
+    assert description["return"]["max"] == 40
+    assert (description["return"]["quarter"], description["return"]["three_quarters"]) == (8, 25)
+    assert (description["cost_return"]["min"], description["cost_return"]["max"]) == (0, 4)
+    assert (description["length"]["min"], description["length"]["max"]) == (2, 4)
+    assert description["costly_steps"] == pytest.approx(7 / 9)
+    assert [entry["cost_limit"] for entry in description["limits"]] == [0, 3, 100]
+    assert [entry["episodes"] for entry in description["limits"]] == [1, 2, 3]
+    assert [entry["share"] for entry in description["limits"]] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert [entry["best_return"] for entry in description["limits"]] == [10, 10, 40]
+    best = description["limits"][2]["best_normalized_reward"]
     assert best == pytest.approx((40 - BALL.reward_min) / (BALL.reward_max - BALL.reward_min))
 
 
 def test_limits_are_the_tasks_own_unless_others_are_given(dataset):
-    assert tuple(entry.cost_limit for entry in describe_dataset(dataset).limits) == BALL.cost_limits
-    assert [entry.cost_limit for entry in describe_dataset(make_dataset()).limits] == [10, 20, 40]
+    assert tuple(entry["cost_limit"] for entry in describe_dataset(dataset)["limits"]) == BALL.cost_limits
+    assert [entry["cost_limit"] for entry in describe_dataset(make_dataset())["limits"]] == [10, 20, 40]
     for limit in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="a cost limit must be a finite number of at least 0"):
             describe_dataset(dataset, [limit])
@@ -54,8 +58,8 @@ def test_a_limit_that_no_episode_keeps():
     columns = make_columns(lengths=(2,))
     columns["cost"] = np.float32([1, 1])
     description = describe_dataset(TransitionDataset.from_columns(columns), [1])
-    (entry,) = description.limits
-    assert (entry.episodes, entry.share, entry.best_return, entry.best_normalized_reward) == (
+    (entry,) = description["limits"]
+    assert (entry["episodes"], entry["share"], entry["best_return"], entry["best_normalized_reward"]) == (
         0,
         0,
         None,

@@ -5,7 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task, resolve_task, task_of_file
+from spi_diffusers.data.tasks import (
+    TASKS,
+    UnknownTaskError,
+    get_task,
+    resolve_task,
+    source_kind,
+    task_of_file,
+)
 
 
 def test_there_are_dsrls_38_tasks_and_the_papers_eight():
@@ -137,3 +144,24 @@ def test_a_file_has_no_configs(tmp_path):
     (tmp_path / "data").write_text("")
     with pytest.raises(UnknownTaskError, match="unknown task 'robot'"):
         resolve_task("robot", tmp_path / "data")
+
+
+def test_what_a_datasets_name_stands_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "log.csv").write_text("")
+    (tmp_path / "arm" / "data").mkdir(parents=True)
+    (tmp_path / "arm" / "data" / "metadata.json").write_text("{}")
+    (tmp_path / "org" / "there").mkdir(parents=True)
+    kinds = {
+        "embedded": (None, "embedded"),
+        "dsrl": ("dsrl",),
+        "minari": ("minari:lab/arm-v0", "arm", tmp_path / "arm"),
+        "folder": ("folder", "", ".", "org/there"),
+        "file": ("log.csv",),
+        "dsrl-hub": ("YYY-45/DSRL", "yyy-45/dsrl"),
+        "hub": ("org/name", "org/my.set"),
+        "missing": ("nowhere", "org/x.npz", "org/x.csv.gz", "a/b/c", "/no/where", "~/nowhere"),
+    }
+    for kind, names in kinds.items():
+        assert {name: source_kind(name) for name in names} == dict.fromkeys(names, kind)
