@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, RESERVED_NAMES
@@ -16,7 +15,7 @@ from spi_diffusers.evaluation.summary import (
     spread_over,
     summarize_seeds,
 )
-from spi_diffusers.files import HUB_ID, RESULTS_FILE, short_name
+from spi_diffusers.files import HUB_ID, RESULTS_FILE, read_json, short_name
 from spi_diffusers.hub.policy_files import DEFAULT_LICENSE, PLOTS_FOLDER, PolicyFiles
 
 if TYPE_CHECKING:
@@ -54,17 +53,14 @@ def policy_card(
     """
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        keep_trailing_newline=True, autoescape=False, undefined=StrictUndefined, trim_blocks=False
-    )
+    environment = Environment(keep_trailing_newline=True, autoescape=False, undefined=StrictUndefined)
     template = resources.files("spi_diffusers.hub").joinpath("card.md").read_text(encoding="utf-8")
-    summaries = _summaries(files)
-    several_seeds, uneven = _several_seeds(summaries), len({s.train_seeds for s in summaries}) > 1
+    summaries, info = _summaries(files), files.train_info
+    sizes = read_json(files.folder / "noise_model" / "config.json")
+    conditioned = sizes.get("use_safety_weight", True)
     # What lies in the current folder by chance has no say in what a repository is called.
     name = repo_id.rpartition("/")[2] if on_hub else short_name(repo_id)
-    sizes = _component_config(files, "noise_model")
-    conditioned = sizes.get("use_safety_weight", True)
-    info = files.train_info
+    plots = plots or {}
     return environment.from_string(template).render(
         card_data=str(_card_data(files, summaries, name)),
         name=name,
@@ -76,19 +72,17 @@ def policy_card(
         action_dim=sizes["action_dim"],
         max_episode_steps=files.index.get("max_episode_steps"),
         limits=[f"{limit:g}" for limit in sorted({summary.cost_limit for summary in summaries})],
-        protocol=_protocol(files, summaries),
-        several_seeds=several_seeds,
-        uneven=uneven,
+        protocol=_protocol(files, summaries) if summaries else "",
+        several_seeds=any(len(summary.train_seeds) > 1 for summary in summaries),
+        uneven=len({summary.train_seeds for summary in summaries}) > 1,
         spread_over=spread_over(summaries),
         rows=[_row(summary) for summary in summaries],
         failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
-        plots=[
-            ((plots or {}).get(name, f"{PLOTS_FOLDER}/{name}"), _PLOT_TEXTS[name]) for name in files.plots
-        ],
-        replay=_replay_text(files, summaries),
-        snippet_package=_package_snippet(files, repo_id),
-        snippet_diffusers=_diffusers_snippet(files, repo_id, sizes["observation_dim"]),
+        plots=[(plots.get(plot, f"{PLOTS_FOLDER}/{plot}"), _PLOT_TEXTS[plot]) for plot in files.plots],
+        replay=files.replay is not None and bool(summaries),
+        limit=_example_limit(summaries),
+        steps=files.index.get("max_episode_steps") or 100,
         info=info,
         minutes=f"{info['train_seconds'] / 60:.0f}" if info else "",
         local_data=_is_local(files),
@@ -248,8 +242,6 @@ def _how(summary: SeedSummary) -> str:
 
 
 def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
-    if not summaries:
-        return ""
     eval_seeds = sorted({seed for entry in files.entries for seed in entry.eval_seeds})
     episodes = sorted({entry.episodes for entry in files.entries})
     train_seeds = sorted({seed for summary in summaries for seed in summary.train_seeds})
@@ -266,71 +258,10 @@ def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
     )
 
 
-def _several_seeds(summaries: list[SeedSummary]) -> bool:
-    return any(len(summary.train_seeds) > 1 for summary in summaries)
-
-
-def _replay_text(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
-    if files.replay is None or not summaries:
-        return ""
-    return f" of {files.task}" if files.task else " of it"
-
-
-def _package_snippet(files: PolicyFiles, repo_id: str) -> str:
-    limit, steps = _example_limit(files), files.index.get("max_episode_steps") or 100
-    if files.task is None:
-        return "\n".join(
-            (
-                "from spi_diffusers import SPIPolicyPipeline",
-                "",
-                f'pipe = SPIPolicyPipeline.from_pretrained("{repo_id}")',
-                f"observation = [0.0] * {_component_config(files, 'noise_model')['observation_dim']}",
-                f"print(pipe(observation, cost_budget={limit}, steps_left={steps}).actions)",
-            )
-        )
-    return f"""\
-from spi_diffusers import SPIPolicyPipeline, make_env
-
-pipe = SPIPolicyPipeline.from_pretrained("{repo_id}")
-env = make_env("{files.task}", seed=0)
-observation, info = env.reset()
-
-limit, cost, steps = {limit}, 0.0, {steps}
-for step in range(steps):
-    action = pipe(observation, cost_limit=limit, cost_budget=limit - cost, steps_left=steps - step).actions
-    observation, reward, terminated, truncated, info = env.step(action)
-    cost += info["cost"]
-    if terminated or truncated:
-        break
-env.close()
-print(f"cost {{cost:.0f}} of {{limit:.0f}}")"""
-
-
-def _diffusers_snippet(files: PolicyFiles, repo_id: str, observation_dim: int) -> str:
-    limit, steps = _example_limit(files), files.index.get("max_episode_steps") or 100
-    return f"""\
-import torch
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained(
-    "{repo_id}",
-    trust_remote_code=True,
-    use_safetensors=True,
-)
-observation = torch.zeros({observation_dim})
-generator = torch.Generator().manual_seed(0)
-print(pipe(observation, cost_budget={limit}, steps_left={steps}, generator=generator).actions)"""
-
-
-def _example_limit(files: PolicyFiles) -> float:
+def _example_limit(summaries: list[SeedSummary]) -> float:
     """A limit that was kept if there is one: an example is no place for one that is known to fail."""
-    kept = [s.cost_limit for s in _summaries(files) if s.extraction == "safe" and s.feedback and s.is_safe]
+    kept = [s.cost_limit for s in summaries if s.extraction == "safe" and s.feedback and s.is_safe]
     return kept[len(kept) // 2] if kept else 20.0
-
-
-def _component_config(files: PolicyFiles, name: str) -> dict[str, Any]:
-    path: Path = files.folder / name / "config.json"
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _hub_dataset(files: PolicyFiles) -> str | None:

@@ -42,14 +42,7 @@ class CollectionPlan:
 
 @dataclass(frozen=True)
 class CollectionResult:
-    """What was done.
-
-    Attributes:
-        slug: Id of the collection.
-        url: Its page.
-        made: Whether it is new.
-        added: What was put in.
-    """
+    """What was done: id and page of the collection, whether it is new, and what was put in."""
 
     slug: str
     url: str
@@ -68,9 +61,6 @@ def plan_collection(
         namespace: User or organization.
         private: Whether it shall be private, if it has to be made.
         token: Access token; None takes the stored one.
-
-    Returns:
-        What is there.
 
     Raises:
         HubError: The Hub cannot be reached, there is no collection of that slug, several have that title, or
@@ -102,15 +92,7 @@ def check_dataset(repo_id: str, *, token: str | None = None) -> None:
 def fill_collection(
     plan: CollectionPlan, wanted: Sequence[Item], *, token: str | None = None
 ) -> CollectionResult:
-    """Make the collection if there is none, and put in what is missing.
-
-    Args:
-        plan: From `plan_collection`.
-        wanted: What it shall hold.
-        token: Access token; None takes the stored one.
-
-    Returns:
-        What was done; nothing where it held everything already.
+    """Make the collection if there is none, and put in what is missing of `wanted`.
 
     Raises:
         HubError: Something is missing from it still; the same call (with a new plan) goes on.

@@ -48,13 +48,7 @@ class DatasetFiles:
 
 
 def find_files(folder: Path) -> DatasetFiles:
-    """Find out which files of a folder make up the dataset.
-
-    Args:
-        folder: in the parquet layout.
-
-    Returns:
-        The files.
+    """Find out which files of a folder in the parquet layout make up the dataset.
 
     Raises:
         DatasetError: the folder does not exist, has no card, or a config has no rows or no statistics; or
@@ -86,10 +80,6 @@ def find_files(folder: Path) -> DatasetFiles:
 
 def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
     """Check that every config loads and is what its `stats.json` and the card say.
-
-    Args:
-        files: of the folder.
-        progress: show a progress bar.
 
     Raises:
         DatasetError: naming the config, the file and what does not agree.
@@ -131,9 +121,6 @@ def plan_push(
         options: How to publish.
         prune: Remove configs from the Hub that the folder does not have.
 
-    Returns:
-        The plan.
-
     Raises:
         HubError: The Hub cannot be reached, or the repository has configs that the folder does not have and
             `prune` is off: the new card would not list them any more.
@@ -155,22 +142,14 @@ def plan_push(
     if missing:
         raise HubError(
             f"{repo_id}: holds {', '.join(missing)} on the Hub, which {files.folder} does not, and its card "
-            f"would not list any more. Add {'it' if len(missing) == 1 else 'them'} to the folder first (`spi "
-            f"data convert {repo_id} {files.folder} --task {' '.join(missing)}`), or give --prune to delete "
-            f"{'it' if len(missing) == 1 else 'them'} from the Hub"
+            f"would not list any more. Add these to the folder first (`spi data convert {repo_id} "
+            f"{files.folder} --task {' '.join(missing)}`), or give --prune to delete them from the Hub"
         )
     return plan
 
 
 def published_card(files: DatasetFiles, repo_id: str) -> str:
     """The folder's card with its load commands naming the repository, and size and license as they are now.
-
-    Args:
-        files: of the folder.
-        repo_id: where it goes.
-
-    Returns:
-        Text of `README.md`.
 
     Raises:
         DatasetError: the YAML header or a config's `stats.json` cannot be read.

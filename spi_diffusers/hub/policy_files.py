@@ -50,10 +50,8 @@ class PolicyFiles:
         train_config: Content of `train_config.json`; empty if there is none.
         entries: Evaluation results of this policy, and of other training seeds of the same kind.
         diverged: Training runs of the same kind that diverged and so have no results.
-        left_out: Number of entries of the results file about other policies.
         plots: Plots of the evaluation, by their name.
         replay: Video of an episode, if there is one.
-        evaluation: Folder of the evaluation, if there is one.
         license: Of the weights, as the Hub names licenses.
     """
 
@@ -63,10 +61,8 @@ class PolicyFiles:
     train_config: dict[str, Any]
     entries: tuple[EvaluationEntry, ...] = ()
     diverged: tuple[DivergedRun, ...] = ()
-    left_out: int = 0
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
-    evaluation: Path | None = None
     license: str = DEFAULT_LICENSE
 
     @property
@@ -115,7 +111,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     where = _find_evaluation(policy, evaluation)
     if where is None:
         return PolicyFiles(policy, index, info, config)
-    entries, left_out = _own_entries(where / RESULTS_FILE, index, info)
+    entries = _own_entries(where / RESULTS_FILE, index, info)
     kind = (index.get("task"), info["algorithm"])
     diverged = tuple(
         replace(run, message=run.message.partition(". ")[0])  # then comes advice, with paths of this machine
@@ -124,7 +120,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
     replay = next(_first_file(where, REPLAY_FILE), None)
-    return PolicyFiles(policy, index, info, config, entries, diverged, left_out, plots, replay, where)
+    return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay)
 
 
 def is_baseline(folder: Path) -> bool:
@@ -187,10 +183,8 @@ def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None
     return found[0] if found else None
 
 
-def _own_entries(
-    path: Path, index: dict[str, Any], info: dict[str, Any]
-) -> tuple[tuple[EvaluationEntry, ...], int]:
-    """The entries about this task and algorithm, and the number of others.
+def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tuple[EvaluationEntry, ...]:
+    """The entries about this task and algorithm.
 
     Raises:
         PolicyFolderError: No entry is about this policy's training seed, or they are about other weights.
@@ -231,8 +225,7 @@ def _own_entries(
                 )
     if len(same) < len(entries):
         logger.info("%s: %d entries about other policies are left out.", path, len(entries) - len(same))
-    published = (EvaluationEntry.from_dict(_without_local_paths(entry.to_dict())) for entry in same)
-    return tuple(published), len(entries) - len(same)
+    return tuple(EvaluationEntry.from_dict(_without_local_paths(entry.to_dict())) for entry in same)
 
 
 def _first_file(folder: Path, name: str) -> Iterator[Path]:

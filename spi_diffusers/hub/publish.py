@@ -42,14 +42,9 @@ logger = logging.getLogger(__name__)
 
 
 def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
-    """Everything that is published, by its path in the repository.
+    """Everything that is published, by its path in the repository: local files, or bytes made here.
 
-    Args:
-        files: Of the policy.
-        repo_id: `organization/name`, for the card's commands.
-
-    Returns:
-        Local files, or the bytes of what is made here.
+    `repo_id` is for the card's commands.
     """
     content: dict[str, Path | bytes] = {INDEX_FILE: to_json(files.index)}
     content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
@@ -94,16 +89,8 @@ def check_acts(files: PolicyFiles) -> None:
 def plan_publish(files: PolicyFiles, repo_id: str, options: UploadOptions) -> UploadPlan:
     """Compare a policy with a repository on the Hub; nothing is changed.
 
-    Args:
-        files: Of the policy.
-        repo_id: `organization/name`; need not exist.
-        options: How to publish.
-
-    Returns:
-        The plan. Files of the repository that publishing does not make (LICENSE, .gitattributes) stay.
-
-    Raises:
-        HubError: The Hub cannot be reached, or refuses what the options ask for.
+    Files of the repository that publishing does not make (LICENSE, .gitattributes) stay. Arguments and errors
+    are those of `plan_upload`.
     """
     components = tuple(files.components)
     content = assemble(files, repo_id)
@@ -123,9 +110,6 @@ def publish_pipeline(
         repo_id: `organization/name`; made if it does not exist.
         options: How to publish.
         license: Of the weights, as the Hub names licenses; None takes Apache-2.0.
-
-    Returns:
-        What was done.
 
     Raises:
         HubError: Nothing visible has changed, unless the message says so.

@@ -1,7 +1,6 @@
 """Publish every trained policy under a folder: find them, name them, and give each a commit of its own."""
 
 import fnmatch
-import json
 import logging
 import os
 import re
@@ -10,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.results import read_train_info
@@ -79,14 +78,14 @@ class Outcome:
     Attributes:
         policy: The policy.
         repo_id: Its repository.
-        state: "unchanged" if the repository held all of it already, "planned" after a dry run.
+        state: "published"; "unchanged" if the repository held all of it; "planned" after a dry run; "failed".
         text: Address of what is published; what would be done; or what went wrong.
         entries: Number of evaluation results on its card.
     """
 
     policy: TrainedPolicy
     repo_id: str
-    state: Literal["published", "unchanged", "planned", "failed"]
+    state: str
     text: str
     entries: int = 0
 
@@ -97,9 +96,6 @@ def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> Fo
     Args:
         folder: Such as `outputs`.
         exclude: Patterns of folders that are not looked into, relative to `folder`: `demo`, `old/*`.
-
-    Returns:
-        What is there.
 
     Raises:
         FileNotFoundError: There is no such folder, or no policy in it.
@@ -128,14 +124,11 @@ def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> Fo
 
 
 def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[TrainedPolicy, ...]:
-    """One policy for each repository.
+    """One policy for each repository, sorted.
 
     Args:
         policies: All that were found.
         seed: Only policies of this training seed; None takes any, if there is no choice.
-
-    Returns:
-        Sorted; each with another `repo_name`.
 
     Raises:
         AmbiguousPoliciesError: Several would get the same name.
@@ -195,13 +188,12 @@ def publish_policies(
                 files = with_other_seeds(read_policy_files(policy.folder), others, Path(scratch))
                 files = replace(files, license=license or files.license)
                 check_acts(files)
-                plan = plan_publish(files, repo_id, options)
-                entries = len(files.entries)
+                plan, entries = plan_publish(files, repo_id, options), len(files.entries)
                 if dry_run:
                     outcome = Outcome(policy, repo_id, "planned", _plan_text(plan), entries)
                 else:
                     result = upload(plan)
-                    state: Literal["published", "unchanged"] = "published" if result.changed else "unchanged"
+                    state = "published" if result.changed else "unchanged"
                     outcome = Outcome(policy, repo_id, state, result.url, entries)
         except Exception as error:  # of whatever kind: the others are still to come, and all are reported
             kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
@@ -284,11 +276,7 @@ def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[
 
 
 def _named(folder: Path) -> TrainedPolicy:
-    """What names a policy.
-
-    Raises:
-        ValueError: Its task or its training is not recorded, or a file is broken.
-    """
+    """What names a policy; ValueError if its task or training is not recorded, or a file is broken."""
     task = read_json(folder / INDEX_FILE).get("task")
     give_name = f"give it one: `spi publish {folder} ORG/NAME`"
     if not isinstance(task, str):
@@ -311,22 +299,14 @@ def _plan_text(plan: UploadPlan) -> str:
 
 def _difference(first: PolicyFiles, second: PolicyFiles) -> str | None:
     """What makes two policies more than two seeds of one kind; None if nothing does."""
-    ours, theirs = first.train_info, second.train_info
-    if ours["updates"] != theirs["updates"]:
-        return "updates"
-    if ours["dataset"].get("sha256") != theirs["dataset"].get("sha256"):
-        return "dataset"
-    settings = [_settings(files.train_config) for files in (first, second)]
-    for name in sorted(settings[0].keys() | settings[1].keys()):
-        if settings[0].get(name) != settings[1].get(name):
-            return f"{name} in {CONFIG_FILE}"
-    return None
 
+    def deciding(files: PolicyFiles) -> dict[str, Any]:
+        info, settings = files.train_info, files.train_config.items()
+        return {"updates": info["updates"], "dataset": info["dataset"].get("sha256")} | {
+            f"{name} in {CONFIG_FILE}": value
+            for name, value in settings
+            if name not in (*WITHOUT_EFFECT, "seed")
+        }
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Those that decide what is learned, but for the seed."""
-    return {
-        name: json.dumps(value, sort_keys=True)
-        for name, value in config.items()
-        if name not in (*WITHOUT_EFFECT, "seed")
-    }
+    ours, theirs = deciding(first), deciding(second)
+    return next((name for name in ours | theirs if ours.get(name) != theirs.get(name)), None)

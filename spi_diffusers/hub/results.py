@@ -15,12 +15,7 @@ from spi_diffusers.hub.upload import HubError, explained
 
 @dataclass(frozen=True)
 class PublishedPolicies:
-    """What a search on the Hub found.
-
-    Attributes:
-        policies: Results by the id of the repository.
-        unreadable: Why the results of others could not be read, by their id.
-    """
+    """Results that a search on the Hub found, and why others could not be read, both by repository."""
 
     policies: dict[str, Results]
     unreadable: dict[str, str]

@@ -45,11 +45,8 @@ class UploadOptions:
         tag: Name for what is published; an existing tag is never moved.
         message: First line of the commit, and title of the pull request.
         private: Make the repository private, if it is new; refuse a public one.
-        create_pr: Open a pull request instead of changing the branch.
+        create_pr: Open a pull request instead of changing the branch; goes without a tag.
         token: Access token; None or True takes the stored one.
-
-    Raises:
-        ValueError: A tag together with a pull request, whose commit is not on the branch yet.
     """
 
     branch: str = "main"
@@ -178,12 +175,7 @@ class UploadResult:
 
 @contextmanager
 def explained(what: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever huggingface_hub and its HTTP library raise into a HubError.
-
-    Args:
-        what: What could not be done.
-        advice: What to do about it; a sentence or the end of one.
-    """
+    """Turn whatever huggingface_hub and its HTTP library raise into a HubError: `what` failed, and why."""
     try:
         yield
     except HubError:
@@ -214,9 +206,6 @@ def plan_upload(
         repo_type: "model" or "dataset".
         stale: Which files of the repository that are not among `files` the commit shall remove.
 
-    Returns:
-        The plan.
-
     Raises:
         HubError: The id is not one, the Hub cannot be reached or refuses the token, the repository is public
             and shall be private, or the tag names something else already.
@@ -230,8 +219,7 @@ def plan_upload(
         raise HubError(f"{repo_id!r} must have the form organization/name")
     contents = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
     api, branch = hub_api(options.token), options.branch
-    private, has_branch, head, tagged = None, False, None, None
-    remote: dict[str, RepoFile] = {}
+    private, has_branch, head, tagged, remote = None, False, None, None, {}
     with explained(f"{repo_id}: cannot be compared with the Hub"):
         try:
             info = _read(api.repo_info, repo_id, repo_type=repo_type)
@@ -412,21 +400,12 @@ def _open_pull_request(api: HfApi, plan: UploadPlan) -> UploadResult | None:
     """An open pull request of this title that holds the same files."""
 
     def opened(repo_id: str) -> list[Any]:
-        return list(
-            api.get_repo_discussions(
-                repo_id,
-                repo_type=plan.repo_type,
-                discussion_type="pull_request",
-                discussion_status="open",
-            )
-        )
+        kind: dict[str, Any] = {"discussion_type": "pull_request", "discussion_status": "open"}
+        return list(api.get_repo_discussions(repo_id, repo_type=plan.repo_type, **kind))
 
+    title, unmerged = plan.options.message, ("open", "draft")
     for found in _read(opened, plan.repo_id):
-        if (
-            found.is_pull_request
-            and found.status in ("open", "draft")
-            and found.title == plan.options.message
-        ):
+        if found.is_pull_request and found.title == title and found.status in unmerged:
             revision = f"refs/pr/{found.num}"
             oid = str(_read(api.repo_info, plan.repo_id, repo_type=plan.repo_type, revision=revision).sha)
             if not _differences(api, plan, oid):
