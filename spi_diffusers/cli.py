@@ -1,28 +1,19 @@
-"""The `spi` command: thin subcommands that import what they need only when they run."""
+"""The `spi` command: subcommands that import what they need only when they run."""
 
 import argparse
 import difflib
+import importlib
 import os
+import re
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from spi_diffusers import __version__
-from spi_diffusers.commands import (
-    benchmark,
-    card,
-    compare,
-    data,
-    evaluate,
-    leaderboard,
-    play,
-    publish,
-    tasks,
-    train,
-)
+from spi_diffusers.commands.output import show_messages
 
 _EXAMPLES = """\
 examples:
@@ -32,25 +23,28 @@ examples:
   spi publish outputs/ballcircle-seed0 org/spi-ballcircle --dry-run
 
 `spi COMMAND --help` explains a command. Errors are one line; --traceback (or SPI_TRACEBACK=1) shows where.
+Shell completion: spi --print-completion bash > ~/.local/share/bash-completion/completions/spi
 """
 
-#: A command's module has `add_arguments`, `EXAMPLES` and, unless it has subcommands, `run`.
-_COMMANDS: tuple[tuple[str, Any, str], ...] = (
-    ("train", train, "Train a policy on a dataset."),
-    ("evaluate", evaluate, "Play a policy in its simulator."),
-    ("play", play, "Record an episode of a policy as a video."),
-    ("compare", compare, "One table of several policies' results."),
-    ("leaderboard", leaderboard, "All published policies for a task, the safe ones first."),
-    ("benchmark", benchmark, "Run the paper's experiments, and make its tables and figures."),
-    ("card", card, "Write the card of a policy."),
-    ("publish", publish, "Publish a policy, or all of them, to the Hub."),
-    ("data", data, "Collect, convert, describe and publish datasets."),
-    ("tasks", tasks, "List the tasks and what each needs."),
-)
+#: Modules in `commands`, which have `add_arguments`, `EXAMPLES` and, unless there are subcommands, `run`.
+COMMANDS = {
+    "train": "Train a policy on a dataset.",
+    "evaluate": "Play a policy in its simulator, and write results, plots and a video.",
+    "play": "Record an episode of a policy as a video.",
+    "compare": "Compare policies by their results, in one table.",
+    "leaderboard": "List all published policies for a task, the safe ones first.",
+    "benchmark": "Run the paper's experiments, and make its tables and figures.",
+    "card": "Write the card of a policy.",
+    "publish": "Publish a policy, or all of them, to the Hub.",
+    "data": "Collect, convert, describe and publish datasets.",
+    "tasks": "List the tasks and what each needs.",
+}
+#: Arguments with such names are completed as files.
+_FILES = re.compile(r"FILE|DIR|FOLDER|POLICY|SRC|DST|DATASET|RESULTS")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, instead of a usage text of forty options."""
+    """Errors in one line with the nearest name, instead of a usage text of forty options."""
 
     def __init__(self, **settings: Any):
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -59,9 +53,19 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help explains)\n")
 
-    def options(self) -> list[str]:
-        """All long options."""
-        return [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+    def refuse(self, unknown: str) -> NoReturn:
+        """End with an error for an argument that does not exist."""
+        name = unknown.partition("=")[0]
+        known = [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+        group = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # of --spi.eta, for --eta
+        hint = f"; did you mean {group[0]}?" if group else _nearest(name, known)
+        self.error(f"unknown argument {name}{hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            hint = _nearest(str(value), known) or f"; there are {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"unknown {value!r}{hint}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,20 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 where a part of the work could not be done, which is listed; 2 for an error that one
-        line explains; 128 + N when signal N stopped a training run, and 128 + SIGPIPE when who read the
-        output, such as `head`, has read enough (1 in the middle of a table).
+        line explains; 128 + N when signal N stopped a training run, 130 on Ctrl-C, and 128 + SIGPIPE when who
+        read the output, such as `head`, has read enough (1 in the middle of a table).
     """
-    parser, commands = _make_parser()
-    args, unknown = parser.parse_known_args(arguments)
-    if args.command is None:
-        if unknown:
-            parser.error(_explain_unknown(unknown[0], parser))
-        parser.print_help()
-        return 0
-    command = getattr(args, "parser", commands[args.command])  # of the subcommand, where there are some
-    if unknown:
-        command.error(_explain_unknown(unknown[0], command))
-    return run_with_messages(lambda: args.run(args), command.prog, show_traceback=args.traceback)
+    words = [_with_dashes(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    parsed: list[argparse.Namespace] = []
+    code = run_with_messages(lambda: parsed.append(_parse(words)), "spi")
+    if code:
+        return code
+    (args,) = parsed
+    show_messages()
+    return run_with_messages(lambda: args.run(args), args.parser.prog, show_traceback=args.traceback)
 
 
 def run_with_messages(
@@ -106,8 +107,8 @@ def run_with_messages(
         code = job() or 0
         sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
         return code
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{program}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
@@ -121,7 +122,29 @@ def run_with_messages(
         return 2
 
 
-def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
+# ---- the parser
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    command = next((word for word in words if not word.startswith("-")), None)
+    parser = make_parser([] if command is None else [command])
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        getattr(args, "parser", parser).refuse(unknown[0])
+    if args.print_completion:
+        args.parser, args.run = make_parser(COMMANDS), _print_completion
+    elif args.command is None:
+        args.parser, args.run = parser, _print_help
+    vars(args).setdefault("traceback", False)
+    return args
+
+
+def make_parser(commands: Iterable[str]) -> _Parser:
+    """The parser of the `spi` command.
+
+    Args:
+        commands: The commands whose options are added; the others are only listed.
+    """
     parser = _Parser(
         prog="spi",
         description="Safe offline reinforcement learning: train, evaluate and publish policies that keep a "
@@ -129,16 +152,65 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
         epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"spi-diffusers {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script for the shell's completion",
+    )
     subparsers = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    commands = {}
-    for name, module, text in _COMMANDS:
-        command = subparsers.add_parser(name, help=text, description=text, epilog=module.EXAMPLES)
+    for name, text in COMMANDS.items():
+        command = subparsers.add_parser(name, help=text, description=text)
+        if name not in commands:
+            continue
+        module = importlib.import_module(f"spi_diffusers.commands.{name}")
+        command.epilog = module.EXAMPLES
         module.add_arguments(command)
-        if hasattr(module, "run"):  # else its own subcommands have these
-            command.add_argument("--traceback", action="store_true", help="show where an error comes from")
-            command.set_defaults(run=module.run)
-        commands[name] = command
-    return parser, commands
+        if hasattr(module, "run"):
+            finish(command, module.run)
+    return parser
+
+
+def finish(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    """Add what all commands have in common, and say what runs the command."""
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    command.set_defaults(run=run, parser=command)
+
+
+def _with_dashes(word: str) -> str:
+    """--output_dir=a_b is --output-dir=a_b, and --bcq_lag.kl_weight is --bcq-lag.kl-weight."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if re.fullmatch(r"--[a-z][\w.-]*", name) else word
+
+
+def _print_help(args: argparse.Namespace) -> None:
+    args.parser.print_help()
+
+
+def _print_completion(args: argparse.Namespace) -> None:
+    import shtab
+
+    from spi_diffusers.config.algorithms import ALGORITHMS
+    from spi_diffusers.data.tasks import TASKS
+
+    tasks, algorithms = [task.short_name for task in TASKS.values()], list(ALGORITHMS)
+    names = {"task": tasks, "tasks": tasks, "algorithm": algorithms, "algorithms": algorithms}
+    parsers: list[Any] = [args.parser]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+                continue
+            word = str(action.metavar)
+            if _FILES.search(word):
+                action.complete = shtab.FILE
+            elif action.choices is None and action.nargs != 0:
+                action.choices = names.get(action.dest) or (word.split("|") if "|" in word else None)
+    print(shtab.complete(args.parser, args.print_completion))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 # ---- errors
@@ -169,13 +241,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.filename is None and error.strerror:
         text = error.strerror  # without "[Errno 28]": our messages name the file themselves
     return " ".join(text.split()) or type(error).__name__
-
-
-def _explain_unknown(argument: str, command: _Parser) -> str:
-    name = argument.partition("=")[0]
-    close = difflib.get_close_matches(name, command.options(), n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"unknown argument {name}{hint}"
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import resource
@@ -8,8 +9,10 @@ from importlib.util import find_spec
 import pytest
 from command_line import fails
 
-from spi_diffusers.cli import main
-from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.cli import COMMANDS, main
+from spi_diffusers.commands import data
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import leaf_types
 from spi_diffusers.data.tasks import TASKS
 
 HEAVY = ("torch", "numpy", "diffusers", "datasets", "accelerate", "matplotlib", "rich")
@@ -30,52 +33,140 @@ def run_timed(code):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["tasks", "--help"]]
+    ("arguments", "heavy", "limit"),
+    [
+        (["--help"], (*HEAVY, "pydantic", "yaml"), 0.3),
+        (["train", "--help"], HEAVY, 0.6),
+        (["train", "--help-all"], HEAVY, 0.6),
+        (["evaluate", "--help"], (*HEAVY, "pydantic"), 0.3),
+        (["tasks", "--help"], (*HEAVY, "pydantic"), 0.3),
+        (["data", "convert", "--help"], (*HEAVY, "pydantic"), 0.3),
+    ],
 )
-def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
+def test_help_answers_at_once_and_imports_nothing_heavy(arguments, heavy, limit):
     code = (
         "import sys; from spi_diffusers.cli import main\n"
         f"try: main({arguments!r})\n"
-        f"finally: print(*(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)"
+        f"finally: print(*(name for name in {heavy!r} if name in sys.modules), file=sys.stderr)"
     )
     result, seconds = run_timed(code)
     assert result.stderr.strip() == ""
     assert "usage: spi" in result.stdout
-    assert seconds < 0.5
+    assert seconds < limit
 
 
-def test_help_teaches(capsys):
-    for command in ([], ["train"], ["evaluate"], ["tasks"]):
-        with pytest.raises(SystemExit):
-            main([*command, "--help"])
-        assert "examples:" in capsys.readouterr().out
+def help_of(capsys, *words):
+    with contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS, *(f"data {name}" for name in data.COMMANDS)])
+def test_help_teaches(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(capsys, *name.split())
+    assert text.startswith(f"usage: spi {name}".rstrip())
+    assert f"  spi {name}".rstrip() in text.partition("examples:\n")[2]
+    options = text.partition("options:")[2].partition("examples:")[0]
+    assert max(map(len, options.splitlines()), default=0) <= 80
+    assert "_" not in "".join(re.findall(r"--[\w.-]+", text.partition("torchrun")[0]))
+
+
+def test_spi_alone_shows_its_help(capsys):
     assert main([]) == 0
     assert "spi train --task ballcircle" in capsys.readouterr().out
 
 
-def test_help_of_train_explains_every_setting(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+def test_help_of_train_shows_what_a_user_decides(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = help_of(capsys, "train")
+    assert len(text.splitlines()) <= 60
+    for option in ("task", "dataset", "algorithm", "cost-limit", "updates", "seed", "output-dir", "resume"):
+        assert f"  --{option} " in text
+    assert all(f"  --{option} " in text for option in ("device", "mixed-precision", "spi.eta", "help-all"))
+    assert "--bcq-lag." not in text
+
+
+def test_help_of_train_with_an_algorithm_shows_its_own_settings(capsys):
+    words = ["--algorithm", "bcq-lag"]
+    for text in (
+        help_of(capsys, "train", *words),
+        (main(["train", "-h", *words]), capsys.readouterr().out)[1],
+    ):
+        assert all(f"  --bcq-lag.{name} " in text for name in ("gamma", "max-perturbation", "kl-weight"))
+        assert "--spi.eta" not in text.partition("examples:")[0]
+        assert "  --task " in text
+        assert re.search(r"--updates N +Number of training updates \(default: 4500\)", text)
+
+
+def test_all_help_of_train_explains_every_setting(capsys):
+    assert main(["train", "--help-all"]) == 0
     text = capsys.readouterr().out
-    config = make_train_config({"task": "ballcircle"}).to_dict()
+    for name in leaf_types(TrainConfig):
+        option = re.escape(name.replace("_", "-"))
+        # The option, its kind of value, and then at least a word of explanation.
+        assert re.search(rf"^  --{option} \S+( \.\.\.\])?\s+\S*[A-Za-z]", text, re.MULTILINE), name
 
-    def check(settings, path=""):
-        for name, value in settings.items():
-            if isinstance(value, dict):
-                check(value, f"{path}{name}.")
-                continue
-            # The option, its kind of value, and then at least a word of explanation.
-            assert re.search(
-                rf"^  --{re.escape(path + name)} \S+( \.\.\.\])?\s+\S*[A-Za-z]", text, re.MULTILINE
-            ), path + name
 
-    check(config)
+def test_options_are_spelled_with_dashes_or_as_their_keys(capsys):
+    words = ["train", "--task", "ballcircle", "--print-config"]
+    dashes = ["--output-dir", "a_b", "--spi.imitation-share=0.5", "--spi.cost-remap.kind", "indicator"]
+    assert main([*words, *dashes]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["output_dir"], config["spi"]["imitation_share"]) == ("a_b", 0.5)
+    assert main([*words, *(word.replace("-", "_").replace("__", "--", 1) for word in dashes)]) == 0
+    assert json.loads(capsys.readouterr().out) == config
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_commands_options_and_names(capsys, shell):
+    assert main(["--print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("evaluate", "spi.imitation-share", "ballcircle", "bcq-lag"))
+
+
+def test_completion_in_bash(capsys, tmp_path):
+    assert main(["--print-completion", "bash"]) == 0
+    (tmp_path / "spi").write_text(capsys.readouterr().out)
+    (tmp_path / "folder").mkdir()
+    asked = {
+        ("spi", "tr"): "train",
+        ("spi", "data", "de"): "describe",
+        ("spi", "train", "--spi.im"): "--spi.imitation-share",
+        ("spi", "train", "--algorithm", "bcq"): "bcq-lag",
+        ("spi", "evaluate", "fol"): "folder",
+    }
+    for words, answer in asked.items():
+        script = f"source spi; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_spi; "
+        script += 'echo "${COMPREPLY[@]}"'
+        result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        assert result.stdout.strip() == answer, (words, result.stderr)
+
+
+def test_python_runs_the_package():
+    command = [sys.executable, "-m", "spi_diffusers", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("spi-diffusers ")
+
+
+def test_interrupted_anywhere_is_one_line(capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("spi_diffusers.cli.make_parser", "spi_diffusers.data.simulators.list_tasks"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupt)
+            assert main(["tasks"]) == 130
+        assert re.fullmatch(r"spi( tasks)?: interrupted\n", capsys.readouterr().err)
 
 
 def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
     line = fails(capsys, "train", "--task", "ballcircle", "--batchsize", "3")
     assert "unknown argument --batchsize; did you mean --batch" in line
-    assert "invalid choice: 'trian'" in fails(capsys, "trian")
+    assert "unknown argument --eta; did you mean --spi.eta?" in fails(capsys, "train", "--eta", "0.3")
+    assert "unknown 'trian'; did you mean train?" in fails(capsys, "trian")
+    assert "unknown 'convrt'; did you mean convert?" in fails(capsys, "data", "convrt")
+    assert "unknown 'saef'; did you mean safe?" in fails(capsys, "evaluate", "x", "--extraction", "saef")
     assert "required: FOLDER_OR_HUB_ID" in fails(capsys, "evaluate")
     assert "--cost-limit" in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
 
@@ -110,29 +201,37 @@ def test_traceback_on_request(capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_tasks_lists_what_there_is(capsys):
+def cells_of(line):
+    return [cell.strip() for cell in line.replace("┃", "│").strip("│").split("│")]
+
+
+def test_tasks_fit_80_columns(capsys):
     assert main(["tasks"]) == 0
     text = capsys.readouterr().out
-    assert all(f" {task.name} " in text and f" {task.short_name} " in text for task in TASKS.values())
-    assert "Python 3.10" in text  # what safety-gymnasium needs
-    assert main(["tasks", "--paper", "--simulator", "bullet"]) == 0
-    rows = [line for line in capsys.readouterr().out.splitlines() if "Offline" in line]
-    assert len(rows) == 4
-    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
-    assert [row[-1] for row in cells] == ["yes", "", "", ""]  # data in the package
-    assert cells[0][:8] == [
-        *("ballcircle", "OfflineBallCircle-v0", "bullet", "200", "8/2", "0..881", "10 20 40", "10"),
-    ]
-    assert cells[0][8] == ("yes" if find_spec("bullet_safety_gym") else "no")
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {cells[0]: cells for line in text.splitlines() if len(cells := cells_of(line)) == 6}
+    assert list(rows) == ["task", *(task.short_name for task in TASKS.values())]
+    assert "Python 3.10" in " ".join(text.split())  # what safety-gymnasium needs
+    installed = "yes" if find_spec("bullet_safety_gym") else "no"
+    assert rows["ballcircle"] == ["ballcircle", "bullet", "200", "10 20 40", installed, "yes"]
+    assert rows["carcircle"] == ["carcircle", "bullet", "300", "10 20 40", installed, ""]
 
 
 def test_tasks_in_detail(capsys):
-    assert main(["tasks", "--paper", "--simulator", "bullet", "--verbose"]) == 0
-    lines = capsys.readouterr().out.partition("YYY-45/DSRL")[2].splitlines()
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if ".hdf5" in line]
-    assert [row[0] for row in cells] == ["ballcircle", "carcircle", "carrun", "dronecircle"]
-    assert cells[0] == ["ballcircle", "0..80", "SafetyBallCircle-v0-80-886.hdf5"]
-    assert max(map(len, (line for line in lines if ".hdf5" in line))) <= 100
+    assert main(["tasks", "--wide"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.partition("cost limits: DSRL's")[0].splitlines()[:40])) <= 160
+    assert all(f" {task.name} " in text and f" {task.short_name} " in text for task in TASKS.values())
+    assert main(["tasks", "--paper", "--simulator", "bullet", "--wide"]) == 0
+    table, _, files = capsys.readouterr().out.partition("YYY-45/DSRL")
+    (first, *_) = rows = [cells_of(line) for line in table.splitlines() if "Offline" in line]
+    assert len(rows) == 4
+    assert first[:8] == [
+        *("ballcircle", "OfflineBallCircle-v0", "bullet", "200", "8/2", "0..881", "10 20 40", "10"),
+    ]
+    files = [cells_of(line) for line in files.splitlines() if ".hdf5" in line]
+    assert [row[0] for row in files] == ["ballcircle", "carcircle", "carrun", "dronecircle"]
+    assert files[0] == ["ballcircle", "0..80", "SafetyBallCircle-v0-80-886.hdf5"]
 
 
 def test_a_reader_that_has_read_enough_is_no_error():

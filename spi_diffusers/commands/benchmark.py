@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spi_diffusers.commands.messages import log_to_stderr
+from spi_diffusers.commands.output import print_tables
 
 if TYPE_CHECKING:
     from spi_diffusers.benchmark.suites import Cell
@@ -100,7 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the grid, then make tables and figures; exit code 1 where a cell failed or diverged."""
-    log_to_stderr()
     if args.report is not None:
         if given := [name for name in _OF_A_RUN if _is_given(getattr(args, name))]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -171,11 +170,9 @@ def _report(results: list[Path], folder: Path, quiet: bool) -> None:
 
     report = write_report(results, folder)
     if not quiet:
-        from rich.console import Console
         from rich.markdown import Markdown
 
-        # Piped output has no width; do not fold tables there.
-        Console(width=None if sys.stdout.isatty() else 160).print(Markdown(report.text))
+        print_tables(Markdown(report.text), width=160)
     for reason in report.left_out:
         logging.getLogger(__name__).info("left out: %s", reason)
     print("Written: " + ", ".join(str(path) for path in report.files))

@@ -4,8 +4,6 @@ import argparse
 import sys
 from dataclasses import replace
 
-from spi_diffusers.commands.messages import show_messages
-
 EXAMPLES = """\
 examples:
   spi card outputs/ballcircle-seed0                                  shows it
@@ -32,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render the card of a policy."""
-    show_messages()
     from spi_diffusers.files import written_aside
     from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files

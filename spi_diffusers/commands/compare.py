@@ -4,6 +4,8 @@ import argparse
 import json
 import sys
 
+from spi_diffusers.commands.output import print_tables
+
 EXAMPLES = """\
 examples:
   spi compare outputs/ballcircle-seed0 org/spi-ballcircle
@@ -67,10 +69,6 @@ def print_comparison(policies: dict, task: str | None, args: argparse.Namespace,
     elif args.markdown:
         print(comparison.markdown())
     else:
-        from rich.console import Console
-
-        # Piped output has no width; do not fold names there.
-        console = Console(width=None if sys.stdout.isatty() else 140)
-        console.print(*comparison.tables())
+        print_tables(*comparison.tables())
     for note in comparison.notes:
         print(note, file=sys.stderr)

@@ -1,9 +1,8 @@
 """`spi data push`: publish a dataset folder to the Hub."""
 
 import argparse
-import sys
 
-from spi_diffusers.commands.messages import show_messages
+from spi_diffusers.commands.output import hide_loading_bars, print_tables
 
 EXAMPLES = """\
 examples:
@@ -41,10 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check a folder, compare it with the Hub, and publish it."""
-    show_messages(args.quiet)
+    if args.quiet:
+        hide_loading_bars(hub=True)
     from pathlib import Path
-
-    from rich.console import Console
 
     from spi_diffusers.hub.datasets import (
         check_folder,
@@ -65,8 +63,7 @@ def run(args: argparse.Namespace) -> int:
         token=args.token,
     )
     plan = plan_push(files, args.repo_id, options, prune=args.prune)
-    # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(plan.table())
+    print_tables(plan.table())
     if files.left_out:
         print("Not published, as no part of the dataset: " + ", ".join(files.left_out))
     if args.dry_run:

@@ -1,9 +1,8 @@
 """`spi evaluate`: play a policy in its simulator."""
 
 import argparse
-import sys
 
-from spi_diffusers.commands.messages import log_to_stderr
+from spi_diffusers.commands.output import hide_loading_bars, print_tables
 
 EXAMPLES = """\
 examples:
@@ -85,14 +84,11 @@ def check_policy(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the tables, and say what was written."""
     check_policy(args)
-    log_to_stderr()
-    from diffusers.utils.logging import disable_progress_bar
-    from rich.console import Console
 
     from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
     from spi_diffusers.evaluation.tables import results_tables
 
-    disable_progress_bar()  # loading five small files needs none
+    hide_loading_bars()
     spec = EvaluationSpec(
         cost_limits=args.cost_limit,
         episodes=args.episodes,
@@ -112,8 +108,6 @@ def run(args: argparse.Namespace) -> int:
         video=not args.no_video,
         progress=not args.quiet,
     )
-    # Piped output has no width; do not fold names there.
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(*results_tables(results, results.behavior))
+    print_tables(*results_tables(results, results.behavior))
     print("Written: " + ", ".join(map(str, files)))
     return 0

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
-from spi_diffusers.commands.messages import log_to_stderr
+from spi_diffusers.commands.output import hide_loading_bars
 
 EXAMPLES = """\
 examples:
@@ -43,13 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Play and record an episode, and say how it went."""
     check_policy(args)
-    log_to_stderr()
-    from diffusers.utils.logging import disable_progress_bar
 
     from spi_diffusers.evaluation.summary import keeps_limit
     from spi_diffusers.evaluation.video import play_episode
 
-    disable_progress_bar()  # loading five small files needs none
+    hide_loading_bars()
     replay = play_episode(
         args.policy,
         args.task,

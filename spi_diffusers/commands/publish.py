@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands import publish_all
-from spi_diffusers.commands.messages import show_messages
+from spi_diffusers.commands.output import hide_loading_bars, print_tables
 
 if TYPE_CHECKING:
     from spi_diffusers.hub.policy_files import PolicyFiles
@@ -93,16 +93,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.create_pr and (args.tag is not None or args.revision != "main"):
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
-    show_messages(args.quiet)
-    from diffusers.utils.logging import disable_progress_bar
-    from rich.console import Console
+    hide_loading_bars(hub=args.quiet)
 
     from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files
     from spi_diffusers.hub.publish import check_acts, plan_publish
     from spi_diffusers.hub.upload import upload
 
-    disable_progress_bar()  # loading five small files needs none
     files = read_policy_files(args.folder, args.evaluation)
     files = replace(files, license=args.license or files.license)
     check_acts(files)
@@ -113,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     plan = plan_publish(files, args.repo_id, publish_all.upload_options(args))
-    # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 140).print(plan.table())
+    print_tables(plan.table())
     if args.dry_run:
         _write_copy(files, args)
         print(f"\n{policy_card(files, args.repo_id)}\nDry run: nothing was changed on the Hub.")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.commands.messages import show_messages
+from spi_diffusers.commands.output import hide_loading_bars, print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -89,14 +89,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.repo_id is None and Path(organization).is_dir():  # the organization was forgotten
         raise ValueError(f"{organization!r} is a folder here: spi publish --all {organization} ORG")
-    show_messages(args.quiet)
-    from diffusers.utils.logging import disable_progress_bar
-    from rich.console import Console
+    hide_loading_bars(hub=args.quiet)
 
     from spi_diffusers.hub.collection import check_dataset, plan_collection
     from spi_diffusers.hub.publish_all import choose, find_trained_policies, publish_policies
 
-    disable_progress_bar()  # loading five small files needs none
     found = find_trained_policies(folder, args.exclude)
     chosen = choose(found.policies, args.seed)
     _print_left_out(found, chosen)
@@ -117,8 +114,7 @@ def run(args: argparse.Namespace) -> int:
     for number, outcome in enumerate(published, 1):
         outcomes.append(outcome)
         print(f"{number}/{len(chosen)} {outcome.repo_id}: {outcome.state}", flush=True)
-    # Piped output has no width; do not fold names there.
-    Console(width=None if sys.stdout.isatty() else 160).print(_table(outcomes))
+    print_tables(_table(outcomes), width=160)
     failures = [f"{outcome.repo_id}: {outcome.text}" for outcome in outcomes if outcome.state == "failed"]
     failures += list(found.unnamed.values())
     if collection is not None:

@@ -1,25 +1,22 @@
 """`spi train`: train a policy on a dataset."""
 
 import argparse
+import functools
 import json
 import sys
-
-from spi_diffusers.commands.messages import log_to_stderr
+from pathlib import Path
 
 EXAMPLES = """\
 examples:
   spi train --task ballcircle
   spi train --task carcircle --dataset YYY-45/DSRL --updates 50000 --seed 1
-  spi train --task ballcircle --algorithm spi-paper --output_dir outputs/paper
-  spi train --task ballcircle --print-config
-  spi train --task ballcircle --spi.eta 0.3 --network.hidden_dims 128 128 --trackers tensorboard
+  spi train --task ballcircle --algorithm spi-paper --output-dir outputs/paper
+  spi train --task ballcircle --algorithm bcq-lag --cost-limit 20
+  spi train --task ballcircle --spi.eta 0.3 --updates 20000 --print-config
   spi train --config outputs/ballcircle-seed0/train_config.json --resume
   torchrun --nproc_per_node 2 scripts/train.py --task ballcircle
 
-Settings come from, each over the one before: the defaults that are shown, the task's preset, --preset,
---config FILE, the options; --print-config shows what comes of them. They are saved as train_config.json
-beside the policy, and --config reads that file. A run that was stopped or killed goes on with --resume, bit
-for bit.
+Settings come from the defaults, then the task's and the algorithm's, then --config, then the options.
 """
 
 
@@ -27,48 +24,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi train`: its own, and those of the configuration."""
     from spi_diffusers.commands.train_options import add_config_arguments
 
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the settings that would be used, and train nothing"
-    )
     add_config_arguments(parser)
+    _add_own(parser.add_argument_group("other"))
+
+
+def _add_own(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument("--print-config", action="store_true", help="Print the settings, and train nothing")
+    group.add_argument("--quiet", action="store_true", help="No progress bar")
+    group.add_argument("-h", "--help", action="store_true", help="Show this help")
+    group.add_argument("--help-all", action="store_true", help="Show every option")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the exit code is 128 + N where signal N stopped it."""
     from spi_diffusers.commands.train_options import config_from_arguments
 
+    if args.help or args.help_all:
+        _print_help(args)
+        return 0
     config = config_from_arguments(args)  # before the heavy imports: a typing error shows at once
     if args.print_config:
         print(json.dumps(config.to_dict(), indent=2))
         return 0
-    log_to_stderr()
+    from spi_diffusers.files import CHECKPOINTS_FOLDER
     from spi_diffusers.training.run import run_training
 
-    result = run_training(config, progress=not args.quiet)
+    try:
+        result = run_training(config, progress=not args.quiet)
+    except KeyboardInterrupt:  # before or after the updates, which end by a checkpoint
+        if any(Path(str(config.output_dir), CHECKPOINTS_FOLDER).glob("step-*")):
+            raise KeyboardInterrupt(
+                "the checkpoint is kept; go on with the same command and --resume"
+            ) from None
+        raise
     _leave_process_group()
-    if result.is_main_process:
-        training = result.training
-        if training.stopped_by is None:
+    training = result.training
+    if training.stopped_by is not None:
+        if result.is_main_process:
             print(
-                f"Trained {training.step} updates in {training.seconds:.0f} s. The policy is in "
-                f"{result.policy_folder}"
-            )
-            if result.task is not None:
-                print(f"Next: spi evaluate {result.policy_folder}")
-            else:
-                print(
-                    "Next: act with it in your own environment, as the data is of none of DSRL's tasks; "
-                    f"spi card {result.policy_folder} shows how."
-                )
-        else:
-            print(
-                f"Stopped after update {training.step} of {config.updates}; a checkpoint is saved. Go on "
-                "with the same command and --resume.",
+                f"Stopped after update {training.step} of {config.updates}; the checkpoint is kept. "
+                "Go on with the same command and --resume.",
                 file=sys.stderr,
             )
-    stopped_by = result.training.stopped_by
-    return 0 if stopped_by is None else 128 + stopped_by
+        return 128 + training.stopped_by
+    if result.is_main_process:
+        print(f"Trained {training.step} updates in {training.seconds:.0f} s: {result.policy_folder}")
+        print(
+            f"Next: spi evaluate {result.policy_folder}"
+            if result.task is not None
+            else "Next: act with it in your own environment, as the data has no DSRL task; "
+            f"spi card {result.policy_folder} shows how."
+        )
+    return 0
+
+
+def _print_help(args: argparse.Namespace) -> None:
+    from spi_diffusers.commands.train_options import add_config_arguments, add_usual_arguments
+
+    parser = argparse.ArgumentParser(
+        prog=args.parser.prog,
+        usage="spi train --task TASK [options]",
+        description=args.parser.description,
+        epilog=EXAMPLES,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=29),
+        add_help=False,
+    )
+    if args.help_all:
+        add_config_arguments(parser)
+    else:
+        add_usual_arguments(parser, vars(args).get("algorithm"))
+    group = parser.add_argument_group("other")
+    _add_own(group)
+    group.add_argument("--traceback", action="store_true", help="Show where an error comes from")
+    parser.print_help()
 
 
 def _leave_process_group() -> None:

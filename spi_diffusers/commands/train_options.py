@@ -3,23 +3,60 @@
 import argparse
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.layers import make_train_config, read_preset, read_yaml
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, leaf_types, union_parts, unwrap
 
+#: What `spi train --help` shows, by the title of its group; `--help-all` shows the rest.
+_USUAL = {
+    "what to train": ("task", "dataset", "algorithm", "cost_limit", "updates", "seed", "config"),
+    "where": ("output_dir", "resume", "device", "mixed_precision"),
+    "SPI's own": ("spi.eta", "spi.imitation_share", "selection", "budget_reserve"),
+}
+_METAVARS = {"task": "TASK", "dataset": "DATASET", "algorithm": "NAME", "output_dir": "DIR"}
+_CONFIG_TEXT = "YAML or JSON file of settings. Options override it."
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and one option per field of `TrainConfig` (`--spi.eta`) to a parser."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML or JSON file of settings; the options below override it"
-    )
-    _add_fields(parser, TrainConfig, "", read_preset("default"))
+    """Add `--config` and one option per field of `TrainConfig` (`--spi.eta`), grouped by dataclass."""
+    parser.conflict_handler = "resolve"  # the command brings its own --help
+    group = parser.add_argument_group("training")
+    group.add_argument("--config", metavar="FILE", help=_CONFIG_TEXT)
+    for cls, path in _classes(TrainConfig):
+        if path:
+            group = parser.add_argument_group(f"{path.rstrip('.')}: {cls.__doc__.splitlines()[0]}")
+        for key, settings in _options(cls, path, read_preset("default")).items():
+            _add(group, key, settings)
+
+
+def add_usual_arguments(parser: argparse.ArgumentParser, algorithm: str | None) -> None:
+    """Add the options that users decide on, with short texts, and those of the chosen algorithm.
+
+    Args:
+        parser: For help; it reads no command line.
+        algorithm: Whose own settings are shown; None: SPI's most important ones.
+    """
+    preset = read_preset("default") | read_preset(f"algorithms/{algorithm or 'spi'}")
+    options = {
+        key: one for cls, path in _classes(TrainConfig) for key, one in _options(cls, path, preset).items()
+    }
+    options["config"] = {"metavar": "FILE", "help": _CONFIG_TEXT}
+    groups = dict(_USUAL)
+    if algorithm in ALGORITHMS:
+        own = ALGORITHMS[algorithm].group
+        del groups["SPI's own"]
+        groups[f"{algorithm}'s own"] = tuple(key for key in options if key.startswith(f"{own}."))
+    for title, keys in groups.items():
+        group = parser.add_argument_group(title)
+        for key in keys:
+            _add(group, key, {**options[key], "help": _first_sentence(options[key]["help"])})
 
 
 def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
@@ -30,32 +67,63 @@ def config_from_arguments(args: argparse.Namespace) -> TrainConfig:
     return make_train_config(overrides, args.config, source="command line")
 
 
-def _add_fields(parser: argparse.ArgumentParser, cls: Any, path: str, preset: Mapping[str, Any]) -> None:
-    """One option per field; the defaults that are shown are those of the preset that is always there."""
-    title = f"{path.rstrip('.')}: {cls.__doc__.splitlines()[0]}" if path else "training"
-    group = parser.add_argument_group(title)
-    hints, texts = leaf_types(cls), _attribute_texts(cls)
-    nested: list[tuple[Any, str]] = []
+# ---- from fields to options
+
+
+def _classes(cls: Any, path: str = "") -> Iterator[tuple[Any, str]]:
+    """A dataclass and those in its fields, with the prefix of their dotted names."""
+    yield cls, path
+    leaves = leaf_types(cls)
     for field in fields(cls):
-        key = f"{path}{field.name}"
+        if field.name not in leaves:
+            yield from _classes(field.default_factory, f"{path}{field.name}.")
+
+
+def _options(cls: Any, path: str, preset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `add_argument` takes, by dotted key; the defaults shown are those of the preset."""
+    hints, texts = leaf_types(cls), _attribute_texts(cls)
+    options: dict[str, dict[str, Any]] = {}
+    for field in fields(cls):
         if field.name not in hints:
-            nested.append((field.default_factory, f"{key}."))
             continue
-        kinds = [unwrap(part)[0] for part in union_parts(hints[field.name])]
-        settings: dict[str, Any] = {"dest": key, "default": argparse.SUPPRESS}
-        if any(get_origin(kind) is list for kind in kinds):
-            settings["nargs"] = "*"
-        elif bool in kinds:
-            settings |= {"nargs": "?", "const": "true"}
+        key, kinds = f"{path}{field.name}", _kinds(hints[field.name])
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = preset.get(key, default)
-        shown = "" if default is None or default == [] else f" (default: {json.dumps(default)})"
-        text = (texts.get(field.name, "") + shown).replace("%", "%%")
-        group.add_argument(f"--{key}", metavar=_metavar(hints[field.name]), help=text, **settings)
-        if "_" in key:  # --batch-size works like --batch_size, but is not listed twice
-            group.add_argument(f"--{key.replace('_', '-')}", help=argparse.SUPPRESS, **settings)
-    for hint, prefix in nested:
-        _add_fields(parser, hint, prefix, preset)
+        shown = "" if default in (None, [], False) else f" (default: {_shown(default)})"
+        options[key] = {
+            "metavar": _METAVARS.get(key, _metavar(kinds)),
+            "help": (texts[field.name] + shown).replace("%", "%%"),
+        }
+        if any(get_origin(kind) is list for kind in kinds):
+            options[key]["nargs"] = "*"
+        elif bool in kinds:
+            options[key] |= {"nargs": "?", "const": "true"}
+    return options
+
+
+def _add(group: "argparse._ArgumentGroup", key: str, settings: dict[str, Any]) -> None:
+    group.add_argument(f"--{key.replace('_', '-')}", dest=key, default=argparse.SUPPRESS, **settings)
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types that a field may have, but for None."""
+    return [unwrap(part)[0] for part in union_parts(hint) if part is not type(None)]
+
+
+def _metavar(kinds: list[Any]) -> str:
+    words: list[str] = []
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            words += get_args(kind)
+        elif get_origin(kind) is list:
+            words.append(_metavar(_kinds(get_args(kind)[0])))
+        else:
+            words.append({int: "N", float: "X", bool: "true|false", str: "TEXT"}[kind])
+    return "|".join(words)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
 
 
 def _attribute_texts(cls: type) -> dict[str, str]:
@@ -73,27 +141,24 @@ def _attribute_texts(cls: type) -> dict[str, str]:
     return texts
 
 
-def _metavar(hint: Any) -> str:
-    parts = [part for part in union_parts(hint) if part is not type(None)]
-    if len(parts) > 1:
-        return "|".join(_metavar(part).strip("{}") for part in parts)
-    kind, _ = unwrap(parts[0])
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(get_args(kind)) + "}"
-    if get_origin(kind) is list:
-        return _metavar(get_args(kind)[0])
-    return {int: "INT", float: "FLOAT", bool: "true|false", str: "TEXT"}[kind]
+def _first_sentence(text: str) -> str:
+    text, _, default = text.partition(" (default: ")
+    sentence = re.split(r"(?<!Eq)\. ", text)[0].rstrip(".")
+    return f"{sentence} (default: {default}" if default else sentence
+
+
+# ---- from the text of options to values
 
 
 def _read_option(key: str, value: Any, hint: Any) -> Any:
     """Turn the text of an option into data; text fields are taken as they are."""
-    kinds = [unwrap(part)[0] for part in union_parts(hint)]
     if isinstance(value, list):
         if len(value) == 1 and value[0].startswith("["):
             return _read_yaml(key, value[0])
-        return [_read_option(key, item, get_args(kinds[0])[0]) for item in value]
-    if str in kinds:
-        return None if type(None) in kinds and value in ("", "null") else value
+        return [_read_option(key, item, get_args(_kinds(hint)[0])[0]) for item in value]
+    if str in _kinds(hint):
+        optional = type(None) in union_parts(hint)
+        return None if optional and value in ("", "null") else value
     return _read_yaml(key, value)
 
 

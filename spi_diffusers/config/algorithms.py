@@ -99,7 +99,7 @@ class SPIConfig:
     Attributes:
         conditioned: Condition noise model and critics on a safety weight w ~ U(0, 1), so that one model
             holds every trade-off. False gives the paper's SPI with a fixed (eta, mu, phi).
-        eta: Weight of the noise loss (Eq. 6), in [0, 1].
+        eta: Weight of the noise loss (Eq. 6); more of it keeps closer to the data.
         mu: Weight of the reward critic (Eq. 6); only without conditioning. 0 is the ablation without Q^r.
         phi: Weight of the safety critic (Eq. 6); only without conditioning. 0 is the ablation without Q^c'.
         gamma: Discount factor of both critics.
@@ -112,9 +112,9 @@ class SPIConfig:
         cost_remap: Eq. 4.
         predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
             an episode's end costs nothing. Safe extraction compares it with the cost limit.
-        imitation_share: Share of the data that the noise loss imitates under each safety weight: the
-            episodes with the best trade-off between return and cost under it. 1 imitates all of the data
-            under every weight; less needs conditioning.
+        imitation_share: Share of the episodes that are imitated under each safety weight. These have the best
+            trade-off between return and cost under it. 1 imitates all of the data under every weight; less
+            needs conditioning.
         num_train_timesteps: Number T of diffusion steps.
         beta_min: Start of the VP noise schedule.
         beta_max: End of the VP noise schedule.

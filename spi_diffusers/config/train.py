@@ -80,9 +80,9 @@ class TrainConfig:
     """Everything that decides a training run.
 
     Attributes:
-        task: DSRL task, as `OfflineBallCircle-v0` or `ballcircle`; for data without a DSRL task, the name of
-            its config in `dataset`. May be left out where `dataset` says it.
-        dataset: Hub dataset id, local parquet folder, DSRL `.hdf5` or `.npz`; empty: the data in the package.
+        task: DSRL task, such as ballcircle; `spi tasks` lists them. For data without a DSRL task, the name of
+            its config in the dataset. May be left out where the dataset says it.
+        dataset: Hub id, parquet folder, or DSRL's .hdf5 or .npz file; empty: the data in the package.
         revision: Branch, tag or commit of a Hub dataset.
         streaming: Read the data in parts while training, from parquet files or the Hub; "auto": if it would
             take more than half of the available memory.
@@ -90,13 +90,13 @@ class TrainConfig:
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
-        algorithm: "spi"; the paper's "spi-paper" and its ablations "spi-paper-no-safety" and
-            "spi-paper-no-reward"; or a baseline: "bc", "bc-safe" (the episodes within the cost limit only),
-            "bcq-lag", "bear-lag", "cpq", "coptidice" or "diffusion-ql" (knows no cost). Each has its own
-            defaults.
-        cost_limit: Cost of an episode that a baseline is trained for; empty: the task's smallest usual limit.
-            SPI is told its limit when it acts.
-        seed: Decides initial weights and all randomness of training.
+        algorithm: One of spi, spi-paper, spi-paper-no-safety, spi-paper-no-reward, bc, bc-safe, bcq-lag,
+            bear-lag, cpq, coptidice, diffusion-ql. spi-paper is the paper's SPI, and has two ablations;
+            bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no cost. Each has its
+            own defaults.
+        cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. SPI is
+            told its limit when it acts.
+        seed: Decides initial weights and all randomness.
         output_dir: Folder of the run; empty: outputs/<task>[-<algorithm>]-seed<seed>.
         updates: Number of training updates.
         batch_size: Transitions per update, over all processes together.
@@ -111,23 +111,24 @@ class TrainConfig:
         cpq: CPQ's own settings.
         coptidice: COptiDICE's own settings.
         diffusion_ql: Diffusion-QL's own settings.
-        mixed_precision: "bf16" computes in bfloat16 and keeps float32 weights; "no" computes in float32.
-        device: "auto", "cpu", "cuda" or "mps".
+        mixed_precision: Precision of products: bfloat16 or float32. Weights are float32.
+        device: Where to train; auto takes a GPU if there is one.
         threads: CPU threads that training may use; empty: torch's setting.
         overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
             two or more threads.
         calibrate: After training, measure offline what cost the extracted policy has, and allow less where a
             limit that is not fed back would be exceeded; only with spi.predict_cost.
-        budget_reserve: Part of a fed-back cost budget that the policy keeps back, in units of cost.
+        budget_reserve: Cost that the policy keeps back from a budget that is fed back.
         reserve_decay: How the policy lets go of it: it keeps budget_reserve * (share of the episode that is
             left) ** reserve_decay. 0 keeps it to the end.
-        selection: What the policy's safe extraction compares: "candidate", single actions; or "weight", the
-            policies of the safety weights, which does not seek out the critics' errors.
+        selection: What safe extraction compares: single actions, or the policies of safety weights. The
+            latter does not seek out the critics' errors.
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
-        resume: Go on from the newest complete checkpoint in `output_dir`, bit for bit.
-        trackers: Any of "tensorboard", "trackio", "wandb"; metrics.jsonl is always written.
+        resume: Go on from the newest complete checkpoint in the output folder. The result is that of a run
+            without a stop, bit for bit.
+        trackers: Where metrics go besides metrics.jsonl.
     """
 
     task: str | None = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 _EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
@@ -215,48 +215,6 @@ def list_tasks(
         and (task.paper or not paper)
         and (status[task.simulator].installed or not installed)
     ]
-
-
-def tasks_table(rows: list[dict[str, Any]]) -> "Table":
-    """Lay out the rows of `list_tasks` as a table for the terminal."""
-    from rich.table import Table
-
-    table = Table(title="Tasks of DSRL")
-    table.add_column("short form", no_wrap=True)
-    table.add_column("name", overflow="fold")  # cut off, it would be of no use
-    for column in ("simulator", "steps", "obs/act", "return 0..1"):
-        table.add_column(column, justify="right" if column in ("steps", "obs/act") else "left")
-    for column in ("cost limits", "paper's", "installed", "data"):
-        table.add_column(column)
-    for row in rows:
-        paper_limit = row["paper_cost_limit"]
-        table.add_row(
-            row["short_name"],
-            row["name"],
-            row["simulator"],
-            str(row["max_episode_steps"]),
-            f"{row['observation_dim']}/{row['action_dim']}",
-            f"{row['reward_min']:.0f}..{row['reward_max']:.0f}",
-            " ".join(f"{limit:g}" for limit in row["cost_limits"]),
-            "" if paper_limit is None else f"{paper_limit:g}",
-            "yes" if row["simulator_installed"] else "no",
-            "yes" if row["data_in_package"] else "",
-        )
-    return table
-
-
-def references_table(rows: list[dict[str, Any]]) -> "Table":
-    """Lay out what `tasks_table` has no room for: DSRL's reference cost and data file, in 100 columns."""
-    from rich.table import Table
-
-    table = Table(title=f"DSRL's reference costs, and its files in {DSRL_DATASET_REPO} on the Hub")
-    table.add_column("short form", no_wrap=True)
-    table.add_column("cost min..max", justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold")
-    for row in rows:
-        cost = f"{row['cost_min']:.0f}..{row['cost_max']:.0f}"
-        table.add_row(row["short_name"], cost, row["dataset_file"])
-    return table
 
 
 def tasks_notes(rows: list[dict[str, Any]]) -> list[str]:

@@ -5,7 +5,6 @@ import re
 import shutil
 
 import numpy as np
-import pytest
 import torch
 from command_line import TINY, fails
 
@@ -63,12 +62,13 @@ def test_the_settings_that_would_be_used_are_printed_and_nothing_is_made(capsys,
 
 
 def test_help_of_train_shows_the_defaults_that_are_used(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
+    assert main(["train", "--help-all"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     default = make_train_config({"task": "dronerun"})  # which has no preset of its own
     for name in ("updates", "learning_rate", "batch_size"):
-        assert re.search(rf"--{name} \w+ [^(]*\(default: {getattr(default, name)}\)", text), name
+        assert re.search(
+            rf"--{name.replace('_', '-')} \w+ [^(]*\(default: {getattr(default, name)}\)", text
+        ), name
 
 
 def test_data_of_no_task_ends_in_a_policy_for_an_environment_of_ones_own(capsys, small_file, tmp_path):
@@ -120,3 +120,17 @@ def test_a_policy_that_replaces_another_does_not_inherit_its_results(run_folder,
     for name in ("evaluation", "evaluation-bullet"):
         assert (run / f"replaced1-{name}" / "results.json").read_text() == "9"
         assert (run / f"replaced2-{name}" / "results.json").read_text() == "8"
+
+
+def test_interrupted_outside_the_updates_says_how_to_go_on(capsys, monkeypatch, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spi_diffusers.training.run.run_training", interrupt)
+    words = ["train", "--task", "ballcircle", "--output-dir", str(tmp_path)]
+    assert main(words) == 130
+    assert capsys.readouterr().err == "spi train: interrupted\n"
+    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
+    assert main(words) == 130
+    line = "spi train: interrupted; the checkpoint is kept; go on with the same command and --resume\n"
+    assert capsys.readouterr().err == line

@@ -1,0 +1,127 @@
+"""`spi data convert`: bring data into the parquet layout."""
+
+import argparse
+import shlex
+
+from spi_diffusers.commands.output import hide_loading_bars
+
+EXAMPLES = """\
+examples:
+  spi data convert logs.npz datasets/mine --task carcircle
+  spi data convert YYY-45/DSRL datasets/dsrl                 all of DSRL, downloaded and verified
+  spi data convert YYY-45/DSRL datasets/dsrl --task ballcircle carcircle
+  spi data convert SafetyBallCircle-v0-80-886.hdf5 datasets/dsrl
+  spi data convert robot.csv datasets/robot       columns obs_0, obs_1, action_0, reward, cost, episode
+  spi data convert log.csv datasets/robot --name robot --observation-columns 'obs_*' \\
+      --action-columns steer gas --reward-column r --cost-column c --episode-column run
+  spi data convert minari:lab/arm-v0 datasets/arm --name arm --cost-column cost   infos hold the cost
+
+The folder gets one config per task: rows, episode table, statistics, scatter plot, and the dataset card. It
+loads with --dataset FOLDER and with the `datasets` library. A download that was stopped goes on where it
+stopped, and what is there already is not fetched again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi data convert`."""
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="DSRL .hdf5 or .npz file, a folder of them, YYY-45/DSRL, a .csv or .parquet table, a folder or "
+        "Hub dataset in the parquet layout, a Minari folder, or minari:ID",
+    )
+    parser.add_argument("folder", metavar="DST", help="folder to write; other configs in it are kept")
+    parser.add_argument(
+        "--task", nargs="+", default=[], help="which tasks or configs (default: all that SRC holds)"
+    )
+    parser.add_argument(
+        "--name",
+        help="name of the config, for data without a DSRL task (a table's default: its file name)",
+    )
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace configs that DST has already")
+    existing.add_argument(
+        "--keep-existing", action="store_true", help="leave configs that DST has already as they are"
+    )
+    parser.add_argument(
+        "--clip-actions",
+        action="store_true",
+        help="clip actions of DSRL's tasks outside [-1, 1] instead of refusing them",
+    )
+    parser.add_argument("--license", help="license id for the card (default: the source's, or unknown)")
+    parser.add_argument("--description", help="how the data was made, for the card (Markdown)")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    table = parser.add_argument_group(
+        "columns of a table",
+        "by default those with usual names: observation, obs, state or obs_0, obs_1,\n"
+        "...; action; reward; cost; terminated, truncated or timeouts; episode or\n"
+        "episode_index",
+    )
+    for vector in ("observation", "action", "next-observation"):
+        more = "; without, taken from the following row" if vector == "next-observation" else ""
+        table.add_argument(
+            f"--{vector}-columns",
+            nargs="+",
+            metavar="NAME",
+            help=f"columns of the {vector.replace('-', ' ')}: names or patterns such as 'obs_*'{more}",
+        )
+    for name, text in (
+        ("reward", "the reward"),
+        ("cost", "the cost, at least 0 (for Minari: its key in the infos)"),
+        ("terminated", "1 where the task itself ended"),
+        ("truncated", "1 where the episode was cut off"),
+        ("episode", "a number or name that all rows of an episode share"),
+    ):
+        table.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {text}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert all tasks that the source holds, or those that are named."""
+    from spi_diffusers.data.tasks import resolve_task
+
+    for task in args.task:
+        resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
+    if args.quiet:
+        hide_loading_bars(hub=True)
+    from spi_diffusers.data.convert import convert_dataset
+    from spi_diffusers.data.tables import TableColumns
+
+    def names(values: list[str] | None) -> tuple[str, ...] | None:
+        return None if values is None else tuple(values)
+
+    columns = TableColumns(
+        observation=names(args.observation_columns),
+        action=names(args.action_columns),
+        next_observation=names(args.next_observation_columns),
+        reward=args.reward_column,
+        cost=args.cost_column,
+        terminated=args.terminated_column,
+        truncated=args.truncated_column,
+        episode=args.episode_column,
+    )
+    config = "TASK"
+    for part in convert_dataset(
+        args.source,
+        args.folder,
+        tasks=args.task,
+        name=args.name,
+        columns=columns,
+        license=args.license,
+        description=args.description,
+        revision=args.revision,
+        clip_actions=args.clip_actions,
+        overwrite=args.overwrite,
+        keep_existing=args.keep_existing,
+    ):
+        config = part.config
+        if part.dataset is None:
+            print(f"{config}: there already")
+        else:
+            print(
+                f"{config}: {part.dataset.num_episodes} episodes, {len(part.dataset)} transitions", flush=True
+            )
+    following = shlex.join(["spi", "data", "describe", args.folder, "--task", config])
+    train = shlex.join(["spi", "train", "--task", config, "--dataset", args.folder])
+    print(f"Written: {args.folder}\nTrain on it: {train}\nNext: {following}")
+    return 0

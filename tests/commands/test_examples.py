@@ -1,0 +1,115 @@
+"""The examples in the help of every command: all can be read, and the first of each runs, made small."""
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from policy_factory import make_run
+
+from spi_diffusers.cli import COMMANDS, make_parser
+from spi_diffusers.commands import data
+from spi_diffusers.hub.policy_files import read_policy_files
+from spi_diffusers.hub.publish import copy_folder
+
+ROOT = Path(__file__).parents[2]
+MODULES = {name: importlib.import_module(f"spi_diffusers.commands.{name}") for name in COMMANDS}
+MODULES |= {f"data {name}": module for name, (module, _) in data.COMMANDS.items()}
+
+#: What makes the first example small, or keeps it from changing anything.
+SMALL = {
+    "train": "--updates 3 --network.hidden-dims 16 --batch-size 32 --threads 1 --device cpu --quiet "
+    "--calibrate false",
+    "evaluate": "--cost-limit 10 --episodes 1 --extraction reward --no-plots --no-video --quiet",
+    "play": "--quiet",
+    "benchmark": "--dry-run",
+    "publish": "--quiet",
+    "data convert": "--quiet",
+    "data collect": "--steps 3200 --quiet",
+    "data push": "--quiet",
+}
+SIMULATED = ("evaluate", "play", "data collect")
+
+CLIENT = """
+import contextlib, io, json, sys
+from spi_diffusers.cli import main
+answers = {}
+for name, words in json.loads(sys.argv[1]).items():
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = error.code
+    answers[name] = [code, out.getvalue(), err.getvalue()]
+print("ANSWERS" + json.dumps(answers))
+"""
+
+
+def examples(module) -> list[list[str]]:
+    """The words of each command below "examples:", without what is said of it."""
+    block = module.EXAMPLES.partition("examples:\n")[2].partition("\n\n")[0].replace("\\\n", " ")
+    lines = [re.split(r" {3,}| > ", line.strip())[0] for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line))]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_can_be_read(name):
+    commands = [words for words in examples(MODULES[name]) if words[0] == "spi"]
+    assert any(" ".join(words[1:]).startswith(f"{name} ") for words in commands)
+    for words in commands:
+        args, unknown = make_parser([words[1]]).parse_known_args(words[1:])
+        assert unknown == [], words
+        assert callable(args.run)
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, small_file):
+    """Code, output and errors of each command's first example, run where what it needs is there."""
+    folder = tmp_path_factory.mktemp("workplace")
+    run = make_run(folder / "outputs" / "ballcircle-seed0")
+    published = copy_folder(read_policy_files(run), "org/spi-ballcircle", folder / "published")
+    (folder / "datasets").symlink_to(ROOT / "datasets")
+    (folder / "mine").mkdir()
+    shutil.copy(small_file, folder / "logs.npz")
+    commands = {name: examples(module)[0][1:] for name, module in MODULES.items() if name != "data"}
+    commands = {name: [*words, *SMALL.get(name, "").split()] for name, words in commands.items()}
+    commands["data convert"] = [
+        "mine/set" if word == "datasets/mine" else word for word in commands["data convert"]
+    ]
+    commands["data push"] = [
+        "mine/set" if word == "datasets/mine" else word for word in commands["data push"]
+    ]
+    commands["train"] += ["--output-dir", "run"]
+    with HubServer() as hub:
+        files = {
+            p.relative_to(published).as_posix(): p.read_bytes() for p in published.rglob("*") if p.is_file()
+        }
+        hub.store.put("models", "org/spi-ballcircle", files)
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        process = subprocess.run(
+            [sys.executable, "-c", CLIENT, json.dumps(commands)],
+            env=clean | {"PYTHONPATH": str(ROOT)} | hub.environment(folder / "home"),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert "ANSWERS" in process.stdout, process.stderr[-3000:]
+    return json.loads(process.stdout.partition("ANSWERS")[2])
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "data"])
+def test_the_first_example_runs(answers, name):
+    if name in SIMULATED:
+        pytest.importorskip("bullet_safety_gym")
+    code, output, errors = answers[name]
+    assert (code, "Traceback" in errors) == (0, False), (output, errors)
+    assert output.strip()
