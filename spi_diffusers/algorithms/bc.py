@@ -7,7 +7,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BCConfig
-from spi_diffusers.models.deterministic_actor import DeterministicActor
+from spi_diffusers.models.actors import DeterministicActor
 
 
 def imitation_loss(predicted: Tensor, action: Tensor) -> Tensor:

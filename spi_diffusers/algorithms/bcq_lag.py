@@ -15,7 +15,7 @@ from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, Polic
 from spi_diffusers.algorithms.constrained import ConstrainedCritics, PIDLagrangian, make_critics, update_vae
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BCQLagConfig
-from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
+from spi_diffusers.models.actors import BatchConstrainedActor
 
 
 def next_values(

@@ -24,8 +24,7 @@ from spi_diffusers.algorithms.constrained import (
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BEARLagConfig
-from spi_diffusers.models.action_vae import ActionVAE
-from spi_diffusers.models.gaussian_actor import GaussianActor
+from spi_diffusers.models.actors import ActionVAE, GaussianActor
 
 #: Bounds of log alpha, as in the DSRL benchmark's code: no constraint is forgotten, and none drowns
 #: everything else for good.

@@ -30,7 +30,7 @@ from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
 from spi_diffusers.algorithms.networks import Compute, Learner, StateValues, td_target
 from spi_diffusers.config.algorithms import COptiDICEConfig
-from spi_diffusers.models.gaussian_actor import GaussianActor
+from spi_diffusers.models.actors import GaussianActor
 
 #: Smallest temperature of the bound; below it, exponents would overflow.
 MIN_TEMPERATURE = 1e-6
@@ -280,7 +280,7 @@ class COptiDICE(Algorithm):
 
     def _update_actor(self, batch: Batch, ratio: Tensor) -> Metrics:
         config = self.config
-        mean, log_std = self._actor.module.distribution(batch.observation)
+        mean, log_std = self._actor.module(batch.observation)
         if config.benchmark_targets:
             log_density = gaussian_log_density(mean, log_std, batch.action, config.action_noise)
         else:

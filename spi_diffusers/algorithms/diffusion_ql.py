@@ -20,7 +20,7 @@ from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, Polic
 from spi_diffusers.algorithms.networks import Compute, Learner, td_loss, td_target
 from spi_diffusers.algorithms.spi import add_noise, noise_loss, value_scale, vp_betas
 from spi_diffusers.config.algorithms import DiffusionQLConfig
-from spi_diffusers.models.diffusion_actor import DiffusionActor
+from spi_diffusers.models.actors import DiffusionActor
 from spi_diffusers.models.noise_model import MLPNoiseModel
 
 

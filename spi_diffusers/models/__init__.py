@@ -1,11 +1,13 @@
 """Noise model, critics, observation normalizer and cost calibration: the components a policy folder holds."""
 
-from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
+from spi_diffusers.models.actors import (
+    BatchConstrainedActor,
+    DeterministicActor,
+    DiffusionActor,
+    GaussianActor,
+)
 from spi_diffusers.models.cost_calibration import CostCalibration
 from spi_diffusers.models.critics import TwinCritic, TwinCriticOutput
-from spi_diffusers.models.deterministic_actor import DeterministicActor
-from spi_diffusers.models.diffusion_actor import DiffusionActor
-from spi_diffusers.models.gaussian_actor import GaussianActor
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
 

@@ -125,7 +125,7 @@ def test_bear_lags_update_by_hand(monkeypatch, benchmark_targets):
     parts, alpha = bear.modules(), bear.log_alpha.value.exp().item()
 
     def drawn(actor, observation, name):
-        mean, log_std = actor.distribution(observation)
+        mean, log_std = actor(observation)
         return [mean + log_std.exp() * normal for normal in noise[name].unbind(dim=1)]
 
     with torch.no_grad():

@@ -204,7 +204,7 @@ def test_the_policy_imitates_each_action_by_its_weight(monkeypatch, benchmark_ta
     monkeypatch.setattr(algorithm._actor, "step", losses.append)
     metrics = algorithm.learn(batch, {})
 
-    mean, log_std = algorithm.actor.distribution(batch.observation)
+    mean, log_std = algorithm.actor(batch.observation)
     gaussian = torch.distributions.Normal(mean, log_std.exp())
     if benchmark_targets:
         density = gaussian.log_prob(batch.action)

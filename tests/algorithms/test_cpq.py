@@ -37,7 +37,7 @@ def test_an_update_backs_up_and_climbs_the_reward_only_within_the_threshold(monk
     batch, noise = random_inputs(cpq)
 
     def drawn(observation, name):
-        mean, log_std = cpq.actor.distribution(observation)
+        mean, log_std = cpq.actor(observation)
         return torch.tanh(mean + log_std.exp() * noise[name][:, 0])
 
     def worst(cost):
@@ -87,7 +87,7 @@ def test_alpha_rises_while_actions_outside_the_data_cost_less_than_they_should(m
         return kl_divergence(Normal(mean, log_std.exp()), Normal(0.0, 1.0)).mean(dim=1)
 
     bound = divergence(batch.action).sort().values[7:9].mean()  # the median of 16
-    mean, log_std = cpq.actor.distribution(batch.observation)
+    mean, log_std = cpq.actor(batch.observation)
     outside = []
     for index in range(3):
         action = torch.tanh(mean + log_std.exp() * noise["tested_action_noise"][:, index])

@@ -6,8 +6,7 @@ import torch
 from spi_diffusers.algorithms.spi import vp_betas
 from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.models import GaussianActor
-from spi_diffusers.models.batch_constrained_actor import BatchConstrainedActor
-from spi_diffusers.models.diffusion_actor import DiffusionActor
+from spi_diffusers.models.actors import BatchConstrainedActor, DiffusionActor
 
 
 def make_diffusion_actor():

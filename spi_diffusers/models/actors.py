@@ -1,0 +1,391 @@
+"""The baselines' policies: each has `act(observation, generator)`, with actions in [-1, 1]."""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+
+from spi_diffusers.models.critics import TwinCritic
+from spi_diffusers.models.noise_model import MLPNoiseModel
+
+SELECTIONS = ("reward", "lagrangian", "sample")
+#: Bounds of a policy's log standard deviation (Haarnoja et al. 2018), and of the VAE's encoder's, for
+#: numerical stability (Fujimoto et al. 2019).
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+VAE_LOG_STD_MIN, VAE_LOG_STD_MAX = -4.0, 15.0
+
+
+def mlp(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU in between.
+
+    Raises:
+        ValueError: A width is below one.
+    """
+    if min(widths) < 1:
+        raise ValueError(f"All sizes must be at least 1, got {list(widths)}.")
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths):
+        # In place, as fresh memory for activations takes longer than computing them.
+        layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def joined(network: nn.Module, *parts: Tensor) -> Tensor:
+    """Parts side by side, in the dtype of a network's weights: bfloat16 in a compute replica."""
+    dtype = next(network.parameters()).dtype
+    return torch.cat([part.to(dtype) for part in parts], dim=-1)
+
+
+def repeated(observation: Tensor, like: Tensor) -> Tensor:
+    """Observations (B, O) for actions or latents (B, N, ...), (B, N, O); as they are for (B, ...)."""
+    return observation if like.dim() == 2 else observation.unsqueeze(1).expand(-1, like.shape[1], -1)
+
+
+class DeterministicActor(ModelMixin, ConfigMixin):
+    """BC's policy: an MLP that maps an observation to one action, squashed by tanh.
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action.
+        hidden_dims: Width of each hidden layer.
+
+    Raises:
+        ValueError: For sizes below one.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, observation_dim: int, action_dim: int, hidden_dims: Sequence[int] = (256, 256)):
+        super().__init__()
+        self.net = mlp(observation_dim, *hidden_dims, action_dim)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Actions in [-1, 1], shape (B, A), float32, for normalized observations (B, O)."""
+        return self.net(joined(self.net, observation)).tanh().float()
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The same as `forward`; nothing is random."""
+        return self(observation)
+
+
+class GaussianActor(ModelMixin, ConfigMixin):
+    """A Gaussian squashed by tanh: an MLP gives mean and log standard deviation before the tanh.
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action.
+        hidden_dims: Width of each hidden layer.
+
+    Raises:
+        ValueError: For sizes below one.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, observation_dim: int, action_dim: int, hidden_dims: Sequence[int] = (256, 256)):
+        super().__init__()
+        self.net = mlp(observation_dim, *hidden_dims, 2 * action_dim)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before the tanh, each (B, A) float32, from (B, O)."""
+        mean, log_std = self.net(joined(self.net, observation)).float().chunk(2, dim=-1)
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+    def draw_raw(self, observation: Tensor, noise: Tensor) -> Tensor:
+        """N actions per observation before the tanh, (B, N, A), from standard normal noise of that shape."""
+        mean, log_std = self(observation)
+        return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The squashed mean, in [-1, 1], shape (B, A): when it acts, the policy is not random."""
+        mean, _ = self(observation)
+        return mean.tanh()
+
+
+class ActionVAE(nn.Module):
+    """Conditional VAE of actions: encoder q(z | s, a) = N(mean, std^2), prior N(0, I), a = tanh(D(s, z)).
+
+    It draws actions like those in the data: BCQ's candidates, BEAR's support, CPQ's test for actions outside
+    the data. Source: Fujimoto, Meger and Precup, "Off-Policy Deep Reinforcement Learning without
+    Exploration" (2019).
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action; latents have size L = 2 A.
+        hidden_dim: Width of the two hidden layers of encoder and decoder.
+
+    Raises:
+        ValueError: For sizes below one.
+    """
+
+    def __init__(self, observation_dim: int, action_dim: int, hidden_dim: int = 400):
+        super().__init__()
+        self.latent_dim = 2 * action_dim
+        self.encoder = mlp(observation_dim + action_dim, hidden_dim, hidden_dim, 2 * self.latent_dim)
+        self.decoder = mlp(observation_dim + self.latent_dim, hidden_dim, hidden_dim, action_dim)
+
+    def encode(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of the latent, each (B, L) float32, from (B, O) and (B, A)."""
+        mean, log_std = self.encoder(joined(self, observation, action)).float().chunk(2, dim=-1)
+        return mean, log_std.clamp(VAE_LOG_STD_MIN, VAE_LOG_STD_MAX)
+
+    def decode_raw(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """Actions before the tanh.
+
+        Args:
+            observation: Shape (B, O).
+            latent: Shape (B, L), or (B, N, L) for N actions per observation.
+
+        Returns:
+            Shape (B, A) or (B, N, A), float32.
+        """
+        return self.decoder(joined(self, repeated(observation, latent), latent)).float()
+
+    def decode(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """Actions in [-1, 1]; shapes as in `decode_raw`."""
+        return self.decode_raw(observation, latent).tanh()
+
+    def forward(self, observation: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct actions through a sampled latent.
+
+        Args:
+            observation: Shape (B, O).
+            action: Shape (B, A).
+            noise: Standard normal, shape (B, L).
+
+        Returns:
+            The reconstruction (B, A), and the latent's mean and log standard deviation (B, L).
+        """
+        mean, log_std = self.encode(observation, action)
+        return self.decode(observation, mean + log_std.exp() * noise), mean, log_std
+
+
+class PerturbationModel(nn.Module):
+    """clip(a + Phi * tanh(xi(s, a)), -1, 1): an action moved by at most Phi per dimension, to a higher value.
+
+    Source: Fujimoto, Meger and Precup (2019), section 4.1.
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action.
+        hidden_dims: Width of each hidden layer.
+        max_perturbation: Phi, in units of the action range's half width.
+
+    Raises:
+        ValueError: For sizes below one, or a negative Phi.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_dims: Sequence[int] = (256, 256),
+        max_perturbation: float = 0.05,
+    ):
+        super().__init__()
+        if not max_perturbation >= 0:
+            raise ValueError(f"max_perturbation must not be negative, got {max_perturbation}.")
+        self.max_perturbation = max_perturbation
+        self.net = mlp(observation_dim + action_dim, *hidden_dims, action_dim)
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Perturbed actions in [-1, 1].
+
+        Args:
+            observation: Shape (B, O).
+            action: In [-1, 1], shape (B, A), or (B, N, A) for N actions per observation.
+
+        Returns:
+            Of the actions' shape, float32.
+        """
+        inputs = joined(self, repeated(observation, action), action)
+        shift = self.max_perturbation * self.net(inputs).float().tanh()
+        return (action + shift).clamp(-1.0, 1.0)
+
+
+class BatchConstrainedActor(ModelMixin, ConfigMixin):
+    """BCQ-Lag's policy: draws candidates from an action VAE, perturbs them, and acts with the best one.
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action.
+        hidden_dims: Width of each hidden layer of perturbation model and critics.
+        vae_hidden_dim: Width of the VAE's hidden layers.
+        max_perturbation: Largest perturbation Phi per action dimension.
+        num_candidates: Number N of candidate actions.
+        latent_clip: Latents are clipped to +- this.
+        critic_pairs: Pairs of twin critics, for the reward and for the cost each.
+        selection: Which candidate acts. "reward": the highest Q^r (lowest critic), as in BCQ; "lagrangian":
+            the highest Q^r - lambda Q^c (highest cost critic); "sample": a random one, no critic is kept.
+
+    Raises:
+        ValueError: For sizes below one, an unknown selection, or a clip that is not positive.
+    """
+
+    config_name = "config.json"
+    multiplier: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        hidden_dims: Sequence[int] = (256, 256),
+        vae_hidden_dim: int = 400,
+        max_perturbation: float = 0.05,
+        num_candidates: int = 10,
+        latent_clip: float = 0.5,
+        critic_pairs: int = 2,
+        selection: str = "reward",
+    ):
+        super().__init__()
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}; got {selection!r}.")
+        if not 0 < latent_clip < float("inf"):
+            raise ValueError(f"latent_clip must be positive and finite, got {latent_clip!r}.")
+        if min(num_candidates, critic_pairs) < 1:
+            raise ValueError(
+                "num_candidates and critic_pairs must be at least 1, got "
+                f"{num_candidates} and {critic_pairs}."
+            )
+        self.vae = ActionVAE(observation_dim, action_dim, vae_hidden_dim)
+        self.perturbation = PerturbationModel(observation_dim, action_dim, hidden_dims, max_perturbation)
+        kept = {"reward": (critic_pairs, 0), "lagrangian": (critic_pairs, critic_pairs), "sample": (0, 0)}
+        reward, cost = (
+            nn.ModuleList(
+                TwinCritic(
+                    observation_dim=observation_dim,
+                    action_dim=action_dim,
+                    hidden_dims=hidden_dims,
+                    activation="relu",
+                    use_safety_weight=False,
+                )
+                for _ in range(number)
+            )
+            for number in kept[selection]
+        )
+        self.reward_critics, self.cost_critics = reward, cost
+        #: The Lagrange multiplier lambda at the end of training.
+        self.register_buffer("multiplier", torch.zeros(()))
+
+    def forward(self, observation: Tensor, latent: Tensor) -> Tensor:
+        """The action for given latents.
+
+        Args:
+            observation: Normalized, shape (B, O).
+            latent: Standard normal, shape (B, N, L).
+
+        Returns:
+            Actions in [-1, 1], shape (B, A).
+        """
+        clip = self.config.latent_clip
+        candidates = self.perturbation(observation, self.vae.decode(observation, latent.clamp(-clip, clip)))
+        if self.config.selection == "sample" or candidates.shape[1] == 1:
+            return candidates[:, 0]
+        size, number, _ = candidates.shape
+        states, pairs = observation.repeat_interleave(number, dim=0), candidates.flatten(0, 1)
+
+        def values(critics: nn.ModuleList) -> Tensor:  # every twin's, (2 P, B N)
+            return torch.cat([critic(states, pairs).values[..., 0] for critic in critics])
+
+        score = values(self.reward_critics).amin(dim=0)
+        if self.config.selection == "lagrangian":
+            score = score - self.multiplier * values(self.cost_critics).amax(dim=0)
+        chosen = score.view(size, number).argmax(dim=1)
+        return candidates[torch.arange(size, device=chosen.device), chosen]
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions in [-1, 1], shape (B, A), for normalized observations (B, O)."""
+        shape = (len(observation), self.config.num_candidates, self.vae.latent_dim)
+        return self(observation, randn_tensor(shape, generator=generator, device=observation.device))
+
+
+class DiffusionActor(ModelMixin, ConfigMixin):
+    """Diffusion-QL's policy: denoises candidates, and draws one by a softmax over its Q^r (the lower twin).
+
+    Args:
+        observation_dim: Size O of a (normalized) observation.
+        action_dim: Size A of an action.
+        betas: Noise schedule, one number per diffusion step.
+        hidden_dims: Width of each hidden layer, of noise model and critic.
+        activation: Name of a diffusers activation.
+        time_embed_dim: Size of the diffusion time's embedding.
+        num_candidates: Number N of candidate actions.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        betas: Sequence[float],
+        hidden_dims: Sequence[int] = (256, 256, 256),
+        activation: str = "mish",
+        time_embed_dim: int = 16,
+        num_candidates: int = 50,
+    ):
+        super().__init__()
+        if num_candidates < 1:
+            raise ValueError(f"num_candidates must be at least 1, got {num_candidates}.")
+        shared = {
+            "observation_dim": observation_dim,
+            "action_dim": action_dim,
+            "hidden_dims": list(hidden_dims),
+            "activation": activation,
+            "use_safety_weight": False,
+        }
+        self.noise_model = MLPNoiseModel(**shared, time_embed_dim=time_embed_dim)
+        self.critic = TwinCritic(**shared)
+        with torch.device("cpu"):  # a schedule has values even where the weights have none (device "meta")
+            scheduler = DDPMScheduler(
+                num_train_timesteps=len(betas),
+                trained_betas=list(betas),
+                variance_type="fixed_small",
+                timestep_spacing="trailing",
+            )
+            coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
+        #: What denoising multiplies with; follows from the schedule, so it is not saved.
+        self.register_buffer("coefficients", coefficients, persistent=False)
+        self.alpha_bars = scheduler.alphas_cumprod
+
+    def choose(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Index of the candidate to act with, drawn with probability softmax(Q^r); (B, N) -> (B,)."""
+        # By diffusers' source of randomness, whose generator may be of another device than the values.
+        normal = randn_tensor((len(values), 1), generator=generator, device=values.device)
+        below = values.softmax(dim=1).cumsum(dim=1) < torch.special.ndtr(normal)
+        return below.sum(dim=1).clamp_max(values.shape[1] - 1)
+
+    def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidate actions (B, N, A) and their Q^r (B, N) for normalized observations (B, O).
+
+        Args:
+            observation: Shape (B, O).
+            noise: Standard normal noise, shape (steps, B * N, A).
+        """
+        size, number = len(observation), self.config.num_candidates
+        states = observation.repeat_interleave(number, dim=0)
+        candidates = self.noise_model.denoise(states, None, self.coefficients, noise)
+        (values,) = self.critic(states, candidates, return_dict=False)
+        return candidates.view(size, number, -1), values[..., 0].amin(dim=0).view(size, number)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions in [-1, 1], shape (B, A), for normalized observations (B, O)."""
+        size, number = len(observation), self.config.num_candidates
+        shape = (len(self.coefficients), size * number, self.config.action_dim)
+        noise = randn_tensor(shape, generator=generator, device=observation.device)
+        candidates, values = self(observation, noise)
+        chosen = self.choose(values, generator)
+        return candidates[torch.arange(size, device=chosen.device), chosen]
