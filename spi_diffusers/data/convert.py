@@ -262,7 +262,7 @@ def _file_part(path: Path, request: _Request) -> _Part:
         if not is_table:
             raise DatasetError(
                 f"{path}: its name does not tell which task it belongs to; say so with tasks= (--task), or "
-                "name the data with name= (--name) if it belongs to none of DSRL's"
+                "name the data with name= (--name) if it has no DSRL task"
             )
         name = path.name.partition(".")[0]
     load = partial(load_file, path, task, request.columns, clip_actions=request.clip_actions)
@@ -276,7 +276,7 @@ def _check_columns(source: str, request: _Request, taken: tuple[str, ...] = ()) 
     if given:
         raise DatasetError(
             f"{source}: columns= ({', '.join(map(column_option, given))}) is for tables "
-            f"({', '.join(TABLE_SUFFIXES)}); the names in this source are given"
+            f"({', '.join(TABLE_SUFFIXES)}); the column names of this source are fixed"
         )
 
 
@@ -373,7 +373,7 @@ def _minari_part(source: str, request: _Request) -> _Part:
     if request.name is None and task is None:
         raise DatasetError(
             f"{source}: say which one task the Minari dataset belongs to with tasks= (--task), or name it "
-            "with name= (--name) if it belongs to none of DSRL's"
+            "with name= (--name) if it has no DSRL task"
         )
     _check_columns(str(source), request, taken=("cost",))
     load = partial(

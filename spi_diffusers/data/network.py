@@ -92,7 +92,7 @@ def explain(error: BaseException) -> str:
             "`hf auth login`, or give --token"
         )
     if status == 403:
-        return f"the access token does not allow it ({text}): use one with write access to that organisation"
+        return f"the access token does not allow it ({text}): use one with write access to that organization"
     if status == 409:
         return f"somebody else has made it at the same moment ({text})"
     if status == 412:

@@ -71,7 +71,7 @@ def load_folder(
         except Exception as error:  # ArrowException or OSError
             raise DatasetError(f"{file}: {_DAMAGED} ({error})") from error
         _check_columns(file, present)
-    # Others, such as pictures of the scene, would take memory that nobody expects.
+    # Others, such as pictures of the scene, would take memory for nothing.
     wanted = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
     try:
         table = pq.read_table(files, columns=wanted, partitioning=None, page_checksum_verification=True)
@@ -135,7 +135,7 @@ def folder_configs(folder: Path) -> list[str]:
         inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
         raise DatasetError(
             f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
-            f"{inside}). spi_diffusers.data.writing.write_parquet_dataset makes such a folder"
+            f"{inside}). `spi data convert` makes such a folder"
         )
     configs = read_card(readme).data.get("configs") or []
     if not configs:
@@ -224,8 +224,8 @@ def _hub_builder(repo_id: str, config: str | None, revision: str | None) -> Iter
 
 
 _NO_PARQUET = (
-    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` makes such files of a "
-    "CSV table"
+    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` turns a CSV table "
+    "into such files"
 )
 
 

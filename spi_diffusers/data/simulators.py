@@ -149,7 +149,7 @@ def mujoco_conflict(gymnasium: str, mujoco: str) -> str:
 
 
 def _safety_gymnasium_conflict(version: str, python: tuple[int, ...]) -> str:
-    """Say why safety-gymnasium imports but makes no environment; empty for versions that nobody knows yet."""
+    """Say why safety-gymnasium imports but makes no environment; empty for later versions."""
     if python >= (3, 11) and (0,) < release_numbers(version) <= (1, 0, 0):
         return f"safety-gymnasium {version} does not run on Python {python[0]}.{python[1]}"
     return ""

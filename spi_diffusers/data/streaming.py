@@ -95,7 +95,7 @@ class StreamedDataset:
             ranges: (first row, row after the last), in increasing order, without overlap.
 
         Yields:
-            (number of the first row, neighbouring rows of one range).
+            (number of the first row, neighboring rows of one range).
 
         Raises:
             DatasetError: a value is not one that in-memory loading would accept, or a file is damaged.
@@ -191,7 +191,7 @@ def exceeds_memory(
     except (DatasetError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         if is_transient(cause):
-            logger.warning("Taken to fit into memory, as this cannot be found out: %s", say(cause))
+            logger.warning("Assumed to fit into memory, as its size cannot be found out: %s", say(cause))
         return False
 
 

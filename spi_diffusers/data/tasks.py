@@ -36,7 +36,7 @@ class UnknownTaskError(KeyError, ValueError):
 
 @dataclass(frozen=True)
 class Task:
-    """One DSRL task: a simulator, its dataset and the constants of its normalised scores.
+    """One DSRL task: a simulator, its dataset and the constants of its normalized scores.
 
     Attributes:
         name: DSRL's id, e.g. `OfflineBallCircle-v0`.
@@ -53,7 +53,7 @@ class Task:
         dataset_file: HDF5 file in the Hub dataset repository `YYY-45/DSRL`.
         cost_limits: the cost limits per episode that DSRL evaluates at, and we by default.
         paper: whether it is one of the eight tasks of the SPI paper.
-        paper_cost_limit: the cost limit per episode that the paper's normalised costs are taken relative
+        paper_cost_limit: the cost limit per episode that the paper's normalized costs are taken relative
             to, or None for a task that is not in the paper.
         aliases: further ids under which DSRL registers the same task.
     """

@@ -62,7 +62,7 @@ def write_parquet_dataset(
 
     Raises:
         ValueError: neither the dataset nor the caller names the config, or the name is not a plain one, or
-            the folder has a name that stands for other data.
+            the folder has a reserved name.
         FileExistsError: the folder has this config and `overwrite` is off, something that is no config has
             its name, or `folder` is a file.
         OSError: the disk is full, or the place cannot be written to.
@@ -122,15 +122,13 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
     """Refuse what cannot be a folder of datasets, before there is anything to write.
 
     Raises:
-        ValueError: it has no name, or one that stands for other data.
+        ValueError: it has no name, or a reserved one.
         FileExistsError: it is a file.
     """
     if not os.fspath(folder):  # an unset variable of a shell; it would be the current folder
         raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
     if str(Path(folder)) in RESERVED_NAMES:  # also as ./dsrl
-        raise ValueError(
-            f"{folder}: stands for other data wherever a dataset is named; choose another folder"
-        )
+        raise ValueError(f"{folder}: is a reserved name of a dataset; choose another folder")
     path = Path(folder).expanduser()
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")

@@ -316,7 +316,7 @@ def test_arguments_are_checked_before_any_work(tmp_path):
         ({"folder": ""}, ValueError, "has an empty name"),
         ({"task": "balcircle"}, ValueError, "unknown task 'balcircle'"),
         ({"folder": file}, FileExistsError, "file: is a file; name a folder"),
-        ({"folder": "dsrl"}, ValueError, "dsrl: stands for other data"),
+        ({"folder": "dsrl"}, ValueError, "dsrl: is a reserved name of a dataset"),
         ({"folder": broken}, DatasetError, "README.md: the YAML header cannot be read"),
         ({"config": tiny_config(scripted_episodes=1)}, CollectionError, "only carcircle has a scripted"),
         ({"config": tiny_config(speed_targets=[0.9])}, CollectionError, "only a Velocity task's cost"),

@@ -146,7 +146,7 @@ def test_unreadable_card_stops_before_anything_changes(written):
 
 def test_names_that_stand_for_other_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="dsrl: stands for other data wherever a dataset is named"):
+    with pytest.raises(ValueError, match="dsrl: is a reserved name of a dataset"):
         write_parquet_dataset(make_dataset(task=BALL), "dsrl")
     folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "dsrl")
     assert 'load_transitions("./dsrl"' in (folder / "README.md").read_text()

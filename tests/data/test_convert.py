@@ -341,7 +341,7 @@ def test_tables_in_a_folder_of_files_are_not_skipped(dsrl_folder, tmp_path):
 
 def test_a_destination_that_stands_for_other_data(dsrl_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="embedded: stands for other data"):
+    with pytest.raises(ValueError, match="embedded: is a reserved name of a dataset"):
         convert_dataset(dsrl_folder, "embedded")
 
 

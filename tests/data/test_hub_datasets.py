@@ -214,7 +214,7 @@ def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memo
     assert error.startswith("hf://datasets/lab/set/rows.parquet: cannot be reached (ConnectError: ")
     assert said.count("Opening hf://datasets/lab/set/rows.parquet failed (ConnectError: ") == 3
     assert exceeds is False
-    assert "Taken to fit into memory, as this cannot be found out: ConnectionError: " in said
+    assert "Assumed to fit into memory, as its size cannot be found out: ConnectionError: " in said
     assert "'lab/set'" in said.rpartition("cannot be found out")[2]
 
 

@@ -290,5 +290,5 @@ def test_a_home_folder_is_meant_where_it_is_written(tmp_path, monkeypatch):
 
 
 def test_a_reserved_name_is_refused_with_a_dot_too():
-    with pytest.raises(ValueError, match="stands for other data"):
+    with pytest.raises(ValueError, match="is a reserved name of a dataset"):
         check_destination("./dsrl")
