@@ -58,11 +58,11 @@ def find_local_policy(policy: str | os.PathLike[str], revision: str | None = Non
         if revision is not None:
             raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
         return find_policy_folder(path)
-    nearest = nearest_path(path)
-    hint = f"; did you mean the folder {nearest}?" if nearest else ""
     if not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"{name}: no such folder, and not an id on the Hub (org/name){hint}")
-    if nearest is not None and nearest.parent == path.parent and revision is None:  # outputs/balcircle
+        raise FileNotFoundError(
+            f"{name}: no such folder, and not an id on the Hub (org/name){did_you_mean(path)}"
+        )
+    if path.parent.exists() and revision is None and (hint := did_you_mean(path)):  # outputs/balcircle
         raise FileNotFoundError(
             f"{name}: no such folder{hint} For one on the Hub, name a revision such as main"
         )
@@ -80,22 +80,21 @@ def find_policy_folder(path: str | os.PathLike[str]) -> Path:
         if (folder / INDEX_FILE).is_file():
             return folder
     if not path.exists():
-        nearest = nearest_path(path)
-        raise FileNotFoundError(f"{path}: no such folder{f'; did you mean {nearest}?' if nearest else ''}")
+        raise FileNotFoundError(f"{path}: no such folder{did_you_mean(path)}")
     raise FileNotFoundError(
         f"{path}: holds no policy (there is no {INDEX_FILE}). Training saves it at its end; a run that was "
         "stopped before goes on with --resume"
     )
 
 
-def nearest_path(path: str | os.PathLike[str]) -> Path | None:
-    """The existing path with the most similar name in the folder where `path` is missing; None if none is."""
+def did_you_mean(path: str | os.PathLike[str]) -> str:
+    """End of a message about a missing path: the most similar name that exists there; empty if none is."""
     missing = Path(path)
     while not missing.parent.exists():
         missing = missing.parent
     names = os.listdir(missing.parent) if missing.parent.is_dir() else []
     close = difflib.get_close_matches(missing.name, names, n=1)
-    return missing.parent / close[0] if close else None
+    return f"; did you mean {missing.parent / close[0]}?" if close else ""
 
 
 def short_name(policy: str | os.PathLike[str]) -> str:

@@ -19,7 +19,7 @@ from spi_diffusers.files import (
     INDEX_FILE,
     INFO_FILE,
     POLICY_FOLDER,
-    nearest_path,
+    did_you_mean,
     read_json,
 )
 from spi_diffusers.hub.policy_files import PolicyFiles, is_baseline, read_policy_files
@@ -103,8 +103,7 @@ def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> Fo
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        nearest = nearest_path(root)
-        raise FileNotFoundError(f"{root}: no such folder{f'; did you mean {nearest}?' if nearest else ''}")
+        raise FileNotFoundError(f"{root}: no such folder{did_you_mean(root)}")
     used: set[str] = set()
     policies, unnamed, unfinished = [], {}, []
     for path, is_policy in sorted(_candidates(root, exclude, used)):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
-from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, nearest_path
+from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, did_you_mean
 from spi_diffusers.hub.upload import HubError, explained
 
 
@@ -57,10 +57,10 @@ def read_policy_results(policy: str, *, revision: str | None = None, token: str 
             raise FileNotFoundError(f"{file}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
         file = folders[0] / RESULTS_FILE
     elif not file.exists():
-        nearest = nearest_path(file)
-        hint = f"; did you mean {nearest}?" if nearest else ""
         if not HUB_ID.fullmatch(policy):
-            raise FileNotFoundError(f"{policy}: no such folder, and not an id on the Hub (org/name){hint}")
+            raise FileNotFoundError(
+                f"{policy}: no such folder, and not an id on the Hub (org/name){did_you_mean(file)}"
+            )
         return _download(policy, revision, token)
     return read_results(file)
 

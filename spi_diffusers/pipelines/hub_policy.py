@@ -1,8 +1,5 @@
 """The SPI policy of the installed package: `spi_policy.py` with checked loading and publishing."""
 
-import os
-from typing import Any
-
 from spi_diffusers.pipelines import spi_policy
 from spi_diffusers.pipelines.loading import CheckedLoading
 
@@ -12,36 +9,6 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
     A saved policy names its class, so both have one name; it acts the same with either.
     """
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike[str],
-        safe_serialization: bool = True,
-        *args: Any,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Save the policy to a folder, as safetensors, with its training record.
-
-        Args:
-            save_directory: The folder. `spi evaluate`, `spi card` and `spi publish` take it.
-            safe_serialization: Must be true: a policy is never saved as a pickle.
-            *args: As in diffusers.
-            push_to_hub: Publish it as well, by [`push_to_hub`].
-            repo_id: Where to publish it, `org/name`.
-            **kwargs: As in diffusers; with `push_to_hub` those of [`push_to_hub`].
-
-        Raises:
-            ValueError: `safe_serialization` is off, or `repo_id` is missing.
-        """
-        if not push_to_hub:
-            super().save_pretrained(save_directory, safe_serialization, *args, **kwargs)
-            return
-        if repo_id is None:
-            raise ValueError("push_to_hub=True needs repo_id='org/name'.")
-        super().save_pretrained(str(save_directory), True, *args)
-        self.push_to_hub(repo_id, **kwargs)
 
     def push_to_hub(
         self,

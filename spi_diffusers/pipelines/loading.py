@@ -24,8 +24,8 @@ from spi_diffusers.files import (
     INFO_FILE,
     WEIGHTS_FILE,
     PolicyError,
+    did_you_mean,
     find_local_policy,
-    nearest_path,
     read_json,
     to_json,
     write_durably,
@@ -90,8 +90,7 @@ def resolve_policy(
     try:
         folder = Path(with_retries(download, what=f"Loading {name}"))
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        nearest = nearest_path(Path(policy).expanduser())
-        hint = f"; did you mean the folder {nearest}?" if nearest else ""
+        hint = did_you_mean(Path(policy).expanduser())
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: is no policy: there is no {INDEX_FILE} in it.")
@@ -204,19 +203,31 @@ class CheckedLoading(_Base):
         save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,
         *args: Any,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save the policy to a folder, as safetensors, with its training record; arguments as in diffusers.
+        """Save the policy to a folder, as safetensors, with its training record.
 
-        `spi evaluate`, `spi card` and `spi publish` take the folder. A policy that was changed since it was
-        trained is saved without the record, which is about other weights.
+        A policy that was changed since it was trained is saved without the record, which is about other
+        weights.
+
+        Args:
+            save_directory: The folder. `spi evaluate`, `spi card` and `spi publish` take it.
+            safe_serialization: Must be true: a policy is never saved as a pickle.
+            *args: As in diffusers.
+            push_to_hub: Publish it as well, by [`push_to_hub`].
+            repo_id: Where to publish it, `org/name`.
+            **kwargs: As in diffusers; with `push_to_hub` those of [`push_to_hub`].
 
         Raises:
-            ValueError: `safe_serialization` is off: a policy is never saved as a pickle.
+            ValueError: `safe_serialization` is off, or `repo_id` is missing.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
-        super().save_pretrained(str(save_directory), True, *args, **kwargs)
+        if push_to_hub and repo_id is None:
+            raise ValueError("push_to_hub=True needs repo_id='org/name'.")
+        super().save_pretrained(str(save_directory), True, *args, **({} if push_to_hub else kwargs))
         record = self.training_record
         if record is not None and not self.is_as_trained:
             logger.warning(
@@ -230,6 +241,8 @@ class CheckedLoading(_Base):
         elif info.exists():  # of the policy that was here before
             info.unlink()
             config.unlink(missing_ok=True)
+        if push_to_hub:
+            self.push_to_hub(str(repo_id), **kwargs)
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
