@@ -23,7 +23,7 @@ from spi_diffusers.envs import make_env
 from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
 from spi_diffusers.evaluation.tables import results_tables
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.run import run_training
+from spi_diffusers.training.train import run_training
 
 TASK = "OfflineBallCircle-v0"
 COST_LIMITS = (10.0, 20.0, 40.0)

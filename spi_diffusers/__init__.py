@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from spi_diffusers.envs import make_env, make_vector_env
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
+    from spi_diffusers.training.train import train
 
 _MODULES = {
     "BaselinePolicyPipeline": "spi_diffusers.pipelines",
@@ -21,6 +22,7 @@ _MODULES = {
     "load_transitions": "spi_diffusers.data.loading",
     "make_env": "spi_diffusers.envs",
     "make_vector_env": "spi_diffusers.envs",
+    "train": "spi_diffusers.training.train",
 }
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "load_transitions",
     "make_env",
     "make_vector_env",
+    "train",
 ]
 
 

@@ -317,7 +317,7 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     from spi_diffusers.config.train import TrainConfig
     from spi_diffusers.evaluation.results import read_results
     from spi_diffusers.pipelines.loading import load_pipeline
-    from spi_diffusers.training.run import run_training
+    from spi_diffusers.training.train import run_training
 
     disable_progress_bar()
     check_simulators([cell])  # on a cluster, this node may lack it

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(config.to_dict(), indent=2))
         return 0
     from spi_diffusers.files import CHECKPOINTS_FOLDER
-    from spi_diffusers.training.run import run_training
+    from spi_diffusers.training.train import run_training
 
     try:
         result = run_training(config, progress=not args.quiet)

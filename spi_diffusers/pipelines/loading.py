@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from diffusers import ModelMixin
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
@@ -106,7 +107,13 @@ def load_pipeline(
     folder = resolve_policy(policy, revision)
     name = _read(str(folder / INDEX_FILE)).get("_class_name")
     kind = BaselinePolicyPipeline if name == BaselinePolicyPipeline.__name__ else SPIPolicyPipeline
-    return kind.from_pretrained(str(folder))
+    shows_bars = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()  # loading five small files needs none
+    try:
+        return kind.from_pretrained(str(folder))
+    finally:
+        if shows_bars:
+            diffusers_logging.enable_progress_bar()
 
 
 class CheckedLoading(_Base):

@@ -126,7 +126,7 @@ def test_interrupted_outside_the_updates_says_how_to_go_on(capsys, monkeypatch, 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spi_diffusers.training.run.run_training", interrupt)
+    monkeypatch.setattr("spi_diffusers.training.train.run_training", interrupt)
     words = ["train", "--task", "ballcircle", "--output-dir", str(tmp_path)]
     assert main(words) == 130
     assert capsys.readouterr().err == "spi train: interrupted\n"

@@ -14,7 +14,7 @@ from training_factory import assert_same_training, newest_checkpoint, read_metri
 
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.writing import write_parquet_dataset
-from spi_diffusers.training.run import run_training
+from spi_diffusers.training.train import run_training
 from spi_diffusers.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]

@@ -32,9 +32,9 @@ from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training import setup
 from spi_diffusers.training.export import CALIBRATION_TRANSITIONS
-from spi_diffusers.training.run import run_training
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.runtime import make_accelerator
+from spi_diffusers.training.train import run_training
 from spi_diffusers.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]

@@ -61,7 +61,7 @@ def read_metrics(output_dir) -> list[dict]:
 # ---- jobs in processes of their own, which tests may kill
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["spi_diffusers.training.run", "training_factory"])
+_context.set_forkserver_preload(["spi_diffusers.training.train", "training_factory"])
 
 
 def start_job(target, *args):

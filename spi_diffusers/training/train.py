@@ -1,0 +1,161 @@
+"""The whole training job: `train()` from Python, `run_training()` for `spi train` and the benchmark."""
+
+import logging
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.files import POLICY_FOLDER
+from spi_diffusers.pipelines.loading import load_pipeline
+from spi_diffusers.training.export import is_saved, save_policy
+from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
+from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
+from spi_diffusers.training.setup import open_training_data
+from spi_diffusers.training.trainer import Trainer, TrainingProgress, TrainingResult
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[TrainingProgress], None]
+
+
+def train(
+    task: str | None = None,
+    *,
+    dataset: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+    """Train a policy on logged data.
+
+    Example:
+        >>> policy = train("ballcircle", updates=15_000, seed=0)
+        >>> policy = train(dataset="my.parquet", updates=5_000, spi={"eta": 0.3})
+        >>> policy = train("ballcircle", algorithm="bcq-lag", cost_limit=20)
+
+    Args:
+        task: DSRL task, such as "ballcircle"; without `dataset`, on the data in the package.
+        dataset: Parquet file or folder, CSV, DSRL's HDF5 or npz, or a dataset's id on the Hub.
+        output_dir: Folder of the run: checkpoints, metrics, and the policy in `policy/`. None keeps nothing
+            on disk; save the policy by its `save_pretrained`.
+        callback: Called after every `log_every` updates with a `TrainingProgress`: log its `metrics`,
+            evaluate its `policy()`, or `stop()` training.
+        progress: Show a progress bar.
+        **settings: Any field of `TrainConfig`: `updates`, `seed`, `algorithm`, `device`, ... Settings of an
+            algorithm are a dictionary, `spi={"eta": 0.3}`.
+
+    Returns:
+        The policy: an `SPIPolicyPipeline`, or the `BaselinePolicyPipeline` of a baseline.
+
+    Raises:
+        ConfigError: A setting does not exist or has a wrong value; the message names it.
+        ValueError: The data or the folder cannot be used.
+        TrainingDivergedError: A loss or a weight is no longer finite.
+        KeyboardInterrupt: Training was interrupted. With `output_dir`, a checkpoint is kept, and
+            `resume=True` goes on from it.
+    """
+    settings |= {"task": task, "dataset": None if dataset is None else str(dataset)}
+    if output_dir is not None:
+        config = make_train_config({**settings, "output_dir": str(output_dir)})
+        return _trained_policy(config, callback, progress)
+    if settings.get("resume"):
+        raise ConfigError("resume=True needs the output_dir of the run to go on with", "resume")
+    with tempfile.TemporaryDirectory(prefix="spi-train-") as folder:
+        config = make_train_config({**settings, "output_dir": str(Path(folder) / "run")})
+        policy = _trained_policy(config, callback, progress)
+    record = policy.training_record
+    assert record is not None  # training has just made it
+    record["config"]["output_dir"] = None  # gone by now
+    policy.training_record = record
+    return policy
+
+
+def _trained_policy(
+    config: TrainConfig, callback: Callback | None, progress: bool
+) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+    result = run_training(config, callback, progress=progress)
+    if result.policy_folder is None:
+        assert result.training.stopped_by is not None
+        logger.warning("Training was stopped after update %d of %d.", result.training.step, config.updates)
+        signal.raise_signal(result.training.stopped_by)  # handled as if training had not caught it
+        raise KeyboardInterrupt
+    return load_pipeline(result.policy_folder)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training job left behind.
+
+    Attributes:
+        training: How training ended.
+        policy_folder: The saved policy, or None if a signal stopped training before its end.
+        task: Name of the data's task; None for data without a DSRL task.
+        is_main_process: Whether this process is the one that writes and reports.
+    """
+
+    training: TrainingResult
+    policy_folder: Path | None
+    task: str | None
+    is_main_process: bool
+
+
+def run_training(
+    config: TrainConfig, callback: Callback | None = None, *, progress: bool = True
+) -> RunResult:
+    """Load the data, train, and save the policy in `output_dir/policy`.
+
+    A run that is resumed after its end leaves its policy, and what lies beside it, as it is; with other
+    settings of the policy, that one is replaced, and its evaluations get another name. On several processes
+    the process group is closed at the end: it is the last thing they do together.
+
+    Args:
+        config: The run's configuration.
+        callback: As in `train`.
+        progress: Show a progress bar.
+
+    Returns:
+        How it ended, and where the policy is.
+
+    Raises:
+        ValueError: The configuration, the data or the folder cannot be used.
+        OSError: A file cannot be read or written.
+        ImportError: A tracker is not installed.
+        TrainingDivergedError: A loss or a weight is no longer finite.
+    """
+    output_dir = Path(str(config.output_dir))
+    if not config.resume:
+        check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
+    accelerator = make_accelerator(config)
+    dataset = open_training_data(config, accelerator, progress=progress)
+    trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress)
+    if accelerator.is_main_process:
+        logger.info("Data: %r", dataset)
+        logger.info("Run: %s", trainer.describe())
+    training = trainer.train(callback)
+    folder = None
+    if training.stopped_by is None:
+        folder = output_dir / POLICY_FOLDER
+        if accelerator.is_main_process and is_saved(trainer, folder):
+            logger.info("%s holds this policy already and stays as it is.", folder)
+        elif accelerator.is_main_process:
+            is_new = not folder.exists()
+            with intra_op_threads(config, overlap=False):
+                save_policy(trainer, folder, progress=progress)
+            if not is_new:
+                set_aside_evaluations(output_dir)
+        accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        # A process that ends with the group still open can abort, as its threads wait for the others.
+        accelerator.end_training()
+    task = dataset.task.name if dataset.task else None
+    return RunResult(training, folder, task, accelerator.is_main_process)

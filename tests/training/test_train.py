@@ -1,0 +1,122 @@
+"""`train()` from Python: the policy of `spi train`, callbacks, and what happens when it is stopped."""
+
+import os
+import signal
+import tempfile
+
+import pytest
+import torch
+
+from spi_diffusers import SPIPolicyPipeline, evaluate, train
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.training.run_folder import RunFolderError
+
+SMALL = {
+    "updates": 12,
+    "batch_size": 8,
+    "log_every": 4,
+    "network": {"hidden_dims": [8, 8]},
+    "calibrate": False,
+    "progress": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path, monkeypatch):
+    """Where runs without an output folder work."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def weights(policy):
+    return policy.noise_model.state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_policy_that_is_kept_in_memory_acts_is_evaluated_and_saved(small_file, tmp_path, temporary_folder):
+    policy = train("ballcircle", dataset=small_file, **SMALL)
+    assert isinstance(policy, SPIPolicyPipeline)
+    assert list(temporary_folder.iterdir()) == []
+    results = evaluate(policy, cost_limits=[10], episodes=1, extractions=["safe"], progress=False)
+    assert [(entry.algorithm, entry.updates, entry.cost_limit) for entry in results] == [("spi", 12, 10.0)]
+    policy.save_pretrained(tmp_path / "mine")
+    saved = SPIPolicyPipeline.from_pretrained(tmp_path / "mine")
+    assert_same(weights(policy), weights(saved))
+    assert saved.training_record == policy.training_record
+    assert saved.training_record["config"]["output_dir"] is None
+
+
+def test_it_trains_what_the_command_trains_and_leaves_the_same_folder(small_file, tmp_path):
+    from spi_diffusers.cli import main
+
+    policy = train("ballcircle", dataset=small_file, output_dir=tmp_path / "python", seed=3, **SMALL)
+    options = ["--updates", "12", "--batch_size", "8", "--network.hidden_dims", "8", "8", "--log_every", "4"]
+    options += ["--calibrate", "false", "--seed", "3", "--quiet", "--output_dir", str(tmp_path / "command")]
+    assert main(["train", "--task", "ballcircle", "--dataset", str(small_file), *options]) == 0
+    assert_same(weights(policy), weights(SPIPolicyPipeline.from_pretrained(tmp_path / "command" / "policy")))
+    left = [{path.name for path in (tmp_path / name).iterdir()} for name in ("python", "command")]
+    assert left[0] == left[1]
+
+
+def test_a_baseline_has_its_own_pipeline_and_settings(small_file):
+    policy = train(
+        "ballcircle",
+        dataset=small_file,
+        algorithm="bc",
+        cost_limit=20,
+        updates=3,
+        bc={"hidden_dims": [8]},
+        progress=False,
+    )
+    assert (policy.config.algorithm, policy.config.cost_limit) == ("bc", 20.0)
+
+
+def test_a_callback_sees_progress_acts_with_the_policy_and_stops(small_file):
+    seen = []
+
+    def stop_at_eight(progress):
+        action = progress.policy()(torch.zeros(8), cost_limit=10.0).actions
+        seen.append((progress.step, progress.updates, "policy/noise_loss" in progress.metrics, len(action)))
+        if progress.step == 8:
+            progress.stop()
+
+    policy = train("ballcircle", dataset=small_file, callback=stop_at_eight, **SMALL)
+    assert seen == [(4, 12, True, 2), (8, 12, True, 2)]
+    assert policy.training_record["info"]["updates"] == 8
+
+
+def test_after_an_interrupt_a_run_goes_on_bit_for_bit(small_file, tmp_path):
+    arguments = {"dataset": small_file, "seed": 1, **SMALL}
+    whole = train("ballcircle", **arguments)
+
+    def interrupt(progress):
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train("ballcircle", output_dir=tmp_path / "run", callback=interrupt, **arguments)
+    with pytest.raises(RunFolderError, match="holds a run already"):
+        train("ballcircle", output_dir=tmp_path / "run", **arguments)
+    resumed = train("ballcircle", output_dir=tmp_path / "run", resume=True, **arguments)
+    assert_same(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"updats": 3}, "unknown setting updats; did you mean updates"),
+        ({"updates": "3"}, r"updates must be a whole number of at least 1, got '3' \(keyword\)"),
+        ({"spi": {"eta": 2.0}}, r"spi\.eta must be a number in \[0, 1\], got 2\.0"),
+        ({"spi": 0.3}, r"spi must be a group of settings, got 0\.3"),
+        ({"resume": True}, "resume=True needs the output_dir"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        train("ballcircle", **settings)
