@@ -19,6 +19,7 @@ from spi_diffusers.files import (
     INFO_FILE,
     REPLAY_FILE,
     RESULTS_FILE,
+    PolicyError,
     find_policy_folder,
     read_json,
 )
@@ -33,10 +34,6 @@ PLOTS = ("limits.png", "cost_return.png", "training.png")
 EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
 #: diffusers finds the pipeline's code by this name.
 PIPELINE_MODULE = "pipeline"
-
-
-class PolicyFolderError(ValueError):
-    """A policy folder cannot be published; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
 
     policy = find_policy_folder(folder)
     if is_baseline(policy):
-        raise PolicyFolderError(f"{policy}: is a baseline's policy; only SPI's are published.")
+        raise PolicyError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index = _published_index(policy / INDEX_FILE)
     info, config = (
@@ -161,7 +158,7 @@ def _published_index(path: Path) -> dict[str, Any]:
         if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
             continue
         if entry[1] not in INSTALLED_MODULES:
-            raise PolicyFolderError(
+            raise PolicyError(
                 f"{path}: '{name}' is a {entry[1]}, which is no class of this package: its code cannot be "
                 "shipped with the policy"
             )
@@ -176,7 +173,7 @@ def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None
         return Path(evaluation)
     found = results_folders(policy)
     if len({(place / RESULTS_FILE).read_bytes() for place in found}) > 1:
-        raise PolicyFolderError(
+        raise PolicyError(
             f"{policy}: there are several evaluations, {' and '.join(str(place) for place in found)}: choose "
             "one with --evaluation"
         )
@@ -187,17 +184,17 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
     """The entries about this task and algorithm.
 
     Raises:
-        PolicyFolderError: No entry is about this policy's training seed, or they are about other weights.
+        PolicyError: No entry is about this policy's training seed, or they are about other weights.
     """
     entries = read_results(path)
     if not info:
-        raise PolicyFolderError(
+        raise PolicyError(
             f"{path}: there is no {INFO_FILE} beside the policy, so nothing says that these results are "
             "its own"
         )
     if index.get("task") is None:
         tasks = ", ".join(sorted({entry.task for entry in entries}))
-        raise PolicyFolderError(
+        raise PolicyError(
             f"{path}: has results on {tasks}, but the policy was trained for no task, and its card can only "
             "say what it does on its own. Name a folder elsewhere with `spi evaluate --output`, and move "
             "this one away"
@@ -207,7 +204,7 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
     ]
     own = [entry for entry in same if entry.train_seed == info["train_seed"]]
     if not own:
-        raise PolicyFolderError(
+        raise PolicyError(
             f"{path}: holds no result of this policy ({info['algorithm']} on {index.get('task')}, training "
             f"seed {info['train_seed']}): evaluate it with `spi evaluate`"
         )
@@ -219,7 +216,7 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
             if name == "dataset":
                 theirs, ours = theirs.get("sha256"), ours.get("sha256")
             if theirs != ours:
-                raise PolicyFolderError(
+                raise PolicyError(
                     f"{path}: the results of training seed {entry.train_seed} are of other weights: "
                     f"{name} is {theirs!r} there, {ours!r} in {INFO_FILE}. Evaluate the policy again"
                 )

@@ -19,6 +19,7 @@ from spi_diffusers.files import (
     REPLAY_FILE,
     RESULTS_FILE,
     WEIGHTS_FILE,
+    PolicyError,
     read_json,
     to_json,
 )
@@ -29,7 +30,6 @@ from spi_diffusers.hub.policy_files import (
     PIPELINE_MODULE,
     PLOTS_FOLDER,
     PolicyFiles,
-    PolicyFolderError,
     is_ours,
     read_policy_files,
 )
@@ -136,11 +136,11 @@ def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
     """Write what would be published to a local folder, complete or not at all.
 
     Raises:
-        PolicyFolderError: The folder holds something already.
+        PolicyError: The folder holds something already.
         OSError: It cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PolicyFolderError(f"{folder}: exists and is not empty; name a new folder")
+        raise PolicyError(f"{folder}: exists and is not empty; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -30,10 +30,6 @@ from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 logger = logging.getLogger(__name__)
 
 
-class AmbiguousPoliciesError(ValueError):
-    """Several policies would go to the same repository; the message lists them."""
-
-
 @dataclass(frozen=True, order=True)
 class TrainedPolicy:
     """A policy folder, as far as its name on the Hub depends on it.
@@ -130,8 +126,7 @@ def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[
         seed: Only policies of this training seed; None takes any, if there is no choice.
 
     Raises:
-        AmbiguousPoliciesError: Several would get the same name.
-        ValueError: None has that seed.
+        ValueError: Several would get the same name, or none has that seed.
     """
     wanted = [policy for policy in policies if seed in (None, policy.train_seed)]
     if policies and not wanted:
@@ -149,7 +144,7 @@ def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[
         )
         # A seed chooses only between policies of different seeds.
         differ = all(len({policy.train_seed for policy in group}) == len(group) for group in several.values())
-        raise AmbiguousPoliciesError(
+        raise ValueError(
             f"several policies would be published under the same name: {listed}. Nothing was published; "
             f"{'choose by --seed, or ' if differ else ''}leave folders out by --exclude"
         )

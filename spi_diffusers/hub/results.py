@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
 from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, did_you_mean
-from spi_diffusers.hub.upload import HubError, explained
+from spi_diffusers.hub.upload import HubError, explained, hub_api
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,15 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
     where = f"collection {collection}" if collection else f"author {author}"
     with explained(f"{where}: cannot be listed"):
         if collection is not None:
-            items = HfApi(token=token).get_collection(collection).items
+            items = hub_api(token).get_collection(collection).items
             return [item.item_id for item in items if item.item_type == "model"]
-        return [model.id for model in HfApi(token=token).list_models(author=author, filter=task.name)]
+        return [model.id for model in hub_api(token).list_models(author=author, filter=task.name)]
 
 
 def _download(repo_id: str, revision: str | None, token: str | None) -> Results:
     with explained(f"{repo_id}: its results cannot be read"):
         try:
-            file = HfApi(token=token).hf_hub_download(repo_id, RESULTS_FILE, revision=revision)
+            file = hub_api(token).hf_hub_download(repo_id, RESULTS_FILE, revision=revision)
         except RemoteEntryNotFoundError as error:
             why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
             raise HubError(f"{repo_id}: {why}") from error

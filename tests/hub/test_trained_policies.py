@@ -5,9 +5,9 @@ import json
 import pytest
 from policy_factory import BALL, INFO, edit_json
 
-from spi_diffusers.hub.policy_files import PolicyFolderError, read_policy_files
+from spi_diffusers.files import PolicyError
+from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish_all import (
-    AmbiguousPoliciesError,
     TrainedPolicy,
     choose,
     find_trained_policies,
@@ -86,7 +86,7 @@ def test_a_baseline_is_left_out_and_never_published(tmp_path, caplog):
     assert [policy.folder.name for policy in result.policies] == ["good"]
     assert result.unnamed == {}
     assert "bc: is left out, as policies of baselines are not published" in caplog.text
-    with pytest.raises(PolicyFolderError, match="is a baseline's policy; only SPI's are published"):
+    with pytest.raises(PolicyError, match="is a baseline's policy; only SPI's are published"):
         read_policy_files(tmp_path / "bc")
 
 
@@ -102,14 +102,14 @@ def test_one_for_each_name(tmp_path):
     car = TrainedPolicy("carcircle", "spi", 0, tmp_path / "car")
     paper = TrainedPolicy("ballcircle", "spi-paper", 0, tmp_path / "paper")
     assert choose([car, ball[0], paper]) == (ball[0], paper, car)
-    with pytest.raises(AmbiguousPoliciesError, match=r"spi-ballcircle: .*ball0 \(training seed 0\), .*ball1"):
+    with pytest.raises(ValueError, match=r"spi-ballcircle: .*ball0 \(training seed 0\), .*ball1"):
         choose([*ball, car])
     assert choose([*ball, car], seed=0) == (ball[0], car)
     assert choose([*ball, car], seed=1) == (ball[1],)
     demo = TrainedPolicy("ballcircle", "spi", 0, tmp_path / "demo")
-    with pytest.raises(AmbiguousPoliciesError, match="choose by --seed, or leave folders out"):
+    with pytest.raises(ValueError, match="choose by --seed, or leave folders out"):
         choose(ball)
-    with pytest.raises(AmbiguousPoliciesError, match="Nothing was published; leave folders out by --exclude"):
+    with pytest.raises(ValueError, match="Nothing was published; leave folders out by --exclude"):
         choose([ball[0], demo])  # no seed tells them apart
     with pytest.raises(ValueError, match="no policy has training seed 7; there are 0, 1"):
         choose([*ball, car], seed=7)
