@@ -4,16 +4,26 @@ The defaults are here; `presets/<task>.yaml` holds what a task needs differently
 """
 
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import yaml
+from pydantic import BeforeValidator, Field, model_validator
 
-from spi_diffusers.config.validation import check_range, check_types
+from spi_diffusers.config.validation import (
+    Count,
+    Flag,
+    NotNegative,
+    Number,
+    Positive,
+    Seed,
+    ShareBetween,
+    Whole,
+    settings,
+)
 from spi_diffusers.data.tasks import Task, get_task
 
 MAX_BYTES = 7_500_000
@@ -25,7 +35,7 @@ class CollectionError(ValueError):
     """A collection cannot start, go on or be written; the message says why and what to do."""
 
 
-@dataclass(frozen=True)
+@settings(frozen=True)
 class CollectConfig:
     """How behavior policies are trained and which of their episodes are kept.
 
@@ -56,56 +66,42 @@ class CollectConfig:
         max_cost_return: Episodes that cost more are left out; None: the task's reference maximum.
 
     Raises:
-        ValueError: A setting has another type or is out of range.
+        ConfigError: A setting has another type or is out of range.
     """
 
-    steps: int = 1_000_000
-    runs: int = 1
-    cost_targets: tuple[float, ...] = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
-    penalties: tuple[float, ...] = (0.0, 0.3, 1.0)
-    speed_targets: tuple[float, ...] = ()
-    speed_penalty: float = 0.3
-    initial_multiplier: float = 0.5
-    multiplier_rate: float = 0.1
-    max_multiplier: float = 5.0
-    num_envs: int = 16
-    num_probes: int = 2
-    segment_steps: int = 100
-    epochs: int = 8
-    minibatch_size: int = 400
-    learning_rate: float = 5.0e-4
-    gamma: float = 0.99
-    entropy_weight: float = 0.001
-    initial_log_std: float = -0.5
-    hidden_dims: tuple[int, ...] = (64, 64)
-    scripted_episodes: int = 0
-    max_cost_return: float | None = None
+    steps: Count = 1_000_000
+    runs: Count = 1
+    cost_targets: tuple[NotNegative, ...] = (0.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+    penalties: tuple[NotNegative, ...] = (0.0, 0.3, 1.0)
+    speed_targets: tuple[NotNegative, ...] = ()
+    speed_penalty: NotNegative = 0.3
+    initial_multiplier: NotNegative = 0.5
+    multiplier_rate: NotNegative = 0.1
+    max_multiplier: NotNegative = 5.0
+    num_envs: Count = 16
+    num_probes: Whole = 2
+    segment_steps: Count = 100
+    epochs: Count = 8
+    minibatch_size: Count = 400
+    learning_rate: Positive = 5.0e-4
+    gamma: ShareBetween = 0.99
+    entropy_weight: NotNegative = 0.001
+    initial_log_std: Number = -0.5
+    hidden_dims: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 64)
+    scripted_episodes: Whole = 0
+    max_cost_return: NotNegative | None = None
 
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_range(self, "steps", "runs", "num_envs", "segment_steps", "epochs", "minibatch_size", low=1)
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         # Advantages are standardized, which needs two steps at least.
-        if not 0 <= self.num_probes <= self.num_envs - 2:
+        if self.num_probes > self.num_envs - 2:
             raise ValueError(
                 f"num_probes must leave at least two of num_envs={self.num_envs} to learn from, got "
                 f"{self.num_probes}"
             )
         if not self.num_budgets:
             raise ValueError("cost_targets, penalties and speed_targets are all empty: name a budget")
-        if not self.hidden_dims or not min(self.hidden_dims) >= 1:
-            raise ValueError(f"hidden_dims must be at least one width of at least 1, got {self.hidden_dims}")
-        for name in ("cost_targets", "penalties", "speed_targets"):
-            for value in getattr(self, name):
-                if not (math.isfinite(value) and value >= 0):
-                    raise ValueError(f"{name} must be finite and not negative, got {value}")
-        check_range(self, "initial_multiplier", "multiplier_rate", "max_multiplier", "speed_penalty")
-        check_range(self, "entropy_weight", "scripted_episodes")
-        if self.max_cost_return is not None:
-            check_range(self, "max_cost_return")
-        if not math.isfinite(self.initial_log_std):
-            raise ValueError(f"initial_log_std must be finite, got {self.initial_log_std}")
-        check_range(self, "learning_rate", above=True)
-        check_range(self, "gamma", high=1.0, above=True, below=True)
+        return self
 
     @property
     def num_budgets(self) -> int:
@@ -130,22 +126,22 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
 
     Raises:
         UnknownTaskError: No such task.
-        ValueError: A setting does not exist or is out of range.
+        ConfigError: A setting does not exist or is out of range.
     """
     folder = resources.files("spi_diffusers.collection") / "presets"
     preset = folder / f"{get_task(task).short_name}.yaml"
     values = yaml.safe_load(preset.read_text(encoding="utf-8")) if preset.is_file() else {}
     values |= {name: value for name, value in overrides.items() if value is not None}
-    known = {field.name for field in fields(CollectConfig)}
-    if unknown := values.keys() - known:
-        raise ValueError(
-            f"unknown setting {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
-        )
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return CollectConfig(**settings)
+    return CollectConfig(**values)
 
 
-@dataclass(frozen=True)
+def _folder(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):  # an unset variable of a shell; it would be the current folder
+        raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
+    return Path(path).expanduser()
+
+
+@settings(frozen=True)
 class CollectionSpec:
     """One dataset to collect: the task, how, and where it is written.
 
@@ -164,28 +160,19 @@ class CollectionSpec:
 
     Raises:
         UnknownTaskError: No such task.
-        ValueError: A number is out of range.
+        ConfigError: A value has another type or is out of range.
     """
 
-    task: Task
-    folder: Path
+    task: Annotated[Task, BeforeValidator(get_task)]
+    folder: Annotated[Path, BeforeValidator(_folder)]
     config: CollectConfig
-    seed: int = 0
-    max_bytes: int = MAX_BYTES
-    full_precision: bool = False
-    overwrite: bool = False
-    keep_work: bool = False
-    checkpoint_every: int = 100_000
+    seed: Seed = 0
+    max_bytes: Count = MAX_BYTES
+    full_precision: Flag = False
+    overwrite: Flag = False
+    keep_work: Flag = False
+    checkpoint_every: Count = 100_000
     description: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "task", get_task(self.task))
-        if not os.fspath(self.folder):  # an unset variable of a shell; it would be the current folder
-            raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
-        object.__setattr__(self, "folder", Path(self.folder).expanduser())
-        check_types(self)
-        check_range(self, "seed")
-        check_range(self, "max_bytes", "checkpoint_every", low=1)
 
     @property
     def work(self) -> Path:

@@ -173,12 +173,12 @@ def test_command_line_forms():
     assert config.resume is True
     assert config.overlap is False
     assert config.revision == "0123"  # text, not the octal number 83
-    assert parse("--task", "ballcircle", "--network.hidden_dims", "[8, 8]").network.hidden_dims == [8, 8]
+    assert parse("--task", "ballcircle", "--network.hidden-dims", "[8, 8]").network.hidden_dims == [8, 8]
 
 
 def test_the_saved_config_is_read_back_the_same(tmp_path):
     config = parse(
-        "--task", "ballcircle", "--algorithm", "spi-paper", "--mixed_precision", "no", "--threads", "2"
+        "--task", "ballcircle", "--algorithm", "spi-paper", "--mixed-precision", "no", "--threads", "2"
     )
     file = tmp_path / "train_config.json"
     file.write_text(json.dumps(config.to_dict()))
