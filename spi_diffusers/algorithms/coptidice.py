@@ -206,11 +206,10 @@ class COptiDICE(Algorithm):
 
     def __init__(self, config: COptiDICEConfig, sizes: PolicySizes, compute: Compute):
         self.config = config
-        limit = (sizes.cost_limit, sizes.max_episode_steps, config.gamma)
         # (1 - gamma) c / (1 - gamma): the cost per step of a policy that spends its limit evenly.
-        self.threshold = (1.0 - config.gamma) * cost_threshold(*limit)
+        self.threshold = (1.0 - config.gamma) * cost_threshold(sizes, config.gamma)
         if config.benchmark_targets:
-            self.threshold = cost_threshold(*limit, "finite")
+            self.threshold = cost_threshold(sizes, config.gamma, finite=True)
         hidden_dims = list(config.hidden_dims)
         self._bounded = config.cost_ub_epsilon > 0  # else there is nothing for chi to do
         functions = 2 if self._bounded else 1

@@ -24,6 +24,8 @@ from spi_diffusers.pipelines.spi_policy import (
 
 #: Episode costs the critic is held to at the knots, in units of cost.
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+#: Transitions that the LSTD uses, and first observations of episodes over which the value is averaged.
+NUM_TRANSITIONS, NUM_STARTS = 10_000, 300
 #: A knot's realised rate is at most this factor of its allowed rate: a policy should not act on a correction
 #: larger than it could have been checked for. It is at least the allowed rate itself: a wrong estimate may
 #: cost reward, but must not allow more than the user did.
@@ -122,8 +124,6 @@ def calibrate(
     dataset: TransitionDataset,
     *,
     knots: Sequence[float] = DEFAULT_KNOTS,
-    num_transitions: int = 10_000,
-    num_starts: int = 300,
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[CostCalibration, CalibrationReport]:
@@ -136,8 +136,6 @@ def calibrate(
         pipeline: The trained policy; its own calibration, if any, is ignored.
         dataset: Transitions, best with episodes the networks were not trained on.
         knots: Episode costs to hold the critic to, increasing and positive.
-        num_transitions: Transitions the LSTD uses.
-        num_starts: First observations of episodes over which the value is averaged.
         seed: Seed of the subsample and of the candidates.
         progress: Whether to show a progress bar.
 
@@ -156,9 +154,9 @@ def calibrate(
         raise ValueError(f"knots must be positive and increasing, got {list(knots)}.")
     generator = torch.Generator().manual_seed(seed)
     transitions = dataset.transitions
-    rows = torch.randperm(len(transitions), generator=generator)[:num_transitions]
+    rows = torch.randperm(len(transitions), generator=generator)[:NUM_TRANSITIONS]
     batch = transitions.gather(rows)
-    starts = (dataset.frame_index == 0).nonzero().squeeze(1)[:num_starts]
+    starts = (dataset.frame_index == 0).nonzero().squeeze(1)[:NUM_STARTS]
     first = transitions.gather(starts).observation
 
     bar = tqdm(total=len(rows) + len(first), desc="calibrating", unit="obs", disable=not progress)

@@ -84,6 +84,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._interrupts = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -93,8 +94,19 @@ class StopSignals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._interrupts and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.received = number
         self._restore()
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let SIGINT raise KeyboardInterrupt at once meanwhile: in code that may take long."""
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -184,7 +184,7 @@ class Trainer:
 
         Args:
             callback: Called after every `log_every` updates and after the last one, on every process. What
-                it raises ends training with a checkpoint and reaches the caller.
+                it raises, also a KeyboardInterrupt, ends training with a checkpoint and reaches the caller.
 
         Returns:
             How it ended. Weights are in `algorithm`; `policy` gives them as a pipeline.
@@ -216,7 +216,7 @@ class Trainer:
                     if self.step % config.log_every == 0 or done:
                         self._log(bar, (self.step - first_step) / seconds)
                         if callback is not None:
-                            stops = self._call(callback, inputs)
+                            stops = self._call(callback, inputs, signals)
                             started = time.perf_counter() - seconds  # its own time is not training's
                     if self.step % config.checkpoint_every == 0 or done or stops or stopped_by is not None:
                         self._save_checkpoint(inputs)
@@ -226,13 +226,16 @@ class Trainer:
             stopped_by = None  # it came too late to stop anything
         return TrainingResult(self.step, self.seconds, dict(self._last_metrics), stopped_by)
 
-    def _call(self, callback: Callable[[TrainingProgress], None], inputs: Inputs) -> bool:
+    def _call(
+        self, callback: Callable[[TrainingProgress], None], inputs: Inputs, signals: StopSignals
+    ) -> bool:
         """Call the callback; returns whether it stops training."""
-        config = self.config
-        progress = TrainingProgress(self.step, config.updates, self.seconds, dict(self._last_metrics), self)
+        updates, metrics = self.config.updates, dict(self._last_metrics)
+        progress = TrainingProgress(self.step, updates, self.seconds, metrics, self)
         try:
-            callback(progress)
-        except BaseException:  # a KeyboardInterrupt as well: what is trained is kept
+            with signals.interrupting():
+                callback(progress)
+        except BaseException:
             if self.accelerator.num_processes == 1:  # several would wait for each other
                 self._save_checkpoint(inputs)
             raise

@@ -11,7 +11,7 @@ import torch
 from constrained_mdp import ConstrainedMDP, Values, evaluate
 from diffusers.utils import logging as diffusers_logging
 
-from spi_diffusers.algorithms.base import Algorithm
+from spi_diffusers.algorithms.base import Algorithm, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
@@ -62,7 +62,9 @@ class World:
 
     def threshold(self, cost_limit: float) -> float:
         """Discounted cost that a cost limit per episode allows."""
-        return cost_threshold(cost_limit, int(self.data.episodes.length.max()), self.mdp.gamma)
+        data, steps = self.data, int(self.data.episodes.length.max())
+        sizes = PolicySizes(data.observation_dim, data.action_dim, steps, cost_limit)
+        return cost_threshold(sizes, self.mdp.gamma)
 
     def play(self, act: Act, seed: int = 0) -> np.ndarray:
         """Probabilities (S, M) of the moves of a policy, from `DRAWS` actions in every state."""

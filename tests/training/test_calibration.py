@@ -11,6 +11,7 @@ from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training import calibration as calibration_module
 from spi_diffusers.training.calibration import (
     DEFAULT_KNOTS,
     MAX_CORRECTION,
@@ -143,10 +144,11 @@ def make_dataset(cost_of=None, episodes=20, length=HORIZON, terminated=False, se
     )
 
 
-def run(pipeline, dataset, **options):
-    return calibrate(
-        pipeline, dataset, **({"num_transitions": 2000, "num_starts": 20, "progress": False} | options)
-    )
+def run(pipeline, dataset, transitions=2000, **options):
+    with pytest.MonkeyPatch.context() as smaller:
+        smaller.setattr(calibration_module, "NUM_TRANSITIONS", transitions)
+        smaller.setattr(calibration_module, "NUM_STARTS", 20)
+        return calibrate(pipeline, dataset, progress=False, **options)
 
 
 def true_cost(pipeline, knot):
@@ -223,7 +225,7 @@ def test_an_episode_that_ends_costs_nothing_more():
 @pytest.mark.parametrize("conditioned", [True, False])
 def test_the_curve_is_monotone_and_usable(conditioned):
     pipeline = make_pipeline(conditioned)
-    calibration, _ = run(pipeline, make_dataset(episodes=5), num_transitions=300)
+    calibration, _ = run(pipeline, make_dataset(episodes=5), transitions=300)
     assert (calibration.allowed_rates.diff() > 0).all()
     assert (calibration.realised_rates.diff() > 0).all()
     rates = calibration(torch.linspace(0, 2, 200))
@@ -237,13 +239,13 @@ def test_the_seed_decides_everything_and_torchs_own_random_state_nothing():
     dataset, pipeline = make_dataset(episodes=5), make_pipeline()
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = run(pipeline, dataset, seed=3, num_transitions=200)
+    first = run(pipeline, dataset, seed=3, transitions=200)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    again = run(pipeline, dataset, seed=3, num_transitions=200)
+    again = run(pipeline, dataset, seed=3, transitions=200)
     assert again[1] == first[1]
     assert torch.equal(again[0].realised_rates, first[0].realised_rates)
-    assert run(pipeline, dataset, seed=4, num_transitions=200)[1] != first[1]
+    assert run(pipeline, dataset, seed=4, transitions=200)[1] != first[1]
 
 
 def test_the_pipelines_own_calibration_is_ignored():
@@ -272,7 +274,7 @@ def test_a_pipeline_without_an_episode_length_is_refused():
 @pytest.mark.parametrize("knots", [(10.0, 5.0), (0.0, 5.0), (-1.0, 5.0), (5.0, 5.0)])
 def test_knots_that_do_not_rise_are_refused(knots):
     with pytest.raises(ValueError, match=r"knots|allowed_rates"):
-        run(make_pipeline(), make_dataset(episodes=1), num_transitions=20, knots=knots)
+        run(make_pipeline(), make_dataset(episodes=1), transitions=20, knots=knots)
 
 
 def test_knots_of_data_without_a_task_are_quantiles_of_what_its_episodes_cost():

@@ -420,12 +420,25 @@ def test_a_callback_stops_training_with_a_checkpoint_to_go_on_from(small_dataset
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_what_a_callback_raises_reaches_the_caller_and_a_checkpoint_is_kept(small_dataset, tmp_path, error):
+def test_what_a_callback_raises_reaches_the_caller_and_a_checkpoint_is_kept(small_dataset, tmp_path):
     def fail(progress):
-        raise error
+        raise ValueError("of the callback")
 
     trainer = Trainer(tiny_config(tmp_path), small_dataset, progress=False)
-    with pytest.raises(error):
+    with pytest.raises(ValueError, match="of the callback"):
         trainer.train(callback=fail)
+    assert newest_checkpoint(tmp_path).step == 3
+
+
+def test_an_interrupt_ends_a_callback_at_once_and_a_checkpoint_is_kept(small_dataset, tmp_path):
+    reached = []
+
+    def evaluate_for_long(progress):
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(progress.step)
+
+    trainer = Trainer(tiny_config(tmp_path), small_dataset, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(callback=evaluate_for_long)
+    assert reached == []
     assert newest_checkpoint(tmp_path).step == 3
