@@ -134,7 +134,6 @@ class Algorithm(ABC):
 
     Attributes:
         inputs_class: What one update consumes.
-        streams: It can train on data that stays in its files: no column needs all of the data.
         overlaps: Its updates have two halves that can run side by side.
         safe_episodes_only: It learns from the episodes within the cost limit only.
         pipeline: Class in `spi_diffusers.pipelines` that holds its policy.
@@ -145,7 +144,6 @@ class Algorithm(ABC):
     """
 
     inputs_class: ClassVar[type[Any]] = BatchAndNoise
-    streams: ClassVar[bool] = False
     overlaps: ClassVar[bool] = False
     safe_episodes_only: ClassVar[bool] = False
     pipeline: ClassVar[str] = "BaselinePolicyPipeline"
@@ -251,4 +249,4 @@ class Algorithm(ABC):
 def algorithm_class(name: str) -> type[Algorithm]:
     """The class of an algorithm, imported when it is asked for."""
     entry = ALGORITHMS[name]
-    return getattr(importlib.import_module(f"spi_diffusers.algorithms.{entry.module}"), entry.class_name)
+    return getattr(importlib.import_module(f"spi_diffusers.algorithms.{entry.group}"), entry.class_name)

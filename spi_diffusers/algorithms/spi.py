@@ -192,7 +192,6 @@ class SPI(Algorithm):
     """
 
     inputs_class = StepInputs
-    streams = True
     overlaps = True
     pipeline = "SPIPolicyPipeline"
 

@@ -24,35 +24,49 @@ from spi_diffusers.config.validation import (
 
 @dataclass(frozen=True)
 class AlgorithmEntry:
-    """Where an algorithm is.
+    """Where an algorithm is, and what its configuration must know without importing it.
 
     Attributes:
         group: Field of `TrainConfig` with its settings.
-        module: Module in `spi_diffusers.algorithms`.
-        class_name: Its class there.
+        class_name: Its class, in the module of `spi_diffusers.algorithms` that is called like the group.
+        one_limit: It is trained for one cost limit; else its policy is told the limit when it acts.
+        streams: It can train on data that stays in its files.
+        uses: Settings outside its group that only it looks at.
     """
 
     group: str
-    module: str
     class_name: str
+    one_limit: bool = True
+    streams: bool = False
+    uses: tuple[str, ...] = ()
 
 
+_SPI = AlgorithmEntry(
+    "spi",
+    "SPI",
+    one_limit=False,
+    streams=True,
+    uses=(
+        *("network", "learning_rate", "max_grad_norm"),
+        *("calibrate", "budget_reserve", "reserve_decay", "selection"),
+    ),
+)
 #: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
 ALGORITHMS: dict[str, AlgorithmEntry] = {
-    "spi": AlgorithmEntry("spi", "spi", "SPI"),
-    "spi-paper": AlgorithmEntry("spi", "spi", "SPI"),
-    "spi-paper-no-safety": AlgorithmEntry("spi", "spi", "SPI"),
-    "spi-paper-no-reward": AlgorithmEntry("spi", "spi", "SPI"),
-    "bc": AlgorithmEntry("bc", "bc", "BC"),
-    "bc-safe": AlgorithmEntry("bc", "bc", "BCSafe"),
-    "bcq-lag": AlgorithmEntry("bcq_lag", "bcq_lag", "BCQLag"),
-    "bear-lag": AlgorithmEntry("bear_lag", "bear_lag", "BEARLag"),
-    "cpq": AlgorithmEntry("cpq", "cpq", "CPQ"),
-    "coptidice": AlgorithmEntry("coptidice", "coptidice", "COptiDICE"),
-    "diffusion-ql": AlgorithmEntry("diffusion_ql", "diffusion_ql", "DiffusionQL"),
+    "spi": _SPI,
+    "spi-paper": _SPI,
+    "spi-paper-no-safety": _SPI,
+    "spi-paper-no-reward": _SPI,
+    "bc": AlgorithmEntry("bc", "BC"),
+    "bc-safe": AlgorithmEntry("bc", "BCSafe"),
+    "bcq-lag": AlgorithmEntry("bcq_lag", "BCQLag"),
+    "bear-lag": AlgorithmEntry("bear_lag", "BEARLag"),
+    "cpq": AlgorithmEntry("cpq", "CPQ"),
+    "coptidice": AlgorithmEntry("coptidice", "COptiDICE"),
+    "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL"),
 }
 #: The algorithms that are trained for one cost limit.
-BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.group != "spi"}
+BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.one_limit}
 
 
 def _check_noise_schedule(config: Any) -> Any:

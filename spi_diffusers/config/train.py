@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from spi_diffusers.config.algorithms import (
     ALGORITHMS,
-    BASELINES,
     BCConfig,
     BCQLagConfig,
     BEARLagConfig,
@@ -32,16 +31,6 @@ from spi_diffusers.config.validation import (
     short,
 )
 from spi_diffusers.data.tasks import TASKS, resolve_task
-
-#: Settings outside its groups that only SPI looks at.
-SPI_SETTINGS = (
-    "learning_rate",
-    "max_grad_norm",
-    "calibrate",
-    "budget_reserve",
-    "reserve_decay",
-    "selection",
-)
 
 
 @settings
@@ -191,11 +180,20 @@ class TrainConfig:
             )
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError(f"trackers must not repeat, got {short(self.trackers)}")
-        self._check_spi() if self.group == "spi" else self._check_baseline()
+        self._check_algorithm()
         self.output_dir = self.output_dir or str(Path("outputs") / self._run_name())
         return self
 
-    def _check_spi(self) -> None:
+    def _check_algorithm(self) -> None:
+        entry = ALGORITHMS[self.algorithm]
+        if self.streaming is True and not entry.streams:
+            raise ValueError(f"streaming=true: {self.algorithm} trains on data in memory only")
+        if entry.one_limit and self.cost_limit is None:
+            if self.task is None or self.task not in TASKS:
+                raise ValueError(f"{self.algorithm} without a DSRL task needs the cost_limit to train for")
+            self.cost_limit = float(TASKS[self.task].cost_limits[0])
+        if entry.one_limit:
+            return
         if self.cost_limit is not None:
             raise ValueError(
                 f"cost_limit={self.cost_limit:g}: SPI is told its limit when it acts; only baselines are "
@@ -207,14 +205,6 @@ class TrainConfig:
                 f"algorithm={self.algorithm} with conditioned={str(self.spi.conditioned).lower()}: that is "
                 f"algorithm={known}"
             )
-
-    def _check_baseline(self) -> None:
-        if self.streaming is True:
-            raise ValueError(f"streaming=true: {self.algorithm} trains on data in memory only")
-        if self.cost_limit is None:
-            if self.task is None or self.task not in TASKS:
-                raise ValueError(f"{self.algorithm} without a DSRL task needs the cost_limit to train for")
-            self.cost_limit = float(TASKS[self.task].cost_limits[0])
 
     def _run_name(self) -> str:
         name = self.task or Path(str(self.dataset)).stem
@@ -237,15 +227,13 @@ class TrainConfig:
 
         Settings of algorithms that are not used are left out.
         """
-        unused = self.unused_settings() | ({"cost_limit"} if self.group == "spi" else set())
+        unused = self.unused_settings() | (set() if ALGORITHMS[self.algorithm].one_limit else {"cost_limit"})
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def unused_settings(self) -> set[str]:
         """Settings, and groups of them, that belong to other algorithms."""
-        groups = {entry.group for entry in BASELINES.values()}
-        if self.group != "spi":
-            groups |= {"spi", "network", *SPI_SETTINGS}
-        return groups - {self.group}
+        used = {self.group, *ALGORITHMS[self.algorithm].uses}
+        return {name for entry in ALGORITHMS.values() for name in (entry.group, *entry.uses)} - used
 
     def learning_rate_at(self, step: int, start: float | None = None) -> float:
         """Learning rate of update `step` (0 to updates - 1): a pure function, so resuming needs no state.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, PolicySizes, algorithm_class
 from spi_diffusers.algorithms.networks import Compute
+from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
@@ -68,7 +69,7 @@ def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
     copies = accelerator.num_processes
     if not exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies):
         return False
-    if not algorithm_class(config.algorithm).streams:
+    if not ALGORITHMS[config.algorithm].streams:
         logger.warning(
             "The data would take more than half of the available memory; it is loaded all the same, as %s "
             "cannot stream it.",
@@ -90,12 +91,11 @@ def training_episodes(config: TrainConfig, dataset: Dataset) -> Dataset:
         DatasetError: No episode is within the limit.
         ConfigError: The data is streamed, and the algorithm needs it in memory.
     """
-    algorithm = algorithm_class(config.algorithm)
     if isinstance(dataset, StreamedDataset):
-        if not algorithm.streams:
+        if not ALGORITHMS[config.algorithm].streams:
             raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
         return dataset
-    if not algorithm.safe_episodes_only:
+    if not algorithm_class(config.algorithm).safe_episodes_only:
         return dataset
     assert config.cost_limit is not None  # the configuration sees to it
     within = dataset.episodes.cost_return <= config.cost_limit
