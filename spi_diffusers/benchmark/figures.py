@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from spi_diffusers.evaluation.summary import shown_range
 _OURS, _PAPER_COLOR = "#0072B2", "#BBBBBB"
 _CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _LIMIT: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0}
+_SINGLE_NOTE = "‡ n: n tasks have a single seed, of whose spread the interval knows nothing"
+LOST_NOTE = "† n: n training runs diverged and are not in it"
 #: Discount of Figure 2; the paper names none.
 PIXEL_GAMMA = 0.9
 
@@ -66,76 +67,66 @@ def learning_curves(
     """
     drawn: dict[tuple[float, float, float], list[EvaluationEntry]] = {}
     for entry in entries:
-        weights = weights_of(entry.algorithm)
-        if weights:
+        if weights := weights_of(entry.algorithm):
             drawn.setdefault(weights, []).append(entry)
     lost = [weights for run in diverged if (weights := weights_of(run.algorithm))]
-    for weights in lost:
-        drawn.setdefault(weights, [])
     last: dict[str, int] = {}
     for entry in (entry for group in drawn.values() for entry in group):
         last[entry.task] = max(last.get(entry.task, 0), entry.updates)
     curves = []
-    for weights in sorted(drawn):
+    for weights in sorted({*drawn, *lost}):
         points: dict[float, list[EvaluationEntry]] = {}
-        for entry in drawn[weights]:
+        for entry in drawn.get(weights, ()):
             points.setdefault(round(entry.updates / max(last[entry.task], 1), 2), []).append(entry)
         curves.append(CurveData(weights, dict(sorted(points.items())), lost.count(weights)))
     return curves
 
 
-def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], title: str) -> Path:
+def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], title: str) -> None:
     """Draw every algorithm's average over the tasks that all have, with bootstrap interval, and the paper's.
 
-    Args:
-        data: What the table is made from, with at least one common task.
-        score: "reward" or "cost".
-        path: The picture; its suffix gives the format.
-        title: Of the figure.
-
-    Returns:
-        `path`.
+    Of `score`, "reward" or "cost".
 
     Raises:
         ValueError: No task has results of every algorithm.
     """
-    statistics = data.statistics()
+    statistics, tasks = data.statistics(), data.common_tasks
     if not statistics:
         raise ValueError("no task has results of every algorithm, so there are no averages to compare.")
     published = paper_table(data.suite)
-    where = np.arange(len(statistics))
     with figure_at(path, (max(5.6, 1.0 + 1.05 * len(statistics)), 3.8)) as figure:
         axes = figure.subplots()
         scores = [getattr(row, score) for row in statistics]
-        means = np.array([one.mean for one in scores])
-        # Where no task has several seeds there is no interval, and none is drawn.
-        ends = np.array([one.mean_interval or (one.mean, one.mean) for one in scores])
-        bars = np.maximum([means - ends[:, 0], ends[:, 1] - means], 0.0)
-        axes.bar(where - 0.2, means, 0.38, color=_OURS, label="ours, 95% interval over seeds")
-        for place, mean, bar, one in zip(where, means, bars.T, scores, strict=True):
-            if one.mean_interval is not None:
-                axes.errorbar(place - 0.2, mean, yerr=bar[:, None], color="black", capsize=3, linewidth=1.0)
-        if all(task in published.rows for task in data.common_tasks):
+        means = [one.mean for one in scores]
+        axes.bar(
+            np.arange(len(scores)) - 0.2, means, 0.38, color=_OURS, label="ours, 95% interval over seeds"
+        )
+        for place, one in enumerate(scores):
+            if one.mean_interval is not None:  # some task has several seeds
+                low, high = one.mean_interval
+                bar = np.maximum([[one.mean - low], [high - one.mean]], 0.0)
+                axes.errorbar(place - 0.2, one.mean, yerr=bar, color="black", capsize=3, linewidth=1.0)
+        if all(task in published.rows for task in tasks):
             column = ("reward", "cost").index(score)
-            known = [i for i, row in enumerate(statistics) if row.algorithm in published.average]
-            theirs = [
-                np.mean([published.rows[task][statistics[i].algorithm][column] for task in data.common_tasks])
-                for i in known
-            ]
+            theirs = {
+                place + 0.2: np.mean([published.rows[task][row.algorithm][column] for task in tasks])
+                for place, row in enumerate(statistics)
+                if row.algorithm in published.average
+            }
             label = "paper, other data, same tasks"
-            axes.bar([i + 0.2 for i in known], theirs, 0.38, color=_PAPER_COLOR, label=label)
+            axes.bar(list(theirs), list(theirs.values()), 0.38, color=_PAPER_COLOR, label=label)
         if score == "cost":
             axes.axhline(1.0, label="limit", **_LIMIT)
         names = [
             _in_mathtext(row.algorithm) + _single_mark(row) + _lost_mark(row.diverged) for row in statistics
         ]
-        axes.set_xticks(where, names, rotation=20, ha="right")
+        axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         axes.grid(axis="x", visible=False)
-        tasks = len(data.common_tasks)
-        axes.set(title=f"{title}, over {tasks} task{'s' * (tasks > 1)}", ylabel=f"normalised {score}")
-        notes = [_single_note(statistics), _lost_note(statistics)]
-        figure.legend(loc="outside lower center", ncols=2, title="\n".join(filter(None, notes)) or None)
-    return Path(path)
+        over = f"over {len(tasks)} task{'s' * (len(tasks) > 1)}"
+        axes.set(title=f"{title}, {over}", ylabel=f"normalised {score}")
+        notes = [_SINGLE_NOTE] if any(map(_single_mark, statistics)) else []
+        notes += [LOST_NOTE] if any(row.diverged for row in statistics) else []
+        figure.legend(loc="outside lower center", ncols=2, title="\n".join(notes) or None)
 
 
 def plot_learning_curves(
@@ -144,7 +135,7 @@ def plot_learning_curves(
     score: str,
     path: str | os.PathLike[str],
     title: str,
-) -> Path:
+) -> None:
     """Draw the average score along training, one curve per draw of (eta, mu, phi).
 
     Args:
@@ -153,9 +144,6 @@ def plot_learning_curves(
         score: "reward" or "cost".
         path: The picture; its suffix gives the format.
         title: Of the figure.
-
-    Returns:
-        `path`.
 
     Raises:
         ValueError: There are no curves, or no tasks.
@@ -188,16 +176,18 @@ def plot_learning_curves(
             axes.axhline(1.0, label="limit", **_LIMIT)
             axes.set_ylim(bottom=0)
         names = ", ".join(get_task(task).short_name for task in tasks)
-        many = max(seeds, default=0)
-        over = f"{shown_range(seeds)} training seed{'s' * (many != 1)}"
-        band = ", band: ± deviation over them" if many > 1 else ""
+        over = f"{shown_range(seeds)} training seed{'s' * (max(seeds) != 1)}"
+        band = ", band: ± deviation over them" if max(seeds) > 1 else ""
         axes.set(title=title, xlabel="share of the training that is done, in %", ylabel=f"normalised {score}")
         figure.suptitle(f"{names}\n{over}{band}", fontsize=8)
-        figure.legend(loc="outside lower center", ncols=2, title=_lost_note(curves))
-    return Path(path)
+        figure.legend(
+            loc="outside lower center",
+            ncols=2,
+            title=LOST_NOTE if any(curve.diverged for curve in curves) else None,
+        )
 
 
-def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -> Path:
+def plot_pixel_world(path: str | os.PathLike[str]) -> None:
     """Draw Figure 2: on longer Pixel worlds the cost c vanishes at the start, its remap c' does not.
 
     Policies are compared by values that solve the Bellman equation in the environment's own dynamics: the
@@ -205,16 +195,9 @@ def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -
     paper does not say. Their difference shrinks as gamma^n with c and with c' alike; what c' cures is that
     the value itself goes to 0. And c' counts the steps that are left: the goal, which ends the episode two
     steps sooner than the trap, has the lowest value.
-
-    Args:
-        path: The picture; its suffix gives the format.
-        gamma: Discount.
-
-    Returns:
-        `path`.
     """
     lengths = np.arange(3, 41)
-    values = pixel_world_values(lengths, gamma)
+    values = pixel_world_values(lengths, PIXEL_GAMMA)
     with figure_at(path, (9.6, 3.6)) as figure:
         world, cost_axes, safety_axes = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
         world.imshow(_white_trajectory_picture(6))
@@ -232,16 +215,13 @@ def plot_pixel_world(path: str | os.PathLike[str], gamma: float = PIXEL_GAMMA) -
         for axes in (cost_axes, safety_axes):
             axes.legend()
             axes.set_ylim(bottom=0)
-        figure.suptitle(rf"Figure 2: values of the initial position, $\gamma$ = {gamma:g}", fontsize=10.5)
-    return Path(path)
+        figure.suptitle(
+            rf"Figure 2: values of the initial position, $\gamma$ = {PIXEL_GAMMA:g}", fontsize=10.5
+        )
 
 
 def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dict[str, np.ndarray]:
-    """Values of the start on Pixel worlds of several lengths.
-
-    Args:
-        lengths: Numbers of columns.
-        gamma: Discount, in [0, 1).
+    """Values of the start on Pixel worlds with several numbers of columns, for a discount in [0, 1).
 
     Returns:
         "cost" and "safety": discounted c and c' of the white trajectory; "safety_stay": discounted c' of
@@ -271,21 +251,8 @@ def _single_mark(row: AlgorithmStatistics) -> str:
     return f" ‡ {row.single_seed_tasks}" if row.single_seed_tasks and row.seeds[1] > 1 else ""
 
 
-def _single_note(of: Iterable[AlgorithmStatistics]) -> str | None:
-    return (
-        "‡ n: n tasks have a single seed, of whose spread the interval knows nothing"
-        if any(map(_single_mark, of))
-        else None
-    )
-
-
 def _lost_mark(diverged: int) -> str:
     return f" † {diverged}" if diverged else ""
-
-
-def _lost_note(of: Iterable[CurveData | AlgorithmStatistics]) -> str | None:
-    """What † means, where it stands."""
-    return "† n: n training runs diverged and are not in it" if any(one.diverged for one in of) else None
 
 
 def _in_mathtext(algorithm: str) -> str:

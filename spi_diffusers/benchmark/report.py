@@ -10,6 +10,7 @@ from typing import Any
 
 from spi_diffusers.benchmark.cells import Outcome
 from spi_diffusers.benchmark.figures import (
+    LOST_NOTE,
     common_curve_tasks,
     learning_curves,
     plot_averages,
@@ -41,7 +42,6 @@ from spi_diffusers.files import written_aside
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}
-_CURVES = ((8, "reward"), (9, "cost"))
 
 
 @dataclass
@@ -49,14 +49,26 @@ class Report:
     """What was made.
 
     Attributes:
-        text: The tables, as Markdown.
+        folder: Where it is.
+        parts: The parts of its text, as Markdown.
         files: What was written.
         left_out: What could not be made, and why.
     """
 
-    text: str = ""
+    folder: Path
+    parts: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The tables, as Markdown."""
+        return "\n\n".join(self.parts or ["The results hold nothing that the tables show."]) + "\n"
+
+    def figure(self, name: str) -> Path:
+        """Where a figure goes, which counts as written."""
+        self.files.append(self.folder / name)
+        return self.files[-1]
 
 
 def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.PathLike[str]) -> Report:
@@ -75,19 +87,17 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
     entries, diverged = _read_all(results)
-    report, parts = Report(), []
-    report.files.append(plot_pixel_world(folder / "figure_2_pixel_world.png"))
+    report = Report(folder, files=[folder / TABLES_FILE])
+    plot_pixel_world(report.figure("figure_2_pixel_world.png"))
     for suite in _TABLES:
-        parts += _compare(suite, entries, diverged, folder, report)
-    parts += _draw_learning_curves(entries, diverged, folder, report)
-    parts += _draw_limits(entries, diverged, folder, report)
+        _compare(suite, entries, diverged, report)
+    _draw_learning_curves(entries, diverged, report)
+    _draw_limits(entries, diverged, report)
     if diverged:
-        parts += ["## Diverged training runs", diverged_list(diverged)]
-    report.text = "\n\n".join(parts) + "\n" if parts else "The results hold nothing that the tables show.\n"
+        report.parts += ["## Diverged training runs", diverged_list(diverged)]
     with written_aside(folder / TABLES_FILE) as aside:
         aside.write_text(report.text, encoding="utf-8")
-    report.files.insert(0, folder / TABLES_FILE)
-    _remove_old_figures(folder, report)
+    _remove_old_figures(report)
     return report
 
 
@@ -119,58 +129,55 @@ def write_task_results(
     return files
 
 
-def _compare(
-    suite: str, entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
-) -> list[str]:
-    """Table 1 or 2 and its two figures of averages; returns the parts of the text."""
+def _compare(suite: str, entries: list[EvaluationEntry], diverged: list[DivergedRun], report: Report) -> None:
+    """Table 1 or 2 and its two figures of averages."""
     title, number = _TABLES[suite]
     data = table_data(suite, entries, diverged)
     if not data.rows:
         report.left_out.append(f"{title}: the results hold none of its algorithms")
-        return []
+        return
     if data.common_tasks:
         for place, score in ((number, "reward"), (number + 1, "cost")):
-            path = folder / f"figure_{place}_average_{score}.png"
-            report.files.append(plot_averages(data, score, path, f"Figure {place}: average {score}"))
+            path = report.figure(f"figure_{place}_average_{score}.png")
+            plot_averages(data, score, path, f"Figure {place}: average {score}")
     else:
         report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every algorithm")
     for task, missing in data.left_out.items():
         names = ", ".join(map(title_of, missing))
         report.left_out.append(f"{get_task(task).short_name} in the averages of {title}: nothing of {names}")
     statistics = statistics_table(data, table_data(suite, entries, diverged, feedback=False))
-    return [f"## {title}", results_table(data), within_table(data), statistics, published_table(suite)]
+    report.parts += [f"## {title}", results_table(data), within_table(data), statistics]
+    report.parts.append(published_table(suite))
 
 
 def _draw_learning_curves(
-    entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
-) -> list[str]:
+    entries: list[EvaluationEntry], diverged: list[DivergedRun], report: Report
+) -> None:
     curves = learning_curves(entries, diverged)
     if not curves:
         report.left_out.append("Figures 8 and 9: the results hold no draw of eta, mu and phi")
-        return []
+        return
     tasks, others = common_curve_tasks(curves)
     if not tasks:
         report.left_out.append("Figures 8 and 9: no task has a finished training of every draw")
     elif others:
         names = ", ".join(get_task(task).short_name for task in others)
         report.left_out.append(f"{names} in Figures 8 and 9: not every draw has finished there")
-    for place, score in _CURVES if tasks else ():
-        path = folder / f"figure_{place}_random_weights_{score}.png"
+    for place, score in ((8, "reward"), (9, "cost")) if tasks else ():
+        path = report.figure(f"figure_{place}_random_weights_{score}.png")
         title = f"Figure {place}: {score} for random weights (Eq. 6)"
-        report.files.append(plot_learning_curves(curves, tasks, score, path, title))
+        plot_learning_curves(curves, tasks, score, path, title)
     data = table_data("sensitivity", entries, diverged)
-    return ["## Random weights, at the end of training", results_table(data), statistics_table(data)]
+    report.parts += ["## Random weights, at the end of training", results_table(data), statistics_table(data)]
 
 
-def _draw_limits(
-    entries: list[EvaluationEntry], diverged: list[DivergedRun], folder: Path, report: Report
-) -> list[str]:
+def _draw_limits(entries: list[EvaluationEntry], diverged: list[DivergedRun], report: Report) -> None:
     data, variants = limits_data(entries, diverged), algorithms_of("limits")
     if not data.rows:
         report.left_out.append(
             "reward against the cost limit: no task has SPI and a baseline at several limits"
         )
-        return []
+        return
     for task in dict.fromkeys(task for task, _ in data.rows):
         chosen = [entry for (at, _, _), group in data.entries.items() if at == task for entry in group]
         lost = Counter(run.algorithm for run in diverged if run.task == task)
@@ -181,20 +188,19 @@ def _draw_limits(
             return f"{title_of(summary.algorithm)}, {how}{mark}"
 
         shown = {entry.algorithm for entry in chosen}
-        notes = ["† n: n training runs diverged and are not in it"] if shown & lost.keys() else []
+        notes = [LOST_NOTE] if shown & lost.keys() else []
         if gone := [title_of(name) for name in lost if name not in shown]:
             notes.append(f"all training runs of {', '.join(gone)} diverged")
-        path = folder / f"limits_{get_task(task).short_name}.png"
+        path = report.figure(f"limits_{get_task(task).short_name}.png")
         plot_limits(chosen, path, name_of=name_of, note="; ".join(notes))
-        report.files.append(path)
-    return ["## Every limit", results_table(data)]
+    report.parts += ["## Every limit", results_table(data)]
 
 
-def _remove_old_figures(folder: Path, report: Report) -> None:
+def _remove_old_figures(report: Report) -> None:
     """Remove the figures of an earlier report that this one lacks: they would not fit its tables."""
     tasks = "|".join(task.short_name for task in TASKS.values())
     ours = rf"figure_[4-9]_(average|random_weights)_(reward|cost)\.png|limits_({tasks})\.png"
-    for old in sorted(folder.iterdir()):
+    for old in sorted(report.folder.iterdir()):
         if re.fullmatch(ours, old.name) and old not in report.files:
             old.unlink()
             report.left_out.append(f"{old.name}: of an earlier report, removed")

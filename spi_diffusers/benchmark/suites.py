@@ -71,25 +71,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Suite:
-    """What is compared, and where.
+    """What is compared, in the order of the table.
 
     Attributes:
-        about: One line for who chooses.
-        variants: What is compared, in the order of the table.
+        variants: The algorithms.
         all_limits: Measure at all limits of a task, instead of the smallest.
-        seeds: Number of training seeds.
-        more_seeds: The same for some tasks, by short name.
+        seeds: Number of training seeds, by a task's short name; of other tasks 3.
     """
 
-    about: str
     variants: tuple[Variant, ...]
     all_limits: bool = False
-    seeds: int = 3
-    more_seeds: Mapping[str, int] = field(default_factory=dict)
-
-    def seeds_of(self, task: str) -> range:
-        """Training seeds on a task, by its short name."""
-        return range(self.more_seeds.get(task, self.seeds))
+    seeds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,10 +169,6 @@ def _drawn(eta: float, mu: float, phi: float) -> Variant:
     return Variant(name, {"algorithm": "spi-paper", **weights}, (REWARD,), curve=True)
 
 
-def _baseline(name: str) -> Variant:
-    return Variant(name, {"algorithm": name}, per_limit=name not in _LIMIT_FREE)
-
-
 #: Baselines whose training does not depend on the cost limit: trained once, measured at every limit.
 _LIMIT_FREE = ("bc", "diffusion-ql")
 _SPI = Variant("spi", {}, (SAFE,))
@@ -188,30 +176,22 @@ _PAPER, *_ABLATIONS = (
     Variant(name, {"algorithm": name}, (REWARD,))
     for name in ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
 )
-_BASELINES = tuple(_baseline(name) for name in BASELINES)
+_BASELINES = tuple(
+    Variant(name, {"algorithm": name}, per_limit=name not in _LIMIT_FREE) for name in BASELINES
+)
 
 SUITES = {
-    "table1": Suite(
-        "SPI, safe SPI and the baselines at the task's smallest limit (Table 1, Figures 4 and 5)",
-        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK)), _PAPER, *_BASELINES),
-    ),
-    "table2": Suite(
-        "the paper's SPI and its two ablations (Table 2, Figures 6 and 7)", (_PAPER, *_ABLATIONS)
-    ),
-    "sensitivity": Suite(
-        "random draws of eta, mu and phi, evaluated along training (Figures 8 and 9)",
-        tuple(_drawn(*weights) for weights in DRAWS),
-    ),
-    "limits": Suite(
-        "one safe SPI against every baseline trained per limit, at all limits of the task",
-        (_SPI, *_BASELINES),
-        all_limits=True,
-    ),
+    # SPI, safe SPI and the baselines at the task's smallest limit: Table 1, Figures 4 and 5
+    "table1": Suite((replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK)), _PAPER, *_BASELINES)),
+    # the paper's SPI and its two ablations: Table 2, Figures 6 and 7
+    "table2": Suite((_PAPER, *_ABLATIONS)),
+    # random draws of eta, mu and phi, evaluated along training: Figures 8 and 9
+    "sensitivity": Suite(tuple(_drawn(*weights) for weights in DRAWS)),
+    # one safe SPI against every baseline trained per limit
+    "limits": Suite((_SPI, *_BASELINES), all_limits=True),
+    # safe SPI with feedback, without, and with the paper's extraction: results/<task>.json
     "safe": Suite(
-        "safe SPI at all limits of the task, with feedback, without, and with the paper's extraction",
-        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK, REWARD)),),
-        all_limits=True,
-        more_seeds={"ballcircle": 5},
+        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK, REWARD)),), all_limits=True, seeds={"ballcircle": 5}
     ),
 }
 
@@ -223,7 +203,7 @@ def get_suite(name: str) -> Suite:
         UnknownNameError: There is none of that name.
     """
     if name not in SUITES:
-        raise UnknownNameError(_unknown("suite", name, list(SUITES)))
+        raise _unknown("suite", name, list(SUITES))
     return SUITES[name]
 
 
@@ -290,23 +270,20 @@ class BenchmarkSpec:
         known = list(dict.fromkeys(name for suite in self.suites for name in algorithms_of(suite)))
         for name in [*(self.algorithms or []), *filter(None, self.updates)]:
             if name not in known:
-                raise UnknownNameError(_unknown("algorithm", name, known))
+                raise _unknown("algorithm", name, known)
         for name in [*(self.tasks or []), *filter(None, self.datasets)]:
             get_task(name)
 
     def cells(self) -> list[Cell]:
         """Each training once, in the order in which they are run: suites may share some."""
-        tasks = (
-            [task for task in TASKS.values() if task.paper]
-            if self.tasks is None
-            else map(get_task, self.tasks)
-        )
+        paper = [name for name, task in TASKS.items() if task.paper]
+        tasks = map(get_task, paper if self.tasks is None else self.tasks)
         cells: dict[str, Cell] = {}
         chosen = [
             (seed, task, suite)
             for task in dict.fromkeys(tasks)
             for suite in map(get_suite, dict.fromkeys(self.suites))
-            for seed in dict.fromkeys(suite.seeds_of(task.short_name) if self.seeds is None else self.seeds)
+            for seed in dict.fromkeys(self.seeds or range(suite.seeds.get(task.short_name, 3)))
         ]
         # Seed by seed, so that a comparison with few seeds is there early.
         order = dict.fromkeys(self.seeds or sorted({seed for seed, _, _ in chosen}))
@@ -349,7 +326,7 @@ class BenchmarkSpec:
                 )
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def _unknown(what: str, name: str, known: list[str]) -> UnknownNameError:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown {what} {name!r}; {hint}There are {', '.join(known)}."
+    return UnknownNameError(f"unknown {what} {name!r}; {hint}There are {', '.join(known)}.")
