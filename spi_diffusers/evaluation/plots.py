@@ -410,14 +410,10 @@ def _add_normalized_axis(axes: "Axes", task: Task) -> None:
 
 def _smooth(values: np.ndarray, share: float = 0.02) -> np.ndarray:
     """Exponential moving average over about `share` of the curve, without the bias towards the start."""
-    keep = 1.0 - 1.0 / max(1.0, share * len(values))
-    total = weight = 0.0
-    smoothed = np.empty(len(values))
-    for i, value in enumerate(values):
-        if np.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1.0
-        smoothed[i] = total / weight if weight > 0 else np.nan
-    return smoothed
+    import pandas as pd  # type: ignore[import-untyped]
+
+    finite = pd.Series(np.where(np.isfinite(values), values, np.nan))
+    return finite.ewm(alpha=1.0 / max(1.0, share * len(values)), ignore_na=True).mean().to_numpy()
 
 
 def _thousands(value: float, _position: int) -> str:

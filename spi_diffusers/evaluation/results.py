@@ -362,27 +362,19 @@ class Results(list[EvaluationEntry]):
     def __repr__(self) -> str:
         if not self and not self.behavior:
             return "Results: no entries"
-        console = self._console()
-        self._print(console)
-        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+        return "\n".join(line.rstrip() for line in self._printed().export_text().splitlines())
 
     def _repr_html_(self) -> str:
-        console = self._console()
-        self._print(console)
-        return console.export_html(
-            inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>'
-        )
+        return self._printed().export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
-    def _print(self, console: "Console") -> None:
-        from spi_diffusers.evaluation.tables import results_tables
-
-        console.print(*results_tables(self, self.behavior))
-
-    @staticmethod
-    def _console() -> "Console":
+    def _printed(self) -> "Console":
         from rich.console import Console
 
-        return Console(file=io.StringIO(), width=140, record=True)
+        from spi_diffusers.evaluation.tables import results_tables
+
+        console = Console(file=io.StringIO(), width=140, record=True)
+        console.print(*results_tables(self, self.behavior))
+        return console
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

@@ -191,7 +191,7 @@ def check_episodes(episodes: Any) -> int:
 def limits_for_step(
     cost_limit: float | None, cost_so_far: np.ndarray, step: int, max_episode_steps: int, feedback: bool
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The cost budget and the steps left that a policy is told before a step.
+    """What a policy is told before a step: `cost_budget` and `steps_left`, as `Policy.act` takes them.
 
     Args:
         cost_limit: Limit per episode, or None.
@@ -199,9 +199,6 @@ def limits_for_step(
         step: Number of steps already done.
         max_episode_steps: Time limit of the task.
         feedback: Whether the cost so far is fed back.
-
-    Returns:
-        `cost_budget` and `steps_left` as `Policy.act` takes them.
     """
     if cost_limit is None:
         return None, None
