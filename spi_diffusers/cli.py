@@ -23,7 +23,9 @@ examples:
   spi publish outputs/ballcircle-seed0 org/spi-ballcircle --dry-run
 
 `spi COMMAND --help` explains a command. Errors are one line; --traceback (or SPI_TRACEBACK=1) shows where.
-Shell completion: spi --print-completion bash > ~/.local/share/bash-completion/completions/spi
+
+Shell completion:
+  spi --print-completion bash > ~/.local/share/bash-completion/completions/spi
 """
 
 #: Modules in `commands`, which have `add_arguments`, `EXAMPLES` and, unless there are subcommands, `run`.
@@ -43,11 +45,22 @@ COMMANDS = {
 _FILES = re.compile(r"FILE|DIR|FOLDER|POLICY|SRC|DST|DATASET|RESULTS")
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps paragraphs and leaves lists of commands, which are indented, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = text.strip().split("\n\n")
+        return "\n\n".join(
+            block if "\n  " in block else super(HelpFormatter, self)._fill_text(block, width, indent)
+            for block in blocks
+        )
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors in one line with the nearest name, instead of a usage text of forty options."""
 
     def __init__(self, **settings: Any):
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -174,6 +187,19 @@ def finish(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
     """Add what all commands have in common, and say what runs the command."""
     command.add_argument("--traceback", action="store_true", help="show where an error comes from")
     command.set_defaults(run=run, parser=command)
+    needed = []
+    for action in command._actions:
+        if action.type in (int, float) and action.metavar is None:
+            action.metavar = "N"
+        if action.required or not action.option_strings:
+            word = str(action.metavar or action.dest.upper()) + (" ..." if action.nargs == "+" else "")
+            needed.append(f"{action.option_strings[0]} {word}" if action.option_strings else word)
+    for group in command._mutually_exclusive_groups:
+        if group.required:
+            needed.insert(
+                0, " | ".join(action.option_strings[0] for action in group._group_actions).join("()")
+            )
+    command.usage = " ".join(["%(prog)s", *needed, "[options]"])
 
 
 def _with_dashes(word: str) -> str:

@@ -69,6 +69,7 @@ def test_help_teaches(capsys, monkeypatch, name):
     assert f"  spi {name}".rstrip() in text.partition("examples:\n")[2]
     options = text.partition("options:")[2].partition("examples:")[0]
     assert max(map(len, options.splitlines()), default=0) <= 80
+    assert all(len(line) <= 80 or line.startswith("  ") for line in text.splitlines())
     assert "_" not in "".join(re.findall(r"--[\w.-]+", text.partition("torchrun")[0]))
 
 
@@ -167,7 +168,7 @@ def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
     assert "unknown 'trian'; did you mean train?" in fails(capsys, "trian")
     assert "unknown 'convrt'; did you mean convert?" in fails(capsys, "data", "convrt")
     assert "unknown 'saef'; did you mean safe?" in fails(capsys, "evaluate", "x", "--extraction", "saef")
-    assert "required: FOLDER_OR_HUB_ID" in fails(capsys, "evaluate")
+    assert "required: POLICY" in fails(capsys, "evaluate")
     assert "--cost-limit" in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
 
 

@@ -22,12 +22,17 @@ examples:
   spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --task-results results
   spi benchmark --report outputs/benchmark --output outputs/report
 
-suites: table1 (SPI, safe SPI and baselines), table2 (ablations), sensitivity (random eta, mu, phi: learning
-curves), limits (reward against the cost limit), safe (safe SPI at every limit). A cell is one task,
-algorithm, limit and seed: trained and evaluated in a process of its own, on one thread. What is done is
-skipped, so the same command goes on after an interruption; cells that suites share are trained once. All
-results go to OUTPUT/results.json, tables and figures to OUTPUT/report.
-Exit code 1: a cell failed or diverged.
+suites:
+  table1        SPI, safe SPI and the baselines, at each task's smallest limit
+  table2        the paper's SPI and its ablations
+  sensitivity   learning curves of random eta, mu and phi
+  limits        reward and cost against the limit, of SPI and the baselines
+  safe          safe SPI at every limit
+
+A cell is one task, algorithm, limit and seed. It is trained and evaluated in a process of its own, on one
+thread. Suites share cells. The same command goes on after an interruption, and skips what is done. All
+results go to OUTPUT/results.json, tables and figures to OUTPUT/report. The exit code is 1 if a cell failed
+or diverged.
 """
 
 

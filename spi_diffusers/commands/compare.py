@@ -13,8 +13,8 @@ examples:
   spi compare org/a org/b --markdown > comparison.md
 
 Results come from results.json, as `spi evaluate` and `spi publish` leave it; nothing is played. Policies
-that keep the limit on average come first, by reward. What was trained on other data, or played for fewer
-episodes, is pointed out.
+that keep the limit on average come first, by reward. Notes name policies that were trained on other data, or
+played for fewer episodes.
 """
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cost-limit", type=float, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
     )
     parser.add_argument(
-        "--best", action="store_true", help="of every policy only its best way to act at each limit"
+        "--best", action="store_true", help="only each policy's best way to act at each limit"
     )
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
     add_format_arguments(parser)

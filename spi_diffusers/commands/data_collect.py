@@ -19,7 +19,9 @@ Behavior policies of many trade-offs play the task while they are trained: PPO-L
 several cost budgets, and on CarCircle also a scripted driver. Their episodes are thinned by cost return and
 return, and written in the parquet layout. A collection that was stopped goes on when the same command is
 given again; tasks that it has finished are left as they are, except with --overwrite. The card says how the
-dataset was made. Then look at it:
+dataset was made.
+
+Then look at it:
   spi data describe outputs/datasets --task ballcircle
 """
 

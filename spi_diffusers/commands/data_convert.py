@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "episode_index",
     )
     for vector in ("observation", "action", "next-observation"):
-        more = "; without, taken from the following row" if vector == "next-observation" else ""
+        more = " (default: the observation of the next row)" if vector == "next-observation" else ""
         table.add_argument(
             f"--{vector}-columns",
             nargs="+",

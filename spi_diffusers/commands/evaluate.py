@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what evaluation and playing share: which policy acts, on what, and how it is told the cost."""
     parser.add_argument(
-        "policy", metavar="FOLDER_OR_HUB_ID", help="folder of a policy or of its run, or its id on the Hub"
+        "policy", metavar="POLICY", help="folder of a policy or of its run, or its id on the Hub"
     )
     parser.add_argument("--task", help="DSRL task; by default the one that the policy was trained for")
     parser.add_argument(

@@ -7,7 +7,7 @@ from spi_diffusers.commands.compare import add_format_arguments, print_compariso
 
 EXAMPLES = """\
 examples:
-  spi leaderboard ballcircle --author org                       all of an organisation's policies for a task
+  spi leaderboard ballcircle --author org                       all of an organization's policies for a task
   spi leaderboard carcircle --collection org/safe-policies-65f0c0ffee --cost-limit 20
   spi leaderboard ballcircle --author org --json
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `spi leaderboard`."""
     parser.add_argument("task", help="DSRL task, such as ballcircle")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--author", metavar="ORG", help="user or organisation whose models are looked at")
+    where.add_argument("--author", metavar="ORG", help="user or organization whose models are looked at")
     where.add_argument("--collection", metavar="SLUG", help="collection whose models are looked at")
     parser.add_argument(
         "--cost-limit", type=float, nargs="+", metavar="LIMIT", help="only these limits (default: all)"

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_help(args: argparse.Namespace) -> None:
+    from spi_diffusers.cli import HelpFormatter
     from spi_diffusers.commands.train_options import add_config_arguments, add_usual_arguments
 
     parser = argparse.ArgumentParser(
@@ -86,7 +87,7 @@ def _print_help(args: argparse.Namespace) -> None:
         usage="spi train --task TASK [options]",
         description=args.parser.description,
         epilog=EXAMPLES,
-        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=29),
+        formatter_class=functools.partial(HelpFormatter, max_help_position=29),
         add_help=False,
     )
     if args.help_all:
