@@ -209,7 +209,7 @@ def plan_upload(
     Raises:
         HubError: The id is not one, the Hub cannot be reached or refuses the token, the repository is public
             and shall be private, or the tag names something else already.
-        OSError: A local file cannot be read.
+        ValueError: A local file is missing.
     """
     try:
         validate_repo_id(repo_id)
