@@ -56,7 +56,7 @@ def next_values(
 def perturbation_loss(
     reward_value: Tensor, cost_value: Tensor, multiplier: Tensor | float, threshold: float
 ) -> Tensor:
-    """Mean of -Q^r + lambda (Q^c - threshold) over the batch, the Lagrangian to be minimised.
+    """Mean of -Q^r + lambda (Q^c - threshold) over the batch, the Lagrangian to be minimized.
 
     Args:
         reward_value: Q^r of the perturbed actions, shape (B,).

@@ -128,7 +128,7 @@ def vae_loss(
         kl_weight: 0.5 in BCQ.
 
     Returns:
-        Reconstruction loss and weighted divergence, scalars; their sum is to be minimised.
+        Reconstruction loss and weighted divergence, scalars; their sum is to be minimized.
     """
     divergence = latent_divergence(mean, log_std).mean()
     return functional.mse_loss(reconstruction, action), kl_weight * divergence

@@ -7,7 +7,7 @@ E_d[c] keeps the limit, where w = d / d_data. One update, top-down: nu, the mult
 probability through states, gives w in closed form; chi bounds the cost of w from above; lambda rises while
 the bound exceeds the limit; and the policy imitates the data, each action as often as w says.
 
-Distributions are normalised: a policy that never ends has E_data[w] = 1, and its cost E_data[w c] is a cost
+Distributions are normalized: a policy that never ends has E_data[w] = 1, and its cost E_data[w c] is a cost
 per step. After a terminated state nothing follows, neither reward nor cost, and nu and chi are 0 there. A
 time limit ends nothing.
 
@@ -15,7 +15,7 @@ The limit holds for the weighted data. The policy imitates it as well as one Gau
 the environment may be higher: on CarCircle it is 1.5 to 3.9 times the limit (three seeds, in
 results/paper/results.json).
 
-The weights of the bound and of the imitation are normalised within the batch of one process, so that a run on
+The weights of the bound and of the imitation are normalized within the batch of one process, so that a run on
 several processes differs a little from a run on one.
 """
 
@@ -87,10 +87,10 @@ def bound_terms(initial_value: Tensor, ratio: Tensor, residual: Tensor, gamma: f
 
 
 def bound_loss(terms: Tensor, temperature: Tensor | float) -> Tensor:
-    """tau log E[exp(l / tau)], to be minimised over chi; with + tau epsilon added, also over tau.
+    """tau log E[exp(l / tau)], to be minimized over chi; with + tau epsilon added, also over tau.
 
     Source: Lee et al. (2022), the upper bound on the cost. Its gradient weights the samples with
-    `worst_weights`. The published code minimises the mean of l under these weights instead, gradient of the
+    `worst_weights`. The published code minimizes the mean of l under these weights instead, gradient of the
     weights included, which is another function.
 
     Args:
@@ -119,7 +119,7 @@ def worst_weights(terms: Tensor, temperature: Tensor | float) -> tuple[Tensor, T
 def multiplier_loss(
     multiplier: Tensor, temperature: Tensor, cost: Tensor, bound_kl: Tensor, threshold: float, epsilon: float
 ) -> Tensor:
-    """lambda (threshold - cost) + tau (epsilon - KL), to be minimised over both multipliers.
+    """lambda (threshold - cost) + tau (epsilon - KL), to be minimized over both multipliers.
 
     Args:
         multiplier: lambda, rises while the cost exceeds the threshold.

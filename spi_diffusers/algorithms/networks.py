@@ -172,11 +172,11 @@ def frozen_copy(module: ModuleT) -> ModuleT:
 class ComputeReplica:
     """A copy of `master` in the compute dtype that runs forward and backward in its place.
 
-    Weights are cast once per update instead of once per use. The optimiser keeps working on the float32
+    Weights are cast once per update instead of once per use. The optimizer keeps working on the float32
     master. With a float32 compute dtype a trainable replica is the master itself and nothing is copied.
 
     Args:
-        master: Network whose float32 parameters are optimised and saved.
+        master: Network whose float32 parameters are optimized and saved.
         dtype: Dtype of the computation, float32 or bfloat16.
         trainable: Whether gradients flow into the replica's parameters.
 

@@ -36,8 +36,8 @@ class StepInputs:
     """Everything one update consumes: a batch and all of its randomness.
 
     Attributes:
-        observation: Normalised, shape (B, O).
-        next_observation: Normalised, shape (B, O).
+        observation: Normalized, shape (B, O).
+        next_observation: Normalized, shape (B, O).
         action: In [-1, 1], shape (B, A).
         reward: Shape (B,).
         cost: Shape (B,).

@@ -80,14 +80,14 @@ class CostCalibration(ModelMixin, ConfigMixin):
         Linear between the knots; through the origin below the first; proportional above the last.
         """
         origin = torch.zeros_like(self.allowed_rates[:1])
-        realised = torch.cat([origin, self.realised_rates])
+        realized = torch.cat([origin, self.realised_rates])
         allowed = torch.cat([origin, self.allowed_rates])
-        upper = torch.bucketize(wanted_rate, realised).clamp(1, len(realised) - 1)
+        upper = torch.bucketize(wanted_rate, realized).clamp(1, len(realized) - 1)
         lower = upper - 1
-        share = (wanted_rate - realised[lower]) / (realised[upper] - realised[lower])
+        share = (wanted_rate - realized[lower]) / (realized[upper] - realized[lower])
         inside = allowed[lower] + share * (allowed[upper] - allowed[lower])
-        beyond = wanted_rate * (allowed[-1] / realised[-1])
-        return torch.where(wanted_rate > realised[-1], beyond, inside)
+        beyond = wanted_rate * (allowed[-1] / realized[-1])
+        return torch.where(wanted_rate > realized[-1], beyond, inside)
 
 
 def _check_rates(name: str, value: Tensor) -> None:

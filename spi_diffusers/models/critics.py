@@ -38,7 +38,7 @@ class BatchedLinear(nn.Module):
 
     def __init__(self, num_networks: int, in_features: int, out_features: int):
         super().__init__()
-        bound = 1.0 / math.sqrt(in_features)  # the initialisation of nn.Linear
+        bound = 1.0 / math.sqrt(in_features)  # the initialization of nn.Linear
         self.weight = nn.Parameter(torch.empty(num_networks, in_features, out_features))
         self.bias = nn.Parameter(torch.empty(num_networks, 1, out_features))
         nn.init.uniform_(self.weight, -bound, bound)
@@ -53,7 +53,7 @@ class TwinCritic(ModelMixin, ConfigMixin):
     """Two Q functions of (s, a, w) with separate weights: the reward critic Q^r, or the safety critic Q^c'.
 
     Args:
-        observation_dim: Size O of a (normalised) observation.
+        observation_dim: Size O of a (normalized) observation.
         action_dim: Size A of an action.
         hidden_dims: Width of each hidden layer.
         activation: Name of a diffusers activation.
@@ -99,7 +99,7 @@ class TwinCritic(ModelMixin, ConfigMixin):
         """Both twins' values.
 
         Args:
-            observation: Normalised observation, shape (B, O).
+            observation: Normalized observation, shape (B, O).
             action: Action in [-1, 1], shape (B, A).
             safety_weight: Shape (B,); needed with `use_safety_weight`, and refused without it.
             return_dict: Whether to return a [`TwinCriticOutput`] instead of a tuple.

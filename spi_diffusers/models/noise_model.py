@@ -45,7 +45,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     environment that stands for.
 
     Args:
-        observation_dim: Size O of a (normalised) observation.
+        observation_dim: Size O of a (normalized) observation.
         action_dim: Size A of an action.
         hidden_dims: Width of each hidden layer.
         time_embed_dim: Size of the sinusoidal time embedding (even).
@@ -121,7 +121,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         Args:
             noisy_action: Shape (B, A).
             timestep: Diffusion timestep, one for the batch or one per row (B,).
-            observation: Normalised observation, shape (B, O).
+            observation: Normalized observation, shape (B, O).
             safety_weight: Safety weight w in [0, 1], shape (B,); needed with `use_safety_weight`, and
                 refused without it.
             return_dict: Whether to return a [`MLPNoiseModelOutput`] instead of a tuple.
@@ -166,7 +166,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         """(transposed weight, bias) of each layer of `net`, made anew at every call, so that none is stale.
 
-        Nothing tells whether weights have changed since: fused optimisers and EMA copies leave no trace. A
+        Nothing tells whether weights have changed since: fused optimizers and EMA copies leave no trace. A
         policy that acts multiplies with transposed copies, as a view's products differ in the last bits, and
         the committed results are of copies (6% of an action's time). In training views serve.
         """
@@ -221,7 +221,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         """Sample actions by the whole DDPM chain (Eq. 8), with x0 clipped to [-1, 1] at every step.
 
         Args:
-            observation: Normalised observation, shape (B, O).
+            observation: Normalized observation, shape (B, O).
             safety_weight: Shape (B,), or None for an unconditioned model.
             coefficients: Shape (steps, 6), on the CPU, from [`ddpm_coefficients`].
             noise: Standard normal noise, shape (steps, B, A): the start, then one per step but the last.
@@ -259,7 +259,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         Args:
             scheduler: Any diffusers scheduler that takes predicted noise. The one SPI trains with runs on
                 precomputed coefficients, all others through their own `step`.
-            observation: Normalised observation, shape (B, O).
+            observation: Normalized observation, shape (B, O).
             safety_weight: Shape (B,), or None for an unconditioned model.
             num_inference_steps: Number of denoising steps, by default all T training timesteps.
             generator: Source of the noise.

@@ -1,4 +1,4 @@
-"""Observation normalisation as a component with its statistics as buffers.
+"""Observation normalization as a component with its statistics as buffers.
 
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
@@ -21,7 +21,7 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
 
     Args:
         observation_dim: Size O of an observation.
-        clip: Largest absolute normalised value.
+        clip: Largest absolute normalized value.
         epsilon: Smallest standard deviation, for observations that hardly vary.
 
     Raises:
@@ -81,7 +81,7 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
         _check_statistics(self.mean, self.std, smallest_std=self.config.epsilon / 2)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Normalise observations of shape (..., O); the result is float32.
+        """Normalize observations of shape (..., O); the result is float32.
 
         Raises:
             ValueError: For another size than O, which would be broadcast.
@@ -91,8 +91,8 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
                 f"observation has shape {tuple(observation.shape)}; this normalizer takes (..., "
                 f"{len(self.mean)})."
             )
-        normalised = (observation.to(self.mean.dtype) - self.mean) / self.std
-        return normalised.clamp(-self.config.clip, self.config.clip)
+        normalized = (observation.to(self.mean.dtype) - self.mean) / self.std
+        return normalized.clamp(-self.config.clip, self.config.clip)
 
 
 def _check_statistics(mean: Tensor, std: Tensor, smallest_std: float) -> None:

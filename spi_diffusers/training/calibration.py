@@ -26,7 +26,7 @@ from spi_diffusers.pipelines.spi_policy import (
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 #: Transitions that the LSTD uses, and first observations of episodes over which the value is averaged.
 NUM_TRANSITIONS, NUM_STARTS = 10_000, 300
-#: A knot's realised rate is at most this factor of its allowed rate: a policy should not act on a correction
+#: A knot's realized rate is at most this factor of its allowed rate: a policy should not act on a correction
 #: larger than it could have been checked for. It is at least the allowed rate itself: a wrong estimate may
 #: cost reward, but must not allow more than the user did.
 MAX_CORRECTION = 4.0
@@ -71,7 +71,7 @@ def solve_lstd(
     (the constant).
 
     Args:
-        features: f of states and recorded actions, standardised, last column 1; shape (N, F), float64.
+        features: f of states and recorded actions, standardized, last column 1; shape (N, F), float64.
         next_features: f' of next states and the policy's actions, zero where the episode ended.
         signal: What is summed, here the cost, shape (N,).
         gamma: Discount factor.
@@ -88,9 +88,9 @@ def solve_lstd(
 
 
 class _Features:
-    """Standardised hidden activations of both critics, their inputs, and a constant.
+    """Standardized hidden activations of both critics, their inputs, and a constant.
 
-    The first call's data set the mean and deviation that all calls standardise with.
+    The first call's data set the mean and deviation that all calls standardize with.
     """
 
     def __init__(self, pipeline: SPIPolicyPipeline):
@@ -177,13 +177,13 @@ def calibrate(
     if not all(torch.isfinite(torch.tensor(estimates))):
         raise ValueError(f"The calibration's cost estimates are not finite: {estimates}.")
 
-    realised = torch.tensor(estimates).clamp(allowed, allowed * MAX_CORRECTION)
-    realised = realised.cummax(dim=0).values
+    realized = torch.tensor(estimates).clamp(allowed, allowed * MAX_CORRECTION)
+    realized = realized.cummax(dim=0).values
     # Strictly increasing, so that the curve can be inverted; by shares where costs are so large that float32
     # would not hold a thousandth more.
     steps = torch.arange(1, len(knots) + 1)
-    realised = realised + torch.maximum(1e-3 * steps, 1e-5 * steps * (realised > 1000.0) * realised)
-    calibration = CostCalibration(num_knots=len(knots)).set_curve(allowed / horizon, realised / horizon)
+    realized = realized + torch.maximum(1e-3 * steps, 1e-5 * steps * (realized > 1000.0) * realized)
+    calibration = CostCalibration(num_knots=len(knots)).set_curve(allowed / horizon, realized / horizon)
     return calibration, CalibrationReport(list(knots), estimates)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Inputs
 from spi_diffusers.files import (
+    read_json,
     remove_folder,
     replace_folder,
     sync_folder,
@@ -169,12 +170,10 @@ class CheckpointStore:
     @staticmethod
     def _read_state(path: Path) -> dict[str, Any]:
         try:
-            content = json.loads(path.read_bytes())
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path}: is not JSON: {error}.") from error
-        if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+        if content.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{path}: is not a checkpoint of format version {FORMAT_VERSION}.")
         if content.pop("sha256", None) != _digest(content):
             raise CheckpointError(f"{path}: its content has changed (the SHA-256 does not match).")

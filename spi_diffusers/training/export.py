@@ -1,6 +1,5 @@
 """From a trainer to a policy folder: the pipeline is calibrated and saved."""
 
-import json
 import os
 import shutil
 from dataclasses import asdict
@@ -9,7 +8,7 @@ from typing import Any
 
 from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CONFIG_FILE, INFO_FILE, replace_folder
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, read_json, replace_folder
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.loading import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
@@ -41,8 +40,7 @@ def is_saved(trainer: Trainer, folder: str | Path) -> bool:
     folder = Path(folder)
     try:
         check_policy_folder(str(folder), getattr(pipelines, trainer.algorithm.pipeline))
-        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        info, config = read_json(folder / INFO_FILE), read_json(folder / CONFIG_FILE)
         sha256 = info["dataset"]["sha256"]
     except (OSError, ValueError, TypeError, KeyError):
         return False  # it is damaged, or somebody else's

@@ -15,6 +15,7 @@ from spi_diffusers.files import (
     EVALUATION_FOLDER,
     METRICS_FILE,
     POLICY_FOLDER,
+    read_json,
     replace_file,
     to_json,
 )
@@ -63,10 +64,10 @@ def check_restart(output_dir: Path, config: TrainConfig) -> None:
             "again and replace it. Choose another --output_dir, or move the folder away."
         )
     try:
-        before = json.loads((output_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+        before = read_json(output_dir / CONFIG_FILE)
     except (OSError, ValueError):
         return
-    if not isinstance(before, dict) or not (output_dir / METRICS_FILE).exists():
+    if not (output_dir / METRICS_FILE).exists():
         return
     if changed := _changed(before, config, "before"):
         raise RunFolderError(

@@ -216,7 +216,7 @@ class StreamingSampler(Sampler):
 
 
 def _room(size: int, like: Tensor, old: Tensor | None) -> Tensor:
-    """An uninitialised tensor for `size` rows; memory that the buffer before has left is used again."""
+    """An uninitialized tensor for `size` rows; memory that the buffer before has left is used again."""
     if old is not None and len(old) >= size:
         return old[:size]
     return torch.empty((size, *like.shape[1:]), dtype=like.dtype)
