@@ -79,19 +79,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any]) -> None:
-    rows = [
-        (
-            row["algorithm"],
-            str(row["batch_size"]),
-            f"{row['updates_per_second']:.1f}",
-            f"{row['times_spi']['median']:.2f}",
-            f"{row['times_spi']['min']:.2f}-{row['times_spi']['max']:.2f}",
-            f"{row['updates_as_long_as_spi']:,}",
-        )
-        for row in results["results"]
-    ]
+    line = "{algorithm} | {batch_size} | {updates_per_second:.1f} | {times_spi[median]:.2f}"
+    line += " | {times_spi[min]:.2f}-{times_spi[max]:.2f} | {updates_as_long_as_spi:,}"
     title = f"Training on one core; SPI: {results['settings']['spi_updates']:,} updates"
-    print_table(title, ("algorithm", "batch", "updates/s", "x SPI", "all rounds", "as long as SPI"), rows)
+    headings = "algorithm | batch | updates/s | x SPI | all rounds | as long as SPI"
+    print_table(title, headings, [line.format(**row) for row in results["results"]])
 
 
 def main() -> None:

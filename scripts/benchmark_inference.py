@@ -168,19 +168,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """Print one table per number of cores."""
+    line = "{extraction} | {candidates} | {latency_ms_median:.2f} ms | {latency_ms_99:.2f} ms"
+    line += " | {actions_per_second:,}"
     for part in results["results"]:
-        rows = [
-            (
-                row["extraction"],
-                str(row["candidates"]),
-                f"{row['latency_ms_median']:.2f} ms",
-                f"{row['latency_ms_99']:.2f} ms",
-                f"{row['actions_per_second']:,}",
-            )
-            for row in part["extractions"]
-        ]
         title = f"Choosing an action on {part['cores']} core(s), {part['dtype']}"
-        print_table(title, ("extraction", "candidates", "median", "99%", f"actions/s at {BATCH}"), rows)
+        headings = f"extraction | candidates | median | 99% | actions/s at {BATCH}"
+        print_table(title, headings, [line.format(**row) for row in part["extractions"]])
 
 
 def main() -> None:

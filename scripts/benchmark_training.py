@@ -132,20 +132,14 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(results: dict[str, Any]) -> None:
     """Print one table per number of cores."""
+    line = "{variant} | {updates_per_second:.1f} | {times_plain[median]:.2f}"
+    line += " | {times_plain[min]:.2f}-{times_plain[max]:.2f} | {peak_memory_mb:.0f} MB"
     for part in results["results"]:
-        rows = [
-            (
-                row["variant"] + (" (default)" if row["variant"] == part["default"] else ""),
-                f"{row['updates_per_second']:.1f}",
-                f"{row['times_plain']['median']:.2f}",
-                f"{row['times_plain']['min']:.2f}-{row['times_plain']['max']:.2f}",
-                f"{row['peak_memory_mb']:.0f} MB",
-            )
-            for row in part["variants"]
-        ]
+        default = f"{part['default']} (default)"
+        rows = [line.format(**row) for row in part["variants"]]
+        rows = [row.replace(f"{part['default']} |", f"{default} |") for row in rows]
         title = f"Training step on {part['cores']} core(s), batch {results['settings']['batch_size']}"
-        headings = ("variant", "updates/s", "x plain", "all rounds", "peak memory")
-        print_table(title, headings, rows, bold=f"{part['default']} (default)")
+        print_table(title, "variant | updates/s | x plain | all rounds | peak memory", rows, bold=default)
 
 
 def main() -> None:

@@ -3,10 +3,11 @@
 python scripts/build_embedded_data.py
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
+
+from helpers import script_parser
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.card import STATS_FILE
@@ -18,9 +19,7 @@ COLLECTED = Path(__file__).resolve().parent.parent / "datasets"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--output", type=Path, default=EMBEDDED_FOLDER, help="folder to write")
     args = parser.parse_args()
 

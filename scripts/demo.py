@@ -7,13 +7,13 @@ with safe extraction and with the paper's, and writes the policy, results, plots
     python scripts/demo.py --updates 2000       # a quick look; the policy will be poor
 """
 
-import argparse
 import logging
 import sys
 import time
 from pathlib import Path
 
 import torch
+from helpers import script_parser
 from rich.console import Console
 
 from spi_diffusers.cli import run_with_messages
@@ -31,9 +31,7 @@ STAGES = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder of the run")
     parser.add_argument("--updates", type=int, help="training updates (default: the task's preset)")
     parser.add_argument("--episodes", type=int, default=20, help="episodes per cost limit (default: 20)")

@@ -168,17 +168,16 @@ def ratios_within_rounds(rates: Sequence[float], reference: Sequence[float]) -> 
     }
 
 
-def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], bold: str = "") -> None:
-    """Print a table whose first column names the rows; the one of name `bold` stands out."""
+def print_table(title: str, headings: str, rows: Iterable[str], bold: str = "") -> None:
+    """Print a table, columns separated by " | "; the row whose first column is `bold` stands out."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
-    table.add_column(headings[0], no_wrap=True)
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == bold else None)
+    for number, heading in enumerate(headings.split(" | ")):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+    for cells in (row.split(" | ") for row in rows):
+        table.add_row(*cells, style="bold" if cells[0] == bold else None)
     Console().print(table)
 
 

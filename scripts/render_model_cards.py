@@ -6,7 +6,6 @@
 A card's weights are those of training seed 0; its figures are of all seeds.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import RESULTS, ROOT, dataset_of, results_of
+from helpers import RESULTS, ROOT, dataset_of, results_of, script_parser
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
@@ -82,9 +81,7 @@ def cards() -> Iterator[tuple[Path, str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether the cards are up to date")
     args = parser.parse_args()
     rendered = dict(cards())

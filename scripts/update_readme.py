@@ -6,14 +6,13 @@ python scripts/update_readme.py --check     # exit with code 1 if a page is not 
 A table stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; any page may have it.
 """
 
-import argparse
 import json
 import re
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from helpers import MAIN_TASK, RESULTS, ROOT, results_of
+from helpers import MAIN_TASK, RESULTS, ROOT, results_of, script_parser
 
 from spi_diffusers.benchmark.suites import title_of
 from spi_diffusers.benchmark.tables import NOT_FED_BACK, table_data
@@ -30,73 +29,66 @@ from spi_diffusers.evaluation.summary import (
     summarize_seeds,
 )
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
-def results_table(path: Path) -> str:
+def results_table() -> str:
     """Safe extraction, the paper's, and the behavior data, at every limit."""
-    entries = read_results(path)
+    entries = read_results(results_of(MAIN_TASK))
     summaries = summarize_seeds(entries)
     limits = sorted({summary.cost_limit for summary in summaries})
-    rows = {row.cost_limit: row for row in behavior_rows(load_transitions(None, entries[0].task), limits)}
-    seeds, episodes = len(summaries[0].train_seeds), summaries[0].episodes
+    data = {row.cost_limit: row for row in behavior_rows(load_transitions(None, MAIN_TASK), limits)}
     minutes = sum(entry.train_seconds for entry in entries) / len(entries) / 60
-    lines = [
-        f"{summaries[0].task}, {seeds} training seeds, {episodes} episodes in all, {entries[0].updates:,} "
-        f"updates each ({minutes:.0f} minutes on one thread of a busy machine):",
-        "",
-        "| cost limit | policy | normalized reward | normalized cost | worst seed's cost | episodes within |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for limit in limits:
         # The limit kept most strictly first: safe with feedback, safe without, the paper's.
         at_limit = [summary for summary in summaries if summary.cost_limit == limit]
         for summary in sorted(at_limit, key=lambda s: (s.extraction != "safe", not s.feedback)):
-            lines.append(_policy_row(summary))
-        data = rows[limit]
-        if data.best_cost_return is not None:
-            lines.append(
-                f"| {limit:g} | best episode in the data within the limit | "
-                f"{data.best_normalized_reward:.2f} | {data.best_cost_return / limit:.2f} | | |"
-            )
-    lines += ["", "± is the deviation over training seeds. A normalized cost of at most 1 keeps the limit."]
-    return "\n".join(lines)
+            name = "highest Q^r (the paper's Eq. 12) at safety weight 0.5, same networks"
+            if summary.extraction == "safe":
+                name = "**safe extraction**" if summary.feedback else "safe extraction, cost not fed back"
+            rows.append(f"{limit:g} | {name} | {_scores(summary)}")
+        best = data[limit]
+        if best.best_cost_return is not None:
+            scores = f"{best.best_normalized_reward:.2f} | {best.best_cost_return / limit:.2f}"
+            rows.append(f"{limit:g} | best episode in the data within the limit | {scores} | |")
+    return "\n".join(
+        [
+            f"{summaries[0].task}, {len(summaries[0].train_seeds)} training seeds, {summaries[0].episodes} "
+            f"episodes in all, {entries[0].updates:,} updates each ({minutes:.0f} minutes on one thread of a "
+            "busy machine):",
+            "",
+            *_table(f"cost limit | policy | {SCORES}", rows),
+            "",
+            "± is the deviation over training seeds. A normalized cost of at most 1 keeps the limit.",
+        ]
+    )
 
 
 def tasks_table() -> str:
     """Safe extraction on every other task with results: reward, cost, and what the data allows."""
-    lines = [
-        "| task | cost limit | normalized reward | normalized cost | worst seed's cost | episodes within | "
-        "best episode in the data within |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for path in (results_of(task.short_name) for task in TASKS.values()):
         if not path.exists() or path.stem == MAIN_TASK:
             continue
         dataset = load_transitions(ROOT / "datasets", path.stem)
         summaries = [s for s in summarize_seeds(read_results(path)) if s.extraction == "safe" and s.feedback]
         best = behavior_rows(dataset, [summary.cost_limit for summary in summaries])
-        for summary, row in zip(summaries, best, strict=True):
-            reward, cost = summary.normalized_reward, summary.normalized_cost
-            lines.append(
-                f"| {path.stem}, {len(summary.train_seeds)} seeds | {summary.cost_limit:g} | "
-                f"{shown(reward.mean)} ± {shown(reward.spread)} | "
-                f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | "
-                f"{shown_share(summary.within_limit)} | {shown(row.best_normalized_reward)} |"
-            )
-    return "\n".join(lines)
+        for summary, data in zip(summaries, best, strict=True):
+            name = f"{path.stem}, {len(summary.train_seeds)} seeds"
+            score = f"{_scores(summary)} | {shown(data.best_normalized_reward)}"
+            rows.append(f"{name} | {summary.cost_limit:g} | {score}")
+    return "\n".join(_table(f"task | cost limit | {SCORES} | best episode in the data within", rows))
 
 
-def _policy_row(summary: SeedSummary) -> str:
-    name = "highest Q^r (the paper's Eq. 12) at safety weight 0.5, same networks"
-    if summary.extraction == "safe":
-        name = "**safe extraction**" if summary.feedback else "safe extraction, cost not fed back"
-    reward, cost = summary.normalized_reward, summary.normalized_cost
-    return (
-        f"| {summary.cost_limit:g} | {name} | {shown(reward.mean)} ± {shown(reward.spread)} | "
-        f"{shown(cost.mean)} ± {shown(cost.spread)} | {shown(cost.worst)} | "
-        f"{shown_share(summary.within_limit)} |"
-    )
+SCORES = "normalized reward | normalized cost | worst seed's cost | episodes within"
+
+
+def _scores(summary: SeedSummary) -> str:
+    both = (summary.normalized_reward, summary.normalized_cost)
+    spread = [f"{shown(score.mean)} ± {shown(score.spread)}" for score in both]
+    worst, within = shown(summary.normalized_cost.worst), shown_share(summary.within_limit)
+    return " | ".join([*spread, worst, within])
 
 
 def comparison_table() -> str:
@@ -105,87 +97,82 @@ def comparison_table() -> str:
     entries = [entry for file in files if file.exists() for entry in read_results(file)]
     data, alone = (table_data("table1", entries, feedback=feedback) for feedback in (True, False))
     tasks = len(data.common_tasks)
-    lines = [
-        "| | normalized reward | normalized cost | limits kept | highest reward within the limit | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
     titles = {"spi": f"**{title_of('spi')}**", "spi-paper": "the paper's SPI"}
-    rows = [(titles.get(row.algorithm, title_of(row.algorithm)), row, data) for row in data.statistics()]
+    found = [(titles.get(row.algorithm, title_of(row.algorithm)), row, data) for row in data.statistics()]
     if own := data.statistics_not_fed_back(alone):
-        rows.insert(1, (NOT_FED_BACK, own, alone))
-    for name, row, against in rows:
+        found.insert(1, (NOT_FED_BACK, own, alone))
+    rows = []
+    for name, row, against in found:
         wins = sum(against.best_safe(task) == row.algorithm for task in data.common_tasks)
-        lines.append(
-            f"| {name} | {shown(row.reward.mean)} | {shown(row.cost.mean)} | {row.safe_tasks} of {tasks} | "
-            f"{wins} of {tasks} | {shown_range(row.seeds)} |"
-        )
-    return "\n".join(lines)
+        scores = f"{shown(row.reward.mean)} | {shown(row.cost.mean)}"
+        kept = f"{row.safe_tasks} of {tasks} | {wins} of {tasks}"
+        rows.append(f"{name} | {scores} | {kept} | {shown_range(row.seeds)}")
+    header = "normalized reward | normalized cost | limits kept | highest reward within the limit | seeds"
+    return "\n".join(_table(f"| {header}", rows))
 
 
-def blocks() -> dict[str, str]:
-    """Text of every generated block."""
-    return {
-        "results": results_table(RESULTS / "ballcircle.json"),
-        "tasks": tasks_table(),
-        "comparison": comparison_table(),
-        "benchmarks": benchmark_table(
-            json.loads((RESULTS / "benchmark_training.json").read_text(encoding="utf-8")),
-            json.loads((RESULTS / "benchmark_inference.json").read_text(encoding="utf-8")),
-        ),
-        "algorithms": algorithms_table(
-            json.loads((RESULTS / "benchmark_algorithms.json").read_text(encoding="utf-8"))
-        ),
-    }
-
-
-def benchmark_table(training: dict[str, Any], inference: dict[str, Any]) -> str:
+def benchmarks_table() -> str:
     """Updates per second by what makes them fast, and the time of an action."""
-    lines = [
-        f"On {training['machine']['cpu']}, CPU only.",
-        "",
-        "| training step | cores | updates/s | x plain |",
-    ]
-    lines.append("|---|---|---|---|")
+    training, inference = _measured("training"), _measured("inference")
+    step = "{variant} | {cores} | {updates_per_second:.0f} | {times_plain[median]:.1f}"
+    steps = []
     for part in training["results"]:
         for row in part["variants"]:
             name = row["variant"] + (" (the default)" if row["variant"] == part["default"] else "")
-            lines.append(
-                f"| {name} | {part['cores']} | {row['updates_per_second']:.0f} | "
-                f"{row['times_plain']['median']:.1f} |"
-            )
+            steps.append(step.format(**{**row, "variant": name, "cores": part["cores"]}))
+    action = "{extraction} | {candidates} | {latency_ms_median:.1f} ms | {latency_ms_99:.1f} ms"
+    action += " | {actions_per_second:,}"
+    actions = [action.format(**row) for row in inference["results"][0]["extractions"]]
     default = training["results"][0]["variants"][-1]
-    lines += [
-        "",
-        "Plain: float32, Mish, gradient through the whole denoising chain. Batch "
-        f"{training['settings']['batch_size']}, three 256-wide layers, both twin critics trained; the "
-        f"default's peak memory is {default['peak_memory_mb']:.0f} MB.",
-        "",
-        "| one action, one core | candidates | median | 99th percentile | actions/s, 1000 at a time |",
-        "|---|---|---|---|---|",
-    ]
-    for row in inference["results"][0]["extractions"]:
-        lines.append(
-            f"| {row['extraction']} | {row['candidates']} | {row['latency_ms_median']:.1f} ms | "
-            f"{row['latency_ms_99']:.1f} ms | {row['actions_per_second']:,} |"
-        )
-    return "\n".join(lines)
+    header = "one action, one core | candidates | median | 99th percentile | actions/s, 1000 at a time"
+    return "\n".join(
+        [
+            f"On {training['machine']['cpu']}, CPU only.",
+            "",
+            *_table("training step | cores | updates/s | x plain", steps),
+            "",
+            "Plain: float32, Mish, gradient through the whole denoising chain. Batch "
+            f"{training['settings']['batch_size']}, three 256-wide layers, both twin critics trained; the "
+            f"default's peak memory is {default['peak_memory_mb']:.0f} MB.",
+            "",
+            *_table(header, actions),
+        ]
+    )
 
 
-def algorithms_table(measured: dict[str, Any]) -> str:
+def algorithms_table() -> str:
     """Updates per second of every algorithm, and how many take as long as SPI's training."""
-    lines = [
-        f"On {measured['machine']['cpu']}, one core, every algorithm with its preset on BallCircle.",
-        "",
-        "| training step | batch | updates/s | x SPI | updates in the time of SPI's "
-        f"{measured['settings']['spi_updates']:,} |",
-        "|---|---|---|---|---|",
-    ]
-    for row in measured["results"]:
-        lines.append(
-            f"| {row['algorithm']} | {row['batch_size']} | {row['updates_per_second']:.0f} | "
-            f"{row['times_spi']['median']:.2f} | {row['updates_as_long_as_spi']:,} |"
-        )
-    return "\n".join(lines)
+    measured = _measured("algorithms")
+    line = "{algorithm} | {batch_size} | {updates_per_second:.0f} | {times_spi[median]:.2f}"
+    line += " | {updates_as_long_as_spi:,}"
+    rows = [line.format(**row) for row in measured["results"]]
+    last = f"updates in the time of SPI's {measured['settings']['spi_updates']:,}"
+    return "\n".join(
+        [
+            f"On {measured['machine']['cpu']}, one core, every algorithm with its preset on BallCircle.",
+            "",
+            *_table(f"training step | batch | updates/s | x SPI | {last}", rows),
+        ]
+    )
+
+
+def _measured(what: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"benchmark_{what}.json").read_text(encoding="utf-8"))
+
+
+def _table(header: str, rows: Iterable[str]) -> list[str]:
+    head, *body = (re.sub(" +", " ", f"| {row} |") for row in (header, *rows))
+    return [head, "|" + "---|" * (head.count("|") - 1), *body]
+
+
+#: What a page may have between `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+BLOCKS: dict[str, Callable[[], str]] = {
+    "results": results_table,
+    "tasks": tasks_table,
+    "comparison": comparison_table,
+    "benchmarks": benchmarks_table,
+    "algorithms": algorithms_table,
+}
 
 
 def render(text: str, tables: dict[str, str]) -> str:
@@ -200,18 +187,14 @@ def render(text: str, tables: dict[str, str]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__, f"tables: {', '.join(BLOCKS)}")
     parser.add_argument("--check", action="store_true", help="only say whether all pages are up to date")
     args = parser.parse_args()
     before = {page: page.read_text(encoding="utf-8") for page in PAGES}
-    tables = blocks()
-    unused = [
-        name for name in tables if not any(f"<!-- begin: {name} -->" in text for text in before.values())
-    ]
+    unused = [n for n in BLOCKS if not any(f"<!-- begin: {n} -->" in text for text in before.values())]
     if unused:
         raise SystemExit(f"No page has the block '{unused[0]}'.")
+    tables = {name: table() for name, table in BLOCKS.items()}
     outdated = {page: after for page, text in before.items() if (after := render(text, tables)) != text}
     for page, text in outdated.items():
         if args.check:
