@@ -108,9 +108,7 @@ class Outcome:
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
     """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
     held = {
-        (entry.extraction, entry.feedback, entry.cost_limit): entry.episodes
-        for entry in entries
-        if entry.algorithm == cell.algorithm
+        (e.extraction, e.feedback, e.cost_limit): e.episodes for e in entries if e.algorithm == cell.algorithm
     }
     return [
         wanted
@@ -125,9 +123,7 @@ def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[
 def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> dict[Cell, dict[str, Any]]:
     """The complete training configuration of every cell; each trains on one thread.
 
-    Args:
-        cells: The cells.
-        config_file: Settings over the presets, as `spi train --config`.
+    `config_file` is as of `spi train --config`.
 
     Raises:
         ConfigError: A setting cannot be used.
@@ -219,12 +215,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def outcome_so_far(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Outcome | None:
-    """How a cell ended; None where something is left to do.
-
-    Args:
-        folder: The cell's folder.
-        cell: The cell that is asked for.
-        config: Its complete training configuration.
+    """How a cell ended in its folder; None where something is left to do.
 
     Raises:
         CellError: Its files are broken, or it was trained with other settings or with unknown ones.
@@ -276,11 +267,7 @@ def _explained(path: Path, problem: str) -> Iterator[dict[str, Any]]:
 def run_cell(folder: str | Path) -> Outcome:
     """Train and evaluate what a folder's `cell.json` says, going on with what is there.
 
-    Args:
-        folder: The cell's folder.
-
-    Returns:
-        How it ended, as it is written to `outcome.json`.
+    How it ended is also written to `outcome.json`.
 
     Raises:
         StoppedError: A signal stopped training. Nothing is written then: the cell is to go on later.
@@ -376,15 +363,9 @@ def _evaluate(
 
 
 def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline]]":
-    """The policy of every checkpoint that a run has kept, without calibration.
+    """Updates done, and the policy without calibration, of every checkpoint that a run has kept.
 
     Those that an interruption made are left out: other runs have none at the same step.
-
-    Args:
-        config: The run's configuration; `output_dir` holds the checkpoints.
-
-    Yields:
-        Updates done, and the policy with its training record.
 
     Raises:
         CheckpointError: A checkpoint cannot be read, or is of another configuration.

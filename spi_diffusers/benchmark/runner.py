@@ -98,17 +98,9 @@ class Benchmark:
     def run(
         self, executor: "LocalExecutor | RayExecutor", *, jobs: int = 1, progress: bool = True
     ) -> BenchmarkResult:
-        """Run every cell that is not done, and gather the results of all in `results`.
+        """Run every cell that is not done, `jobs` at a time, and gather the results of all in `results`.
 
         May be killed at any moment; the same call goes on where it was.
-
-        Args:
-            executor: Where cells run.
-            jobs: Cells at a time.
-            progress: Show a progress bar.
-
-        Returns:
-            How every cell ended.
 
         Raises:
             BenchmarkError: Another run is writing to the folder, or it is a file.
@@ -210,27 +202,22 @@ class _Progress:
             dynamic_ncols=True,
             disable=disable,
         )
+        self.close = self._bar.close
 
     def update(self, running: Iterable[Cell]) -> None:
         """Look how far the cells are that run."""
-        for cell in running:
-            step = _last_step(self._output / cell.folder / METRICS_FILE)
-            self._set(cell, min(self._updates[cell], step))
-        self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=True)
+        steps = {cell: _last_step(self._output / cell.folder / METRICS_FILE) for cell in running}
+        self._done |= {cell: min(self._updates[cell], step) for cell, step in steps.items()}
+        self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=False)
+        self._bar.update(sum(self._done.values()) - self._bar.n)
+        self._bar.refresh()
 
     def finish(self, cell: Cell, outcome: Outcome) -> None:
         """Count a cell as done, and say at once if something is wrong with it."""
         self._finished += 1
+        self._done[cell] = self._updates[cell]
         if outcome.status != "done" and not self._bar.disable:
             self._bar.write(f"{cell}: {outcome.status}: {outcome.message}", file=sys.stderr)
-        self._set(cell, self._updates[cell])
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _set(self, cell: Cell, updates: int) -> None:
-        self._bar.update(updates - self._done.get(cell, 0))
-        self._done[cell] = updates
 
 
 def _last_step(metrics: Path) -> int:
@@ -254,13 +241,10 @@ class LocalExecutor:
         self._stopped = False
 
     def run(self, folder: Path) -> Outcome:
-        """Run a cell and wait for it.
-
-        Raises:
-            WorkerDiedError: Its process ended without an outcome.
-        """
-        before = folder / OUTCOME_FILE
-        before.unlink(missing_ok=True)  # of an attempt that failed, or with fewer evaluations
+        """Run a cell and wait for it; WorkerDiedError if its process ends without an outcome."""
+        (folder / OUTCOME_FILE).unlink(
+            missing_ok=True
+        )  # of an attempt that failed, or with fewer evaluations
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "spi_diffusers.benchmark.cells", str(folder)]
         with (folder / LOG_FILE).open("ab") as log:
@@ -349,16 +333,12 @@ class RayExecutor:
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
     def run(self, folder: Path) -> Outcome:
-        """Run a cell and wait for it.
-
-        Raises:
-            WorkerDiedError: Its worker, or the node, is gone.
-        """
-        task = self._remote.remote(str(folder.resolve()), os.getcwd())
+        """Run a cell and wait for it; WorkerDiedError if its worker, or the node, is gone."""
+        task = self._remote.remote(folder.resolve(), os.getcwd())
         with self._lock:
             self._running.add(task)
         try:
-            return Outcome.from_dict(self._ray.get(task))
+            return self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             raise WorkerDiedError(f"{folder}: {_reason(error)}") from error
         finally:
@@ -382,7 +362,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[-400:]}"
 
 
-def _run_on_node(folder: str, working_folder: str) -> dict[str, Any]:
+def _run_on_node(folder: Path, working_folder: str) -> Outcome:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.chdir(working_folder)  # where a dataset named by a relative path is
-    return run_cell(folder).to_dict()
+    return run_cell(folder)

@@ -86,14 +86,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One way of playing a trained policy.
-
-    Attributes:
-        extraction: "safe", "reward", or "policy" for a baseline's only way.
-        cost_limit: Limit on the cost of an episode.
-        episodes: Number of episodes.
-        feedback: Whether the policy is told its running cost; only safe extraction takes it.
-    """
+    """One way of playing a trained policy; only safe extraction takes feedback, its running cost."""
 
     extraction: str
     cost_limit: float
