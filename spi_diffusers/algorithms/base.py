@@ -9,7 +9,7 @@ import math
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from spi_diffusers.config.train import TrainConfig
 
 #: Scalars that are logged, detached, by name.
 Metrics = dict[str, Tensor]
+#: Everything one update consumes: an instance of the algorithm's `inputs_class`.
+Inputs = Any
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,6 @@ class Draw:
         if self.kind == "integer":
             return torch.randint(self.count, self.shape, generator=generator)
         return (torch.rand if self.kind == "uniform" else torch.randn)(self.shape, generator=generator)
-
-
-class Inputs(Protocol):
-    """Everything one update consumes, as named tensors."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """What `tensors` came from; TypeError where a name is missing or unknown."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +124,7 @@ class Algorithm(ABC):
     which the caller has seeded, and implements `learn`.
 
     Attributes:
-        inputs_class: What one update consumes.
+        inputs_class: What one update consumes; has `tensors()`, all of them by name, and `from_tensors`.
         overlaps: Its updates have two halves that can run side by side.
         safe_episodes_only: It learns from the episodes within the cost limit only.
         pipeline: Class in `spi_diffusers.pipelines` that holds its policy.

@@ -17,7 +17,6 @@ from spi_diffusers.algorithms.constrained import (
     cost_threshold,
     make_critics,
     mmd,
-    pid_step,
     soft_clipped_value,
     update_vae,
     vae_loss,
@@ -44,16 +43,26 @@ def test_a_finite_horizons_threshold_is_the_lower_one(limit, steps, gamma):
     assert cost_threshold(task, gamma, finite=True) <= cost_threshold(task, gamma) + 1e-9
 
 
-def test_the_controller_by_hand():
-    multiplier, integral = pid_step(torch.tensor(2.0), torch.tensor(1.0), torch.tensor(0.5), 0.1, 0.01, 1.0)
-    assert integral.item() == pytest.approx(3.0)
-    assert multiplier.item() == pytest.approx(0.1 * 2.0 + 0.01 * 3.0 + 1.5)
-    multiplier, integral = pid_step(torch.tensor(-5.0), torch.tensor(1.0), torch.tensor(2.0), 0.1, 0.01, 1.0)
-    assert (multiplier.item(), integral.item()) == (0.0, 0.0)
+def controller(proportional, integral, derivative):
+    gains = {"proportional": proportional, "integral": integral, "derivative": derivative}
+    return PIDLagrangian(LagrangianConfig(**gains), Compute())
+
+
+@pytest.mark.parametrize(
+    ("error", "previous_error", "integral", "multiplier"),
+    [(2.0, 0.5, 3.0, 0.1 * 2.0 + 0.01 * 3.0 + 1.5), (-5.0, 2.0, 0.0, 0.0)],
+)
+def test_the_controller_by_hand(error, previous_error, integral, multiplier):
+    lagrangian = controller(0.1, 0.01, 1.0)
+    lagrangian.integral.fill_(1.0)
+    lagrangian.previous_error.fill_(previous_error)
+    assert lagrangian.update(torch.tensor(error)).item() == pytest.approx(multiplier)
+    assert lagrangian.integral.item() == pytest.approx(integral)
+    assert lagrangian.previous_error.item() == error
 
 
 def test_the_multiplier_rises_while_the_cost_is_too_high_and_falls_after():
-    lagrangian = PIDLagrangian(LagrangianConfig(proportional=0.1, integral=0.01, derivative=0.0), Compute())
+    lagrangian = controller(0.1, 0.01, 0.0)
     high = [float(lagrangian.update(torch.tensor(1.0))) for _ in range(20)]
     low = [float(lagrangian.update(torch.tensor(-1.0))) for _ in range(30)]
     assert high == sorted(high)
