@@ -186,7 +186,7 @@ class SPIConfig:
 
 @settings
 class BCConfig:
-    """Behaviour cloning; defaults: the DSRL benchmark's.
+    """Behavior cloning; defaults: the DSRL benchmark's.
 
     Attributes:
         hidden_dims: Width of each hidden layer.
@@ -199,9 +199,9 @@ class BCConfig:
 
 @settings
 class ConstrainedConfig:
-    """Settings of a method with critics of reward and cost and an action VAE.
+    """Settings of an algorithm with critics of reward and cost and an action VAE.
 
-    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where a method's own settings say so.
+    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where an algorithm sets its own.
 
     Attributes:
         gamma: Discount factor of both critics.
@@ -234,9 +234,9 @@ class ConstrainedConfig:
 
 @settings
 class LagrangianConfig(ConstrainedConfig):
-    """Settings of a batch-constrained method with a Lagrange multiplier.
+    """Settings of a batch-constrained algorithm with a Lagrange multiplier.
 
-    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where a method's own settings say so.
+    Defaults are the DSRL benchmark's, but for `benchmark_targets` and where an algorithm sets its own.
 
     Attributes:
         latent_clip: Latents are drawn from N(0, I) and clipped to +- this, which keeps to likely actions.
