@@ -1,7 +1,6 @@
 """The `spi` command: subcommands that import what they need only when they run."""
 
 import argparse
-import difflib
 import importlib
 import os
 import re
@@ -10,10 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from spi_diffusers import __version__
 from spi_diffusers.commands.output import show_messages
+from spi_diffusers.commands.parser import CommandParser, finish
 
 _EXAMPLES = """\
 examples:
@@ -43,42 +43,6 @@ COMMANDS = {
 }
 #: Arguments with such names are completed as files.
 _FILES = re.compile(r"FILE|DIR|FOLDER|POLICY|SRC|DST|DATASET|RESULTS")
-
-
-class HelpFormatter(argparse.HelpFormatter):
-    """Wraps paragraphs and leaves lists of commands, which are indented, as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        blocks = text.strip().split("\n\n")
-        return "\n\n".join(
-            block if "\n  " in block else super(HelpFormatter, self)._fill_text(block, width, indent)
-            for block in blocks
-        )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line with the nearest name, instead of a usage text of forty options."""
-
-    def __init__(self, **settings: Any):
-        settings.setdefault("formatter_class", HelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help explains)\n")
-
-    def refuse(self, unknown: str) -> NoReturn:
-        """End with an error for an argument that does not exist."""
-        name = unknown.partition("=")[0]
-        known = [text for action in self._actions for text in action.option_strings if text.startswith("--")]
-        group = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # of --spi.eta, for --eta
-        hint = f"; did you mean {group[0]}?" if group else _nearest(name, known)
-        self.error(f"unknown argument {name}{hint}")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            known = [str(choice) for choice in action.choices]
-            hint = _nearest(str(value), known) or f"; there are {', '.join(known)}"
-            raise argparse.ArgumentError(action, f"unknown {value!r}{hint}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,13 +116,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return args
 
 
-def make_parser(commands: Iterable[str]) -> _Parser:
+def make_parser(commands: Iterable[str]) -> CommandParser:
     """The parser of the `spi` command.
 
     Args:
         commands: The commands whose options are added; the others are only listed.
     """
-    parser = _Parser(
+    parser = CommandParser(
         prog="spi",
         description="Safe offline reinforcement learning: train, evaluate and publish policies that keep a "
         "cost limit chosen at run time.",
@@ -181,25 +145,6 @@ def make_parser(commands: Iterable[str]) -> _Parser:
         if hasattr(module, "run"):
             finish(command, module.run)
     return parser
-
-
-def finish(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
-    """Add what all commands have in common, and say what runs the command."""
-    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    command.set_defaults(run=run, parser=command)
-    needed = []
-    for action in command._actions:
-        if action.type in (int, float) and action.metavar is None:
-            action.metavar = "N"
-        if action.required or not action.option_strings:
-            word = str(action.metavar or action.dest.upper()) + (" ..." if action.nargs == "+" else "")
-            needed.append(f"{action.option_strings[0]} {word}" if action.option_strings else word)
-    for group in command._mutually_exclusive_groups:
-        if group.required:
-            needed.insert(
-                0, " | ".join(action.option_strings[0] for action in group._group_actions).join("()")
-            )
-    command.usage = " ".join(["%(prog)s", *needed, "[options]"])
 
 
 def _with_dashes(word: str) -> str:
@@ -232,11 +177,6 @@ def _print_completion(args: argparse.Namespace) -> None:
             elif action.choices is None and action.nargs != 0:
                 action.choices = names.get(action.dest) or (word.split("|") if "|" in word else None)
     print(shtab.complete(args.parser, args.print_completion))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 # ---- errors

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,25 @@ def find_policy_folder(path: str | os.PathLike[str]) -> Path:
     )
 
 
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """End of a message about an unknown name: "; did you mean X?", or nothing where no name is similar.
+
+    Args:
+        name: What was asked for.
+        known: Names that exist.
+        prefix: What the message puts before the name that it proposes.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
 def did_you_mean(path: str | os.PathLike[str]) -> str:
     """End of a message about a missing path: the most similar name that exists there; empty if none is."""
     missing = Path(path)
     while not missing.parent.exists():
         missing = missing.parent
     names = os.listdir(missing.parent) if missing.parent.is_dir() else []
-    close = difflib.get_close_matches(missing.name, names, n=1)
-    return f"; did you mean {missing.parent / close[0]}?" if close else ""
+    return nearest(missing.name, names, prefix="" if str(missing.parent) == "." else f"{missing.parent}/")
 
 
 def short_name(policy: str | os.PathLike[str]) -> str:

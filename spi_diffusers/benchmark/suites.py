@@ -3,7 +3,6 @@
 No torch is imported here, so that a wrong name is reported at once.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, DivergedRun, EvaluationEntry
+from spi_diffusers.files import nearest
 
 #: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
 EVALUATION_SEED_OFFSET = 1000
@@ -320,6 +320,5 @@ class BenchmarkSpec:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> UnknownNameError:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return UnknownNameError(f"unknown {what} {name!r}; {hint}There are {', '.join(known)}.")
+    hint = nearest(str(name), known) or "."
+    return UnknownNameError(f"unknown {what} {name!r}{hint} There are {', '.join(known)}.")

@@ -2,8 +2,8 @@
 
 import argparse
 
-from spi_diffusers.cli import finish
 from spi_diffusers.commands import data_collect, data_convert, data_describe, data_push
+from spi_diffusers.commands.parser import finish
 
 EXAMPLES = """\
 examples:

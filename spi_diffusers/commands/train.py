@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_help(args: argparse.Namespace) -> None:
-    from spi_diffusers.cli import HelpFormatter
+    from spi_diffusers.commands.parser import HelpFormatter
     from spi_diffusers.commands.train_options import add_config_arguments, add_usual_arguments
 
     parser = argparse.ArgumentParser(

@@ -26,11 +26,11 @@ from spi_diffusers.config.validation import (
     Positive,
     Seed,
     Sizes,
-    nearest,
     settings,
     short,
 )
 from spi_diffusers.data.tasks import TASKS, resolve_task
+from spi_diffusers.files import nearest
 
 
 @settings

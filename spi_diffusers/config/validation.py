@@ -25,6 +25,8 @@ from typing import (
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from spi_diffusers.files import nearest
+
 T = TypeVar("T")
 
 
@@ -78,12 +80,6 @@ def settings(cls: type[T] | None = None, *, frozen: bool = False) -> Any:
 
     made.__init__ = __init__
     return made
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that an error ends with: "; did you mean X?", or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def short(value: Any) -> str:

@@ -1,0 +1,63 @@
+"""The parser of every command: one-line errors with the nearest name, short usage lines, wrapped help."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from spi_diffusers.files import nearest
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps paragraphs and leaves lists of commands, which are indented, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        blocks = text.strip().split("\n\n")
+        return "\n\n".join(
+            block if "\n  " in block else super(HelpFormatter, self)._fill_text(block, width, indent)
+            for block in blocks
+        )
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Errors in one line with the nearest name, instead of a usage text of forty options."""
+
+    def __init__(self, **settings: Any):
+        settings.setdefault("formatter_class", HelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """End with an error in one line."""
+        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help explains)\n")
+
+    def refuse(self, unknown: str) -> NoReturn:
+        """End with an error for an argument that does not exist."""
+        name = unknown.partition("=")[0]
+        known = [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+        group = [one for one in known if one.endswith(f".{name.lstrip('-')}")]  # of --spi.eta, for --eta
+        hint = f"; did you mean {group[0]}?" if group else nearest(name, known)
+        self.error(f"unknown argument {name}{hint}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            hint = nearest(str(value), known) or f"; there are {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"unknown {value!r}{hint}")
+
+
+def finish(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
+    """Add what all commands have in common, and say what runs the command."""
+    command.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    command.set_defaults(run=run, parser=command)
+    needed = []
+    for action in command._actions:
+        if action.type in (int, float) and action.metavar is None:
+            action.metavar = "N"
+        if action.required or not action.option_strings:
+            word = str(action.metavar or action.dest.upper()) + (" ..." if action.nargs == "+" else "")
+            needed.append(f"{action.option_strings[0]} {word}" if action.option_strings else word)
+    for group in command._mutually_exclusive_groups:
+        if group.required:
+            needed.insert(
+                0, " | ".join(action.option_strings[0] for action in group._group_actions).join("()")
+            )
+    command.usage = " ".join(["%(prog)s", *needed, "[options]"])
