@@ -460,7 +460,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
-def _fresh_copy(component: Any) -> Inputs:
+def _fresh_copy(component: Any) -> Any:
     if not isinstance(component, torch.nn.Module):
         return component  # a scheduler, which training does not change
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once

@@ -284,7 +284,7 @@ def test_from_the_hub_nothing_is_kept_on_disk_and_the_weights_are_those_of_local
         )
         assert "CODES[0]" in process.stdout, process.stderr[-3000:]
         assert len(hub.faults.happened) == 2
-    assert f"StreamedDataset('org/set@{repo.head.oid} (OfflineBallCircle-v0)'" in process.stderr
+    assert f"StreamedDataset: org/set@{repo.head.oid} (OfflineBallCircle-v0)" in process.stderr
     assert not list((tmp_path / "home").rglob("*.parquet"))
     assert not list((tmp_path / "home").rglob("*.arrow"))
     first, second = newest_checkpoint(uninterrupted), newest_checkpoint(tmp_path / "run")
