@@ -1,6 +1,7 @@
 """Which algorithms there are, and the settings of each; imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -32,6 +33,7 @@ class AlgorithmEntry:
         one_limit: It is trained for one cost limit; else its policy is told the limit when it acts.
         streams: It can train on data that stays in its files.
         uses: Settings outside its group that only it looks at.
+        fixed: Settings of its group that make it what its name says.
     """
 
     group: str
@@ -39,6 +41,7 @@ class AlgorithmEntry:
     one_limit: bool = True
     streams: bool = False
     uses: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 _SPI = AlgorithmEntry(
@@ -50,13 +53,15 @@ _SPI = AlgorithmEntry(
         *("network", "learning_rate", "max_grad_norm"),
         *("calibrate", "budget_reserve", "reserve_decay", "selection"),
     ),
+    fixed={"conditioned": True},
 )
+_SPI_PAPER = replace(_SPI, fixed={"conditioned": False})
 #: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
 ALGORITHMS: dict[str, AlgorithmEntry] = {
     "spi": _SPI,
-    "spi-paper": _SPI,
-    "spi-paper-no-safety": _SPI,
-    "spi-paper-no-reward": _SPI,
+    "spi-paper": _SPI_PAPER,
+    "spi-paper-no-safety": _SPI_PAPER,
+    "spi-paper-no-reward": _SPI_PAPER,
     "bc": AlgorithmEntry("bc", "BC"),
     "bc-safe": AlgorithmEntry("bc", "BCSafe"),
     "bcq-lag": AlgorithmEntry("bcq_lag", "BCQLag"),
@@ -65,6 +70,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
     "coptidice": AlgorithmEntry("coptidice", "COptiDICE"),
     "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL"),
 }
+DEFAULT_ALGORITHM = "spi"
 #: The algorithms that are trained for one cost limit.
 BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.one_limit}
 

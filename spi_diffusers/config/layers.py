@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from spi_diffusers.config.algorithms import DEFAULT_ALGORITHM
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
 from spi_diffusers.data.tasks import resolve_task
@@ -82,7 +83,7 @@ def read_preset(name: str) -> dict[str, Any]:
 def _presets(task: Any, dataset: Any, algorithm: Any) -> list[Layer]:
     known_task, _ = resolve_task(task, dataset)
     names = ["default"] if known_task is None else ["default", f"tasks/{known_task.short_name}"]
-    names.append(f"algorithms/{algorithm or 'spi'}")
+    names.append(f"algorithms/{algorithm or DEFAULT_ALGORITHM}")
     return [(f"preset {name}.yaml", read_preset(name)) for name in names]
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from spi_diffusers.config.algorithms import (
     ALGORITHMS,
+    DEFAULT_ALGORITHM,
     BCConfig,
     BCQLagConfig,
     BEARLagConfig,
@@ -128,7 +129,7 @@ class TrainConfig:
     clip_actions: Flag = False
     action_low: Number = -1.0
     action_high: Number = 1.0
-    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = "spi"
+    algorithm: Annotated[str, AfterValidator(_known_algorithm)] = DEFAULT_ALGORITHM
     cost_limit: NotNegative | None = None
     seed: Seed = 0
     output_dir: str | None = None
@@ -192,24 +193,23 @@ class TrainConfig:
             if self.task is None or self.task not in TASKS:
                 raise ValueError(f"{self.algorithm} without a DSRL task needs the cost_limit to train for")
             self.cost_limit = float(TASKS[self.task].cost_limits[0])
-        if entry.one_limit:
-            return
-        if self.cost_limit is not None:
+        if not entry.one_limit and self.cost_limit is not None:
             raise ValueError(
                 f"cost_limit={self.cost_limit:g}: SPI is told its limit when it acts; only baselines are "
                 "trained for one"
             )
-        if self.spi.conditioned != (self.algorithm == "spi"):  # results must be called what was trained
-            known = "spi" if self.spi.conditioned else "spi-paper"
-            raise ValueError(
-                f"algorithm={self.algorithm} with conditioned={str(self.spi.conditioned).lower()}: that is "
-                f"algorithm={known}"
-            )
+        for name, value in entry.fixed.items():  # results must be called what was trained
+            chosen = getattr(self.settings, name)
+            if chosen != value:
+                known = next(k for k, e in ALGORITHMS.items() if e.fixed.get(name) == chosen)
+                raise ValueError(
+                    f"algorithm={self.algorithm} with {name}={str(chosen).lower()}: that is algorithm={known}"
+                )
 
     def _run_name(self) -> str:
         name = self.task or Path(str(self.dataset)).stem
         name = TASKS[name].short_name if name in TASKS else name
-        variant = [] if self.algorithm == "spi" else [self.algorithm]
+        variant = [] if self.algorithm == DEFAULT_ALGORITHM else [self.algorithm]
         return "-".join([name, *variant, f"seed{self.seed}"])
 
     @property
