@@ -2,12 +2,12 @@
 
 Each page runs from top to bottom in a folder of its own, in this process, as a user would who copies block
 after block. What makes it small is `SMALL_CALLS` for Python, `SMALL_COMMANDS` for commands, and
-`SMALL_DEFAULTS` for what both call. `NOT_RUN` lists the commands that are not run, with the reason.
+`SMALL_CONSTANTS` for what both call. `NOT_RUN` lists the commands that are not run, with the reason.
 """
 
 import ast
 import contextlib
-import inspect
+import importlib
 import os
 import re
 import runpy
@@ -24,8 +24,8 @@ import pytest
 from hub_server import TOKEN, HubServer
 
 from spi_diffusers.cli import main
-from spi_diffusers.evaluation.video import record_replay
-from spi_diffusers.training.calibration import calibrate
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -48,10 +48,11 @@ SMALL_COMMANDS = {
     "spi benchmark --suite": "--algorithms bc --updates 10 --episodes 1",
     "spi data collect": "--steps 1",
 }
-#: Defaults of functions in this package while pages run: measuring and drawing take most of the time.
-SMALL_DEFAULTS = {
-    calibrate: {"num_transitions": 300, "num_starts": 5},
-    record_replay: {"max_frames": 4},
+#: Constants of this package while pages run: measuring and drawing take most of the time.
+SMALL_CONSTANTS = {
+    "spi_diffusers.training.calibration.NUM_TRANSITIONS": 300,
+    "spi_diffusers.training.calibration.NUM_STARTS": 5,
+    "spi_diffusers.evaluation.video.MAX_FRAMES": 4,
 }
 #: Lines that are not run here, by how they begin, with the reason.
 NOT_RUN = {
@@ -71,8 +72,6 @@ MAKE_TARGETS = {
     "make cards": "scripts/render_model_cards.py",
     "make benchmark": "scripts/benchmark_training.py",
 }
-#: Pages that are about to be rewritten.
-NOT_YET = ("README.md",)
 #: Pages that train `outputs/ballcircle-seed0` themselves; the others find it, trained and evaluated.
 FROM_SCRATCH = ("README.md", "docs/quickstart.md")
 
@@ -152,10 +151,13 @@ def make_links(folder: Path) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for decorated, defaults in SMALL_DEFAULTS.items():
-            function = inspect.unwrap(decorated)
-            patch.setattr(function, "__kwdefaults__", function.__kwdefaults__ | defaults)
+        for name, value in SMALL_CONSTANTS.items():
+            patch.setattr(name, value)
         yield
+
+
+def small_networks(settings: dict[str, Any]) -> TrainConfig:
+    return make_train_config({**settings, "network": {"hidden_dims": [16, 16]}})
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         mpl.use("agg")
-        run_script(["scripts/demo.py", "--updates", "10", "--episodes", "1"])
+
+        importlib.import_module("spi_diffusers.training.train")  # gets the function as it is
+        with pytest.MonkeyPatch.context() as demo:  # it has no option for this
+            demo.setattr("spi_diffusers.config.layers.make_train_config", small_networks)
+            run_script(["scripts/demo.py", "--updates", "10", "--episodes", "1"])
         run_command("spi train --task ballcircle --quiet")
         run_command("spi evaluate outputs/ballcircle-seed0 --no-video --no-plots --quiet")
     return folder
@@ -206,8 +212,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     "page", [page for page in PAGES if "```bash" in PAGES[page] or "```python" in PAGES[page]]
 )
 def test_page_runs_from_top_to_bottom(page: str, place: Path, hub: HubServer) -> None:
-    if page in NOT_YET:
-        pytest.skip("has placeholders still")
     names: dict[str, Any] = {"__name__": "__main__"}
     for language, title, text in blocks(page):
         if language == "python" and title:
@@ -290,7 +294,6 @@ def test_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
     found = {
         option
         for page in PAGES
-        if page not in NOT_YET
         for code in inline(page)
         for option in re.findall(r"(?<!\S)--[a-z][\w.-]*", code)
     }
