@@ -132,15 +132,15 @@ def run_command(command: str) -> None:
 
 
 def run_script(words: list[str]) -> None:
-    before = sys.argv
-    sys.argv = words
-    try:
-        runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise RuntimeError(f"{words} ended with {end.code}") from end
-    finally:
-        sys.argv = before
+    """As `python FILE ...` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", words)
+        patch.syspath_prepend(Path(words[0]).resolve().parent)
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"{words} ended with {end.code}") from end
 
 
 def make_links(folder: Path) -> None:
