@@ -113,58 +113,42 @@ def test_card_tells_the_speed_targets():
     assert "`speed_targets=(0.5, 0.9)`" in text  # the command alone would take the preset's
 
 
-def test_two_workers_give_the_same_dataset_and_remove_the_work(reference, tmp_path):
-    seen = set()
-    collect_one(
-        "ballcircle",
-        tmp_path / "ball",
-        CONFIG,
-        workers=2,
-        checkpoint_every=1,
-        description="Made for a test.",
-        on_progress=lambda progress: seen.add((progress.part, progress.steps, progress.total)),
-    )
-    assert sha256(tmp_path / "ball") == sha256(reference)
-    played = {(f"run-{run}", steps, 2400) for run in (0, 1) for steps in (0, 600, 1200, 1800, 2400)}
-    assert {progress for progress in seen if progress[0] != "writing"} == played
-    assert sorted(path.name for path in (tmp_path / "ball").iterdir()) == [TASK, "README.md"]
-    assert (
-        "Made for a test.\n\nCollected in the real simulator" in (tmp_path / "ball" / "README.md").read_text()
-    )
-
-
-def test_several_tasks_side_by_side_give_the_same_folder_as_one_after_the_other(tmp_path):
-    configs = {name: tiny_config(name, steps=1200) for name in ("carrun", "ballcircle")}
-    for task, config in configs.items():
-        collect_one(task, tmp_path / "one" / "set", config)
+def test_workers_side_by_side_give_the_same_folder_as_one_after_the_other(reference, tmp_path):
+    one, two, car = tmp_path / "one" / "ball", tmp_path / "two" / "ball", tiny_config("carrun", steps=600)
+    shutil.copytree(reference, one, ignore=shutil.ignore_patterns(".collect"))
+    collect_one("carrun", one, car)
     seen, written = set(), []
+    specs = [
+        CollectionSpec(*what, checkpoint_every=1) for what in ((TASK, two, CONFIG), ("carrun", two, car))
+    ]
     datasets = collect(
-        *(CollectionSpec(task, tmp_path / "two" / "set", config) for task, config in configs.items()),
+        *specs,
         workers=2,
-        on_progress=lambda progress: seen.add(
-            (get_task(progress.task).short_name, progress.part, progress.steps)
-        ),
-        on_written=lambda spec, dataset: written.append((spec.task.short_name, len(dataset))),
+        on_progress=lambda progress: seen.add((progress.task, progress.part, progress.steps)),
+        on_written=lambda spec, dataset: written.append((spec, len(dataset))),
     )
-    assert {(task, "run-0", steps) for task in configs for steps in (0, 600, 1200)} <= seen
-    assert written == [(task, len(dataset)) for task, dataset in zip(configs, datasets, strict=True)]
-    files = {
-        name: {
-            path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")
-        }
-        for name in ("one", "two")
-    }
-    assert len(files["one"]) == 9
-    assert files["two"] == files["one"]
+    played = {(TASK, f"run-{run}", steps) for run in (0, 1) for steps in (0, 600, 1200, 1800, 2400)}
+    played |= {("OfflineCarRun-v0", "run-0", steps) for steps in (0, 600)}
+    assert {progress for progress in seen if progress[1] != "writing"} == played
+    assert written == [(spec, len(dataset)) for spec, dataset in zip(specs, datasets, strict=True)]
+    files = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in (one, two)
+    ]
+    assert len(files[0]) == 9
+    assert files[1] == files[0]
+    assert sorted(path.name for path in two.iterdir()) == [TASK, "OfflineCarRun-v0", "README.md"]
 
 
 def test_another_seed_gives_other_data(reference, tmp_path):
     other = collect_one("ballcircle", tmp_path / "ball", tiny_config(steps=600), seed=1)
-    same = collect_one("ballcircle", tmp_path / "again", tiny_config(steps=600), seed=1, full_precision=True)
+    options = {"seed": 1, "full_precision": True, "description": "Made for a test."}
+    same = collect_one("ballcircle", tmp_path / "again", tiny_config(steps=600), **options)
     assert other.num_episodes > 0
     assert len({other.sha256, same.sha256, sha256(reference)}) == 3
     exact = same.transitions.observation.numpy()
     assert (round_significant(exact) != exact).any()
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "Made for a test.\n\nCollected in the real simulator" in card
 
 
 def wait_for(condition, seconds=90.0):

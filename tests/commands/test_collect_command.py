@@ -37,13 +37,23 @@ def test_help_teaches_and_imports_nothing_heavy():
         assert f"  {option} " in result.stdout
 
 
-def test_a_small_collection_with_its_progress(tmp_path, capsys):
+@pytest.fixture
+def tiny_presets(monkeypatch):
     pytest.importorskip("bullet_safety_gym")
+    tiny = {"num_envs": 3, "segment_steps": 50, "epochs": 2, "minibatch_size": 40, "hidden_dims": (8,)}
+    monkeypatch.setattr(
+        "spi_diffusers.collection.config.load_collect_config",
+        lambda task, **changes: load_collect_config(task, num_probes=1, **tiny, **changes),
+    )
+
+
+@pytest.mark.usefixtures("tiny_presets")
+def test_a_small_collection_with_its_progress(tmp_path, capsys):
     arguments = ["--task", "ballcircle", "--output", str(tmp_path / "set"), "--steps", "1"]
-    assert main(["data", "collect", *arguments]) == 0  # one round: 16 episodes
+    assert main(["data", "collect", *arguments]) == 0  # one round: 3 episodes
     captured = capsys.readouterr()
     dataset = load_transitions(tmp_path / "set", "ballcircle")
-    assert 0 < dataset.num_episodes <= 16
+    assert 0 < dataset.num_episodes <= 3
     assert (
         f"OfflineBallCircle-v0: {dataset.num_episodes} episodes, {len(dataset)} transitions" in captured.out
     )
@@ -58,8 +68,8 @@ def test_a_small_collection_with_its_progress(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["OfflineBallCircle-v0", "README.md"]
 
 
+@pytest.mark.usefixtures("tiny_presets")
 def test_the_same_command_goes_on_after_the_tasks_that_it_has_finished(tmp_path, capsys):
-    pytest.importorskip("bullet_safety_gym")
     folder, config = tmp_path / "set", "OfflineBallCircle-v0"
     arguments = [
         "data",
