@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS
 from spi_diffusers.data.transitions import TransitionDataset
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ def describe_dataset(
 
     Args:
         dataset: what to describe.
-        cost_limits: limits per episode; by default the task's own, else 10, 20 and 40.
+        cost_limits: limits per episode; by default the task's own, else the quartiles of the episodes' cost.
 
     Returns:
         A dictionary ready for JSON: `source`, `task` (DSRL id or None), `sha256` (of the content),
@@ -41,7 +40,7 @@ def describe_dataset(
     """
     episodes, task = dataset.episodes, dataset.task
     if cost_limits is None:
-        cost_limits = task.cost_limits if task is not None else DEFAULT_COST_LIMITS
+        cost_limits = episodes.usual_cost_limits(task)
     limits = []
     for limit in sorted(set(cost_limits)):
         if not (math.isfinite(limit) and limit >= 0):

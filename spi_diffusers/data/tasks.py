@@ -22,8 +22,6 @@ from spi_diffusers.files import HUB_ID
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
-#: Cost limits per episode that data without a task is described at.
-DEFAULT_COST_LIMITS = (10.0, 20.0, 40.0)
 
 
 class UnknownTaskError(KeyError, ValueError):

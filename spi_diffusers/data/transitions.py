@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS, Task
+from spi_diffusers.data.tasks import Task
 
 __all__ = ["DatasetError", "EpisodeTable", "TransitionBatch", "TransitionDataset"]
 
@@ -94,6 +94,13 @@ class EpisodeTable:
             )
         )
         return f"{len(self)} episodes: {', '.join(spreads)}"
+
+    def usual_cost_limits(self, task: Task | None) -> tuple[float, ...]:
+        """The task's own cost limits; without a task, the quartiles of the episodes' cost returns."""
+        if task is not None:
+            return task.cost_limits
+        quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=self.cost_return.device)
+        return tuple(self.cost_return.double().quantile(quartiles).unique().tolist())
 
     def best_return_within(self, cost_limit: float) -> float | None:
         """The largest return among the episodes with a cost return of at most the limit, or None."""
@@ -291,7 +298,7 @@ def describe_briefly(dataset: Any) -> str:
         f"{dataset.action_dim}, task {task.name if task else 'unknown'}",
         f"  {episodes!r}",
     ]
-    for limit in task.cost_limits if task else DEFAULT_COST_LIMITS:
+    for limit in episodes.usual_cost_limits(task):
         share = (episodes.cost_return <= limit).double().mean().item()
         best = episodes.best_return_within(limit)
         found = "" if best is None else f", best return {best:.4g}"

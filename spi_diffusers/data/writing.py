@@ -12,7 +12,7 @@ import torch
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.tasks import DEFAULT_COST_LIMITS, RESERVED_NAMES, check_config_name
+from spi_diffusers.data.tasks import RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import sha256_of, turn
 
@@ -206,7 +206,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     }
     episode_table = pa.table({name: pa.array(values.cpu().numpy()) for name, values in fields.items()})
     pq.write_table(episode_table, folder / EPISODES_FILE, compression="zstd")
-    limits = dataset.task.cost_limits if dataset.task else DEFAULT_COST_LIMITS
+    limits = episodes.usual_cost_limits(dataset.task)
     save_scatter(episodes, folder / "cost_return.png", title=config, cost_limits=limits)
     return {
         "config": config,

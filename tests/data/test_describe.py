@@ -48,7 +48,9 @@ def test_numbers_by_hand(dataset):
 
 def test_limits_are_the_tasks_own_unless_others_are_given(dataset):
     assert tuple(entry["cost_limit"] for entry in describe_dataset(dataset)["limits"]) == BALL.cost_limits
-    assert [entry["cost_limit"] for entry in describe_dataset(make_dataset())["limits"]] == [10, 20, 40]
+    costs = make_dataset().episodes.cost_return.tolist()
+    assert sorted(costs) == [0.0, 1.0, 1.0]  # quartiles: 0.5, 1 and 1
+    assert [entry["cost_limit"] for entry in describe_dataset(make_dataset())["limits"]] == [0.5, 1.0]
     for limit in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="a cost limit must be a finite number of at least 0"):
             describe_dataset(dataset, [limit])

@@ -4,6 +4,8 @@ import os
 import signal
 import tempfile
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -62,6 +64,27 @@ def test_it_trains_what_the_command_trains_and_leaves_the_same_folder(small_file
     assert_same(weights(policy), weights(SPIPolicyPipeline.from_pretrained(tmp_path / "command" / "policy")))
     left = [{path.name for path in (tmp_path / name).iterdir()} for name in ("python", "command")]
     assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_it_trains_on_a_table_with_usual_column_names(suffix, tmp_path):
+    steps = np.arange(60)
+    table = pd.DataFrame(
+        {
+            "observation_0": np.sin(steps),
+            "observation_1": np.cos(steps),
+            "action_0": np.sin(2 * steps),
+            "reward": np.cos(3 * steps),
+            "cost": 300.0 * (steps % 3 == 0),
+            "episode": steps // 20,
+        }
+    )
+    path = tmp_path / f"robot{suffix}"
+    table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    policy = train(dataset=path, **SMALL)
+    assert (policy.config.task, policy.config.max_episode_steps) == (None, 19)  # the last row has no next one
+    assert policy(np.zeros(2), cost_limit=3000.0).actions.shape == (1,)
+    assert "robot" in policy.training_record["info"]["dataset"]["id"]
 
 
 def test_a_baseline_has_its_own_pipeline_and_settings(small_file):
