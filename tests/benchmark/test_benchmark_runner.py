@@ -20,6 +20,7 @@ from spi_diffusers.benchmark.cells import (
     Outcome,
     read_outcome,
     resolve_configs,
+    run_cell,
     write_cell,
     write_outcome,
 )
@@ -71,6 +72,12 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Cells run here, where torch is imported already."""
+    monkeypatch.setattr(LocalExecutor, "run", lambda executor, folder: run_cell(folder))
+
+
 def figures(results: Path) -> list[dict]:
     """Entries without what depends on the speed of the machine."""
 
@@ -88,7 +95,7 @@ def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120.0) 
         time.sleep(0.005)
 
 
-def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
+def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys, request):
     pytest.importorskip("bullet_safety_gym")
     arguments = command(tmp_path / "out", tiny_config(tmp_path), "--algorithms", "bc", "--seeds", "0")
     arguments += ["--updates", "20"]
@@ -107,6 +114,7 @@ def test_trains_evaluates_gathers_and_skips_what_is_done(tmp_path, capsys):
     assert results.read_bytes() == before
     assert main([*arguments, "--dry-run"]) == 0
     assert capsys.readouterr().out == "ballcircle, bc, seed 0: 20 updates, done\n"
+    request.getfixturevalue("in_this_process")
     # More episodes of the same policy are another evaluation, not another training.
     policy = tmp_path / "out" / "runs" / "ballcircle" / "bc" / "seed0" / "policy"
     trained = policy.stat().st_mtime_ns
@@ -340,6 +348,7 @@ def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_pa
     assert (point.reward_mean, point.cost_mean) == (shorter.reward_mean, shorter.cost_mean)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path, capsys):
     pytest.importorskip("bullet_safety_gym")
     settings = "learning_rate: 1.0e+30\nmax_grad_norm: 0\nmixed_precision: 'no'\n"

@@ -1,29 +1,14 @@
-"""Loading a policy from the Hub, by fresh client processes against a real (loopback) server."""
+"""Loading a policy from the Hub, against a real (loopback) server."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from dataset_hub import COMMIT, DatasetHandler, DatasetHub
+import torch
+from dataset_hub import COMMIT, DatasetHandler, DatasetHub, point_client_at
 from pipeline_factory import make_pipeline
 
-# One process answers a list of calls: importing torch and diffusers takes seconds.
-CLIENT = """
-import json, sys, torch
 from spi_diffusers import SPIPolicyPipeline
-answers = []
-for name, options in json.loads(sys.argv[1]):
-    try:
-        pipe = SPIPolicyPipeline.from_pretrained(name, **options)
-        seed = torch.Generator().manual_seed(0)
-        answers.append(pipe(torch.zeros(3), cost_limit=5.0, generator=seed).candidates.tolist())
-    except Exception as error:
-        answers.append(f"{type(error).__name__}: {error}")
-print("ANSWERS" + json.dumps(answers))
-"""
+from spi_diffusers.files import PolicyError
 
 
 class ModelHandler(DatasetHandler):
@@ -50,34 +35,46 @@ def files(tmp_path_factory):
     return folder, found | {"noise_model/diffusion_pytorch_model.bin": b"pickle", "pipeline.py": b"raise 1"}
 
 
-def ask(calls, environment):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    words = [sys.executable, "-c", CLIENT, json.dumps(calls)]
-    run = subprocess.run(words, env=clean | environment, capture_output=True, text=True, timeout=120)
-    assert "ANSWERS" in run.stdout, run.stderr[-3000:]
-    return json.loads(run.stdout.split("ANSWERS")[1])
+@pytest.fixture
+def client(monkeypatch, tmp_path):
+    """Makes the client in this process talk to a Hub, with a cache of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def connect(hub):
+        point_client_at(monkeypatch, hub.url)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)  # diffusers asks this one
+
+    return connect
 
 
-def test_a_policy_from_the_hub_acts_like_the_local_one_and_needs_only_weights_and_configs(files, tmp_path):
+def candidates(name, **options):
+    seed = torch.Generator().manual_seed(0)
+    pipe = SPIPolicyPipeline.from_pretrained(str(name), **options)
+    return pipe(torch.zeros(3), cost_limit=5.0, generator=seed).candidates.tolist()
+
+
+def test_a_policy_from_the_hub_acts_like_the_local_one_and_needs_only_weights_and_configs(
+    files, client, tmp_path
+):
     folder, contents = files
     with ModelHub({"org/spi": contents}) as hub:
-        environment = hub.environment(tmp_path)
-        from_hub, local = ask([("org/spi", {"revision": COMMIT}), (str(folder), {})], environment)
-    assert from_hub == local
-    fetched = {path.name for path in Path(tmp_path).rglob("snapshots/*/**/*") if path.is_file()}
+        client(hub)
+        assert candidates("org/spi", revision=COMMIT) == candidates(folder)
+    fetched = {path.name for path in tmp_path.rglob("snapshots/*/**/*") if path.is_file()}
     assert {Path(name).suffix for name in fetched} == {".json", ".safetensors"}
     # The server is gone; the cache serves.
-    offline = ("org/spi", {"revision": COMMIT, "local_files_only": True})
-    assert ask([offline], environment) == [from_hub]
+    assert candidates("org/spi", revision=COMMIT, local_files_only=True) == candidates(folder)
 
 
-def test_what_is_wrong_on_the_hub_is_named(files, tmp_path):
+def test_what_is_wrong_on_the_hub_is_named(files, client):
     _, contents = files
     broken = {name: data for name, data in contents.items() if name != "reward_critic/config.json"}
     with ModelHub({"org/spi": contents, "org/broken": broken}) as hub:
-        calls = [("org/none", {}), ("org/spi", {"revision": "v9"}), ("org/broken", {})]
-        none, revision, missing = ask(calls, hub.environment(tmp_path))
-    assert "org/none" in none
-    assert "RevisionNotFound" in revision
-    assert "reward_critic" in missing
-    assert "config.json is missing" in missing
+        client(hub)
+        with pytest.raises(PolicyError, match="org/none"):
+            candidates("org/none")
+        with pytest.raises(PolicyError, match="RevisionNotFound"):
+            candidates("org/spi", revision="v9")
+        with pytest.raises(FileNotFoundError, match=r"reward_critic.*config\.json is missing"):
+            candidates("org/broken")
