@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from spi_diffusers.config.algorithms import BASELINES
+from spi_diffusers.config.algorithms import ALGORITHMS, BASELINES
 from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, DivergedRun, EvaluationEntry
 from spi_diffusers.files import nearest
@@ -21,19 +21,7 @@ CURVE_POINTS = 10
 #: The paper does not say what it drew.
 DRAWS = ((0.08, 0.69, 0.23), (0.25, 0.36, 0.39), (0.58, 0.01, 0.41))
 #: What tables and figures call the algorithms.
-TITLES = {
-    "spi": "safe SPI",
-    "spi-paper": "SPI",
-    "spi-paper-no-safety": "SPI except Q^c'",
-    "spi-paper-no-reward": "SPI except Q^r",
-    "bc": "BC",
-    "bc-safe": "BC-Safe",
-    "bcq-lag": "BCQ-Lag",
-    "bear-lag": "BEAR-Lag",
-    "cpq": "CPQ",
-    "coptidice": "COptiDICE",
-    "diffusion-ql": "Diffusion-QL",
-}
+TITLES = {name: entry.title for name, entry in ALGORITHMS.items()}
 _DRAWN = re.compile(r"spi-eta([\d.]+)-mu([\d.]+)-phi([\d.]+)(?:@(\d+))?")
 
 #: A way of acting: the extraction, and whether the policy is told its running cost.
@@ -162,15 +150,14 @@ def _drawn(eta: float, mu: float, phi: float) -> Variant:
     return Variant(name, {"algorithm": "spi-paper", **weights}, (REWARD,), curve=True)
 
 
-#: Baselines whose training does not depend on the cost limit: trained once, measured at every limit.
-_LIMIT_FREE = ("bc", "diffusion-ql")
 _SPI = Variant("spi", {}, (SAFE,))
 _PAPER, *_ABLATIONS = (
     Variant(name, {"algorithm": name}, (REWARD,))
     for name in ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")
 )
 _BASELINES = tuple(
-    Variant(name, {"algorithm": name}, per_limit=name not in _LIMIT_FREE) for name in BASELINES
+    Variant(name, {"algorithm": name}, per_limit=entry.limit == "training")
+    for name, entry in BASELINES.items()
 )
 
 SUITES = {

@@ -30,7 +30,9 @@ class AlgorithmEntry:
     Attributes:
         group: Field of `TrainConfig` with its settings.
         class_name: Its class, in the module of `spi_diffusers.algorithms` that is called like the group.
-        one_limit: It is trained for one cost limit; else its policy is told the limit when it acts.
+        title: What tables, figures and help texts call it.
+        limit: Where it takes a cost limit: "acting": its policy is told one when it acts; "training": it is
+            trained for one; "none": it ignores the cost, and any limit only judges its policy.
         streams: It can train on data that stays in its files.
         uses: Settings outside its group that only it looks at.
         fixed: Settings of its group that make it what its name says.
@@ -38,7 +40,8 @@ class AlgorithmEntry:
 
     group: str
     class_name: str
-    one_limit: bool = True
+    title: str
+    limit: Literal["acting", "training", "none"] = "training"
     streams: bool = False
     uses: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +50,8 @@ class AlgorithmEntry:
 _SPI = AlgorithmEntry(
     "spi",
     "SPI",
-    one_limit=False,
+    "safe SPI",
+    limit="acting",
     streams=True,
     uses=(
         *("network", "learning_rate", "max_grad_norm"),
@@ -55,24 +59,24 @@ _SPI = AlgorithmEntry(
     ),
     fixed={"conditioned": True},
 )
-_SPI_PAPER = replace(_SPI, fixed={"conditioned": False})
+_FIXED_WEIGHTS = {"conditioned": False}
 #: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
 ALGORITHMS: dict[str, AlgorithmEntry] = {
     "spi": _SPI,
-    "spi-paper": _SPI_PAPER,
-    "spi-paper-no-safety": _SPI_PAPER,
-    "spi-paper-no-reward": _SPI_PAPER,
-    "bc": AlgorithmEntry("bc", "BC"),
-    "bc-safe": AlgorithmEntry("bc", "BCSafe"),
-    "bcq-lag": AlgorithmEntry("bcq_lag", "BCQLag"),
-    "bear-lag": AlgorithmEntry("bear_lag", "BEARLag"),
-    "cpq": AlgorithmEntry("cpq", "CPQ"),
-    "coptidice": AlgorithmEntry("coptidice", "COptiDICE"),
-    "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL"),
+    "spi-paper": replace(_SPI, title="SPI", fixed=_FIXED_WEIGHTS),
+    "spi-paper-no-safety": replace(_SPI, title="SPI except Q^c'", fixed=_FIXED_WEIGHTS | {"phi": 0.0}),
+    "spi-paper-no-reward": replace(_SPI, title="SPI except Q^r", fixed=_FIXED_WEIGHTS | {"mu": 0.0}),
+    "bc": AlgorithmEntry("bc", "BC", "BC", limit="none"),
+    "bc-safe": AlgorithmEntry("bc", "BCSafe", "BC-Safe"),
+    "bcq-lag": AlgorithmEntry("bcq_lag", "BCQLag", "BCQ-Lag"),
+    "bear-lag": AlgorithmEntry("bear_lag", "BEARLag", "BEAR-Lag"),
+    "cpq": AlgorithmEntry("cpq", "CPQ", "CPQ"),
+    "coptidice": AlgorithmEntry("coptidice", "COptiDICE", "COptiDICE"),
+    "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL", "Diffusion-QL", limit="none"),
 }
 DEFAULT_ALGORITHM = "spi"
-#: The algorithms that are trained for one cost limit.
-BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.one_limit}
+#: The algorithms whose policies are not told a cost limit.
+BASELINES = {name: entry for name, entry in ALGORITHMS.items() if entry.limit != "acting"}
 
 
 def _check_noise_schedule(config: Any) -> Any:
@@ -221,8 +225,8 @@ class ConstrainedConfig:
         soft_clip_weight: Weight of the worse twin in a value, the better one has the rest.
         reward_scale: Factor on rewards before they are learned.
         benchmark_targets: Learn values as the DSRL benchmark's code does, for comparison: a time limit ends
-            the reward; nothing ends the cost, yet its threshold is that of a finite episode; the cost of a
-            next state is that of its costliest candidate; and the lower cost of twins is preferred.
+            the reward; the cost target ignores episode ends, but its threshold assumes a finite episode; the
+            cost of a next state is that of its costliest candidate; and the lower cost of twins is preferred.
     """
 
     gamma: ShareBelowOne = 0.99

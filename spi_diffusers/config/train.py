@@ -1,5 +1,6 @@
 """The configuration of a training run; how presets, files and options make one is in `config/layers.py`."""
 
+import json
 import math
 from dataclasses import asdict, field
 from pathlib import Path
@@ -84,8 +85,8 @@ class TrainConfig:
             bear-lag, cpq, coptidice, diffusion-ql. spi-paper is the paper's SPI, and has two ablations;
             bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no cost. Each has its
             own defaults.
-        cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. SPI is
-            told its limit when it acts.
+        cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
+            diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides initial weights and all randomness.
         output_dir: Folder of the run; empty: outputs/<task>[-<algorithm>]-seed<seed>.
         updates: Number of training updates.
@@ -189,22 +190,33 @@ class TrainConfig:
         entry = ALGORITHMS[self.algorithm]
         if self.streaming is True and not entry.streams:
             raise ValueError(f"streaming=true: {self.algorithm} trains on data in memory only")
-        if entry.one_limit and self.cost_limit is None:
-            if self.task is None or self.task not in TASKS:
-                raise ValueError(f"{self.algorithm} without a DSRL task needs the cost_limit to train for")
-            self.cost_limit = float(TASKS[self.task].cost_limits[0])
-        if not entry.one_limit and self.cost_limit is not None:
+        if entry.limit == "acting" and self.cost_limit is not None:
             raise ValueError(
-                f"cost_limit={self.cost_limit:g}: SPI is told its limit when it acts; only baselines are "
-                "trained for one"
+                f"cost_limit has no effect on training {self.algorithm}; pass the limit when the policy acts "
+                f"(spi evaluate --cost-limit {self.cost_limit:g})"
+            )
+        known = None if self.task is None else TASKS.get(self.task)
+        if entry.limit != "acting" and self.cost_limit is None and known is not None:
+            self.cost_limit = float(known.cost_limits[0])
+        if entry.limit == "training" and self.cost_limit is None:
+            raise ValueError(
+                f"{self.algorithm} needs cost_limit: this data has no DSRL task to take a default from"
             )
         for name, value in entry.fixed.items():  # results must be called what was trained
-            chosen = getattr(self.settings, name)
-            if chosen != value:
-                known = next(k for k, e in ALGORITHMS.items() if e.fixed.get(name) == chosen)
+            if getattr(self.settings, name) != value:
                 raise ValueError(
-                    f"algorithm={self.algorithm} with {name}={str(chosen).lower()}: that is algorithm={known}"
+                    f"algorithm={self.algorithm} needs {self.group}.{name}={json.dumps(value)}; "
+                    f"for other values use algorithm={self._fitting_algorithm()}"
                 )
+
+    def _fitting_algorithm(self) -> str:
+        """The first algorithm of the group whose name fits the settings."""
+        return next(
+            name
+            for name, entry in ALGORITHMS.items()
+            if entry.group == self.group
+            and all(getattr(self.settings, key) == value for key, value in entry.fixed.items())
+        )
 
     def _run_name(self) -> str:
         name = self.task or Path(str(self.dataset)).stem
@@ -227,7 +239,9 @@ class TrainConfig:
 
         Settings of algorithms that are not used are left out.
         """
-        unused = self.unused_settings() | (set() if ALGORITHMS[self.algorithm].one_limit else {"cost_limit"})
+        unused = self.unused_settings()
+        if ALGORITHMS[self.algorithm].limit == "acting":
+            unused.add("cost_limit")
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def unused_settings(self) -> set[str]:

@@ -81,8 +81,10 @@ def test_a_config_of_a_folder_trains_without_a_task_of_dsrls(tmp_path):
     config = make_train_config(settings)
     assert (config.task, config.output_dir) == ("robot", "outputs/robot-seed0")
     assert make_train_config(config.to_dict()) == config
-    with pytest.raises(ConfigError, match="bc without a DSRL task needs the cost_limit"):
-        make_train_config(settings | {"algorithm": "bc"})
+    with pytest.raises(ConfigError, match="bcq-lag needs cost_limit: this data has no DSRL task"):
+        make_train_config(settings | {"algorithm": "bcq-lag"})
+    for algorithm in ("bc", "diffusion-ql"):  # the cost does not matter to them
+        assert make_train_config(settings | {"algorithm": algorithm}).cost_limit is None
     with pytest.raises(UnknownTaskError, match="unknown task 'robot'"):
         make_train_config({"task": "robot", "dataset": "data/mine.npz"})
 
@@ -154,11 +156,23 @@ def test_every_preset_is_of_a_task_or_an_algorithm_and_can_be_used():
 
 def test_an_algorithm_is_called_what_it_is():
     with pytest.raises(
-        ConfigError, match="algorithm=spi with conditioned=false: that is algorithm=spi-paper"
+        ConfigError,
+        match=r"algorithm=spi needs spi.conditioned=true; for other values use algorithm=spi-paper",
     ):
         parse(
             *("--task", "ballcircle", "--spi.conditioned", "false", "--spi.imitation-share", "1"),
             *("--spi.eta", "0.5", "--spi.mu", "0.25", "--spi.phi", "0.25"),
+        )
+    for algorithm, message in {
+        "spi-paper-no-safety": "spi.phi=0.0",
+        "spi-paper-no-reward": "spi.mu=0.0",
+    }.items():
+        with pytest.raises(ConfigError, match=f"needs {message}; for other values use algorithm=spi-paper"):
+            parse("--task", "ballcircle", "--algorithm", algorithm, "--spi.mu", "0.25", "--spi.phi", "0.25")
+    with pytest.raises(ConfigError, match=r"spi-paper needs spi.conditioned=false; .* use algorithm=spi\."):
+        make_train_config(
+            {"task": "ballcircle", "algorithm": "spi-paper", "spi.conditioned": True}
+            | {"spi.mu": None, "spi.phi": None}
         )
 
 

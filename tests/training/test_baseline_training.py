@@ -109,8 +109,11 @@ def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
             "cost_limit must be a number of at least 0 or null",
         ),
         ({"algorithm": "bc", "streaming": True}, "bc trains on data in memory only"),
-        ({"algorithm": "bc", "task": None, "dataset": "x.npz"}, "needs the cost_limit to train for"),
-        ({"cost_limit": 10.0}, "SPI is told its limit when it acts"),
+        (
+            {"algorithm": "cpq", "task": None, "dataset": "x.npz"},
+            "cpq needs cost_limit: this data has no DSRL",
+        ),
+        ({"cost_limit": 10.0}, r"no effect on training spi; .* \(spi evaluate --cost-limit 10\)"),
         ({"algorithm": "bc", "bc.hidden_dims": []}, "hidden_dims must be a list of at least one item"),
         (
             {"algorithm": "bc", "spi.eta": 0.3},
