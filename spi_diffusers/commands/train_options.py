@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from spi_diffusers.config.algorithms import ALGORITHMS
+from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.layers import make_train_config, read_preset, read_yaml
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, leaf_types, union_parts, unwrap
+from spi_diffusers.data.tasks import TASKS
 
 #: What `spi train --help` shows, by the title of its group; `--help-all` shows the rest.
 _USUAL = {
@@ -29,10 +30,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.conflict_handler = "resolve"  # the command brings its own --help
     group = parser.add_argument_group("training")
     group.add_argument("--config", metavar="FILE", help=_CONFIG_TEXT)
+    default, varying = read_preset("default"), _varying_defaults(None)
     for cls, path in _classes(TrainConfig):
         if path:
             group = parser.add_argument_group(f"{path.rstrip('.')}: {cls.__doc__.splitlines()[0]}")
-        for key, settings in _options(cls, path, read_preset("default")).items():
+        for key, settings in _options(cls, path, default, varying).items():
             _add(group, key, settings)
 
 
@@ -43,16 +45,20 @@ def add_usual_arguments(parser: argparse.ArgumentParser, algorithm: str | None) 
         parser: For help; it reads no command line.
         algorithm: Whose own settings are shown; None: SPI's most important ones.
     """
-    preset = read_preset("default") | read_preset(f"algorithms/{algorithm or 'spi'}")
+    preset = read_preset("default") | read_preset(f"algorithms/{algorithm or DEFAULT_ALGORITHM}")
+    varying = _varying_defaults(algorithm)
     options = {
-        key: one for cls, path in _classes(TrainConfig) for key, one in _options(cls, path, preset).items()
+        key: one
+        for cls, path in _classes(TrainConfig)
+        for key, one in _options(cls, path, preset, varying).items()
     }
     options["config"] = {"metavar": "FILE", "help": _CONFIG_TEXT}
     groups = dict(_USUAL)
     if algorithm in ALGORITHMS:
-        own = ALGORITHMS[algorithm].group
+        entry = ALGORITHMS[algorithm]
+        own = {entry.group, *entry.uses}
         del groups["SPI's own"]
-        groups[f"{algorithm}'s own"] = tuple(key for key in options if key.startswith(f"{own}."))
+        groups[f"{algorithm}'s own"] = tuple(key for key in options if key.split(".")[0] in own)
     for title, keys in groups.items():
         group = parser.add_argument_group(title)
         for key in keys:
@@ -79,7 +85,30 @@ def _classes(cls: Any, path: str = "") -> Iterator[tuple[Any, str]]:
             yield from _classes(field.default_factory, f"{path}{field.name}.")
 
 
-def _options(cls: Any, path: str, preset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _varying_defaults(algorithm: str | None) -> dict[str, str]:
+    """Whose default counts, in words, by the dotted keys of settings without one default for all.
+
+    Args:
+        algorithm: The one that is chosen, whose preset is above the task's; None: any.
+    """
+    own = read_preset(f"algorithms/{algorithm}") if algorithm else {}
+    by_task = {key for task in TASKS.values() for key in read_preset(f"tasks/{task.short_name}")} - own.keys()
+    # The top-level settings: a group belongs to few algorithms, and its defaults are SPI's.
+    names = [] if algorithm else ALGORITHMS
+    by_algorithm = {key for name in names for key in read_preset(f"algorithms/{name}") if "." not in key}
+    return {
+        key: " and ".join(
+            words
+            for words, keys in {"the task's": by_task, "the algorithm's": by_algorithm}.items()
+            if key in keys
+        )
+        for key in by_task | by_algorithm
+    }
+
+
+def _options(
+    cls: Any, path: str, preset: Mapping[str, Any], varying: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     """What `add_argument` takes, by dotted key; the defaults shown are those of the preset."""
     hints, texts = leaf_types(cls), _attribute_texts(cls)
     options: dict[str, dict[str, Any]] = {}
@@ -89,7 +118,7 @@ def _options(cls: Any, path: str, preset: Mapping[str, Any]) -> dict[str, dict[s
         key, kinds = f"{path}{field.name}", _kinds(hints[field.name])
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = preset.get(key, default)
-        shown = "" if default in (None, [], False) else f" (default: {_shown(default)})"
+        shown = "" if default in (None, [], False) else f" (default: {varying.get(key, _shown(default))})"
         options[key] = {
             "metavar": _METAVARS.get(key, _metavar(kinds)),
             "help": (texts[field.name] + shown).replace("%", "%%"),

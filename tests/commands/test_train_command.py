@@ -65,10 +65,26 @@ def test_help_of_train_shows_the_defaults_that_are_used(capsys):
     assert main(["train", "--help-all"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     default = make_train_config({"task": "dronerun"})  # which has no preset of its own
-    for name in ("updates", "learning_rate", "batch_size"):
-        assert re.search(
-            rf"--{name.replace('_', '-')} \w+ [^(]*\(default: {getattr(default, name)}\)", text
-        ), name
+    shown = {
+        "log_every": default.log_every,
+        "updates": "the task's and the algorithm's",
+        "learning_rate": "the task's",
+        "batch_size": "the algorithm's",
+    }
+    for name, value in shown.items():
+        assert re.search(rf"--{name.replace('_', '-')} \w+ [^(]*\(default: {value}\)", text), name
+
+
+def test_help_of_an_algorithm_shows_what_it_alone_uses(capsys):
+    assert main(["train", "--algorithm", "spi", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for option in ("--selection", "--budget-reserve", "--learning-rate", "--network.activation", "--spi.eta"):
+        assert f" {option} " in text, option
+    assert "(default: the task's)" in text
+    assert main(["train", "--algorithm", "bcq-lag", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--updates N Number of training updates (default: 4500)" in text
+    assert "--selection" not in text
 
 
 def test_data_of_no_task_ends_in_a_policy_for_an_environment_of_ones_own(capsys, small_file, tmp_path):
