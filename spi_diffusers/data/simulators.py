@@ -15,12 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS
-
-if TYPE_CHECKING:
-    pass
 
 _EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 

@@ -160,16 +160,13 @@ def open_transitions(
     *,
     revision: str | None = None,
     clip_actions: bool = False,
-    copies: int = 1,
-    progress: bool = True,
 ) -> TransitionDataset | StreamedDataset:
     """Load a dataset into memory, or open it for reading in parts if it is too large.
 
-    The arguments and errors are those of `load_transitions`, and `copies`: how many processes on this machine
-    load it; `progress`: as for `open_stream`.
+    The arguments and errors are those of `load_transitions`.
     """
-    if exceeds_memory(dataset, task, revision=revision, copies=copies):
-        return open_stream(dataset, task, revision=revision, clip_actions=clip_actions, progress=progress)
+    if exceeds_memory(dataset, task, revision=revision):
+        return open_stream(dataset, task, revision=revision, clip_actions=clip_actions)
     return load_transitions(dataset, task, revision=revision, clip_actions=clip_actions)
 
 
@@ -182,8 +179,8 @@ def exceeds_memory(
 ) -> bool:
     """Whether a dataset can be streamed, and would take more than half of the available memory.
 
-    The arguments are those of `open_transitions`. The answer is False where it cannot be found out, with a
-    warning where it is for the Hub: loading says what is wrong, or takes what is cached.
+    The arguments are those of `open_transitions`, and `copies`: processes on this machine that load it.
+    False if the size is unknown; loading then reports the error, or takes what is cached.
     """
     allowed = MEMORY_SHARE * available_memory() / copies
     try:

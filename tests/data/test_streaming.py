@@ -355,7 +355,7 @@ def test_what_cannot_be_streamed_says_how_to_make_it_so(tmp_path):
     for dataset in (tmp_path / "x.npz", "YYY-45/DSRL", "/nowhere"):
         with pytest.raises(DatasetError, match="cannot be streamed; only the parquet layout can"):
             open_stream(dataset, BALL)
-    with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
+    with pytest.raises(DatasetError, match="is local; revision='v1' applies to Hub datasets only"):
         open_stream(tmp_path, BALL, revision="v1")
     assert open_stream("embedded", BALL).source == load_transitions(None, BALL).source
 
@@ -372,7 +372,9 @@ def test_large_data_is_streamed_and_small_data_is_not(untouched, monkeypatch):
     for available, copies, expected in ((2 * size, 1, False), (2 * size - 2, 1, True), (3 * size, 2, True)):
         monkeypatch.setattr(streaming, "available_memory", lambda available=available: available)
         assert exceeds_memory(untouched, BALL, copies=copies) is expected
-        found = open_transitions(untouched, BALL, copies=copies)
+        monkeypatch.setattr(streaming, "MEMORY_SHARE", 0.5 / copies)
+        found = open_transitions(untouched, BALL)
+        monkeypatch.setattr(streaming, "MEMORY_SHARE", 0.5)
         assert isinstance(found, TransitionDataset) is not expected
         assert found.sha256 == make_dataset(task=BALL, lengths=LENGTHS, terminated=(1, 4)).sha256
     # What cannot be streamed, or is not there, is for the loader to speak about.
