@@ -221,7 +221,7 @@ def _resume(run: BehaviorRun | ScriptedRun, folder: Path) -> list[Episode]:
             run.load(state)
         except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             raise CollectionError(
-                f"{state}: is no state to go on from ({error}); remove {folder} to play this part again"
+                f"{state}: cannot be resumed from ({error}); delete {folder} to collect this part again"
             ) from error
     return read_shards(shards)
 

@@ -181,7 +181,7 @@ def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None)
     if revision is not None and kind in ("embedded", "minari", "file", "folder"):
         source = "the data in the package" if kind == "embedded" else dataset
         raise DatasetError(
-            f"{source}: is local, so revision={revision!r} means nothing; it is for Hub datasets"
+            f"{source}: is local; revision={revision!r} applies to Hub datasets only"
         )
 
 

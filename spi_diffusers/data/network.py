@@ -1,4 +1,4 @@
-"""Troubles of the network and the Hub: which may pass, trying again, and saying what to do."""
+"""Network and Hub errors: retries and messages."""
 
 import logging
 import time

@@ -137,7 +137,7 @@ def read_table(path: Path) -> "pa.Table":
     }
     reader = next((read for suffix, read in readers.items() if path.name.lower().endswith(suffix)), None)
     if reader is None:
-        raise DatasetError(f"{path}: is no table; give a file that ends in {', '.join(TABLE_SUFFIXES)}")
+        raise DatasetError(f"{path}: is not a table; expected {', '.join(TABLE_SUFFIXES)}")
     try:
         table = reader(path)
     except (pa.ArrowException, OSError) as error:

@@ -160,7 +160,7 @@ def make_vector_env(
 def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
     """Independent seeds for the episodes of an evaluation.
 
-    Unlike seed, seed + 1, ... the seeds of neighbouring `seed`s do not overlap, so that evaluations with
+    Unlike seed, seed + 1, ... the seeds of neighboring `seed`s do not overlap, so that evaluations with
     seeds 0 and 1 share no episode. The first k of n seeds do not depend on n.
 
     Args:

@@ -77,10 +77,10 @@ def test_files_that_cannot_be_read_are_named(finished, tmp_path):
     state, shard = part.folder / "state-0003.safetensors", part.folder / "episodes-0001.safetensors"
     good = state.read_bytes()
     state.write_bytes(good[:-9])
-    with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from .* remove"):
+    with pytest.raises(CollectionError, match=r"state-0003.safetensors: cannot be resumed from .* delete"):
         next(play_part(part))
     state.write_bytes(shard.read_bytes())
-    with pytest.raises(CollectionError, match=r"state-0003.safetensors: is no state to go on from"):
+    with pytest.raises(CollectionError, match=r"state-0003.safetensors: cannot be resumed from"):
         next(play_part(part))
     state.write_bytes(good)
     shard.write_bytes(shard.read_bytes()[:-9])

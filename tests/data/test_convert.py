@@ -243,7 +243,7 @@ def test_what_cannot_be_told_or_contradicts_itself(dsrl_folder, tmp_path):
         convert_dataset(file, tmp_path / "set", tasks=["carrun"], name="mine")
     with pytest.raises(DatasetError, match=r"notes\.txt: files with the suffix '\.txt' are not known"):
         convert_dataset(dsrl_folder / "notes.txt", tmp_path / "set")
-    with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
+    with pytest.raises(DatasetError, match="is local; revision='v1' applies to Hub datasets only"):
         convert_dataset(file, tmp_path / "set", revision="v1")
     for missing in ("nowhere.hdf5", "some/nowhere.csv", "/nowhere"):
         with pytest.raises(MissingDatasetError, match=f"{missing}: no such file or folder"):

@@ -171,9 +171,9 @@ def test_a_tasks_name_alone_is_its_embedded_data(embedded, tmp_path, monkeypatch
 
 def test_revision_of_something_local(tmp_path):
     folder = write_parquet_dataset(make_dataset(task=get_task("ballcircle")), tmp_path / "set")
-    with pytest.raises(DatasetError, match="the data in the package: is local, so revision='v1'"):
+    with pytest.raises(DatasetError, match="the data in the package: is local; revision='v1' applies"):
         load_transitions("embedded", revision="v1")
-    with pytest.raises(DatasetError, match="is local, so revision='v1' means nothing"):
+    with pytest.raises(DatasetError, match="is local; revision='v1' applies to Hub datasets only"):
         load_transitions(folder, revision="v1")
 
 

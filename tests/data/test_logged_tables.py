@@ -203,7 +203,7 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
         ("a.csv", b"x,x\n1,2\n", "has several columns with the name 'x'"),
         ("a.parquet", b"PAR1 and no more", "cannot be read as a table"),
         ("a.csv.gz", b"no gzip", "cannot be read as a table"),
-        ("a.xlsx", b"", "is no table; give a file that ends in .csv, .csv.gz, .parquet"),
+        ("a.xlsx", b"", "is not a table; expected .csv, .csv.gz, .parquet"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, name, content, message):
