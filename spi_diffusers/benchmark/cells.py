@@ -388,7 +388,7 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
 
 
 def _end_with_the_starter() -> None:
-    """Stop as by SIGTERM once the process that started this one is gone: its end of our input closes."""
+    """Send SIGTERM to this process when its parent exits (stdin reaches its end)."""
 
     def wait() -> None:
         while os.read(0, 4096):

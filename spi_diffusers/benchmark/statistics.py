@@ -27,8 +27,8 @@ class ScoreStatistic:
         mean: Mean of the tasks' means.
         seed_std: Mean of the tasks' sample deviations over seeds, where there are several; else None.
         iqm: Interquartile mean over all (task, seed) scores.
-        interval: 95% bootstrap interval of `iqm`, which knows nothing of the spread on a task with a single
-            seed; None if no task has several.
+        interval: 95% bootstrap interval of `iqm`; tasks with a single seed add no spread to it. None if no
+            task has several seeds.
         mean_interval: 95% bootstrap interval of `mean`; None likewise.
     """
 
@@ -98,7 +98,7 @@ def bootstrap_interval(
         mean_of_groups: Of the mean of the groups' means, instead of the interquartile mean of all scores.
 
     Returns:
-        Lower and upper end; None if no group has several scores: nothing is known of their spread.
+        Lower and upper end; None if no group has several scores.
     """
     from scipy.stats import bootstrap
 
@@ -129,7 +129,7 @@ def bootstrap_interval(
 
 
 def score_statistic(groups: Sequence[Sequence[float]]) -> ScoreStatistic:
-    """Boil the scores of seeds down, one sequence per task.
+    """Summarize the scores of seeds, one sequence per task.
 
     Raises:
         ValueError: There are no groups, or an empty one.
@@ -156,7 +156,7 @@ def _alike(groups: Sequence[np.ndarray]) -> np.ndarray:
 def algorithm_statistics(
     entries: Iterable[EvaluationEntry], diverged: Sequence[DivergedRun] = ()
 ) -> AlgorithmStatistics:
-    """Boil the entries of one algorithm down, which may differ in task and training seed only.
+    """Summarize the entries of one algorithm, which may differ in task and training seed only.
 
     Raises:
         ValueError: No entries, or entries of several algorithms, extractions, limits of a task, or a seed

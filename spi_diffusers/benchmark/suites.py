@@ -13,7 +13,7 @@ from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, DivergedRun, EvaluationEntry
 from spi_diffusers.files import nearest
 
-#: Evaluation episodes must not depend on the training seed in a way that could be tuned to.
+#: Evaluation seed = training seed + this, so evaluations never reuse training's seeds.
 EVALUATION_SEED_OFFSET = 1000
 #: Points of a learning curve, the end of training included.
 CURVE_POINTS = 10
