@@ -23,10 +23,10 @@ from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, sh
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}
 _RESULTS_NOTE = (
-    "Normalised reward / normalised cost, mean ± deviation over training seeds. A normalised cost "
+    "Normalized reward / normalized cost, mean ± deviation over training seeds. A normalized cost "
     "of at most 1 keeps the limit (DSRL's rule); ✗ does not. **Bold**: the highest reward among "
-    "those that keep the limit. † n: n seeds diverged; they have no figures, so the algorithm is not "
-    "ranked."
+    "those that keep the limit. † n: n seeds diverged. Algorithms with a diverged run on a task are "
+    "excluded from its ranking."
 )
 #: What tables call safe SPI where it is not told its running cost, as no baseline is.
 NOT_FED_BACK = f"{title_of('spi')}, cost not fed back"
@@ -64,7 +64,7 @@ class TableData:
     def best_safe(self, task: str, limit: float | None = None) -> str | None:
         """The algorithm with the highest mean reward among those whose mean cost keeps the limit.
 
-        One of which a run diverged here is out.
+        Algorithms with a diverged run on this task are excluded.
         """
         limit = get_task(task).cost_limits[0] if limit is None else limit
         rewards = {
@@ -206,7 +206,7 @@ def within_table(data: TableData) -> str:
         [f"{get_task(task).short_name} ({limit:g})", *map(cell, data.groups(task, limit).values())]
         for task, limit in data.rows
     ]
-    header = ["episodes within the limit, worst seed's normalised cost", *map(title_of, data.algorithms)]
+    header = ["episodes within the limit, worst seed's normalized cost", *map(title_of, data.algorithms)]
     return "\n".join(_markdown(header, rows))
 
 
@@ -225,7 +225,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
             f"No task has results of every algorithm: there are no averages to compare. Missing: {missing}."
         )
     tasks = len(data.common_tasks)
-    header = ["", "normalised reward", "reward, IQM", "normalised cost", "cost, IQM", "tasks kept"]
+    header = ["", "normalized reward", "reward, IQM", "normalized cost", "cost, IQM", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
     rows = [_statistics_row(row, title_of(row.algorithm)) for row in statistics]
     alone = data.statistics_not_fed_back(not_fed_back) if not_fed_back else None
@@ -243,7 +243,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
             "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean over all tasks "
             "and seeds, every task weighing alike, with the 95% bootstrap interval, seeds resampled within "
             "every task; with as few seeds as three it is narrower than that. ‡ n: n tasks have a single "
-            "seed, of whose spread deviations and intervals know nothing. Tasks kept: mean normalised cost "
+            "seed; they add nothing to deviations and intervals. Tasks kept: mean normalized cost "
             "at most 1. Worst seed: lowest reward / highest cost of a seed on a task. Updates and minutes of "
             "one training." + (_FEEDBACK_NOTE if told else ""),
         ]

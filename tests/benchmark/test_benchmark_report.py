@@ -103,7 +103,7 @@ def test_averages_compare_over_the_tasks_that_all_have():
     assert data.common_tasks == (BALL,)
     assert rows_of(within_table(data)) == {
         "---": ["---", "---"],
-        "episodes within the limit, worst seed's normalised cost": ["safe SPI", "BC"],
+        "episodes within the limit, worst seed's normalized cost": ["safe SPI", "BC"],
         "ballcircle (10)": ["100%, 0.70", "100%, 0.40"],
         "carrun (10)": ["100%, 0.30", ""],
     }
