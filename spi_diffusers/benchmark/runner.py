@@ -4,6 +4,7 @@ All results are gathered in one file. On a Ray cluster (the `ray` extra) all nod
 folder (a network file system): a cell that starts again on another node goes on from its checkpoint.
 """
 
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +36,11 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 2  # a process can die for reasons of its machine: out of memory, a node that is lost
 _POLL_SECONDS = 1.0
+_LINES_BYTES = 1 << 16  # of a training log: more than its last line has
 
 
 class WorkerDiedError(RuntimeError):
     """The process of a cell ended without an outcome; the message says how."""
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """How a benchmark ended.
-
-    Attributes:
-        outcomes: How each cell ended.
-        skipped: Number of the cells that were done already.
-    """
-
-    outcomes: Mapping[Cell, Outcome]
-    skipped: int
-
-    def with_status(self, status: str) -> dict[Cell, str]:
-        """Cells that ended in a certain way, with what they said."""
-        return {cell: outcome.message for cell, outcome in self.outcomes.items() if outcome.status == status}
 
 
 class Benchmark:
@@ -97,10 +81,13 @@ class Benchmark:
 
     def run(
         self, executor: "LocalExecutor | RayExecutor", *, jobs: int = 1, progress: bool = True
-    ) -> BenchmarkResult:
+    ) -> dict[Cell, Outcome]:
         """Run every cell that is not done, `jobs` at a time, and gather the results of all in `results`.
 
         May be killed at any moment; the same call goes on where it was.
+
+        Returns:
+            How each cell ended, in the order of the cells.
 
         Raises:
             BenchmarkError: Another run is writing to the folder, or it is a file.
@@ -121,12 +108,11 @@ class Benchmark:
                 "another --output."
             ) from None
 
-    def _run(self, executor: "LocalExecutor | RayExecutor", jobs: int, progress: bool) -> BenchmarkResult:
+    def _run(self, executor: "LocalExecutor | RayExecutor", jobs: int, progress: bool) -> dict[Cell, Outcome]:
         if self.results.exists():  # everything in the folder is checked before anything runs
             read_results(self.results)
         outcomes = self.outcomes_so_far()
         self._gather(outcomes)  # a kill may have come between a cell's end and this
-        skipped = len(outcomes)
         pending = [cell for cell in self.configs if cell not in outcomes]
         for cell in pending:  # all of them, before the first is run: a full disk shows here
             write_cell(self.output / cell.folder, cell, self.configs[cell])
@@ -152,7 +138,7 @@ class Benchmark:
             executor.stop()
             pool.shutdown()
             bar.close()
-        return BenchmarkResult({cell: outcomes[cell] for cell in self.configs}, skipped)
+        return {cell: outcomes[cell] for cell in self.configs}
 
     def _gather(self, outcomes: Mapping[Cell, Outcome]) -> None:
         """Put the cells' results into the file, instead of what it had of earlier runs of the same cells."""
@@ -221,12 +207,14 @@ class _Progress:
 
 
 def _last_step(metrics: Path) -> int:
-    from spi_diffusers.evaluation.plots import read_training_log
-
+    """The step of a training log's last complete line; 0 where there is none."""
     try:
-        return max((int(steps[-1]) for steps, _ in read_training_log(metrics).values()), default=0)
-    except (OSError, ValueError):
-        return 0  # not there yet, or just being written
+        with metrics.open("rb") as file:
+            file.seek(-min(file.seek(0, os.SEEK_END), _LINES_BYTES), os.SEEK_END)
+            complete, _, _ = file.read().rpartition(b"\n")
+        return int(json.loads(complete.rpartition(b"\n")[2])["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # not there yet
 
 
 # ---- processes of this machine

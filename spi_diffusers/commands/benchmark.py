@@ -148,11 +148,16 @@ def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:
         check_simulators(cells)
         executor = LocalExecutor()
         jobs = args.jobs or 1
-    result = benchmark.run(executor, jobs=jobs, progress=not args.quiet)
-    bad = {status: result.with_status(status) for status in ("diverged", "failed")}
-    ended = [f"{len(result.with_status('done'))} of {len(cells)} cells are done"]
+    before = len(benchmark.outcomes_so_far())
+    outcomes = benchmark.run(executor, jobs=jobs, progress=not args.quiet)
+    by_status = {
+        status: {cell: outcome.message for cell, outcome in outcomes.items() if outcome.status == status}
+        for status in ("done", "diverged", "failed")
+    }
+    bad = {status: by_status[status] for status in ("diverged", "failed")}
+    ended = [f"{len(by_status['done'])} of {len(cells)} cells are done"]
     ended += [f"{len(messages)} {status}" for status, messages in bad.items() if messages]
-    print(f"{', '.join(ended)} ({result.skipped} had ended before).")
+    print(f"{', '.join(ended)} ({before} had ended before).")
     for status, messages in bad.items():
         for cell, message in messages.items():
             print(f"{status}: {cell}: {message}", file=sys.stderr)
@@ -162,7 +167,7 @@ def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:
         from spi_diffusers.benchmark.report import write_task_results
 
         datasets = {cell.task: config["dataset"] for cell, config in benchmark.configs.items()}
-        files = write_task_results(result.outcomes, datasets, args.task_results)
+        files = write_task_results(outcomes, datasets, args.task_results)
         print("Written: " + ", ".join(map(str, files)))
     if benchmark.results.exists():
         print(f"Results: {benchmark.results}")
