@@ -6,17 +6,11 @@ Importing this registers DSRL's ids with gymnasium: `gymnasium.make("OfflineCarC
 from spi_diffusers.data.simulators import SimulatorNotInstalledError
 from spi_diffusers.envs.make import episode_seeds, make_env, make_vector_env
 from spi_diffusers.envs.offline import register_tasks
-from spi_diffusers.envs.pixel_world import (
-    PixelWorldEnv,
-    collect_pixel_world,
-    transition_table,
-    white_trajectory,
-)
+from spi_diffusers.envs.pixel_world import PixelWorldEnv, transition_table, white_trajectory
 
 __all__ = [
     "PixelWorldEnv",
     "SimulatorNotInstalledError",
-    "collect_pixel_world",
     "episode_seeds",
     "make_env",
     "make_vector_env",

@@ -5,8 +5,8 @@ import pytest
 import torch
 from algorithm_testbed import Trained, World, train
 from constrained_mdp import ConstrainedMDP, Values, evaluate
+from pixel_world_data import collect_pixel_world
 
-from spi_diffusers.envs import collect_pixel_world
 from spi_diffusers.envs.pixel_world import move_of, transition_table, white_policy
 
 COLUMNS, GAMMA = 3, 0.9

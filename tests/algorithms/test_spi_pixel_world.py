@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pixel_world_data import collect_pixel_world
 
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI
@@ -9,7 +10,6 @@ from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.envs import collect_pixel_world
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.training.sampler import MemorySampler
 

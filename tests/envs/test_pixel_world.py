@@ -6,8 +6,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
+from pixel_world_data import collect_pixel_world
 
-from spi_diffusers.envs import PixelWorldEnv, collect_pixel_world, transition_table, white_trajectory
+from spi_diffusers.envs import PixelWorldEnv, transition_table, white_trajectory
 from spi_diffusers.envs.pixel_world import (
     DOWN,
     LEFT,
