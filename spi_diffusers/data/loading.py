@@ -180,9 +180,7 @@ def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None)
     kind = source_kind(dataset)
     if revision is not None and kind in ("embedded", "minari", "file", "folder"):
         source = "the data in the package" if kind == "embedded" else dataset
-        raise DatasetError(
-            f"{source}: is local; revision={revision!r} applies to Hub datasets only"
-        )
+        raise DatasetError(f"{source}: is local; revision={revision!r} applies to Hub datasets only")
 
 
 def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:

@@ -53,10 +53,6 @@ class TransitionBatch:
         """Take rows by index, (B,) int64 on the data's device; an index outside [0, N) is an IndexError."""
         return TransitionBatch(*(getattr(self, name).index_select(0, index) for name in COLUMNS))
 
-    def to(self, device: torch.device | str) -> "TransitionBatch":
-        """Move all columns to a device; columns that are there already are shared, not copied."""
-        return TransitionBatch(*(getattr(self, name).to(device) for name in COLUMNS))
-
 
 assert tuple(f.name for f in fields(TransitionBatch)) == COLUMNS, "gather() relies on the order of columns"
 
@@ -254,31 +250,6 @@ class TransitionDataset:
             task=self.task,
             source=self.source,
         )
-
-    def split(
-        self, fraction: float, generator: torch.Generator | None = None
-    ) -> tuple["TransitionDataset", "TransitionDataset"]:
-        """Split at random by episode, so that no episode is on both sides.
-
-        Args:
-            fraction: share of the episodes in the first part, between 0 and 1; both parts get at least one.
-            generator: source of randomness (CPU).
-
-        Returns:
-            First and second part, episodes in their old order.
-
-        Raises:
-            ValueError: the fraction is not between 0 and 1, or there is only one episode.
-        """
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-        if self.num_episodes < 2:
-            raise ValueError(f"{self.source}: cannot split one episode; a split is by episode")
-        count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
-        order = torch.randperm(self.num_episodes, generator=generator)
-        first, second = order[:count].sort().values, order[count:].sort().values
-        device = self.episode_index.device
-        return self.select_episodes(first.to(device)), self.select_episodes(second.to(device))
 
 
 def _owned_tensor(values: np.ndarray, raw: np.ndarray | None) -> torch.Tensor:

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from data_factory import make_columns, make_dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.tasks import get_task
@@ -97,11 +95,6 @@ def test_gather_takes_rows_of_every_column():
         data.transitions.gather(torch.tensor([len(data)]))
 
 
-def test_to_moves_all_columns():
-    moved = make_dataset().transitions.to("meta")
-    assert all(getattr(moved, name).device.type == "meta" for name in COLUMNS)
-
-
 def test_batch_refuses_columns_of_different_length():
     batch = tiny().transitions
     columns = {name: getattr(batch, name) for name in COLUMNS} | {"cost": batch.cost[:2]}
@@ -124,30 +117,6 @@ def test_select_episodes_by_position_and_by_mask():
         data.select_episodes(torch.zeros(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="2 entries for 3 episodes"):
         data.select_episodes(torch.tensor([True, False]))
-
-
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=2, max_size=12),
-    fraction=st.floats(0.01, 0.99),
-    seed=st.integers(0, 1000),
-)
-@settings(max_examples=40, deadline=None)
-def test_split_shares_the_episodes_out(lengths, fraction, seed):
-    data = make_dataset(lengths=tuple(lengths))
-    first, second = data.split(fraction, torch.Generator().manual_seed(seed))
-    assert first.num_episodes + second.num_episodes == len(lengths)
-    assert first.num_episodes == min(max(round(fraction * len(lengths)), 1), len(lengths) - 1)
-    rows = torch.cat([first.transitions.observation, second.transitions.observation])
-    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, data.transitions.observation.tolist()))
-    again, _ = data.split(fraction, torch.Generator().manual_seed(seed))
-    assert again.sha256 == first.sha256
-
-
-def test_split_refuses_what_cannot_be_split():
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        make_dataset().split(1.0)
-    with pytest.raises(ValueError, match="one episode"):
-        make_dataset(lengths=(5,)).split(0.5)
 
 
 def test_sha256_by_hand_and_sensitive_to_every_column():
