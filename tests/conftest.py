@@ -1,4 +1,4 @@
-"""What every test shares: one CPU thread, and hypothesis without a deadline on a machine that may be busy."""
+"""What every test shares: one CPU thread, short videos, and hypothesis without a deadline."""
 
 import hypothesis
 import pytest
@@ -13,6 +13,14 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_videos():
+    """Drawing an episode takes longer than all the rest of its test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spi_diffusers.evaluation.video.MAX_FRAMES", 4)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.config.algorithms import SPIConfig
@@ -172,6 +172,7 @@ def test_no_recorded_next_action_at_all_is_an_error(tmp_path):
         make_sampler(stream, SARSA).draw()
 
 
+@settings(max_examples=20)
 @given(draws=st.integers(0, 90), buffer_size=st.sampled_from([16, 100, 1000]))
 def test_a_state_continues_the_same_draws(stream, draws, buffer_size):
     sampler = make_sampler(stream, buffer_size=buffer_size)
