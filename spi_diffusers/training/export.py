@@ -92,8 +92,8 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
         shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
         number = getattr(error, "errno", None)
-        message = (
-            f"{folder}: the policy cannot be saved: {reason}. Checkpoints are intact: --resume saves it."
-        )
+        message = f"{folder}: the policy cannot be saved: {reason}."
+        if not trainer.temporary:
+            message += " Checkpoints are intact: the same run with --resume saves it."
         raise (OSError(number, message) if number else OSError(message)) from error
     return folder

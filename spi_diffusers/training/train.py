@@ -72,7 +72,7 @@ def train(
         raise ConfigError("resume=True needs the output_dir of the run to go on with", "resume")
     with tempfile.TemporaryDirectory(prefix="spi-train-") as folder:
         config = make_train_config({**settings, "output_dir": str(Path(folder) / "run")})
-        policy = _trained_policy(config, callback, progress)
+        policy = _trained_policy(config, callback, progress, temporary=True)
     record = policy.training_record
     assert record is not None  # training has just made it
     record["config"]["output_dir"] = None  # gone by now
@@ -81,9 +81,9 @@ def train(
 
 
 def _trained_policy(
-    config: TrainConfig, callback: Callback | None, progress: bool
+    config: TrainConfig, callback: Callback | None, progress: bool, *, temporary: bool = False
 ) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
-    result = run_training(config, callback, progress=progress)
+    result = run_training(config, callback, progress=progress, temporary=temporary)
     if result.policy_folder is None:
         assert result.training.stopped_by is not None
         logger.warning("Training was stopped after update %d of %d.", result.training.step, config.updates)
@@ -110,7 +110,11 @@ class RunResult:
 
 
 def run_training(
-    config: TrainConfig, callback: Callback | None = None, *, progress: bool = True
+    config: TrainConfig,
+    callback: Callback | None = None,
+    *,
+    progress: bool = True,
+    temporary: bool = False,
 ) -> RunResult:
     """Load the data, train, and save the policy in `output_dir/policy`.
 
@@ -122,6 +126,7 @@ def run_training(
         config: The run's configuration.
         callback: As in `train`.
         progress: Show a progress bar.
+        temporary: As for `Trainer`.
 
     Returns:
         How it ended, and where the policy is.
@@ -137,7 +142,7 @@ def run_training(
         check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
     accelerator = make_accelerator(config)
     dataset = open_training_data(config, accelerator, progress=progress)
-    trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress)
+    trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress, temporary=temporary)
     if accelerator.is_main_process:
         logger.info("Data: %r", dataset)
         logger.info("Run: %s", trainer.describe())

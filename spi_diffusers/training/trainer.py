@@ -123,6 +123,7 @@ class Trainer:
         dataset: The data.
         accelerator: Processes and device; by default made from the configuration.
         progress: Whether to show a progress bar.
+        temporary: The run's folder goes away with the run, so errors do not point to what is in it.
 
     Raises:
         ValueError: The configuration does not fit the data, the machine or the number of processes.
@@ -136,6 +137,7 @@ class Trainer:
         *,
         accelerator: Accelerator | None = None,
         progress: bool = True,
+        temporary: bool = False,
     ):
         streamed = isinstance(dataset, StreamedDataset)
         if config.streaming not in ("auto", streamed):
@@ -178,6 +180,7 @@ class Trainer:
         self._window_updates = 0
         self._last_metrics: dict[str, float] = {}
         self._progress = progress
+        self.temporary = temporary
 
     def train(self, callback: Callable[[TrainingProgress], None] | None = None) -> TrainingResult:
         """Train until the end of the configured updates, or until it is stopped.
@@ -375,11 +378,12 @@ class Trainer:
 
     def _diverged(self, what: str) -> TrainingDivergedError:
         steps = self.checkpoints.steps()
-        kept = f"The checkpoint of step {steps[-1]} is intact." if steps else "No checkpoint was made."
+        kept = f" The checkpoint of step {steps[-1]} is intact." if steps else " No checkpoint was made."
+        kept = "" if self.temporary else kept
         advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
         if hasattr(self.config.settings, "learning_rate"):  # an algorithm with its own
             advice = f"Try a lower {self.config.group}.learning_rate."
-        return TrainingDivergedError(f"Training diverged: {what} after update {self.step}. {kept} {advice}")
+        return TrainingDivergedError(f"Training diverged: {what} after update {self.step}.{kept} {advice}")
 
     # ---- logging
 

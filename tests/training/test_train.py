@@ -12,6 +12,7 @@ import torch
 from spi_diffusers import SPIPolicyPipeline, evaluate, train
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.training.run_folder import RunFolderError
+from spi_diffusers.training.trainer import TrainingDivergedError
 
 SMALL = {
     "updates": 12,
@@ -143,3 +144,9 @@ def test_after_an_interrupt_a_run_goes_on_bit_for_bit(small_file, tmp_path):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         train("ballcircle", **settings)
+
+
+def test_errors_without_an_output_folder_name_no_checkpoint(small_file):
+    own = {**SMALL, "learning_rate": 1e30, "checkpoint_every": 1, "log_every": 1}
+    with pytest.raises(TrainingDivergedError, match=r"after update \d+\. Try a lower"):
+        train("ballcircle", dataset=small_file, **own)
