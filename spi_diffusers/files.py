@@ -56,7 +56,7 @@ def find_local_policy(policy: str | os.PathLike[str], revision: str | None = Non
     path, name = Path(policy).expanduser(), str(policy)
     if path.exists():
         if revision is not None:
-            raise PolicyError(f"{path}: is a folder, so a revision ({revision}) means nothing.")
+            raise PolicyError(f"{path}: revision={revision} applies to Hub ids only; this is a local folder")
         return find_policy_folder(path)
     if not HUB_ID.fullmatch(name):
         raise FileNotFoundError(
@@ -95,8 +95,9 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
         known: Names that exist.
         prefix: What the message puts before the name that it proposes.
     """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    by_lower_case = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"; did you mean {prefix}{by_lower_case[close[0]]}?" if close else ""
 
 
 def did_you_mean(path: str | os.PathLike[str]) -> str:
@@ -141,14 +142,8 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written; the old file is intact.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write_durably(aside, content)
-        aside.replace(path)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
 
 
 def replace_folder(aside: Path, target: Path) -> None:

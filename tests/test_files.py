@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from spi_diffusers.files import short_name, written_aside
+from spi_diffusers.files import nearest, short_name, written_aside
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):
@@ -32,6 +32,12 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_the_nearest_name_does_not_depend_on_capitals():
+    assert nearest("BCQ-Lag", ["bc", "bcq-lag"]) == "; did you mean bcq-lag?"
+    assert nearest("officle", ["README.md"]) == ""
+    assert nearest("readme.md", ["README.md"], "a/") == "; did you mean a/README.md?"
 
 
 def test_folder_that_is_a_file(tmp_path):
