@@ -160,8 +160,8 @@ class Algorithm(ABC):
         """Columns of the data that an update needs.
 
         Those of the data; "initial_observation", of an episode drawn at random; "next_action", the recorded
-        one of the next step; and "imitated", whether the transition's episode is among the share that the
-        safety weight prefers.
+        one of the next step; and "imitated", whether its episode is one of those that this safety weight
+        imitates.
         """
         return COLUMNS
 

@@ -7,14 +7,14 @@ climbs Q^r there.
 
 With `ood_penalty`, the cost critics also learn that actions outside the data, as a VAE tells them, are
 costly. That is in the paper, but has no effect in the benchmark's code, whose penalty carries no gradient,
-and is off by default: what an action outside the data is to cost goes into the value of every state before
-it. With a discount of 0.99 a policy that leaves the data at one step in a hundred already looks half as
-costly everywhere as if it always did. On BallCircle (limit 10, one seed) the share of actions that count as
-within the limit fell from 0.87 to 0.58 between updates 300 and 1,500; without the penalty it was 0.92.
+and is off by default: the penalty propagates to the values of all earlier states. With a discount of 0.99 a
+policy that leaves the data at one step in a hundred already looks half as costly everywhere as if it always
+did. On BallCircle (limit 10, one seed) the share of actions that count as within the limit fell from 0.87 to
+0.58 between updates 300 and 1,500; without the penalty it was 0.92.
 
 The policy has no gradient where Q^c is above the threshold, as the indicator is not differentiated. So it
-must be slower than the critics: of a policy that is a little beyond, some actions are within and pull it
-back. Once none is, it stands still for good, and comes to rest beyond the threshold.
+must be slower than the critics. While some sampled actions keep the limit they pull the policy back; once
+none does, its gradient is zero and it stays beyond the threshold.
 
 A next state beyond the threshold has the value 0, as in the paper. Where values are negative, that is more
 than any of them, and unsafe states attract: rewards should not be negative for the most part.
@@ -50,7 +50,7 @@ def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float
 
 
 def outside_data(divergence: Tensor, data_divergence: Tensor, quantile: float) -> Tensor:
-    """Indices of the actions that count as outside the data, as few or many as they are.
+    """Indices of the actions that count as outside the data; may be empty.
 
     Args:
         divergence: Of the actions' latents from the prior, shape (M,).

@@ -98,12 +98,12 @@ def _check_keys(layer: Mapping[str, Any], source: str) -> None:
 
 
 def _check_preset_counts(preset: Layer, file: Layer) -> None:
-    """Refuse an algorithm of whose defaults the config file, a whole train_config.json, leaves nothing."""
+    """Refuse --algorithm where the config file overrides all of its defaults."""
     other = [key for key, value in preset[1].items() if file[1].get(key, value) != value]
     if other and preset[1].keys() <= file[1].keys():
         raise ConfigError(
-            f"{preset[0]} has no effect: {file[0]} comes after it, sets all that it sets, and has other "
-            f"values for {', '.join(other)}; leave out the algorithm or the file"
+            f"{preset[0]} has no effect: {file[0]} comes after it and overrides all of its settings, with "
+            f"other values for {', '.join(other)}; leave out the algorithm or the file"
         )
 
 

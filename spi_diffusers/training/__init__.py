@@ -1,1 +1,1 @@
-"""Configuration, trainer and checkpoints."""
+"""Training: the data's sampler, the loop, checkpoints, calibration, and the policy folder."""

@@ -26,14 +26,14 @@ from spi_diffusers.pipelines.spi_policy import (
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 #: Transitions that the LSTD uses, and first observations of episodes over which the value is averaged.
 NUM_TRANSITIONS, NUM_STARTS = 10_000, 300
-#: A knot's realized rate is at most this factor of its allowed rate: a policy should not act on a correction
-#: larger than it could have been checked for. It is at least the allowed rate itself: a wrong estimate may
-#: cost reward, but must not allow more than the user did.
+#: A knot's realized rate is at most this factor of its allowed rate: corrections are capped at 4x, the range
+#: in which estimates were checked. It is at least the allowed rate itself: a wrong estimate may cost reward,
+#: but must not allow more than the user did.
 MAX_CORRECTION = 4.0
 
 
 def data_knots(cost_returns: Tensor) -> tuple[float, ...]:
-    """Episode costs to calibrate at for data of no DSRL task, whose costs may be in any unit.
+    """Episode costs to calibrate at for data without a DSRL task, whose costs may be in any unit.
 
     Args:
         cost_returns: Cost of each episode of the data, shape (E,).
@@ -75,7 +75,7 @@ def solve_lstd(
         next_features: f' of next states and the policy's actions, zero where the episode ended.
         signal: What is summed, here the cost, shape (N,).
         gamma: Discount factor.
-        ridge: Strength of the regularisation.
+        ridge: Strength of the regularization.
 
     Returns:
         Shape (F,).
@@ -102,7 +102,7 @@ class _Features:
         pipeline = self._pipeline
         state = pipeline.normalizer(observation)
         config = pipeline.noise_model.config
-        # Data of no task may hold actions that its environment clipped, as the sampler does too.
+        # Data without a DSRL task may hold actions that its environment clipped, as the sampler does too.
         action = pipeline.noise_model.from_environment_range(action).clamp(-1.0, 1.0)
         weight = torch.full((len(state),), 0.5) if config.use_safety_weight else None
         hidden = [

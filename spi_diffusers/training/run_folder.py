@@ -46,9 +46,9 @@ def check_new_run(output_dir: Path) -> None:
         raise RunFolderError(f"{output_dir}: is a file; output_dir must be a folder.")
     for name in (CHECKPOINTS_FOLDER, METRICS_FILE, POLICY_FOLDER):
         if (output_dir / name).exists():
-            what_to_do = "Go on with it by --resume, or choose another --output_dir."
+            what_to_do = "Resume it with --resume (in Python: resume=True), or choose another output_dir."
             if name == POLICY_FOLDER:  # finished, and nothing to resume from
-                what_to_do = "Choose another --output_dir."
+                what_to_do = "Choose another output_dir."
             raise RunFolderError(f"{output_dir}: holds a run already (there is {name}). {what_to_do}")
 
 
@@ -61,7 +61,7 @@ def check_restart(output_dir: Path, config: TrainConfig) -> None:
     if (output_dir / POLICY_FOLDER).exists():
         raise RunFolderError(
             f"{output_dir}: holds a finished policy, but no checkpoint to resume from: training would start "
-            "again and replace it. Choose another --output_dir, or move the folder away."
+            "again and replace it. Choose another output_dir, or move the folder away."
         )
     try:
         before = read_json(output_dir / CONFIG_FILE)
@@ -72,7 +72,7 @@ def check_restart(output_dir: Path, config: TrainConfig) -> None:
     if changed := _changed(before, config, "before"):
         raise RunFolderError(
             f"{output_dir}: holds a run without a checkpoint, and the configuration differs. "
-            f"{'; '.join(changed)}. Choose another --output_dir, or move the folder away."
+            f"{'; '.join(changed)}. Choose another output_dir, or move the folder away."
         )
 
 
@@ -105,7 +105,7 @@ def check_same_run(
     if changed := _changed(saved["config"], config, "in the checkpoint"):
         raise RunFolderError(
             f"{folder}: cannot resume, the configuration differs. {'; '.join(changed)}. Use the same "
-            f"settings (--config {folder.parent.parent / CONFIG_FILE}), or a new run's own --output_dir."
+            f"settings ({folder.parent.parent / CONFIG_FILE}), or another output_dir for a new run."
         )
     if saved["dataset_sha256"] != dataset_sha256:
         raise RunFolderError(
@@ -171,9 +171,9 @@ class MetricsLog:
 
 
 def set_aside_evaluations(output_dir: Path) -> None:
-    """Rename the evaluations of a policy that is replaced: its results would pass for the new one's."""
+    """Rename the evaluations of a replaced policy, so they are not mistaken for the new policy's."""
     for folder in filter(Path.is_dir, sorted(output_dir.glob(f"{EVALUATION_FOLDER}*"))):
         names = (output_dir / f"replaced{number}-{folder.name}" for number in itertools.count(1))
         aside = next(name for name in names if not name.exists())
         folder.rename(aside)
-        logger.warning("%s was of the policy that is replaced; it is %s now.", folder, aside)
+        logger.warning("%s was of the replaced policy; it is called %s now.", folder, aside)

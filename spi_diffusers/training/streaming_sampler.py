@@ -112,8 +112,8 @@ class StreamingSampler(Sampler):
         """Continue from a state that `get_state` returned, of a sampler of the same data and settings.
 
         Raises:
-            CheckpointError: It is the state of another kind of sampler, or of one whose files were cut into
-                other row groups: its position means nothing in these.
+            CheckpointError: The checkpoint is of a sampler from memory, or the files' row groups differ from
+                those at the start of the run.
         """
         size = len(self.generator.get_state())
         if len(state) != size + 32:
@@ -121,9 +121,8 @@ class StreamingSampler(Sampler):
         *position, layout = state[size:].clone().view(torch.int64).tolist()
         if layout != self._layout:
             raise CheckpointError(
-                f"{self._dataset.source}: holds the rows that the run was started on, but in files that are "
-                "cut into other row groups, where the checkpoint's position means nothing. Resume with the "
-                "files of the start"
+                f"{self._dataset.source}: its row groups differ from those at the start of the run; resume "
+                "with the original files"
             )
         super().set_state(state[:size])
         self._epoch, self._first_piece, self._handed_out = position

@@ -66,7 +66,7 @@ def test_what_evaluate_cannot_use_shows_before_anything_is_played(capsys, run_fo
         (["--output", str(tmp_path / "file")], "file: is a file; name a folder for the results"),
         (["--output", str(tmp_path / "broken")], "results.json is not complete JSON"),
         (["--dataset", "typo.parquet", "--output", str(tmp_path / "new")], "typo.parquet"),
-        (["--revision", "v9"], "is a folder, so a revision (v9) means nothing"),
+        (["--revision", "v9"], "revision=v9 applies to Hub ids only; this is a local folder"),
     ):
         # A million episodes would not end: it is refused before they begin.
         assert main(["evaluate", str(run_folder), "--episodes", "1000000", "--quiet", *words]) == 2

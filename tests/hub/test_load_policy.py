@@ -69,5 +69,5 @@ def test_what_is_no_policy_is_refused(hub, tmp_path):
     for name, message in ((tmp_path, "holds no policy"), ("a/b/c", "no such folder, and not an id")):
         with pytest.raises(FileNotFoundError, match=message):
             load_pipeline(name)
-    with pytest.raises(PolicyError, match=r"is a folder, so a revision \(main\) means nothing"):
+    with pytest.raises(PolicyError, match="revision=main applies to Hub ids only"):
         load_pipeline(tmp_path, revision="main")

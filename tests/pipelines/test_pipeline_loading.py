@@ -128,5 +128,5 @@ def test_a_missing_folder_is_said_at_once_with_the_nearest_name(tmp_path, monkey
         FileNotFoundError, match=r"outputs: holds no policy \(there is no model_index\.json\)"
     ):
         resolve_policy("outputs")
-    with pytest.raises(PolicyError, match=r"outputs: is a folder, so a revision \(v1\) means nothing"):
+    with pytest.raises(PolicyError, match="outputs: revision=v1 applies to Hub ids only"):
         resolve_policy("outputs", "v1")

@@ -186,7 +186,7 @@ def test_resume_without_a_checkpoint_spares_what_another_run_has_left(small_data
     with pytest.raises(RunFolderError, match="holds a run already"):
         train(tiny_config(tmp_path), small_dataset)
     (tmp_path / "metrics.jsonl").unlink()
-    with pytest.raises(RunFolderError, match=r"\(there is policy\)\. Choose another --output_dir\."):
+    with pytest.raises(RunFolderError, match=r"\(there is policy\)\. Choose another output_dir\."):
         train(tiny_config(tmp_path), small_dataset)
     (tmp_path / "metrics.jsonl").write_bytes(before[tmp_path / "metrics.jsonl"])
     (tmp_path / "policy").rmdir()
@@ -203,7 +203,7 @@ def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_datas
     config = tiny_config(tmp_path)
     train(config, small_dataset)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunFolderError, match=r"holds a run already.*--resume.*--output_dir"):
+    with pytest.raises(RunFolderError, match=r"holds a run already.*--resume.*output_dir"):
         train(config, small_dataset)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     (tmp_path / "file").write_text("")
