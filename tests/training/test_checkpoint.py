@@ -197,7 +197,7 @@ def test_replace_file_keeps_the_old_content_until_the_new_is_complete(tmp_path):
     assert file.read_bytes() == b"new"
     blocked = tmp_path / "folder"
     (blocked / "inside").mkdir(parents=True)
-    with pytest.raises(OSError, match="irectory"):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
         replace_file(blocked, b"a folder cannot be replaced by a file")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "folder"]
 
