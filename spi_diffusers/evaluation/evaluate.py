@@ -108,22 +108,23 @@ class EvaluationSpec:
         Raises:
             ValueError: A choice has no effect on this policy.
         """
-        chosen = None if self.extractions is None else tuple(self.extractions)
-        if not is_spi(pipeline):
-            sampling = (self.num_candidates, self.num_inference_steps)
-            if chosen not in (None, (BASELINE_EXTRACTION,)) or not self.feedback or any(sampling):
-                raise ValueError(
-                    f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
-                    "choice of extraction, feedback or sampling has no effect on it"
-                )
-            return (BASELINE_EXTRACTION,)
-        chosen = chosen or EXTRACTIONS
-        if BASELINE_EXTRACTION in chosen:
-            raise ValueError("extraction must be 'safe' or 'reward'; 'policy' is a baseline's")
-        if "safe" not in chosen and not self.feedback:
-            raise ValueError(
-                "extraction by reward is told nothing of the cost anyway: to leave out feedback has no effect"
+        known: tuple[str, ...] | None = getattr(pipeline, "extractions", None)
+        if known is None:  # what diffusers loads with trust_remote_code
+            raise PolicyError(
+                f"{type(pipeline).__module__}.{type(pipeline).__name__} has no training record: load the "
+                "policy with spi_diffusers.SPIPolicyPipeline.from_pretrained"
             )
+        chosen = known if self.extractions is None else tuple(self.extractions)
+        sampling = (self.num_candidates, self.num_inference_steps)
+        if len(known) == 1 and (chosen != known or not self.feedback or any(sampling)):
+            raise ValueError(
+                f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
+                "choice of extraction, feedback or sampling has no effect on it"
+            )
+        if wrong := [name for name in chosen if name not in known]:
+            raise ValueError(f"this policy has no extraction {wrong[0]!r}, only {' and '.join(known)}")
+        if "safe" not in chosen and not self.feedback and len(known) > 1:
+            raise ValueError(f"feedback=False has no effect: extraction {chosen[0]!r} ignores the cost")
         return chosen
 
     def acting(self, pipeline: Any, extraction: str) -> PipelinePolicy:
@@ -177,7 +178,7 @@ def evaluate(
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
             because it knows none); None takes both. A baseline acts in one way, called "policy".
         feedback: With safe extraction, tell the policy at every step what is left of the limit.
-        simulator: What plays the task, as `backend` of `make_env`.
+        simulator: What plays the task, as `simulator` of `make_env`.
         num_candidates: Candidate actions per observation; None takes the policy's default.
         num_inference_steps: Denoising steps; None takes the policy's default.
         algorithm: What results call the algorithm; None takes the name in the policy's `training_record`.
@@ -229,8 +230,8 @@ def _evaluate(
 ) -> Results:
     entries: list[EvaluationEntry] = []
     ways = spec.ways(pipeline)
-    if spec.cost_limits is None and not is_spi(pipeline):
-        spec = replace(spec, cost_limits=[pipeline.config.cost_limit])
+    if spec.cost_limits is None and pipeline.default_limit is not None:
+        spec = replace(spec, cost_limits=[pipeline.default_limit])
     for extraction in ways:
         policy = spec.acting(pipeline, extraction)
         entries += evaluate_policy(policy, task, spec, extraction, train_info, progress, on_rollout)
@@ -317,13 +318,6 @@ def package_versions(task: Task, simulator: str = "auto") -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def is_spi(pipeline: Any) -> bool:
-    """Whether a pipeline is SPI's, which can be told a limit, and not a baseline's."""
-    from spi_diffusers.pipelines import SPIPolicyPipeline
-
-    return isinstance(pipeline, SPIPolicyPipeline)
 
 
 def training_of(pipeline: Any) -> TrainInfo | None:

@@ -85,7 +85,7 @@ def record_replay(
         cost_limit: Limit on the cost return, told to the policy and drawn.
         seed: Determines the episode and the policy's randomness.
         feedback: As in `rollout`.
-        simulator: As `backend` of `make_env`.
+        simulator: As in `make_env`.
         progress: Show a progress bar.
 
     Returns:
@@ -185,8 +185,8 @@ def play_episode(
     spec = EvaluationSpec(extractions=None if extraction is None else [extraction], feedback=feedback)
     pipeline = load_pipeline(policy, revision=revision)
     known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
-    if cost_limit is None:  # a baseline has a limit of its own
-        cost_limit = pipeline.config.get("cost_limit")
+    if cost_limit is None:
+        cost_limit = pipeline.default_limit
     limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
     how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
     name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"

@@ -95,7 +95,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     from spi_diffusers.pipelines.loading import check_policy_folder
 
     policy = find_policy_folder(folder)
-    if is_baseline(policy):
+    if not is_publishable(policy):
         raise PolicyError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index = _published_index(policy / INDEX_FILE)
@@ -120,12 +120,14 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay)
 
 
-def is_baseline(folder: Path) -> bool:
-    """Whether a policy folder is a baseline's; False also where its index cannot be read."""
+def is_publishable(folder: Path) -> bool:
+    """Whether a policy's kind is published; True if unknown: whoever reads the policy then reports it."""
+    from spi_diffusers.pipelines.loading import pipeline_class
+
     try:
-        return read_json(folder / INDEX_FILE).get("_class_name") == "BaselinePolicyPipeline"
+        return pipeline_class(folder).publishable
     except (OSError, ValueError):
-        return False
+        return True
 
 
 def is_ours(path: str, components: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from spi_diffusers.files import (
     did_you_mean,
     read_json,
 )
-from spi_diffusers.hub.policy_files import PolicyFiles, is_baseline, read_policy_files
+from spi_diffusers.hub.policy_files import PolicyFiles, is_publishable, read_policy_files
 from spi_diffusers.hub.publish import check_acts, plan_publish
 from spi_diffusers.hub.upload import UploadOptions, UploadPlan, upload
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT
@@ -250,10 +250,10 @@ def _candidates(root: Path, exclude: Sequence[str], used: set[str]) -> Iterator[
         seen.add(path.resolve())
         if INDEX_FILE in files:
             folders.clear()  # its components are no policies
-            if is_baseline(path):
-                logger.warning("%s: is left out, as policies of baselines are not published", path)
-            else:
+            if is_publishable(path):
                 yield path, True
+            else:
+                logger.warning("%s: is left out, as policies of baselines are not published", path)
             continue
         kept = []
         for child in sorted(folders):

@@ -37,6 +37,8 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "actor"
+    extractions = ("policy",)
+    publishable = False
 
     def __init__(
         self,
@@ -102,6 +104,12 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
             action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
         action = action[0] if single else action
         return action.cpu().numpy() if as_numpy else action
+
+    @property
+    def default_limit(self) -> float | None:
+        """The cost limit that the policy was trained for."""
+        limit: float | None = self.config.cost_limit
+        return limit
 
     def _how_it_acts(self) -> str:
         limit = "" if self.config.cost_limit is None else f", for a cost limit of {self.config.cost_limit:g}"

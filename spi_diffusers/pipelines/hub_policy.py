@@ -10,6 +10,9 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
     A saved policy names its class, so both have one name; it acts the same with either.
     """
 
+    extractions = ("safe", "reward")
+    publishable = True
+
     def push_to_hub(
         self,
         repo_id: str,

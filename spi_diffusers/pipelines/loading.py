@@ -9,7 +9,7 @@ import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers import ModelMixin
@@ -102,11 +102,8 @@ def load_pipeline(
     policy: str | os.PathLike[str], *, revision: str | None = None
 ) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
     """Load a policy of SPI or of a baseline; arguments and errors as in `resolve_policy`."""
-    from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-
     folder = resolve_policy(policy, revision)
-    name = _read(str(folder / INDEX_FILE)).get("_class_name")
-    kind = BaselinePolicyPipeline if name == BaselinePolicyPipeline.__name__ else SPIPolicyPipeline
+    kind: Any = pipeline_class(folder)
     shows_bars = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()  # loading five small files needs none
     try:
@@ -116,8 +113,32 @@ def load_pipeline(
             diffusers_logging.enable_progress_bar()
 
 
+def pipeline_class(folder: Path) -> "type[CheckedLoading]":
+    """The class of a policy's pipeline, by the name in its `model_index.json`.
+
+    Raises:
+        ValueError: The file cannot be read, or names no class of this package.
+    """
+    from spi_diffusers import pipelines
+
+    known = {kind.__name__: kind for kind in (pipelines.SPIPolicyPipeline, pipelines.BaselinePolicyPipeline)}
+    path = folder / INDEX_FILE
+    name = with_installed_modules(_read(str(path))).get("_class_name", "SPIPolicyPipeline")
+    if name not in known:
+        raise ValueError(f"{path} is of a {name}: it cannot be loaded as a {' or a '.join(known)}.")
+    return known[name]
+
+
 class CheckedLoading(_Base):
-    """What a policy's pipeline gets its loading from; to be named before diffusers' own class."""
+    """What a policy's pipeline gets its loading from; to be named before diffusers' own class.
+
+    Attributes:
+        extractions: Ways in which the policy can choose its actions.
+        publishable: Whether `spi publish` takes the policy.
+    """
+
+    extractions: ClassVar[tuple[str, ...]]
+    publishable: ClassVar[bool]
 
     _training_record: dict[str, dict[str, Any]] | None = None
     _recorded_state = ""
@@ -143,6 +164,11 @@ class CheckedLoading(_Base):
     def is_as_trained(self) -> bool:
         """Whether weights and settings are still those that `training_record` is about."""
         return self.training_record is not None and self._state() == self._recorded_state
+
+    @property
+    def default_limit(self) -> float | None:
+        """Cost limit to evaluate the policy at unless another one is named; None takes the task's."""
+        return None
 
     def __repr__(self) -> str:
         config, network = self.config, next(iter(self.components.values())).config

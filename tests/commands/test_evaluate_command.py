@@ -100,7 +100,7 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )
     assert "pip install dsrl" in fails(capsys, "evaluate", str(run_folder), "--simulator", "dsrl")
-    assert "told nothing of the cost anyway" in fails(
+    assert "extraction 'reward' ignores the cost" in fails(
         capsys, "evaluate", str(run_folder), "--extraction", "reward", "--no-feedback"
     )
     assert "got 'chess'" in fails(capsys, "evaluate", str(run_folder), "--simulator", "chess")

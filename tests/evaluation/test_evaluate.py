@@ -16,6 +16,7 @@ from spi_diffusers.config.algorithms import SPIConfig
 from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate, evaluate_policy, evaluate_to_folder
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
+from spi_diffusers.files import PolicyError
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
@@ -285,7 +286,17 @@ def test_a_policy_by_its_folder(run):
 
 
 def test_choices_without_effect_are_refused(pipeline):
-    with pytest.raises(ValueError, match="to leave out feedback has no effect"):
+    with pytest.raises(
+        ValueError, match="no effect: extraction 'reward' ignores the cost"
+    ):
         evaluate(pipeline, extractions=["reward"], feedback=False)
-    with pytest.raises(ValueError, match="'policy' is a baseline's"):
+    with pytest.raises(ValueError, match="no extraction 'policy', only safe and reward"):
         evaluate(pipeline, extractions=["policy"])
+
+
+def test_a_pipeline_of_the_shipped_class_is_refused_with_what_to_do(pipeline):
+    from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+
+    shipped = SPIPolicyPipeline(**pipeline.components, task=pipeline.config.task)
+    with pytest.raises(PolicyError, match=r"load the policy with spi_diffusers\.SPIPolicyPipeline"):
+        evaluate(shipped, "ballcircle", episodes=1)
