@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from spi_diffusers.commands.output import hide_loading_bars
+from spi_diffusers.commands.output import hide_hub_bars
 
 EXAMPLES = """\
 examples:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for task in args.task:
         resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
     if args.quiet:
-        hide_loading_bars(hub=True)
+        hide_hub_bars()
     from spi_diffusers.data.convert import convert_dataset
     from spi_diffusers.data.tables import TableColumns
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from spi_diffusers.commands.output import hide_loading_bars, print_tables
+from spi_diffusers.commands.output import hide_hub_bars, print_tables
 
 EXAMPLES = """\
 examples:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check a folder, compare it with the Hub, and publish it."""
     if args.quiet:
-        hide_loading_bars(hub=True)
+        hide_hub_bars()
     from pathlib import Path
 
     from spi_diffusers.hub.datasets import (

@@ -2,7 +2,7 @@
 
 import argparse
 
-from spi_diffusers.commands.output import hide_loading_bars, print_tables
+from spi_diffusers.commands.output import print_tables
 
 EXAMPLES = """\
 examples:
@@ -88,7 +88,6 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
     from spi_diffusers.evaluation.tables import results_tables
 
-    hide_loading_bars()
     spec = EvaluationSpec(
         cost_limits=args.cost_limit,
         episodes=args.episodes,

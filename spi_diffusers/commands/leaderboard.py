@@ -34,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.tasks import get_task
 
     task = get_task(args.task)  # before the Hub is asked: a typing error shows at once
-    from spi_diffusers.commands.output import hide_loading_bars
+    from spi_diffusers.commands.output import hide_hub_bars
     from spi_diffusers.hub.results import find_policies
 
-    hide_loading_bars(hub=True)
+    hide_hub_bars()
     found = find_policies(task, author=args.author, collection=args.collection, token=args.token)
     for reason in found.unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)

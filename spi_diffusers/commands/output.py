@@ -17,14 +17,11 @@ def show_messages() -> None:
         package.setLevel(logging.INFO)
 
 
-def hide_loading_bars(*, hub: bool = False) -> None:
-    """Hide diffusers' progress bar for five small files, and with `hub` those of the Hub's client."""
-    from diffusers.utils.logging import disable_progress_bar
+def hide_hub_bars() -> None:
+    """Hide the progress bars of the Hub's client."""
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bar()
-    if hub:
-        disable_progress_bars()
+    disable_progress_bars()
 
 
 def print_tables(*tables: Any, width: int = 140) -> None:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
-from spi_diffusers.commands.output import hide_loading_bars
 
 EXAMPLES = """\
 examples:
@@ -47,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.evaluation.summary import keeps_limit
     from spi_diffusers.evaluation.video import play_episode
 
-    hide_loading_bars()
     replay = play_episode(
         args.policy,
         args.task,

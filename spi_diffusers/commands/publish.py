@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands import publish_all
-from spi_diffusers.commands.output import hide_loading_bars, print_tables
+from spi_diffusers.commands.output import hide_hub_bars, print_tables
 
 if TYPE_CHECKING:
     from spi_diffusers.hub.policy_files import PolicyFiles
@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.create_pr and (args.tag is not None or args.revision != "main"):
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
-    hide_loading_bars(hub=args.quiet)
+    if args.quiet:
+        hide_hub_bars()
 
     from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spi_diffusers.commands.output import hide_loading_bars, print_tables
+from spi_diffusers.commands.output import hide_hub_bars, print_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from spi_diffusers.hub.collection import CollectionPlan, Item
+    from spi_diffusers.hub.hub_collection import CollectionPlan, Item
     from spi_diffusers.hub.publish_all import FoundPolicies, Outcome, TrainedPolicy
     from spi_diffusers.hub.upload import UploadOptions
 
@@ -89,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.repo_id is None and Path(organization).is_dir():  # the organization was forgotten
         raise ValueError(f"{organization!r} is a folder here: spi publish --all {organization} ORG")
-    hide_loading_bars(hub=args.quiet)
+    if args.quiet:
+        hide_hub_bars()
 
-    from spi_diffusers.hub.collection import check_dataset, plan_collection
+    from spi_diffusers.hub.hub_collection import check_dataset, plan_collection
     from spi_diffusers.hub.publish_all import choose, find_trained_policies, publish_policies
 
     found = find_trained_policies(folder, args.exclude)
@@ -148,7 +149,7 @@ def _fill(
     plan: "CollectionPlan", items: "list[Item]", outcomes: "list[Outcome]", args: argparse.Namespace
 ) -> list[str]:
     """Fill the collection, or say what would be done; returns what failed."""
-    from spi_diffusers.hub.collection import fill_collection
+    from spi_diffusers.hub.hub_collection import fill_collection
     from spi_diffusers.hub.upload import HubError
 
     missing = ", ".join(item_id for _, item_id in plan.missing(items))

@@ -185,7 +185,7 @@ def check_seed(seed: Any) -> int:
         ValueError: not a non-negative integer.
     """
     if not _is_integer(seed) or seed < 0:
-        raise ValueError(f"seed must be a non-negative integer or None, got {seed!r}")
+        raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
     return int(seed)
 
 

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import snapshot_download
 
@@ -78,9 +78,9 @@ def check_acts(files: PolicyFiles) -> None:
     """
     import torch
 
-    from spi_diffusers.pipelines import SPIPolicyPipeline
+    from spi_diffusers.pipelines.loading import load_pipeline
 
-    pipeline = SPIPolicyPipeline.from_pretrained(files.folder)
+    pipeline: Any = load_pipeline(files.folder)
     observation = torch.zeros(pipeline.noise_model.config.observation_dim)
     generator = torch.Generator().manual_seed(0)
     pipeline(observation, cost_budget=10.0, steps_left=100, generator=generator)
