@@ -214,7 +214,7 @@ def test_the_card_of_a_folder_has_no_commands_for_the_hub(run, capsys):
     text = capsys.readouterr().out
     assert "hf download" not in text
     assert "DiffusionPipeline" not in text
-    assert f"spi train --config {run / 'policy'}/train_config.json --output_dir NEW_FOLDER" in text
+    assert f"spi train --config {run / 'policy'}/train_config.json --output-dir NEW_FOLDER" in text
     assert "\n# run\n" in text
 
 
