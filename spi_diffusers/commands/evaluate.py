@@ -3,6 +3,7 @@
 import argparse
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.evaluation import EXTRACTIONS
 
 EXAMPLES = """\
 examples:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extraction",
         nargs="+",
-        choices=("safe", "reward"),
+        choices=EXTRACTIONS,
         help="how an action is picked from the candidates (default: both)",
     )
     parser.add_argument(

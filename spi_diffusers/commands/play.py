@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
+from spi_diffusers.evaluation import EXTRACTIONS
 
 EXAMPLES = """\
 examples:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides the episode (default: 0)")
     parser.add_argument(
         "--extraction",
-        choices=("safe", "reward"),
+        choices=EXTRACTIONS,
         help="how an action is picked from the candidates (default: safe)",
     )
     parser.add_argument(

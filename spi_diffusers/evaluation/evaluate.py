@@ -17,8 +17,8 @@ import numpy as np
 import spi_diffusers
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.make import check_seed
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, EXTRACTIONS, knows_limit
 from spi_diffusers.evaluation.results import (
-    BASELINE_EXTRACTION,
     EvaluationEntry,
     Results,
     TrainInfo,
@@ -27,7 +27,6 @@ from spi_diffusers.evaluation.results import (
     read_results,
 )
 from spi_diffusers.evaluation.rollouts import (
-    EXTRACTIONS,
     PipelinePolicy,
     Policy,
     Rollout,
@@ -123,7 +122,7 @@ class EvaluationSpec:
             )
         if wrong := [name for name in chosen if name not in known]:
             raise ValueError(f"this policy has no extraction {wrong[0]!r}, only {' and '.join(known)}")
-        if "safe" not in chosen and not self.feedback and len(known) > 1:
+        if not (self.feedback or len(known) == 1 or any(map(knows_limit, chosen))):
             raise ValueError(f"feedback=False has no effect: extraction {chosen[0]!r} ignores the cost")
         return chosen
 
@@ -262,8 +261,8 @@ def evaluate_policy(
     Returns:
         One entry per limit, in the order of the limits.
     """
-    knows_limit = extraction == "safe"
-    feedback = spec.feedback and knows_limit
+    told = knows_limit(extraction)
+    feedback = spec.feedback and told
     seeds = tuple(spec.seeds)
     versions = package_versions(task, spec.simulator)
 
@@ -277,7 +276,7 @@ def evaluate_policy(
                 on_rollout(extraction, rollouts[-1])
         return rollouts
 
-    without_limit = None if knows_limit else play(None)
+    without_limit = None if told else play(None)
     entries = []
     for limit in spec.cost_limits or task.cost_limits:
         rollouts = play(limit) if without_limit is None else without_limit
@@ -492,7 +491,7 @@ def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
 
 def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
     """What the video shows: the best way to act, at the smallest limit."""
-    return min(entries, key=lambda entry: (entry.extraction != "safe", not entry.feedback, entry.cost_limit))
+    return min(entries, key=lambda entry: (not entry.told_limit, not entry.feedback, entry.cost_limit))
 
 
 def _draw(

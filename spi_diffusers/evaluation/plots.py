@@ -321,7 +321,7 @@ class _Group:
 
     @property
     def knows_limit(self) -> bool:
-        return self.summaries[0].extraction == "safe"
+        return self.summaries[0].told_limit
 
 
 def _grouped(
@@ -333,19 +333,19 @@ def _grouped(
     if len(tasks) != 1:
         raise ValueError(f"a plot shows entries of one task, got {tasks or 'none'}")
     by_name: dict[str, list[SeedSummary]] = {}
-    for summary in sorted(summaries, key=lambda s: (s.extraction != "safe", not s.feedback)):
+    for summary in sorted(summaries, key=lambda s: (not s.told_limit, not s.feedback)):
         by_name.setdefault(name_of(summary), []).append(summary)
     groups: list[_Group] = []
     for name, members in by_name.items():
-        is_safe = members[0].extraction == "safe"
+        told = members[0].told_limit
         # The first safe curve and the first other one have the same colors in every plot.
-        colors = _SAFE_COLORS if is_safe else _OTHER_COLORS
-        rank = sum((group.summaries[0].extraction == "safe") == is_safe for group in groups)
+        colors = _SAFE_COLORS if told else _OTHER_COLORS
+        rank = sum(group.knows_limit == told for group in groups)
         style = {
             "color": colors[rank % len(colors)],
             "marker": _MARKERS[len(groups) % len(_MARKERS)],
             "markersize": 5.5,
-            "linestyle": "-" if is_safe else "--",
+            "linestyle": "-" if told else "--",
         }
         groups.append(_Group(name, members, style))
     return groups, get_task(tasks[0])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from spi_diffusers.data.tasks import TASKS, Task
+from spi_diffusers.evaluation import knows_limit
 from spi_diffusers.files import read_json, turn, written_aside
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ FORMAT_VERSION = 1
 
 #: What identifies an entry: a newer one with the same values replaces an older one.
 KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "train_seed")
-
-#: What an entry's extraction is where there is only one way to act, as with a baseline.
-BASELINE_EXTRACTION = "policy"
 
 EntryKey = tuple[str, str, str, float, bool, int]
 
@@ -113,7 +111,7 @@ class TrainInfo(_Record):
 
 @dataclass(frozen=True)
 class DivergedRun(_Record):
-    """A training run whose loss or weights were no longer finite; it must not vanish from what is averaged.
+    """A training run whose loss or weights were no longer finite. Listed so that averages can report it.
 
     Attributes:
         task: DSRL's task name.
@@ -204,7 +202,7 @@ class EvaluationEntry(_Record):
         train_info: TrainInfo,
         **how: Any,
     ) -> "EvaluationEntry":
-        """Boil the episodes of an evaluation down to an entry.
+        """Summarize the episodes of an evaluation in an entry.
 
         Args:
             task: The task that was played; its constants give the normalized figures.
@@ -241,6 +239,11 @@ class EvaluationEntry(_Record):
     def key(self) -> EntryKey:
         """The values of `KEY_FIELDS`; sorting by it gives the order of results files and tables."""
         return tuple(getattr(self, name) for name in KEY_FIELDS)
+
+    @property
+    def told_limit(self) -> bool:
+        """Whether the policy was told the cost limit."""
+        return knows_limit(self.extraction)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import torch
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
-from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, check_cost_limit
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
+from spi_diffusers.evaluation.results import check_cost_limit
 
 if TYPE_CHECKING:
     import gymnasium
 
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-
-EXTRACTIONS = ("safe", "reward")
 
 
 class Policy(Protocol):
@@ -91,7 +90,7 @@ class PipelinePolicy:
         if self.extraction == BASELINE_EXTRACTION:
             return np.asarray(call(observation, generator=self._generator))
         limits: dict[str, Any] = {}
-        if self.extraction == "safe":
+        if knows_limit(self.extraction):
             if cost_budget is None:
                 raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
             limits = {"cost_limit": cost_budget}
@@ -178,7 +177,7 @@ def rollout(
 
 
 def check_episodes(episodes: Any) -> int:
-    """Let a number of episodes through.
+    """Check the number of episodes.
 
     Raises:
         ValueError: Not an integer of at least 1.
@@ -208,7 +207,7 @@ def limits_for_step(
 
 
 def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
-    """Let actions through that can be executed.
+    """Check the actions.
 
     Raises:
         ValueError: Wrong shape, or not finite.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.evaluation import knows_limit
 from spi_diffusers.evaluation.results import (
     EntryKey,
     EpisodeStatistics,
@@ -84,6 +85,11 @@ class SeedSummary:
     def is_safe(self) -> bool:
         """DSRL's rule: normalized cost at most 1 on average."""
         return keeps_limit(self.normalized_cost.mean)
+
+    @property
+    def told_limit(self) -> bool:
+        """Whether the policy was told the cost limit."""
+        return knows_limit(self.extraction)
 
 
 def spread_over(summaries: Iterable[SeedSummary]) -> str:
@@ -202,7 +208,7 @@ def _rescale(statistic: SeedStatistic, normalize: Callable[[float], float]) -> S
 
 @dataclass(frozen=True)
 class BehaviorRow:
-    """What the dataset's own episodes reach, as a mark to compare a policy with at one cost limit.
+    """What the dataset's own episodes reach, as a baseline for policies at one cost limit.
 
     Attributes:
         task: DSRL's task name.

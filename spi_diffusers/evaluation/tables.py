@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import BASELINE_EXTRACTION, EvaluationEntry, Results
+from spi_diffusers.evaluation import BASELINE_EXTRACTION
+from spi_diffusers.evaluation.results import EvaluationEntry, Results
 from spi_diffusers.evaluation.summary import (
     BehaviorRow,
     SeedStatistic,
@@ -29,7 +30,7 @@ def policy_name(summary: SeedSummary) -> str:
     if summary.extraction == BASELINE_EXTRACTION:
         return summary.algorithm
     extraction = EXTRACTION_NAMES.get(summary.extraction, summary.extraction)
-    blind = ", no feedback" if summary.extraction == "safe" and not summary.feedback else ""
+    blind = ", no feedback" if summary.told_limit and not summary.feedback else ""
     return f"{summary.algorithm}, {extraction}{blind}"
 
 
@@ -78,7 +79,7 @@ def _table(task: str, summaries: list[SeedSummary], behavior: list[BehaviorRow])
     table.add_column("steps/s", justify="right", no_wrap=True)
 
     # The safe rows first: they are what the limit is about.
-    summaries = sorted(summaries, key=lambda summary: summary.extraction != "safe")
+    summaries = sorted(summaries, key=lambda summary: not summary.told_limit)
     for limit in sorted({s.cost_limit for s in summaries} | {row.cost_limit for row in behavior}):
         rows = [(_policy_cells(summary), "") for summary in summaries if summary.cost_limit == limit]
         rows += [(cells, "dim") for row in behavior if row.cost_limit == limit for cells in _data_cells(row)]

@@ -124,7 +124,7 @@ def _summaries(files: PolicyFiles) -> list[SeedSummary]:
     """By limit, and within a limit the way that keeps it most reliably first."""
     return sorted(
         summarize_seeds(files.entries),
-        key=lambda summary: (summary.cost_limit, summary.extraction != "safe", not summary.feedback),
+        key=lambda summary: (summary.cost_limit, not summary.told_limit, not summary.feedback),
     )
 
 
@@ -221,7 +221,7 @@ def _failures(summaries: list[SeedSummary], conditioned: bool) -> Iterable[str]:
     if any(summary.extraction == "reward" for summary in summaries):
         at = ", here at a safety weight of 0.5" if conditioned else ""
         yield f"Extraction by reward alone (Eq. 12 of the paper{at}) does not look at the limit."
-    safe = [summary for summary in summaries if summary.extraction == "safe"]
+    safe = [summary for summary in summaries if summary.told_limit]
     if len({s.cost_limit for s in safe}) > 1 and len({(s.reward.mean, s.cost.mean) for s in safe}) == 1:
         yield (
             f"The limits tested do not bind: the policy does the same at all of them, at a mean cost of "
@@ -260,7 +260,7 @@ def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
 
 def _example_limit(summaries: list[SeedSummary]) -> float:
     """A limit that was kept if there is one: an example is no place for one that is known to fail."""
-    kept = [s.cost_limit for s in summaries if s.extraction == "safe" and s.feedback and s.is_safe]
+    kept = [s.cost_limit for s in summaries if s.told_limit and s.feedback and s.is_safe]
     return kept[len(kept) // 2] if kept else 20.0
 
 
