@@ -183,7 +183,7 @@ def _print_completion(args: argparse.Namespace) -> None:
 
 
 def _reader_is_gone() -> bool:
-    """Whether nobody reads the output any more; what is left of it is then thrown away."""
+    """Whether stdout's reader has closed the pipe; if so, discard the rest."""
     try:
         output = sys.stdout.fileno()
     except OSError:  # the output is no file

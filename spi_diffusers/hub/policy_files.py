@@ -211,7 +211,7 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
             f"seed {info['train_seed']}): evaluate it with `spi evaluate`"
         )
     for entry in same:
-        # Those of other seeds took another time; what ran in the same time to the digit is the same training.
+        # Equal train_seconds identify the same training run; other seeds took another time.
         names = ("updates", "dataset") + (("train_seconds",) if entry in own else ())
         for name in names:
             theirs, ours = getattr(entry, name), info[name]

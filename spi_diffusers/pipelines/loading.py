@@ -94,7 +94,7 @@ def resolve_policy(
         hint = did_you_mean(Path(policy).expanduser())
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
     if not (folder / INDEX_FILE).is_file():
-        raise PolicyError(f"{name}: is no policy: there is no {INDEX_FILE} in it.")
+        raise PolicyError(f"{name}: holds no policy: {INDEX_FILE} is missing.")
     return folder
 
 
@@ -145,7 +145,7 @@ class CheckedLoading(_Base):
 
     @property
     def training_record(self) -> dict[str, dict[str, Any]] | None:
-        """How the policy was trained: `{"config": ..., "info": ...}`, or None where nobody knows.
+        """How the policy was trained: `{"config": ..., "info": ...}`, None if unknown.
 
         `config` is the content of `train_config.json`, which `spi train --config` takes. `info` is that of
         `train_info.json`: algorithm, seed, updates, seconds, dataset, versions. Training and
@@ -182,7 +182,7 @@ class CheckedLoading(_Base):
                 trained = str(self.training_record["info"])
             trained += "" if self.is_as_trained else "; changed since"
         lines = (
-            f"task: {config.task or 'none of DSRL'}{steps}",
+            f"task: {config.task or 'no DSRL task'}{steps}",
             f"sizes: observation {network.observation_dim}, action {network.action_dim}",
             f"acts: {self._how_it_acts()}",
             f"trained: {trained}",
@@ -333,7 +333,9 @@ def check_policy_folder(
             raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
         library, class_name = entry
         if not _LIBRARY_NAME.fullmatch(library):
-            raise ValueError(f"{path}: '{name}' is from {library!r}, which is no library's name: refused.")
+            raise ValueError(
+                f"{path}: '{name}' names the library {library!r}, which is not a valid module name."
+            )
         if library == "diffusers":
             _check_scheduler(os.path.join(folder, name))
             continue

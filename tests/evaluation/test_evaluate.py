@@ -286,9 +286,7 @@ def test_a_policy_by_its_folder(run):
 
 
 def test_choices_without_effect_are_refused(pipeline):
-    with pytest.raises(
-        ValueError, match="no effect: extraction 'reward' ignores the cost"
-    ):
+    with pytest.raises(ValueError, match="no effect: extraction 'reward' ignores the cost"):
         evaluate(pipeline, extractions=["reward"], feedback=False)
     with pytest.raises(ValueError, match="no extraction 'policy', only safe and reward"):
         evaluate(pipeline, extractions=["policy"])

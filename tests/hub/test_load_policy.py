@@ -61,7 +61,7 @@ def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows
 def test_what_is_no_policy_is_refused(hub, tmp_path):
     hub.store.put("models", "org/other", {"README.md": b"A language model.", "config.json": b"{}"})
     for name, message in (
-        ("org/other", r"org/other: is no policy: there is no model_index\.json"),
+        ("org/other", r"org/other: holds no policy: model_index\.json is missing"),
         ("org/nothing", "org/nothing: cannot be loaded from the Hub: there is no such repository"),
     ):
         with pytest.raises(PolicyError, match=message):

@@ -192,7 +192,7 @@ def damage(run, what):
         ("cut weights", rf"noise_model/{WEIGHTS} is truncated"),
         ("foreign class", "'noise_model' is a MyModel of my_code, which this version does not know"),
         ("path in a name", r"model_index\.json: unknown field '\.\./x'"),
-        ("path to code", r"'noise_model' is from '\.\./x', which is no library's name: refused"),
+        ("path to code", r"'noise_model' names the library '\.\./x', which is not a valid"),
         ("more updates", "are of other weights: updates is 1000 there, 2000 in train_info.json"),
         ("other data", "are of other weights: dataset is 'abab"),
         ("other seed", r"holds no result of this policy \(spi on OfflineBallCircle-v0, training seed 9\)"),

@@ -75,7 +75,7 @@ def test_the_representation_says_what_it_is_and_how_it_was_trained(tmp_path):
     baseline = BaselinePolicyPipeline(actor, make_normalizer(), algorithm="cpq", cost_limit=10.0)
     assert repr(baseline).splitlines() == [
         "BaselinePolicyPipeline(",
-        "  task: none of DSRL",
+        "  task: no DSRL task",
         "  sizes: observation 3, action 2",
         "  acts: by cpq, for a cost limit of 10",
         "  trained: not recorded",

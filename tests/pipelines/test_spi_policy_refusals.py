@@ -173,4 +173,4 @@ def test_the_version_of_diffusers_does_not_matter(folder):
 def test_a_library_must_be_a_plain_name(folder, trust):
     path = folder / "model_index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"noise_model": ["../../evil", "Unheard"]}))
-    refused(folder, "no library's name: refused", trust_remote_code=trust)
+    refused(folder, "is not a valid module name", trust_remote_code=trust)
