@@ -132,7 +132,7 @@ def check_cores(cores: Sequence[int]) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on besides the code; nothing that names the machine or the day."""
-    from spi_diffusers.training.runtime import package_versions
+    from spi_diffusers.training.runtime import training_versions
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -144,7 +144,7 @@ def machine() -> dict[str, Any]:
         "cores": _available_cores(),
         "system": platform.system(),
         "load_average": round(os.getloadavg()[0], 2),
-        "versions": package_versions(),
+        "versions": training_versions(),
     }
 
 

@@ -1,15 +1,13 @@
 """What a dataset's card says about how it was collected."""
 
-import importlib.metadata
 import platform
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-import spi_diffusers
 from spi_diffusers.collection.config import CollectConfig, CollectionSpec, load_collect_config
 from spi_diffusers.collection.episodes import SIGNIFICANT_BITS
-from spi_diffusers.data.simulators import SIMULATORS
+from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -115,13 +113,8 @@ def _precision(full_precision: bool) -> str:
 
 def _versions(task: Task) -> dict[str, str]:
     """Versions of what the episodes depend on."""
-    names = ("gymnasium", *SIMULATORS[task.simulator].modules.values(), "numpy", "torch")
-    versions = {"spi-diffusers": spi_diffusers.__version__}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # put on the path by hand
-            continue
+    versions = package_versions("gymnasium", *SIMULATORS[task.simulator].modules.values(), "numpy", "torch")
+    del versions["python"]
     return versions
 
 

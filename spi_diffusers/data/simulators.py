@@ -10,6 +10,7 @@ with gymnasium 0.28.1 and mujoco 2.3.3, or gymnasium 1.x and mujoco 2.3.3 to 2.3
 import dataclasses
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import spi_diffusers
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS
 
 _EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -43,6 +45,11 @@ class Simulator:
     modules: Mapping[str, str]
     extra: str | None
     note: str
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that decide what an episode is; imageio only writes its pictures."""
+        return tuple(package for package in self.modules.values() if package != "imageio")
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,17 @@ def release_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def package_versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, this package and others, in this order; those not installed are left out."""
+    versions = {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # or put on the path by hand
+            continue
+    return versions
+
+
 def _is_found(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
@@ -171,10 +189,7 @@ def _is_found(module: str) -> bool:
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "0"  # a module that somebody put on the path by hand
+    return package_versions(package).get(package, "0")
 
 
 def list_tasks(

@@ -3,10 +3,8 @@
 Evaluation reads a finished policy. Nothing of what it measures may go back into training or calibration.
 """
 
-import importlib.metadata
 import logging
 import os
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import spi_diffusers
+from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, EXTRACTIONS, knows_limit
@@ -55,17 +53,9 @@ logger = logging.getLogger(__name__)
 #: Called after each rollout with the name of the extraction and the episodes.
 RolloutCallback = Callable[[str, Rollout], None]
 
-_SIMULATOR_PACKAGES = {
-    "bullet": ("bullet-safety-gym", "pybullet"),
-    "velocity": ("mujoco",),
-    "safety_gymnasium": ("safety-gymnasium", "mujoco"),
-    "metadrive": ("metadrive-simulator",),
-}
-#: What plays instead where it is asked for, as `simulator` of `make_vector_env`.
-_CHOSEN_PACKAGES = {
-    "safety_gymnasium": ("safety-gymnasium",),
-    "dsrl": ("dsrl", "safety-gymnasium"),
-}
+_PACKAGES = ("torch", "diffusers", "numpy", "gymnasium")
+#: What a simulator plays with besides the modules that it needs: a task's own one, or a chosen one.
+_ALSO = {"safety_gymnasium": ("safety-gymnasium", "mujoco"), "dsrl": ("dsrl", "safety-gymnasium")}
 
 
 @dataclass(frozen=True)
@@ -264,7 +254,8 @@ def evaluate_policy(
     told = knows_limit(extraction)
     feedback = spec.feedback and told
     seeds = tuple(spec.seeds)
-    versions = package_versions(task, spec.simulator)
+    simulators = (*_ALSO.get(task.simulator, ()), *_ALSO.get(spec.simulator, ()))
+    versions = package_versions(*_PACKAGES, *SIMULATORS[task.simulator].packages, *simulators)
 
     def play(limit: float | None) -> list[Rollout]:
         how: dict[str, Any] = {"episodes": spec.episodes, "cost_limit": limit, "feedback": feedback}
@@ -300,23 +291,6 @@ def evaluate_policy(
 
 def _speed(played: Rollout) -> tuple[int, float]:
     return int(played.lengths.sum()), played.seconds
-
-
-def package_versions(task: Task, simulator: str = "auto") -> dict[str, str]:
-    """Versions of what an evaluation's numbers depend on; packages that are not installed are left out.
-
-    Args:
-        task: The task.
-        simulator: What plays it, as in `make_vector_env`.
-    """
-    versions = {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__}
-    packages = (*_SIMULATOR_PACKAGES[task.simulator], *_CHOSEN_PACKAGES.get(simulator, ()))
-    for name in ("torch", "diffusers", "numpy", "gymnasium", *packages):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def training_of(pipeline: Any) -> TrainInfo | None:

@@ -1,9 +1,7 @@
 """What training needs from the machine: processes and what they tell each other, stop signals, threads."""
 
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +18,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import Draw, Inputs, algorithm_class
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.simulators import package_versions
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from spi_diffusers.training.sampler import take_slice
 
@@ -66,13 +65,9 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def package_versions() -> dict[str, str]:
+def training_versions() -> dict[str, str]:
     """Versions of what training's numbers depend on."""
-    import spi_diffusers
-
-    names = ("torch", "diffusers", "accelerate", "numpy", "safetensors")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), "spi-diffusers": spi_diffusers.__version__, **found}
+    return package_versions("torch", "diffusers", "accelerate", "numpy", "safetensors")
 
 
 class StopSignals:

@@ -48,9 +48,9 @@ from spi_diffusers.training.runtime import (
     intra_op_threads,
     make_accelerator,
     newest_checkpoint,
-    package_versions,
     resolve_overlap,
     scatter_inputs,
+    training_versions,
 )
 from spi_diffusers.training.setup import (
     Dataset,
@@ -286,7 +286,7 @@ class Trainer:
             "updates": self.step,
             "train_seconds": self.seconds,
             "dataset": dataset,
-            "versions": package_versions(),
+            "versions": training_versions(),
         }
 
     # ---- start and resume
@@ -347,7 +347,7 @@ class Trainer:
     def _circumstances(self) -> dict[str, Any]:
         """What does not change the result by intention, but can change its rounding."""
         return {
-            "versions": package_versions(),
+            "versions": training_versions(),
             "num_processes": self.accelerator.num_processes,
             "device": self.accelerator.device.type,
             "threads": torch.get_num_threads(),
