@@ -26,6 +26,8 @@ POLICY_FOLDER = "policy"
 EVALUATION_FOLDER = "evaluation"
 RESULTS_FILE = "results.json"
 REPLAY_FILE = "replay.mp4"
+#: What the Hub shows of a repository.
+CARD_FILE = "README.md"
 #: What makes a folder a diffusers pipeline.
 INDEX_FILE = "model_index.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"

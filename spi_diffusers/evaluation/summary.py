@@ -44,6 +44,10 @@ class SeedStatistic:
         """`seed_std` where there are several seeds, which is what a comparison rests on, else `std`."""
         return self.std if self.seed_std is None else self.seed_std
 
+    def shown(self, digits: int = 2, mark: str = " ±") -> str:
+        """The mean with its spread, with as many decimals, for tables."""
+        return f"{shown(self.mean, digits)}{mark}{shown(self.spread, digits)}"
+
 
 @dataclass(frozen=True)
 class SeedSummary:

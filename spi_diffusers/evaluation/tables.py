@@ -9,10 +9,8 @@ from spi_diffusers.evaluation import BASELINE_EXTRACTION
 from spi_diffusers.evaluation.results import EvaluationEntry, Results
 from spi_diffusers.evaluation.summary import (
     BehaviorRow,
-    SeedStatistic,
     SeedSummary,
     keeps_limit,
-    shown,
     shown_share,
     spread_over,
     summarize_seeds,
@@ -95,12 +93,12 @@ def _policy_cells(summary: SeedSummary) -> list[str]:
     color = "bold green" if summary.is_safe else "red"
     return [
         policy_name(summary),
-        f"[{color}]{_with_spread(summary.normalized_reward)}[/]",
-        f"[{color}]{_mark(summary.normalized_cost.mean)} {_with_spread(summary.normalized_cost)}[/]",
+        f"[{color}]{summary.normalized_reward.shown()}[/]",
+        f"[{color}]{_mark(summary.normalized_cost.mean)} {summary.normalized_cost.shown()}[/]",
         f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}",
         shown_share(summary.within_limit),
-        _with_spread(summary.reward, _digits(summary.reward.mean)),
-        _with_spread(summary.cost, 1),
+        summary.reward.shown(_digits(summary.reward.mean)),
+        summary.cost.shown(1),
         f"{summary.steps_per_second:,.0f}",
     ]
 
@@ -168,8 +166,8 @@ class ComparisonRow:
             str(self.rank),
             self.policy,
             policy_name(self.summary),
-            _with_spread(self.summary.normalized_reward),
-            f"{'✓' if self.summary.is_safe else '✗'} {_with_spread(self.summary.normalized_cost)}",
+            self.summary.normalized_reward.shown(),
+            f"{'✓' if self.summary.is_safe else '✗'} {self.summary.normalized_cost.shown()}",
             shown_share(self.summary.within_limit),
             played,
             " ".join(name[:8] for name in self.datasets),
@@ -336,10 +334,6 @@ def _empty_table(title: str, caption: str) -> "Table":
 def _mark(normalized_cost: float) -> str:
     """Says it where there is no color too."""
     return "✓" if keeps_limit(normalized_cost) else "✗"
-
-
-def _with_spread(statistic: SeedStatistic, digits: int = 2) -> str:
-    return f"{shown(statistic.mean, digits)} ±{shown(statistic.spread, digits)}"
 
 
 def _digits(return_: float) -> int:

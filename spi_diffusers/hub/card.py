@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, RESERVED_NAMES
 from spi_diffusers.evaluation.summary import (
-    SeedStatistic,
     SeedSummary,
     keeps_limit,
     shown,
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 LIBRARY = "spi-diffusers"
-#: Hub dataset whose tasks and reference scores the figures are on.
-BENCHMARK = "YYY-45/DSRL"
 _PLOT_TEXTS = {
     "limits.png": "Return and cost against the cost limit",
     "cost_return.png": "Cost and return of the played episodes and of the data's",
@@ -110,7 +107,7 @@ def eval_results_yaml(files: PolicyFiles) -> bytes | None:
         for metric, statistic in (("reward", best.normalized_reward), ("cost", best.normalized_cost)):
             entries.append(
                 EvalResultEntry(
-                    dataset_id=BENCHMARK,
+                    dataset_id=DSRL_DATASET_REPO,
                     task_id=f"{best.task}-limit-{limit:g}-normalized-{metric}",
                     value=round(statistic.mean, 4),
                     notes=f"{_how(best)}; ± {statistic.spread:.4f}; {best.episodes} episodes, training seeds "
@@ -177,10 +174,10 @@ def _row(summary: SeedSummary) -> dict[str, Any]:
     return {
         "limit": f"{summary.cost_limit:g}",
         "how": _how(summary),
-        "return_": _with_spread(summary.reward, digits),
-        "cost": _with_spread(summary.cost, 1),
-        "normalized_reward": _with_spread(summary.normalized_reward, 2),
-        "normalized_cost": _with_spread(summary.normalized_cost, 2),
+        "return_": summary.reward.shown(digits, " ± "),
+        "cost": summary.cost.shown(1, " ± "),
+        "normalized_reward": summary.normalized_reward.shown(2, " ± "),
+        "normalized_cost": summary.normalized_cost.shown(2, " ± "),
         "kept": summary.is_safe,
         "within": shown_share(summary.within_limit),
         "worst_cost": shown(summary.cost.worst, 1),
@@ -281,10 +278,6 @@ def _is_local(files: PolicyFiles) -> bool:
     if dataset is None or dataset in RESERVED_NAMES or dataset.lower() == DSRL_DATASET_REPO.lower():
         return False
     return _hub_dataset(files) is None
-
-
-def _with_spread(statistic: SeedStatistic, digits: int) -> str:
-    return f"{shown(statistic.mean, digits)} ± {shown(statistic.spread, digits)}"
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -21,10 +21,9 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.parquet import folder_configs, folder_rows
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.files import sha256_of
+from spi_diffusers.files import CARD_FILE, sha256_of
 from spi_diffusers.hub.upload import HubError, UploadOptions, UploadPlan, plan_upload
 
-CARD = "README.md"
 #: What a config's folder may hold; nothing else is published.
 _ROWS = "train-*.parquet"
 _BESIDE = (EPISODES_FILE, STATS_FILE, "cost_return.png")
@@ -57,10 +56,10 @@ def find_files(folder: Path) -> DatasetFiles:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: is no folder; name a dataset folder, as `spi data convert` makes one")
     configs = folder_configs(folder)
-    wanted = [CARD]
+    wanted = [CARD_FILE]
     for config in configs:
         if Path(config).name != config or config.startswith("."):
-            raise DatasetError(f"{folder / CARD}: the config {config!r} is not a plain folder name")
+            raise DatasetError(f"{folder / CARD_FILE}: the config {config!r} is not a plain folder name")
         rows = sorted(path.name for path in (folder / config).glob(_ROWS))
         if not (folder / config / STATS_FILE).is_file():
             raise DatasetError(
@@ -99,11 +98,11 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
                     f"{files.folder / config / STATS_FILE}: {key} is {stats.get(key)!r}, but the rows give "
                     f"{actual!r}; `spi data convert` writes both anew"
                 )
-        card = (files.folder / CARD).read_text(encoding="utf-8")
+        card = (files.folder / CARD_FILE).read_text(encoding="utf-8")
         if summary.sha256 not in card:
             raise DatasetError(
-                f"{files.folder / CARD}: does not name the checksum of config {config!r} ({summary.sha256}), "
-                "so it describes other data; `spi data convert` writes it anew"
+                f"{files.folder / CARD_FILE}: does not name the checksum of config {config!r} "
+                f"({summary.sha256}), so it describes other data; `spi data convert` writes it anew"
             )
 
 
@@ -127,7 +126,7 @@ def plan_push(
         DatasetError: The card cannot be read.
     """
     content: dict[str, Path | bytes] = {path: files.folder / path for path in files.paths}
-    content[CARD] = published_card(files, repo_id).encode("utf-8")
+    content[CARD_FILE] = published_card(files, repo_id).encode("utf-8")
 
     def stale(path: str) -> bool:
         config, _, name = path.partition("/")
@@ -154,7 +153,7 @@ def published_card(files: DatasetFiles, repo_id: str) -> str:
     Raises:
         DatasetError: the YAML header or a config's `stats.json` cannot be read.
     """
-    card = read_card(files.folder / CARD)
+    card = read_card(files.folder / CARD_FILE)
     refresh_header(
         card, [_read_stats(files.folder / config / STATS_FILE, config) for config in files.configs]
     )
@@ -177,13 +176,13 @@ def commit_message(files: DatasetFiles) -> str:
 
 def _check_declared_files(folder: Path, configs: Sequence[str]) -> None:
     """Every file pattern of the card must lie within what is published."""
-    for entry in read_card(folder / CARD).data.get("configs") or []:
+    for entry in read_card(folder / CARD_FILE).data.get("configs") or []:
         for pattern in _patterns(entry.get("data_files")):
             config, _, name = pattern.partition("/")
             if config not in configs or not fnmatch.fnmatchcase(name, _ROWS):
                 raise DatasetError(
-                    f"{folder / CARD}: config {entry['config_name']!r} takes rows from {pattern!r}; only "
-                    f"`<config>/{_ROWS}` is published"
+                    f"{folder / CARD_FILE}: config {entry['config_name']!r} takes rows from {pattern!r}; "
+                    f"only `<config>/{_ROWS}` is published"
                 )
 
 

@@ -27,7 +27,6 @@ from spi_diffusers.hub.results import results_folders
 
 logger = logging.getLogger(__name__)
 
-CARD_FILE = "README.md"
 #: Of the code that is shipped, and of the weights unless their owner says otherwise.
 DEFAULT_LICENSE = "apache-2.0"
 PLOTS = ("limits.png", "cost_return.png", "training.png")

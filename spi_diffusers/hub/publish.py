@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 
 from spi_diffusers.evaluation.results import results_text
 from spi_diffusers.files import (
+    CARD_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     INFO_FILE,
@@ -25,7 +26,6 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.hub.card import eval_results_yaml, policy_card
 from spi_diffusers.hub.policy_files import (
-    CARD_FILE,
     EVAL_RESULTS_FOLDER,
     PIPELINE_MODULE,
     PLOTS_FOLDER,
