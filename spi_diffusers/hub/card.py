@@ -36,17 +36,10 @@ def policy_card(
     results: str = RESULTS_FILE,
     plots: Mapping[str, str] | None = None,
 ) -> str:
-    """Render the card.
+    """The card's text, `README.md` with its YAML header; the same policy and results give the same text.
 
-    Args:
-        files: Of the policy.
-        repo_id: What the card's commands load: `organization/name`, or a local folder.
-        on_hub: Whether that is a repository on the Hub.
-        results: Where the card's readers find the results file.
-        plots: Where they find a plot, by its name, if not in the repository's folder of plots.
-
-    Returns:
-        Text of `README.md`, with its YAML header. The same policy and results give the same text.
+    Commands load `repo_id`, a repository or (not `on_hub`) a local folder. `results` and `plots` (by name)
+    say where readers find the files.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -90,10 +83,8 @@ def policy_card(
 
 
 def eval_results_yaml(files: PolicyFiles) -> bytes | None:
-    """Content of the `.eval_results` file; None without results.
-
-    The figures are those of safe extraction with the running cost fed back where it was played so, else of
-    the first way that was; the notes say which.
+    """Content of the `.eval_results` file: figures of safe extraction with feedback where it was played, else
+    of the first way that was, as notes say. None without results.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml

@@ -31,13 +31,8 @@ _BESIDE = (EPISODES_FILE, STATS_FILE, "cost_return.png")
 
 @dataclass(frozen=True)
 class DatasetFiles:
-    """The files of a dataset folder that are published, and those that are not.
-
-    Attributes:
-        folder: the folder.
-        configs: names of its configs (tasks), in the order of the card.
-        paths: of the published files, relative to the folder, the card first.
-        left_out: of all other files; hidden ones are not listed.
+    """Files of a dataset folder: `paths` are published, the card first; `left_out` are not. `configs` are
+    tasks, in the order of the card.
     """
 
     folder: Path
@@ -47,11 +42,8 @@ class DatasetFiles:
 
 
 def find_files(folder: Path) -> DatasetFiles:
-    """Find out which files of a folder in the parquet layout make up the dataset.
-
-    Raises:
-        DatasetError: the folder does not exist, has no card, or a config has no rows or no statistics; or
-            the card takes rows from files outside `<config>/train-*.parquet`.
+    """Find the files of a folder in the parquet layout that make up the dataset. DatasetError: no folder, no
+    card, a config without rows or statistics, or rows that are declared outside `<config>/train-*.parquet`.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: is no folder; name a dataset folder, as `spi data convert` makes one")
@@ -78,10 +70,8 @@ def find_files(folder: Path) -> DatasetFiles:
 
 
 def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
-    """Check that every config loads and is what its `stats.json` and the card say.
-
-    Raises:
-        DatasetError: naming the config, the file and what does not agree.
+    """Check that every config loads and is what its `stats.json` and the card say; DatasetError says what
+    does not agree.
     """
     for config in tqdm(files.configs, desc="checking", unit=" config", disable=not progress):
         stats = _read_stats(files.folder / config / STATS_FILE, config)
@@ -109,21 +99,11 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
 def plan_push(
     files: DatasetFiles, repo_id: str, options: UploadOptions, *, prune: bool = False
 ) -> UploadPlan:
-    """Compare a dataset folder with a repository on the Hub.
+    """Compare a dataset folder with a repository on the Hub; nothing is changed.
 
-    Rows and tables of a config that the folder has replace those on the Hub; files of the repository that are
-    none of ours (such as .gitattributes) stay.
-
-    Args:
-        files: Of the folder, checked by `check_folder`.
-        repo_id: `organization/name`; need not exist.
-        options: How to publish.
-        prune: Remove configs from the Hub that the folder does not have.
-
-    Raises:
-        HubError: The Hub cannot be reached, or the repository has configs that the folder does not have and
-            `prune` is off: the new card would not list them any more.
-        DatasetError: The card cannot be read.
+    Rows and tables of a config that the folder has replace those on the Hub; files that are none of ours
+    (such as .gitattributes) stay. Configs that only the Hub has are removed by `prune`; without it HubError,
+    as the new card would not list them.
     """
     content: dict[str, Path | bytes] = {path: files.folder / path for path in files.paths}
     content[CARD_FILE] = published_card(files, repo_id).encode("utf-8")
@@ -148,11 +128,7 @@ def plan_push(
 
 
 def published_card(files: DatasetFiles, repo_id: str) -> str:
-    """The folder's card with its load commands naming the repository, and size and license as they are now.
-
-    Raises:
-        DatasetError: the YAML header or a config's `stats.json` cannot be read.
-    """
+    """The folder's card with load commands that name the repository, and size and license as they are now."""
     card = read_card(files.folder / CARD_FILE)
     refresh_header(
         card, [_read_stats(files.folder / config / STATS_FILE, config) for config in files.configs]

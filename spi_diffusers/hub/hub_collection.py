@@ -19,14 +19,8 @@ Item = tuple[Literal["model", "dataset"], str]
 
 @dataclass(frozen=True)
 class CollectionPlan:
-    """A collection as it is, before anything is put into it.
-
-    Attributes:
-        title: Its title.
-        namespace: User or organization it belongs to.
-        slug: Its id on the Hub; None if it has to be made.
-        private: Whether it is, or is to be, private.
-        items: What it holds.
+    """A collection as it is before anything is put into it. Without a `slug` (its id on the Hub) it has to be
+    made; `private` is what it is, or is to be.
     """
 
     title: str
@@ -53,18 +47,11 @@ class CollectionResult:
 def plan_collection(
     name: str, namespace: str, *, private: bool = False, token: str | None = None
 ) -> CollectionPlan:
-    """Look for a collection; nothing is changed.
+    """Look for a collection by its title, or by its slug (`org/safe-policies-65f0c0ffee`); nothing is
+    changed.
 
-    Args:
-        name: Title of a collection of that namespace, which need not exist; or the slug of one that does
-            (`org/safe-policies-65f0c0ffee`).
-        namespace: User or organization.
-        private: Whether it shall be private, if it has to be made.
-        token: Access token; None takes the stored one.
-
-    Raises:
-        HubError: The Hub cannot be reached, there is no collection of that slug, several have that title, or
-            it is public and shall be private.
+    Raises HubError if the Hub cannot be reached, there is no such slug, several have that title, or it is
+    public and shall be private.
     """
     api = hub_api(token)
     with explained(f"collection {name!r} of {namespace}: cannot be read"):
@@ -80,11 +67,7 @@ def plan_collection(
 
 
 def check_dataset(repo_id: str, *, token: str | None = None) -> None:
-    """See that a dataset that is to go into a collection exists.
-
-    Raises:
-        HubError: It does not, or the Hub cannot be reached.
-    """
+    """Raise HubError if a dataset that is to go into a collection does not exist."""
     with explained(f"dataset {repo_id}: cannot go into a collection"):
         with_retries(lambda: hub_api(token).dataset_info(repo_id), what=f"dataset {repo_id}")
 
@@ -92,10 +75,8 @@ def check_dataset(repo_id: str, *, token: str | None = None) -> None:
 def fill_collection(
     plan: CollectionPlan, wanted: Sequence[Item], *, token: str | None = None
 ) -> CollectionResult:
-    """Make the collection if there is none, and put in what is missing of `wanted`.
-
-    Raises:
-        HubError: Something is missing from it still; the same call (with a new plan) goes on.
+    """Make the collection if there is none, and put in what is missing of `wanted`. On a HubError, the same
+    call (with a new plan) goes on.
     """
     api, slug = hub_api(token), plan.slug
     if slug is None:

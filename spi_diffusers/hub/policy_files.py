@@ -39,16 +39,9 @@ PIPELINE_MODULE = "pipeline"
 class PolicyFiles:
     """A policy folder, read for publishing.
 
-    Attributes:
-        folder: The folder with `model_index.json`.
-        index: Content of `model_index.json` as it is published, which names the shipped code.
-        train_info: Content of `train_info.json`; empty if there is none.
-        train_config: Content of `train_config.json`; empty if there is none.
-        entries: Evaluation results of this policy, and of other training seeds of the same kind.
-        diverged: Training runs of the same kind that diverged and so have no results.
-        plots: Plots of the evaluation, by their name.
-        replay: Video of an episode, if there is one.
-        license: Of the weights, as the Hub names licenses.
+    `index` is `model_index.json` as published, naming the shipped code. `train_info` and `train_config` are
+    empty without a record. `entries` and `diverged` are of this policy and of other training seeds of its
+    kind.
     """
 
     folder: Path
@@ -63,7 +56,7 @@ class PolicyFiles:
 
     @property
     def task(self) -> str | None:
-        """Name of the task, as far as it is known."""
+        """Name of the task, if known."""
         return self.index.get("task")
 
     @property
@@ -77,19 +70,11 @@ class PolicyFiles:
 
 
 def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) -> PolicyFiles:
-    """Read a policy folder and its evaluation.
+    """Read a policy folder (or its run's) and its evaluation.
 
-    Args:
-        folder: Folder of a policy, or of the run that made it.
-        evaluation: Folder with `results.json`, plots and video; None looks where `spi evaluate` and the demo
-            write them: `evaluation` in the run's folder or in the policy's, or those folders themselves.
-
-    Returns:
-        What is there.
-
-    Raises:
-        FileNotFoundError: There is no policy, or no evaluation where it was said to be.
-        ValueError: A file cannot be read, or the results are about other weights.
+    `evaluation` is the folder with `results.json`, plots and video; None looks where `spi evaluate` and the
+    demo write them. FileNotFoundError: no policy or no evaluation there; ValueError: a file cannot be read,
+    or the results are about other weights.
     """
     from spi_diffusers.pipelines.loading import check_policy_folder
 
@@ -130,10 +115,8 @@ def is_publishable(folder: Path) -> bool:
 
 
 def is_ours(path: str, components: Sequence[str]) -> bool:
-    """Whether a file of a repository is one that publishing makes, so that an old one is to be removed.
-
-    Everything in a component's folder counts: weights of another format that stayed there could be loaded
-    instead of the new ones.
+    """Whether publishing makes a file of a repository, so that an old one is removed. Everything in a
+    component's folder counts: weights of another format left there could be loaded instead of the new ones.
     """
     top, _, rest = path.partition("/")
     if top == EVAL_RESULTS_FOLDER:  # others' evaluations lie there too
@@ -182,10 +165,8 @@ def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None
 
 
 def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tuple[EvaluationEntry, ...]:
-    """The entries about this task and algorithm.
-
-    Raises:
-        PolicyError: No entry is about this policy's training seed, or they are about other weights.
+    """The entries about this task and algorithm; PolicyError if none is about this training seed, or they are
+    about other weights.
     """
     entries = read_results(path)
     if not info:

@@ -71,10 +71,8 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
 
 
 def check_acts(files: PolicyFiles) -> None:
-    """Load the policy and draw an action, so that nothing is published that cannot act.
-
-    Raises:
-        ValueError: The policy cannot be loaded, or its actions are not finite.
+    """Load the policy and draw an action, so that nothing is published that cannot act; ValueError if it
+    cannot.
     """
     import torch
 
@@ -87,10 +85,8 @@ def check_acts(files: PolicyFiles) -> None:
 
 
 def plan_publish(files: PolicyFiles, repo_id: str, options: UploadOptions) -> UploadPlan:
-    """Compare a policy with a repository on the Hub; nothing is changed.
-
-    Files of the repository that publishing does not make (LICENSE, .gitattributes) stay. Arguments and errors
-    are those of `plan_upload`.
+    """Compare a policy with a repository on the Hub, as `plan_upload`. Files that publishing does not make
+    (LICENSE, .gitattributes) stay.
     """
     components = tuple(files.components)
     content = assemble(files, repo_id)
@@ -100,20 +96,10 @@ def plan_publish(files: PolicyFiles, repo_id: str, options: UploadOptions) -> Up
 def publish_pipeline(
     pipeline: "SPIPolicyPipeline", repo_id: str, options: UploadOptions, *, license: str | None = None
 ) -> UploadResult:
-    """Publish a policy from memory.
+    """Publish a policy from memory; errors as in `upload`, and ValueError if it cannot act.
 
-    Its training record is published with it if weights and settings are still those that were trained, and so
-    is the evaluation in the folder that it was loaded from; else its card says that there are none.
-
-    Args:
-        pipeline: The policy.
-        repo_id: `organization/name`; made if it does not exist.
-        options: How to publish.
-        license: Of the weights, as the Hub names licenses; None takes Apache-2.0.
-
-    Raises:
-        HubError: Nothing visible has changed, unless the message says so.
-        ValueError: The policy cannot act.
+    Its training record, and the evaluation in the folder that it was loaded from, go with it if weights and
+    settings are still those that were trained; else its card says that there are none.
     """
     with tempfile.TemporaryDirectory(prefix="spi-publish-") as temporary:
         folder = Path(temporary) / "pipeline"
@@ -133,11 +119,8 @@ def publish_pipeline(
 
 
 def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
-    """Write what would be published to a local folder, complete or not at all.
-
-    Raises:
-        PolicyError: The folder holds something already.
-        OSError: It cannot be written.
+    """Write what would be published to a new local folder, complete or not at all; PolicyError if it is not
+    empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PolicyError(f"{folder}: exists and is not empty; name a new folder")

@@ -32,13 +32,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, order=True)
 class TrainedPolicy:
-    """A policy folder, as far as its name on the Hub depends on it.
-
-    Attributes:
-        task: Short name of the task, such as `ballcircle`.
-        algorithm: As results call it: `spi`, `spi-paper`.
-        train_seed: Seed of the training run.
-        folder: The folder with `model_index.json`.
+    """A policy folder, as far as its name on the Hub depends on it; `task` is the short name, such as
+    `ballcircle`.
     """
 
     task: str
@@ -54,12 +49,8 @@ class TrainedPolicy:
 
 @dataclass(frozen=True)
 class FoundPolicies:
-    """What lies under a folder.
-
-    Attributes:
-        policies: Trained policies, sorted.
-        unnamed: Why others cannot be given a name, by folder.
-        unfinished: Folders of runs whose training has not ended.
+    """What lies under a folder: policies, sorted; why others cannot be named, by folder; and folders of runs
+    whose training has not ended.
     """
 
     policies: tuple[TrainedPolicy, ...]
@@ -71,12 +62,9 @@ class FoundPolicies:
 class Outcome:
     """What became of one policy.
 
-    Attributes:
-        policy: The policy.
-        repo_id: Its repository.
-        state: "published"; "unchanged" if the repository held all of it; "planned" after a dry run; "failed".
-        text: Address of what is published; what would be done; or what went wrong.
-        entries: Number of evaluation results on its card.
+    `state` is "published", "unchanged" (the repository held all of it), "planned" (dry run) or "failed".
+    `text` is the address, what would be done, or what went wrong; `entries` the number of results on the
+    card.
     """
 
     policy: TrainedPolicy
@@ -87,15 +75,9 @@ class Outcome:
 
 
 def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> FoundPolicies:
-    """Look for policies in a folder and all folders in it, except hidden ones.
+    """Look for policies in a folder and all folders in it, except hidden ones and those that fit `exclude`.
 
-    Args:
-        folder: Such as `outputs`.
-        exclude: Patterns of folders that are not looked into, relative to `folder`: `demo`, `old/*`.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no policy in it.
-        ValueError: A pattern fits no folder.
+    FileNotFoundError: no such folder, or no policy in it; ValueError: a pattern fits no folder.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -119,14 +101,8 @@ def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> Fo
 
 
 def choose(policies: Sequence[TrainedPolicy], seed: int | None = None) -> tuple[TrainedPolicy, ...]:
-    """One policy for each repository, sorted.
-
-    Args:
-        policies: All that were found.
-        seed: Only policies of this training seed; None takes any, if there is no choice.
-
-    Raises:
-        ValueError: Several would get the same name, or none has that seed.
+    """One policy for each repository, sorted, of this training seed if one is given. ValueError: several
+    would get the same name, or none has that seed.
     """
     wanted = [policy for policy in policies if seed in (None, policy.train_seed)]
     if policies and not wanted:
@@ -160,19 +136,11 @@ def publish_policies(
     license: str | None = None,
     dry_run: bool = False,
 ) -> Iterator[Outcome]:
-    """Publish one policy after the other, or compare them with the Hub.
+    """Publish one policy after the other, or (`dry_run`) compare them with the Hub; yields what became of
+    each.
 
-    Args:
-        chosen: What to publish; each has a name of its own.
-        found: All policies there are: results of other training seeds go on the card of the chosen one.
-        organization: User or organization on the Hub.
-        options: How to publish.
-        license: Of the weights, as the Hub names licenses; None takes the default.
-        dry_run: Compare everything, change nothing.
-
-    Yields:
-        What became of each, in order. Errors of one policy are in its outcome; the same call made again
-        completes what is missing.
+    Results of other training seeds in `found` go on the card of the chosen one. Errors of one policy are in
+    its outcome; the same call made again completes what is missing.
     """
     for policy in chosen:
         repo_id = f"{organization}/{policy.repo_name}"
@@ -197,15 +165,8 @@ def publish_policies(
 
 
 def with_other_seeds(files: PolicyFiles, others: Sequence[TrainedPolicy], scratch: Path) -> PolicyFiles:
-    """Add the results of other training seeds, where they were trained by the same settings on the same data.
-
-    Args:
-        files: Of the policy that is published.
-        others: Policies of the same task and algorithm.
-        scratch: Folder for the plot of return and cost against the limit, which is drawn over all seeds.
-
-    Returns:
-        The same files with more entries; as they are if there is nothing to add.
+    """The files with results of other seeds added, where these were trained alike on the same data. The plot
+    against the limit is drawn anew, over all seeds, in `scratch`.
     """
     entries = {entry.key: entry for entry in files.entries}
     if not entries:

@@ -21,13 +21,8 @@ class PublishedPolicies:
 
 
 def results_folders(path: Path) -> list[Path]:
-    """Folders with results of a policy: where `spi evaluate`, the demo and publishing write them.
-
-    Args:
-        path: Folder of a policy, of a run or of an evaluation.
-
-    Returns:
-        Those that hold a `results.json`, the most likely one first.
+    """Folders that hold a policy's `results.json`, the most likely one first: where `spi evaluate`, the demo
+    and publishing write it, in the folder of a policy, a run or an evaluation.
     """
     places = [path / EVALUATION_FOLDER, path, path / POLICY_FOLDER / EVALUATION_FOLDER, path / POLICY_FOLDER]
     if path.name == POLICY_FOLDER:  # as in a run's folder
@@ -36,18 +31,10 @@ def results_folders(path: Path) -> list[Path]:
 
 
 def read_policy_results(policy: str, *, revision: str | None = None, token: str | None = None) -> Results:
-    """Read the results of a policy.
+    """Read results: from a results file, the folder of a policy, run or evaluation, or an id on the Hub.
 
-    Args:
-        policy: A results file; the folder of a policy, of a run or of an evaluation; or an id on the Hub
-            (`org/name`). What exists on disk is never looked up on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        token: Access token of the Hub.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or it was not evaluated.
-        ResultsFileError: The results file cannot be read.
-        HubError: The Hub cannot be reached, or has no such policy.
+    What exists on disk is never looked up on the Hub. FileNotFoundError: no such folder, or not evaluated;
+    ResultsFileError: it cannot be read; HubError: the Hub cannot be reached or has no such policy.
     """
     file = Path(policy).expanduser()
     if file.is_dir():
@@ -67,17 +54,11 @@ def read_policy_results(policy: str, *, revision: str | None = None, token: str 
 def find_policies(
     task: Task, *, author: str | None = None, collection: str | None = None, token: str | None = None
 ) -> PublishedPolicies:
-    """Read the results of all policies for a task of an author, or of a collection.
+    """Read the results of all policies for a task: an author's that have its tag, or all of a collection
+    (slug).
 
-    Args:
-        task: The task; an author's repositories are those with a tag of its name.
-        author: User or organization on the Hub.
-        collection: Slug of a collection; all models in it are looked at.
-        token: Access token of the Hub.
-
-    Raises:
-        ValueError: Both or none of author and collection.
-        HubError: The Hub cannot be reached, or there is no such author or collection.
+    ValueError: both or none of author and collection; HubError: the Hub cannot be reached, or has no such
+    thing.
     """
     if (author is None) == (collection is None):
         raise ValueError("name either an author or a collection")

@@ -70,7 +70,7 @@ class PlannedFile:
 
     @property
     def path(self) -> str:
-        """Where in the repository."""
+        """Path in the repository."""
         return self.content.path_in_repo
 
     @property
@@ -83,17 +83,8 @@ class PlannedFile:
 class UploadPlan:
     """What an upload would do.
 
-    Attributes:
-        repo_id: `organization/name`.
-        repo_type: "model" or "dataset".
-        options: How to publish.
-        private: Whether the repository is private; None if it does not exist.
-        has_branch: Whether the branch exists.
-        head: The commit that the plan was made against; None if the repository does not exist.
-        tagged: The commit that has the tag already; None if there is none.
-        files: What the repository shall hold, in order of their paths.
-        delete: Files of the repository that the commit removes.
-        others: Files of the repository that stay as they are.
+    `private` and `head` (the commit the plan was made against) are None if the repository does not exist;
+    `tagged` is the commit that has the tag already. `others` are files of the repository that stay.
     """
 
     repo_id: str
@@ -149,14 +140,8 @@ class UploadPlan:
 
 @dataclass(frozen=True)
 class UploadResult:
-    """What an upload has done.
-
-    Attributes:
-        plan: What was to be done.
-        commit: Id of the commit that holds the files.
-        url: Its page, or that of the pull request.
-        changed: Whether a commit was made; else the files were there already.
-        pull_request: Reference of the pull request (`refs/pr/1`), if it was to be one.
+    """What an upload has done: the commit and its page (or the pull request's). `changed` is false if the
+    files were there already; `pull_request` is its reference (`refs/pr/1`).
     """
 
     plan: UploadPlan
@@ -197,19 +182,11 @@ def plan_upload(
     repo_type: RepoType = "model",
     stale: Callable[[str], bool] = lambda path: False,
 ) -> UploadPlan:
-    """Compare local files with a repository; nothing is changed.
+    """Compare local files (paths or bytes, by path in the repository) with a repository; nothing is changed.
 
-    Args:
-        repo_id: `organization/name`; need not exist.
-        files: Content by path in the repository: local files, or bytes.
-        options: How to publish.
-        repo_type: "model" or "dataset".
-        stale: Which files of the repository that are not among `files` the commit shall remove.
-
-    Raises:
-        HubError: The id is not one, the Hub cannot be reached or refuses the token, the repository is public
-            and shall be private, or the tag names something else already.
-        ValueError: A local file is missing.
+    `stale` tells which other files of the repository the commit shall remove. HubError: the id is not one,
+    the Hub cannot be reached or refuses the token, the repository is public and shall be private, or the tag
+    names something else; ValueError: a local file is missing.
     """
     try:
         validate_repo_id(repo_id)
@@ -265,13 +242,9 @@ def plan_upload(
 def upload(plan: UploadPlan) -> UploadResult:
     """Carry out a plan: one commit, verified by checksum, then the tag.
 
-    Returns:
-        What was done. A repository that holds everything already gets no commit, and neither does one that
-        has an open pull request of this title with the same files.
-
-    Raises:
-        HubError: Nothing visible has changed, unless the message says so. The same call can be made again
-            (with a new plan), and does not upload again what has arrived.
+    A repository that holds everything already gets no commit, nor does one with an open pull request of this
+    title and these files. On a HubError nothing visible has changed, unless the message says so; the same
+    call (with a new plan) does not upload again what has arrived.
     """
     api, options = hub_api(plan.options.token), plan.options
     if plan.is_done:
