@@ -1,11 +1,8 @@
-"""`spi data`: in this process with local files, and in a fresh one against a (loopback) Hub."""
+"""`spi data`, with local files and against a (loopback) Hub."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import command_line
@@ -13,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
+from dataset_hub import point_client_at
 from faulty_hub import FaultyHub, sha256
 
 from spi_diffusers.cli import main
@@ -129,7 +127,7 @@ def test_help_teaches(arguments, capsys):
     assert "examples:" in capsys.readouterr().out
 
 
-def test_dsrl_from_the_hub(tmp_path):
+def test_dsrl_from_the_hub(tmp_path, monkeypatch, capsys, caplog):
     """Two tasks over a connection that breaks, from download to parquet; a second run fetches nothing."""
     contents = {}
     for task, size in ((BALL, 8), (CAR_RUN, 7)):
@@ -137,34 +135,27 @@ def test_dsrl_from_the_hub(tmp_path):
             for name, values in to_dsrl(make_columns(observation_dim=size)).items():
                 file.create_dataset(name, data=values)
         contents[task.dataset_file] = (tmp_path / "file.hdf5").read_bytes()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
+    convert = ["data", "convert", DSRL_DATASET_REPO]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DSRL_DATASET_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with FaultyHub({DSRL_DATASET_REPO: contents}) as hub:
-        environment = clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home")
-
-        def run(*arguments):
-            return subprocess.run(
-                [sys.executable, "-m", "spi_diffusers.cli", "data", "convert", DSRL_DATASET_REPO, *arguments],
-                env=environment,
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-
+        point_client_at(monkeypatch, hub.url)
+        caplog.set_level("INFO", "spi_diffusers")
         hub.reset("drop@1000", "corrupt@1500")
-        first = run("set", "--task", "ballcircle", "carrun")
-        assert first.returncode == 0, first.stderr
-        assert "2 files" in first.stderr
+        assert main([*convert, "set", "--task", "ballcircle", "carrun"]) == 0
+        assert "2 files" in caplog.text
         assert hub.served[0] == 0
         assert len(hub.served) >= 4  # the drop, the corrupted rest, again from the start, the other file
         assert load_transitions(tmp_path / "set", BALL).sha256 == make_dataset().sha256
         assert load_transitions(tmp_path / "set", CAR_RUN).sha256 == make_dataset(observation_dim=7).sha256
         assert sha256(contents[BALL.dataset_file]) in (tmp_path / "set" / "README.md").read_text()
         hub.reset()
-        second = run("again", "--task", "ballcircle", "antrun")
-        assert second.returncode == 2
-        assert "of OfflineAntRun-v0 cannot be downloaded: there is no such file" in second.stderr
+        assert main([*convert, "again", "--task", "ballcircle", "antrun"]) == 2
+        said = capsys.readouterr().err
+        assert "of OfflineAntRun-v0 cannot be downloaded: there is no such file" in said
         assert not (tmp_path / "again").exists()
-        second = run("again", "--task", "ballcircle")
-        assert second.returncode == 0, second.stderr
+        assert main([*convert, "again", "--task", "ballcircle"]) == 0
         assert hub.served == []

@@ -19,10 +19,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 # One process runs a list of commands: importing torch and datasets takes seconds.
 CLIENT = """
-import contextlib, io, json, sys
+import contextlib, io, json, os, sys
 from spi_diffusers.cli import main
-answers = []
+answers, token = [], os.environ["HF_TOKEN"]
 for arguments in json.loads(sys.argv[1]):
+    os.environ["HF_TOKEN"] = "" if arguments[0] == "without-token" else token
+    arguments = [word for word in arguments if word != "without-token"]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -57,12 +59,13 @@ def test_push_then_train_from_it(tmp_path):
     push = ["data", "push", "set", "org/set"]
     with HubServer() as hub:
         environment = hub.environment(tmp_path / "home")
-        dry, private, again, from_hub, from_folder, wrong = run(
+        dry, private, again, refused, from_hub, from_folder, wrong = run(
             environment,
             tmp_path,
             [*push, "--dry-run"],
             [*push, "--private", "--message", "First data"],
             push,
+            ["without-token", *train, "--output_dir", "x"],  # before anything is cached
             [*train, "--output_dir", "hub", "--device", "cpu"],
             [*train, "--dataset", "set", "--output_dir", "folder", "--device", "cpu"],
             [*push, "--token", "hf_nobody", "--quiet"],
@@ -88,9 +91,6 @@ def test_push_then_train_from_it(tmp_path):
         assert wrong[2].count("\n") == 1
         assert "spi data push: error: org/set: cannot be compared with the Hub" in wrong[2]
         # Without the token, the private data cannot be read.
-        (refused,) = run(
-            hub.environment(tmp_path / "other", token=None), tmp_path, [*train, "--output_dir", "x"]
-        )
         assert refused[0] == 2
         assert "org/set: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in refused[2]
     first, second = newest_checkpoint(tmp_path / "hub"), newest_checkpoint(tmp_path / "folder")

@@ -24,9 +24,13 @@ REPOSITORY = Path(__file__).parents[2]
 # One process answers a list of calls: importing torch and datasets takes seconds.
 CLIENT = """
 import json, sys
+from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
 answers = []
 for arguments in json.loads(sys.argv[1]):
+    if isinstance(arguments, list):  # a command
+        answers.append(main(arguments))
+        continue
     try:
         data = load_transitions(**arguments)
         answers.append([data.sha256, data.source, data.task and data.task.name])
@@ -105,66 +109,77 @@ def hub(tmp_path_factory):
         yield server
 
 
-def test_parquet_and_dsrl_repositories(hub, tmp_path):
-    environment = hub.environment(tmp_path / "home") | {"DSRL_DATASET_DIR": str(tmp_path / "dsrl")}
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def environment(hub, home):
+    return hub.environment(home / "hub") | {"DSRL_DATASET_DIR": str(home / "dsrl")}
+
+
+@pytest.fixture(scope="module")
+def answers(environment, home):
+    """What one process gets from the Hub, by the name of the question."""
+    calls = {
+        "by_task": {"dataset": "lab/set", "task": "ballcircle"},
+        "by_commit": {"dataset": "lab/set", "task": "ballcircle", "revision": COMMIT},
+        "other": {"dataset": "lab/set", "task": "carrun"},
+        "no_config": {"dataset": "lab/set", "task": "carcircle"},
+        "no_task": {"dataset": "lab/set"},
+        "no_repository": {"dataset": "lab/nothing", "task": "ballcircle"},
+        "no_revision": {"dataset": "lab/set", "task": "ballcircle", "revision": "v9"},
+        "damaged": {"dataset": "lab/damaged", "task": "ballcircle"},
+        "dsrl": {"dataset": "YYY-45/DSRL", "task": "ballcircle"},
+        "dsrl_short": {"dataset": "dsrl", "task": "ballcircle"},
+        "dsrl_missing": {"dataset": "dsrl", "task": "carrun"},
+        "dsrl_no_task": {"dataset": "dsrl"},
+        "by_name": {"dataset": "lab/robots", "task": "robot2"},
+        "several": {"dataset": "lab/robots"},
+        "unknown": {"dataset": "lab/robots", "task": "robot3"},
+        "foreign": {"dataset": "lab/foreign"},
+        "set": ["data", "convert", "lab/set", str(home / "set")],
+        "plain": ["data", "convert", "lab/plain", str(home / "plain")],
+    }
+    return dict(zip(calls, ask(list(calls.values()), environment), strict=True))
+
+
+def test_parquet_and_dsrl_repositories(hub, environment, answers, home):
     ball, car = make_dataset().sha256, make_dataset(observation_dim=7).sha256
-    (
-        by_task,
-        by_commit,
-        other,
-        no_config,
-        no_task,
-        no_repository,
-        no_revision,
-        damaged,
-        dsrl,
-        dsrl_short,
-        dsrl_missing,
-        dsrl_no_task,
-    ) = ask(
-        [
-            {"dataset": "lab/set", "task": "ballcircle"},
-            {"dataset": "lab/set", "task": "ballcircle", "revision": COMMIT},
-            {"dataset": "lab/set", "task": "carrun"},
-            {"dataset": "lab/set", "task": "carcircle"},
-            {"dataset": "lab/set"},
-            {"dataset": "lab/nothing", "task": "ballcircle"},
-            {"dataset": "lab/set", "task": "ballcircle", "revision": "v9"},
-            {"dataset": "lab/damaged", "task": "ballcircle"},
-            {"dataset": "YYY-45/DSRL", "task": "ballcircle"},
-            {"dataset": "dsrl", "task": "ballcircle"},
-            {"dataset": "dsrl", "task": "carrun"},
-            {"dataset": "dsrl"},
-        ],
-        environment,
-    )
-    assert by_task == by_commit == [ball, f"lab/set@{COMMIT} ({BALL.name})", BALL.name]
-    assert other == [car, f"lab/set@{COMMIT} ({CAR_RUN.name})", CAR_RUN.name]
-    assert no_config[0] == "DatasetError"
+    assert answers["by_task"] == answers["by_commit"] == [ball, f"lab/set@{COMMIT} ({BALL.name})", BALL.name]
+    assert answers["other"] == [car, f"lab/set@{COMMIT} ({CAR_RUN.name})", CAR_RUN.name]
+    assert answers["no_config"][0] == "DatasetError"
     assert (
         "'OfflineCarCircle-v0' not found. Available: ['OfflineBallCircle-v0', 'OfflineCarRun-v0']"
-        in no_config[1]
+        in answers["no_config"][1]
     )
-    assert "several tasks; say which one: OfflineBallCircle-v0, OfflineCarRun-v0" in no_task[1]
+    assert "several tasks; say which one: OfflineBallCircle-v0, OfflineCarRun-v0" in answers["no_task"][1]
     assert (
-        no_repository[0]
-        == no_revision[0]
-        == damaged[0]
-        == dsrl_missing[0]
-        == dsrl_no_task[0]
+        answers["no_repository"][0]
+        == answers["no_revision"][0]
+        == answers["damaged"][0]
+        == answers["dsrl_missing"][0]
+        == answers["dsrl_no_task"][0]
         == "DatasetError"
     )
-    assert "lab/nothing: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in no_repository[1]
-    assert "Revision 'v9' doesn't exist" in no_revision[1]
-    assert "lab/damaged: config 'OfflineBallCircle-v0' cannot be loaded" in damaged[1]
-    assert dsrl[0] == dsrl_short[0] == ball
-    assert dsrl[1].endswith(BALL.dataset_file)
-    assert f"YYY-45/DSRL: {CAR_RUN.dataset_file} of OfflineCarRun-v0 cannot be downloaded" in dsrl_missing[1]
-    assert "say which task" in dsrl_no_task[1]
+    assert (
+        "lab/nothing: config 'OfflineBallCircle-v0' cannot be loaded from the Hub"
+        in answers["no_repository"][1]
+    )
+    assert "Revision 'v9' doesn't exist" in answers["no_revision"][1]
+    assert "lab/damaged: config 'OfflineBallCircle-v0' cannot be loaded" in answers["damaged"][1]
+    assert answers["dsrl"][0] == answers["dsrl_short"][0] == ball
+    assert answers["dsrl"][1].endswith(BALL.dataset_file)
+    assert (
+        f"YYY-45/DSRL: {CAR_RUN.dataset_file} of OfflineCarRun-v0 cannot be downloaded"
+        in answers["dsrl_missing"][1]
+    )
+    assert "say which task" in answers["dsrl_no_task"][1]
 
     # What is cached stays usable without the network; what DSRL itself has downloaded is found as well.
-    (tmp_path / "dsrl").mkdir()
-    with h5py.File(tmp_path / "dsrl" / CAR_RUN.dataset_file, "w") as file:
+    (home / "dsrl").mkdir()
+    with h5py.File(home / "dsrl" / CAR_RUN.dataset_file, "w") as file:
         for column, values in to_dsrl(make_columns(observation_dim=7)).items():
             file.create_dataset(column, data=values)
     before = sum(hub.requests.values())
@@ -179,29 +194,20 @@ def test_parquet_and_dsrl_repositories(hub, tmp_path):
         environment | {"HF_HUB_OFFLINE": "1"},
     )
     assert sum(hub.requests.values()) == before
-    assert cached == named == by_task
+    assert cached == named == answers["by_task"]
     assert "lab/set: the Hub cannot be reached, and what is cached is of commit" in other[1]
     assert "not of revision 'v9'" in other[1]
     assert downloaded[0] == car
     assert "lab/other: config 'OfflineBallCircle-v0' cannot be loaded from the Hub" in unknown[1]
 
 
-def test_data_of_no_task(hub, tmp_path):
-    by_name, several, unknown, foreign = ask(
-        [
-            {"dataset": "lab/robots", "task": "robot2"},
-            {"dataset": "lab/robots"},
-            {"dataset": "lab/robots", "task": "robot3"},
-            {"dataset": "lab/foreign"},
-        ],
-        hub.environment(tmp_path / "home"),
-    )
-    assert by_name == [make_dataset(action_dim=3).sha256, f"lab/robots@{COMMIT} (robot2)", None]
-    assert "say which one: robot1, robot2" in several[1]
-    assert unknown[0] == "UnknownTaskError"
-    assert "unknown task 'robot3'" in unknown[1]
-    assert "Nor is it a config of lab/robots, which has robot1, robot2" in unknown[1]
-    assert "'observation' is missing; the file has 'state', 'force', 'gain'" in foreign[1]
+def test_data_of_no_task(answers):
+    assert answers["by_name"] == [make_dataset(action_dim=3).sha256, f"lab/robots@{COMMIT} (robot2)", None]
+    assert "say which one: robot1, robot2" in answers["several"][1]
+    assert answers["unknown"][0] == "UnknownTaskError"
+    assert "unknown task 'robot3'" in answers["unknown"][1]
+    assert "Nor is it a config of lab/robots, which has robot1, robot2" in answers["unknown"][1]
+    assert "'observation' is missing; the file has 'state', 'force', 'gain'" in answers["foreign"][1]
 
 
 def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memory(tmp_path):
@@ -218,24 +224,10 @@ def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memo
     assert "'lab/set'" in said.rpartition("cannot be found out")[2]
 
 
-def test_converting_keeps_licence_description_and_source_with_the_commit(hub, tmp_path):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
-    code = "import sys; from spi_diffusers.cli import main; " + "".join(
-        f"assert main(['data', 'convert', {repo!r}, {target!r}]) == 0; "
-        for repo, target in (("lab/set", "set"), ("lab/plain", "plain"))
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
+def test_converting_keeps_licence_description_and_source_with_the_commit(answers, home):
+    assert (answers["set"], answers["plain"]) == (0, 0)
     ball, plain = (
-        json.loads((tmp_path / config / "stats.json").read_text())
-        for config in (f"set/{BALL.name}", "plain/d")
+        json.loads((home / config / "stats.json").read_text()) for config in (f"set/{BALL.name}", "plain/d")
     )
     assert ball["sha256"] == plain["sha256"] == make_dataset().sha256
     assert (ball["license"], ball["description"]) == ("mit", "By *hand*.")
