@@ -92,11 +92,7 @@ class EvaluationSpec:
         check_episodes(self.episodes)
 
     def ways(self, pipeline: Any) -> tuple[str, ...]:
-        """The extractions to play a policy with.
-
-        Raises:
-            ValueError: A choice has no effect on this policy.
-        """
+        """The extractions to play a policy with; ValueError: a choice has no effect on this policy."""
         known: tuple[str, ...] | None = getattr(pipeline, "extractions", None)
         if known is None:  # what diffusers loads with trust_remote_code
             raise PolicyError(
@@ -236,20 +232,10 @@ def evaluate_policy(
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
 ) -> list[EvaluationEntry]:
-    """Play any policy at several cost limits.
+    """Play any policy at several cost limits; one entry per limit, in the order of the limits.
 
-    Args:
-        policy: The policy.
-        task: The task.
-        spec: How it is played.
-        extraction: Name of the way it picks its actions, for the entries. Only "safe" is told the limit; with
-            others the same episodes are measured against every limit, and entries say `feedback=False`.
-        train_info: Where the policy comes from.
-        progress: As in `evaluate`.
-        on_rollout: As in `evaluate`.
-
-    Returns:
-        One entry per limit, in the order of the limits.
+    `extraction` names its way of acting. Only "safe" is told the limit; with others the same episodes are
+    measured against every limit, and entries say `feedback=False`.
     """
     told = knows_limit(extraction)
     feedback = spec.feedback and told
@@ -294,11 +280,7 @@ def _speed(played: Rollout) -> tuple[int, float]:
 
 
 def training_of(pipeline: Any) -> TrainInfo | None:
-    """Where a pipeline's weights come from; None where it has no record, or was changed since.
-
-    Raises:
-        ValueError: Its record lacks a field.
-    """
+    """Where a pipeline's weights come from; None without a record, or if it was changed since."""
     if pipeline.training_record is None or not pipeline.is_as_trained:
         return None
     try:
@@ -310,8 +292,7 @@ def training_of(pipeline: Any) -> TrainInfo | None:
 def policy_task(pipeline: Any, task: str | Task | None) -> Task:
     """The task to play a pipeline on: the one that is asked for, or the pipeline's own.
 
-    Raises:
-        ValueError: The pipeline was trained for another task, or none is known.
+    ValueError: the pipeline was trained for another task, or none is known.
     """
     trained_for = pipeline.config.task
     if task is None:

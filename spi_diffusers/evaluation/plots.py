@@ -28,22 +28,11 @@ class TrainingLogError(ValueError):
 
 
 def read_training_log(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read a `metrics.jsonl`.
+    """Read a `metrics.jsonl`: for each metric its steps (K,) int64, ascending, and values (K,) float64.
 
-    Lines may differ in their keys. A last line that is not complete is left out, because the run may be
-    live or was killed while it wrote. Where a step occurs more than once (a run that was resumed from a
-    checkpoint repeats steps), the later line counts.
-
-    Args:
-        path: the file; each line holds "step" and metrics by name.
-
-    Returns:
-        For each metric its steps (K,) int64, ascending, and values (K,) float64.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        TrainingLogError: a line other than the last is not a JSON object with an integer "step", or a
-            metric is not a number.
+    An incomplete last line is left out: the run may be live, or was killed while it wrote. Where a step
+    occurs more than once (a resumed run repeats steps), the later line counts. FileNotFoundError: no such
+    file; TrainingLogError: another line is not an object with an integer "step" and numbers.
     """
     try:
         lines = Path(path).read_bytes().splitlines()
@@ -133,18 +122,10 @@ _CURVE_COLORS = (_SAFE, _PAPER, _BEST)
 
 
 def plot_training(metrics: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> "Figure":
-    """Draw the training curves.
+    """Draw the training curves from a run's `metrics.jsonl`, which may be live, and save them at `path`.
 
-    Args:
-        metrics: The `metrics.jsonl` of a run, which may be live.
-        path: Where to save the picture; its suffix gives the format (.png, .pdf, .svg). None saves none.
-
-    Returns:
-        The figure.
-
-    Raises:
-        FileNotFoundError: there is no such log.
-        ValueError: the log cannot be read, or holds none of the metrics that are drawn.
+    The suffix gives the format (.png, .pdf, .svg). ValueError: the log cannot be read, or holds none of the
+    metrics that are drawn.
     """
     log = read_training_log(metrics)
     if "lr" in log and np.ptp(log["lr"][1]) == 0:
@@ -183,22 +164,11 @@ def plot_limits(
     name_of: Callable[[SeedSummary], str] = policy_name,
     note: str = "",
 ) -> "Figure":
-    """Draw reward and cost against the cost limit, one curve per way of choosing actions.
+    """Draw reward and cost of one task's entries against the limit, one curve per way of choosing actions.
 
-    Bars span one standard deviation: over training seeds where there are several, else over episodes.
-
-    Args:
-        entries: entries of one task.
-        path: Where to save the picture; its suffix gives the format. None saves none.
-        behavior: The behavior data's own figures; the best episode within each limit is marked.
-        name_of: What the legend calls a curve.
-        note: One more line of the title.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: no entries, or entries of several tasks.
+    Bars span one standard deviation: over training seeds where there are several, else over episodes. The
+    best episode of `behavior` within each limit is marked. `name_of` names a curve in the legend; `note` is
+    one more line of the title. ValueError: no entries, or of several tasks.
     """
     groups, task = _grouped(entries, name_of)
     limits = _limits(groups)
@@ -249,21 +219,11 @@ def plot_cost_return(
     entries: Iterable[EvaluationEntry],
     rollouts: "Iterable[tuple[str, Rollout]]" = (),
 ) -> "Figure":
-    """Draw the behavior data's episodes in the plane of cost return and return, the policy's on top.
+    """Draw the data's episodes in the plane of cost return and return, both (E,), the policy's on top.
 
-    Args:
-        cost_returns: (E,) cost returns of the data's episodes.
-        returns: (E,) returns of the data's episodes.
-        path: Where to save the picture; its suffix gives the format. None saves none.
-        entries: entries of one task; their means are drawn with one standard deviation over episodes.
-        rollouts: evaluated episodes with the name of their extraction (what `on_rollout` of `evaluate`
-            gets), drawn as dots.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: no entries, entries of several tasks, or data of different lengths.
+    Means of `entries`, which are of one task, have one standard deviation over episodes; `rollouts` (what
+    `on_rollout` of `evaluate` gets) are drawn as dots. ValueError: no entries, entries of several tasks, or
+    data of different lengths.
     """
     cost_returns, returns = np.asarray(cost_returns, dtype=float), np.asarray(returns, dtype=float)
     if cost_returns.ndim != 1 or cost_returns.shape != returns.shape or len(returns) == 0:
@@ -422,17 +382,9 @@ def _thousands(value: float, _position: int) -> str:
 
 @contextlib.contextmanager
 def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) -> "Iterator[Figure]":
-    """A figure in the style of all, written to `path` at the end, complete or not at all.
+    """A figure in the style of all, in inches, written to `path` at the end, complete or not at all.
 
-    Args:
-        path: The picture; its suffix gives the format. None writes none.
-        size: Width and height in inches.
-
-    Yields:
-        The figure, which the caller draws on.
-
-    Raises:
-        OSError: the picture cannot be written; what was there is untouched.
+    None writes none. OSError: it cannot be written; what was there is untouched.
     """
     import matplotlib
     from matplotlib.figure import Figure

@@ -66,11 +66,8 @@ class _Record:
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Make a record from what `to_dict` gave.
-
-        Raises:
-            ValueError: Not a mapping, a field is missing or unknown, or a value is of the wrong kind; the
-                message names the field.
+        """Make a record from what `to_dict` gave; ValueError names a field that is missing, unknown or of the
+        wrong kind.
         """
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if not isinstance(values, Mapping):
@@ -113,12 +110,7 @@ class TrainInfo(_Record):
 class DivergedRun(_Record):
     """A training run whose loss or weights were no longer finite. Listed so that averages can report it.
 
-    Attributes:
-        task: DSRL's task name.
-        algorithm: Name of the algorithm.
-        cost_limit: Cost limit that it was trained for; None if it was for none.
-        train_seed: Seed of the run.
-        message: What training said.
+    `cost_limit` is the one that it was trained for, None if for none; `message` is what training said.
     """
 
     task: str
@@ -202,19 +194,10 @@ class EvaluationEntry(_Record):
         train_info: TrainInfo,
         **how: Any,
     ) -> "EvaluationEntry":
-        """Summarize the episodes of an evaluation in an entry.
+        """Summarize the episodes of an evaluation, returns and cost returns (B,), undiscounted, in an entry.
 
-        Args:
-            task: The task that was played; its constants give the normalized figures.
-            returns: (B,) undiscounted returns.
-            cost_returns: (B,) undiscounted cost returns.
-            cost_limit: Limit on the cost return of an episode.
-            train_info: Where the weights come from.
-            how: `extraction`, `feedback`, `eval_seeds`, `steps_per_second` and `versions` of the entry.
-
-        Raises:
-            ValueError: No episodes, arrays of different lengths, values that are not finite, or a
-                negative cost limit.
+        `how` has its `extraction`, `feedback`, `eval_seeds`, `steps_per_second` and `versions`. ValueError:
+        no episodes, arrays of different lengths, values that are not finite, or a negative cost limit.
         """
         reward = EpisodeStatistics.of("return", returns)
         cost = EpisodeStatistics.of("cost return", cost_returns)
@@ -248,13 +231,7 @@ class EvaluationEntry(_Record):
 
 @dataclass(frozen=True)
 class EpisodeStatistics:
-    """Mean and spread over episodes.
-
-    Attributes:
-        count: Number of episodes.
-        mean: Their mean.
-        std: Their sample standard deviation (n - 1), 0 for a single one.
-    """
+    """Number, mean and sample standard deviation (n - 1; 0 for a single one) of figures of episodes."""
 
     count: int
     mean: float
@@ -262,14 +239,8 @@ class EpisodeStatistics:
 
     @classmethod
     def of(cls, name: str, values: Any) -> "EpisodeStatistics":
-        """Compute them in float64.
-
-        Args:
-            name: What the values are, for messages.
-            values: (B,) numbers.
-
-        Raises:
-            ValueError: Not one-dimensional, empty, or not finite.
+        """Compute them in float64 from (B,) values; ValueError (with the name) if there are none or they are
+        not finite.
         """
         array = np.asarray(values, dtype=np.float64)
         if array.ndim != 1 or len(array) == 0:
@@ -282,11 +253,7 @@ class EpisodeStatistics:
 
 
 def check_cost_limit(cost_limit: Any) -> float:
-    """Turn a cost limit into a float.
-
-    Raises:
-        ValueError: Not a finite number of at least 0.
-    """
+    """Turn a cost limit into a float; ValueError if it is not a finite number of at least 0."""
     if not _is_number(cost_limit) or cost_limit < 0:
         raise ValueError(
             f"a cost limit must be a finite number of at least 0 (cost per episode), got {cost_limit!r}"
@@ -381,18 +348,10 @@ class Results(list[EvaluationEntry]):
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
-    """Read a results file.
+    """Read a results file: its entries and its runs that diverged, each sorted by key.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its entries and its runs that diverged, each sorted by key.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ResultsFileError: It is not a complete results file of a version that is known here, an entry has
-            missing or unknown fields or a value of the wrong kind, or two entries have the same key.
+    FileNotFoundError: no such file; ResultsFileError: not a complete results file of a known version, a field
+    is missing, unknown or of the wrong kind, or two entries have the same key.
     """
     path = Path(path)
     content = _read_checked(path)
@@ -412,19 +371,11 @@ def read_results(path: str | os.PathLike[str]) -> Results:
 def write_results(
     path: str | os.PathLike[str], entries: Iterable[EvaluationEntry], diverged: Iterable[DivergedRun] = ()
 ) -> Path:
-    """Write a results file anew, atomically; entries come sorted by key, fields in their fixed order.
+    """Write a results file anew, complete or not at all; entries come sorted by key, fields in their fixed
+    order.
 
-    Args:
-        path: The file; folders are made where missing.
-        entries: The entries, in any order.
-        diverged: Training runs that diverged.
-
-    Returns:
-        The file.
-
-    Raises:
-        ResultsFileError: Two entries have the same key.
-        OSError: The file cannot be written; what was there before is untouched.
+    ResultsFileError: two entries have the same key; OSError: it cannot be written, what was there is
+    untouched.
     """
     path = Path(path)
     text = results_text(entries, diverged, path)
@@ -438,15 +389,8 @@ def results_text(
     diverged: Iterable[DivergedRun] = (),
     path: str | os.PathLike[str] = "results",
 ) -> str:
-    """The text of a results file.
-
-    Args:
-        entries: The entries, in any order.
-        diverged: Training runs that diverged.
-        path: What messages call the file.
-
-    Raises:
-        ResultsFileError: Two entries have the same key.
+    """The text of a results file, which messages call `path`; ResultsFileError if two entries have the same
+    key.
     """
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -466,21 +410,10 @@ def merge_results(
 ) -> Results:
     """Put entries into a results file: same key replaces, others are added, the rest stays.
 
-    Evaluations that run side by side may merge into the same file: each waits for its turn.
-
-    Args:
-        path: The file; it and its folders are made where missing.
-        entries: The new entries. A run that has entries now is no longer listed as diverged.
-        diverged: Training runs that diverged.
-        outdated: Tells of a present entry whether it goes.
-
-    Returns:
-        What the file holds now, sorted by key.
-
-    Raises:
-        ResultsFileError: The present file cannot be read (it is left as it is), or two of the new entries
-            have the same key.
-        OSError: The file cannot be written; what was there before is untouched.
+    Evaluations that run side by side may merge into the same file: each waits for its turn. A run that has
+    entries now is no longer listed as diverged; `outdated` tells of a present entry whether it goes. Returns
+    what the file holds now. ResultsFileError: the present file cannot be read (it is left as it is), or two
+    new entries have the same key.
     """
     new = _sorted_unique(entries, path)
     with turn(path):
@@ -494,12 +427,7 @@ def merge_results(
 
 
 def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:
-    """Read the `train_info.json` that training saved beside a policy's weights.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ResultsFileError: It is not complete JSON, or a field is missing or of the wrong kind.
-    """
+    """Read the `train_info.json` beside a policy's weights; ResultsFileError names a missing or wrong field."""
     content = _read(Path(path))
     try:
         return TrainInfo.from_dict(content)

@@ -48,16 +48,10 @@ class Policy(Protocol):
 
 
 class PipelinePolicy:
-    """A pipeline as the policy of a rollout.
+    """A pipeline as the policy of a rollout; None for sampling settings takes the pipeline's defaults.
 
-    Args:
-        pipeline: The pipeline.
-        extraction: "safe": the budget and the steps left (with feedback) or the cost limit (without) are
-            passed on, with feedback beside the limit itself. "reward": the paper's Eq. 12, which knows no
-            limit; nothing is passed on. "policy": a baseline, which acts for the limit that it was trained
-            for; nothing is passed on.
-        num_candidates: Candidate actions per observation; None takes the pipeline's default.
-        num_inference_steps: Denoising steps; None takes the pipeline's default.
+    With extraction "safe" it is told the limit, and with feedback also the budget and the steps left.
+    "reward" (Eq. 12) and "policy" (a baseline) are told nothing.
     """
 
     def __init__(
@@ -81,10 +75,8 @@ class PipelinePolicy:
     def act(
         self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
     ) -> np.ndarray:
-        """Call the pipeline once for all observations; see `Policy.act`.
-
-        Raises:
-            ValueError: Safe extraction without a cost limit.
+        """Call the pipeline once for all observations, see `Policy.act`; ValueError: safe without a cost
+        limit.
         """
         call: Any = self.pipeline
         if self.extraction == BASELINE_EXTRACTION:
@@ -143,29 +135,15 @@ def rollout(
     simulator: str = "auto",
     progress: bool = True,
 ) -> Rollout:
-    """Play episodes to their end.
+    """Play episodes to their end, told `cost_limit` (None for none), in the order of `episode_seeds(seed,
+    episodes)`.
 
-    The environments are fresh and the policy is reset, so that a rollout is a function of its arguments:
-    the same seed gives the same numbers, bit for bit, on the same machine.
+    The environments are fresh and the policy is reset, so that a rollout is a function of its arguments: the
+    same seed gives the same numbers, bit for bit, on the same machine. With `feedback` the policy is told at
+    every step what is left of the limit and of the episode, else the limit alone.
 
-    Args:
-        policy: The policy.
-        task: The task or its name.
-        episodes: Number of episodes, at least 1.
-        seed: Determines the episodes and the policy's randomness.
-        cost_limit: Limit on the cost return of an episode, which the policy is told; None for none.
-        feedback: Tell the policy at every step what is left of the limit and of the episode. Else it is
-            told the limit alone.
-        simulator: See `make_vector_env`.
-        progress: Show a progress bar with the mean cost so far.
-
-    Returns:
-        The episodes, in the order of `episode_seeds(seed, episodes)`.
-
-    Raises:
-        ValueError: No episodes, a negative cost limit or seed, or a policy that gives actions of the wrong
-            shape or that are not finite.
-        SimulatorNotInstalledError: The simulator is missing.
+    ValueError: no episodes, a negative limit or seed, or actions of the wrong shape or not finite;
+    SimulatorNotInstalledError: the simulator is missing.
     """
     task, episodes, seed = get_task(task), check_episodes(episodes), check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
@@ -177,11 +155,7 @@ def rollout(
 
 
 def check_episodes(episodes: Any) -> int:
-    """Check the number of episodes.
-
-    Raises:
-        ValueError: Not an integer of at least 1.
-    """
+    """Check the number of episodes; ValueError if it is not an integer of at least 1."""
     if isinstance(episodes, bool) or not isinstance(episodes, int | np.integer) or episodes < 1:
         raise ValueError(f"episodes must be an integer of at least 1, got {episodes!r}")
     return int(episodes)
@@ -192,12 +166,7 @@ def limits_for_step(
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """What a policy is told before a step: `cost_budget` and `steps_left`, as `Policy.act` takes them.
 
-    Args:
-        cost_limit: Limit per episode, or None.
-        cost_so_far: (B,) cost of the steps already done.
-        step: Number of steps already done.
-        max_episode_steps: Time limit of the task.
-        feedback: Whether the cost so far is fed back.
+    `cost_so_far` (B,) is the cost of the `step` steps already done.
     """
     if cost_limit is None:
         return None, None
@@ -207,11 +176,7 @@ def limits_for_step(
 
 
 def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
-    """Check the actions.
-
-    Raises:
-        ValueError: Wrong shape, or not finite.
-    """
+    """Check the actions; ValueError: wrong shape, or not finite."""
     actions = np.asarray(actions)
     if actions.shape != shape:
         raise ValueError(

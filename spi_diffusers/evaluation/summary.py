@@ -25,13 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeedStatistic:
-    """One figure over train seeds; every seed weighs alike.
+    """One figure over training seeds; every seed weighs alike.
 
-    Attributes:
-        mean: mean of the seeds' means.
-        std: sample standard deviation over all episodes of all seeds.
-        seed_std: sample standard deviation of the seeds' means (n - 1); None for a single seed.
-        worst: the worst seed's mean: the lowest reward, the highest cost.
+    `std` is the sample standard deviation over all episodes of all seeds, `seed_std` that of the seeds' means
+    (None for a single seed), `worst` the worst seed's mean: the lowest reward, the highest cost.
     """
 
     mean: float
@@ -51,23 +48,10 @@ class SeedStatistic:
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Entries that differ in the train seed only, taken together.
+    """Entries that differ in the training seed only, taken together; fields as in `EvaluationEntry`.
 
-    Attributes:
-        task: DSRL's task name.
-        algorithm: name of the algorithm.
-        extraction: "safe" or "reward".
-        cost_limit: limit on the cost return of an episode.
-        feedback: whether the cost so far was fed back.
-        train_seeds: the seeds, sorted.
-        episodes: number of episodes over all seeds.
-        episodes_per_seed: number of episodes of each seed.
-        reward: the return.
-        cost: the cost return.
-        normalized_reward: the return in DSRL's scale.
-        normalized_cost: the cost return over the limit.
-        within_limit: share of all episodes with cost return <= cost limit.
-        steps_per_second: mean over the seeds.
+    `episodes` counts those of all seeds, of which `within_limit` is a share; `steps_per_second` is a mean
+    over the seeds.
     """
 
     task: str
@@ -135,16 +119,9 @@ def shown_range(counts: Iterable[int]) -> str:
 
 
 def summarize_seeds(entries: Iterable[EvaluationEntry]) -> list[SeedSummary]:
-    """Take together entries that differ in the train seed only.
+    """Take together entries that differ in the training seed only, sorted by the rest of their key.
 
-    Args:
-        entries: in any order, of any number of tasks, algorithms and limits.
-
-    Returns:
-        One summary per group, sorted by task, algorithm, extraction, limit and feedback.
-
-    Raises:
-        ValueError: two entries have the same key (a seed would count twice).
+    ValueError: two entries have the same key, so that a seed would count twice.
     """
     groups: dict[tuple[Any, ...], list[EvaluationEntry]] = {}
     seen: set[EntryKey] = set()
@@ -214,20 +191,8 @@ def _rescale(statistic: SeedStatistic, normalize: Callable[[float], float]) -> S
 class BehaviorRow:
     """What the dataset's own episodes reach, as a baseline for policies at one cost limit.
 
-    Attributes:
-        task: DSRL's task name.
-        cost_limit: limit on the cost return of an episode.
-        episodes: number of episodes in the data.
-        reward_mean: mean return of all episodes.
-        reward_std: its spread over episodes (sample standard deviation).
-        cost_mean: mean cost return of all episodes.
-        cost_std: its spread over episodes.
-        normalized_reward: mean return in DSRL's scale.
-        normalized_cost: mean cost return over the limit.
-        within_limit: share of the episodes that keep the limit.
-        best_return: largest return among the episodes that keep the limit; None where none does.
-        best_cost_return: cost return of that episode.
-        best_normalized_reward: that return in DSRL's scale.
+    Means and spreads are over all episodes; `best_...` is of the largest return among those that keep the
+    limit, None where none does.
     """
 
     task: str
@@ -250,18 +215,9 @@ def behavior_rows(
     cost_limits: Iterable[float],
     task: str | Task | None = None,
 ) -> list[BehaviorRow]:
-    """Compute the behavior data's own figures at each cost limit.
+    """The behavior data's own figures at each cost limit, in the given order; only its episode table is used.
 
-    Args:
-        dataset: the data, of which only the episode table is used; its task gives the normalized figures.
-        cost_limits: limits on the cost return of an episode.
-        task: stands in where the dataset does not know its task.
-
-    Returns:
-        One row per limit, in the given order.
-
-    Raises:
-        ValueError: a negative limit, or a dataset without a task and none given.
+    `task` stands in where the dataset does not know its task. ValueError: a negative limit, or no task.
     """
     known = dataset.task or task
     if known is None:

@@ -36,20 +36,10 @@ def policy_name(summary: SeedSummary) -> str:
 
 
 def results_tables(entries: Iterable[EvaluationEntry], behavior: Iterable[BehaviorRow] = ()) -> "list[Table]":
-    """Lay entries out, one table per task: limits as sections, policies first, then the behavior data.
+    """One `rich` table per task: limits as sections, policies first, then the behavior data.
 
-    Entries of several training seeds become one row with the spread over the seeds and the worst seed. A
-    row is marked as safe where the mean normalized cost is at most 1 (DSRL's rule).
-
-    Args:
-        entries: Entries of a results file.
-        behavior: The behavior data's own figures, of the same tasks and limits.
-
-    Returns:
-        One `rich` table per task, in the order of the names; print them with `rich.print`.
-
-    Raises:
-        ValueError: Two entries have the same key.
+    Entries of several training seeds become one row with the spread over the seeds and the worst seed.
+    ValueError: two entries have the same key.
     """
     summaries, rows = summarize_seeds(entries), list(behavior)
     tasks = sorted({summary.task for summary in summaries} | {row.task for row in rows})
@@ -142,13 +132,9 @@ _MARKDOWN_COLUMNS = (
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One policy, acting in one way, at one cost limit.
+    """One policy, acting in one way, at one cost limit; `rank` is its place there, from 1.
 
-    Attributes:
-        policy: Its name.
-        summary: Its figures over the training seeds.
-        datasets: What its seeds were trained on: checksums, or revisions of Hub datasets.
-        rank: Place among all policies at this task and limit, from 1.
+    `datasets` is what its seeds were trained on: checksums, or revisions of Hub datasets.
     """
 
     policy: str
@@ -176,11 +162,8 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Policies side by side.
-
-    Attributes:
-        rows: Sorted by task, limit and rank.
-        notes: What makes rows incomparable, and what was asked for and is in no row.
+    """Policies side by side, sorted by task, limit and rank; `notes` say what makes rows incomparable or is
+    missing.
     """
 
     rows: list[ComparisonRow]

@@ -32,17 +32,7 @@ _SAFE, _UNSAFE = (64, 170, 110), (222, 60, 50)
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded episode.
-
-    Attributes:
-        path: The video.
-        task: The task.
-        cost_limit: Limit that the episode was held to.
-        return_: Undiscounted return.
-        cost_return: Undiscounted cost return.
-        length: Steps.
-        frames: Pictures in the video.
-    """
+    """A recorded episode: the video, and undiscounted return and cost return."""
 
     path: Path
     task: Task
@@ -74,28 +64,12 @@ def record_replay(
     simulator: str = "auto",
     progress: bool = True,
 ) -> Replay:
-    """Play one episode and write it as a video.
+    """Play one episode, the one of `rollout(policy, task, episodes=1, seed=seed, ...)`, and write it as a
+    video.
 
-    It is the episode that `rollout(policy, task, episodes=1, seed=seed, ...)` plays.
-
-    Args:
-        policy: The policy.
-        task: The task or its name.
-        path: The video file, e.g. `replay.mp4`; written aside and moved into place.
-        cost_limit: Limit on the cost return, told to the policy and drawn.
-        seed: Determines the episode and the policy's randomness.
-        feedback: As in `rollout`.
-        simulator: As in `make_env`.
-        progress: Show a progress bar.
-
-    Returns:
-        The episode's figures.
-
-    Raises:
-        ValueError: A negative limit or seed, or a path that does not end in .mp4.
-        OSError: The video cannot be written; what was at `path` before is untouched.
-        ImportError: imageio, imageio-ffmpeg or Pillow is missing.
-        SimulatorNotInstalledError: The simulator is missing.
+    The cost limit is told to the policy and drawn; the .mp4 at `path` is complete or not written at all.
+    ValueError: a negative limit or seed, or another suffix; OSError: the video cannot be written, what was
+    there is untouched; ImportError: a package for videos, or the simulator, is missing.
     """
     from tqdm.auto import tqdm
 
@@ -158,26 +132,12 @@ def play_episode(
 ) -> Replay:
     """Play one episode of a policy in the simulator and record it, as `spi play` does.
 
-    Args:
-        policy: Folder of a policy or of its run, or an id on the Hub.
-        task: The task; None takes the policy's own.
-        cost_limit: Limit of the episode; None takes the one that a baseline was trained for, or the
-            task's first.
-        seed: Decides the episode and the policy's randomness.
-        extraction: "safe", or "reward" (Eq. 12), for which the limit is drawn only; None takes "safe". A
-            baseline acts in one way only.
-        feedback: Tell the policy at every step what is left of the limit.
-        revision: Branch, tag or commit on the Hub.
-        output: The video, an .mp4 file; None makes one in `outputs/play`.
-        progress: Show a progress bar.
+    `policy` is a folder, its run's, or an id on the Hub. None takes: the policy's own task; the limit that a
+    baseline was trained for, or the task's first; "safe" extraction (a baseline acts in one way only); an
+    output in `outputs/play`. With "reward" (Eq. 12) the limit is drawn only.
 
-    Returns:
-        The episode's figures.
-
-    Raises:
-        ValueError: The policy, the task or an argument cannot be used.
-        SimulatorNotInstalledError: The simulator is missing.
-        OSError: The video cannot be written.
+    ValueError: the policy, the task or an argument cannot be used; SimulatorNotInstalledError: the simulator
+    is missing; OSError: the video cannot be written.
     """
     from spi_diffusers.evaluation.evaluate import EvaluationSpec, policy_task
     from spi_diffusers.pipelines.loading import load_pipeline
@@ -215,17 +175,7 @@ class _Panel:
         self._small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 12)
 
     def draw_under(self, picture: Any, step: int, return_: float, cost_return: float) -> np.ndarray:
-        """Put the panel under a picture.
-
-        Args:
-            picture: (H, W, 3) uint8.
-            step: steps done.
-            return_: return so far.
-            cost_return: cost so far.
-
-        Returns:
-            (H + PANEL_HEIGHT, W, 3) uint8.
-        """
+        """Put the panel under a picture, (H, W, 3) uint8: (H + PANEL_HEIGHT, W, 3) uint8."""
         from PIL import Image, ImageDraw
 
         height, width = picture.shape[:2]
