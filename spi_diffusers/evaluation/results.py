@@ -427,7 +427,7 @@ def merge_results(
 
 
 def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:
-    """Read the `train_info.json` beside a policy's weights; ResultsFileError names a missing or wrong field."""
+    """Read the `train_info.json` beside a policy's weights; ResultsFileError names a wrong field."""
     content = _read(Path(path))
     try:
         return TrainInfo.from_dict(content)

@@ -99,7 +99,7 @@ class PipelinePolicy:
 
 @dataclass(frozen=True)
 class Rollout:
-    """B finished episodes of T steps at most, and how they were played.
+    """B finished episodes, and how they were played.
 
     Attributes:
         seed: What determined them.
@@ -109,7 +109,6 @@ class Rollout:
         cost_returns: (B,) float64, undiscounted sums of costs.
         lengths: (B,) int64, steps until the end.
         terminated: (B,) bool, whether the task itself ended the episode (else the time limit did).
-        running_cost: (T, B) float64, cost so far after each step; constant after an episode's end.
         seconds: Time of all steps, policy included, making of the environments not included.
     """
 
@@ -120,7 +119,6 @@ class Rollout:
     cost_returns: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
-    running_cost: np.ndarray
     seconds: float
 
 
@@ -200,7 +198,7 @@ def _play(
 ) -> Rollout:
     from tqdm.auto import tqdm
 
-    episodes, running_cost = env.num_envs, []
+    episodes = env.num_envs
     returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
     actions = np.zeros(env.action_space.shape, dtype=np.float32)
@@ -220,7 +218,6 @@ def _play(
             returns += rewards
             cost_returns += infos["cost"]
             lengths += active
-            running_cost.append(cost_returns.copy())
             bar.update()
             bar.set_postfix_str(f"mean cost {cost_returns.mean():.1f}", refresh=False)
             if infos["ended"].all():
@@ -233,6 +230,5 @@ def _play(
         cost_returns=cost_returns,
         lengths=lengths,
         terminated=np.array(infos["terminated_episode"], dtype=bool),
-        running_cost=np.stack(running_cost),
         seconds=time.perf_counter() - start,
     )

@@ -40,7 +40,6 @@ class Replay:
     return_: float
     cost_return: float
     length: int
-    frames: int
 
     @property
     def normalized_reward(self) -> float:
@@ -115,7 +114,7 @@ def record_replay(
             _check_complete(aside, frames)
     finally:
         env.close()
-    return Replay(Path(path), task, limit, return_, cost_return, step, frames)
+    return Replay(Path(path), task, limit, return_, cost_return, step)
 
 
 def play_episode(
