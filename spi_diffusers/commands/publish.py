@@ -83,9 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check a policy, compare it with the Hub, and publish it; or all of them."""
+    publish_all.check_options(args)
     if args.all:
         return publish_all.run(args)
-    publish_all.check_unused(args)
     missing = [name for name, value in (("FOLDER", args.folder), ("ORG/NAME", args.repo_id)) if value is None]
     if missing:
         raise ValueError(

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import hide_hub_bars, print_tables
 
@@ -16,15 +16,9 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = "outputs"
 DEFAULT_COLLECTION = "Safe policies by SPI"
-#: Options that only go with --all, and those that do not go with it; with their defaults.
-_ONLY_HERE: dict[str, Any] = {
-    "seed": None,
-    "exclude": [],
-    "collection": DEFAULT_COLLECTION,
-    "no_collection": False,
-    "dataset": None,
-}
-_NOT_HERE: dict[str, Any] = {"evaluation": None, "output": None, "create_pr": False}
+#: Options that only go with --all, and those that do not go with it.
+_ONLY_WITH_ALL = ("seed", "exclude", "collection", "no_collection", "dataset")
+_NOT_WITH_ALL = ("evaluation", "output", "create_pr")
 
 
 def add_arguments(parser: "argparse._ArgumentGroup") -> None:
@@ -63,18 +57,16 @@ def upload_options(args: argparse.Namespace) -> "UploadOptions":
     )
 
 
-def check_unused(args: argparse.Namespace) -> None:
-    """Refuse options of `--all` where it is not given.
-
-    Raises:
-        ValueError: Naming the option.
-    """
-    _refuse(args, _ONLY_HERE, "goes only with --all")
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options of `--all` where it is not given, and others where it is, with a ValueError."""
+    why = "does not go with --all" if args.all else "goes only with --all"
+    for name in _NOT_WITH_ALL if args.all else _ONLY_WITH_ALL:
+        if getattr(args, name) != args.parser.get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} {why}")
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish all policies and fill the collection; exit code 1 if anything failed."""
-    _refuse(args, _NOT_HERE, "does not go with --all")
     if args.no_collection and (args.dataset or args.collection != DEFAULT_COLLECTION):
         raise ValueError("--no-collection leaves nothing for --collection and --dataset to do")
     folder, organization = (
@@ -129,12 +121,6 @@ def run(args: argparse.Namespace) -> int:
     elif failures:
         print(f"{len(failures)} failed; the same command completes what is missing.", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _refuse(args: argparse.Namespace, options: dict[str, Any], why: str) -> None:
-    for name, default in options.items():
-        if getattr(args, name) != default:
-            raise ValueError(f"--{name.replace('_', '-')} {why}")
 
 
 def _print_left_out(found: "FoundPolicies", chosen: "tuple[TrainedPolicy, ...]") -> None:
