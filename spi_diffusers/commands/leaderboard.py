@@ -38,17 +38,15 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.results import find_policies
 
     hide_hub_bars()
-    found = find_policies(task, author=args.author, collection=args.collection, token=args.token)
-    for reason in found.unreadable.values():
+    found, unreadable = find_policies(task, author=args.author, collection=args.collection, token=args.token)
+    for reason in unreadable.values():
         print(f"left out: {reason}", file=sys.stderr)
     # A collection holds policies of all tasks.
     policies = {
-        name: results
-        for name, results in found.policies.items()
-        if any(entry.task == task.name for entry in results)
+        name: results for name, results in found.items() if any(entry.task == task.name for entry in results)
     }
     if not policies:
         where = f"author {args.author}" if args.author else f"collection {args.collection}"
         raise ValueError(f"{where}: no policy with results for {task.name}")
     print_comparison(policies, task.name, args, best_only=True)
-    return 1 if found.unreadable else 0
+    return 1 if unreadable else 0

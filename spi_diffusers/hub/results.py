@@ -1,7 +1,6 @@
 """Results of policies, from folders and from the Hub, without loading the policies."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -10,14 +9,6 @@ from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
 from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, did_you_mean
 from spi_diffusers.hub.upload import HubError, explained, hub_api
-
-
-@dataclass(frozen=True)
-class PublishedPolicies:
-    """Results that a search on the Hub found, and why others could not be read, both by repository."""
-
-    policies: dict[str, Results]
-    unreadable: dict[str, str]
 
 
 def results_folders(path: Path) -> list[Path]:
@@ -30,7 +21,7 @@ def results_folders(path: Path) -> list[Path]:
     return [place for place in places if (place / RESULTS_FILE).is_file()]
 
 
-def read_policy_results(policy: str, *, revision: str | None = None, token: str | None = None) -> Results:
+def read_policy_results(policy: str, *, token: str | None = None) -> Results:
     """Read results: from a results file, the folder of a policy, run or evaluation, or an id on the Hub.
 
     What exists on disk is never looked up on the Hub. FileNotFoundError: no such folder, or not evaluated;
@@ -47,15 +38,16 @@ def read_policy_results(policy: str, *, revision: str | None = None, token: str 
             raise FileNotFoundError(
                 f"{policy}: no such folder, and not an id on the Hub (org/name){did_you_mean(file)}"
             )
-        return _download(policy, revision, token)
+        return _download(policy, token)
     return read_results(file)
 
 
 def find_policies(
     task: Task, *, author: str | None = None, collection: str | None = None, token: str | None = None
-) -> PublishedPolicies:
-    """Read the results of all policies for a task: an author's that have its tag, or all of a collection
-    (slug).
+) -> tuple[dict[str, Results], dict[str, str]]:
+    """Read the results of all policies for a task: an author's with its tag, or all of a collection (slug).
+
+    Returns the results, and why others could not be read, both by repository.
 
     ValueError: both or none of author and collection; HubError: the Hub cannot be reached, or has no such
     thing.
@@ -65,10 +57,10 @@ def find_policies(
     policies, unreadable = {}, {}
     for repo_id in sorted(set(_repositories(task, author, collection, token))):
         try:
-            policies[repo_id] = _download(repo_id, None, token)
+            policies[repo_id] = _download(repo_id, token)
         except (HubError, ValueError, OSError) as error:
             unreadable[repo_id] = str(error)
-    return PublishedPolicies(policies, unreadable)
+    return policies, unreadable
 
 
 def _repositories(task: Task, author: str | None, collection: str | None, token: str | None) -> Iterable[str]:
@@ -80,10 +72,10 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
         return [model.id for model in hub_api(token).list_models(author=author, filter=task.name)]
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> Results:
+def _download(repo_id: str, token: str | None) -> Results:
     with explained(f"{repo_id}: its results cannot be read"):
         try:
-            file = hub_api(token).hf_hub_download(repo_id, RESULTS_FILE, revision=revision)
+            file = hub_api(token).hf_hub_download(repo_id, RESULTS_FILE)
         except RemoteEntryNotFoundError as error:
             why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
             raise HubError(f"{repo_id}: {why}") from error

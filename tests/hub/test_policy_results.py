@@ -54,9 +54,9 @@ def test_from_the_hub(hub):
 
 
 def test_all_of_an_author_and_of_a_collection(hub):
-    found = find_policies(BALL, author="org")
-    assert list(found.policies) == ["org/better", "org/plain"]
-    assert list(found.unreadable) == ["org/silent"]
+    found, unreadable = find_policies(BALL, author="org")
+    assert list(found) == ["org/better", "org/plain"]
+    assert list(unreadable) == ["org/silent"]
     item = {"_id": "1", "id": "org/plain", "type": "model", "position": 0}
     hub.store.collections["org/safe-1"] = {
         "slug": "org/safe-1",
@@ -69,7 +69,7 @@ def test_all_of_an_author_and_of_a_collection(hub):
         "theme": "blue",
         "upvotes": 0,
     }
-    assert list(find_policies(BALL, collection="org/safe-1").policies) == ["org/plain"]
+    assert list(find_policies(BALL, collection="org/safe-1")[0]) == ["org/plain"]
     with pytest.raises(HubError, match="collection org/none: cannot be listed"):
         find_policies(BALL, collection="org/none")
 
