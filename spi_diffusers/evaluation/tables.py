@@ -220,18 +220,12 @@ def compare_policies(
     cost_limits: Sequence[float] | None = None,
     best_only: bool = False,
 ) -> Comparison:
-    """Rank policies at every task and cost limit: first those that keep the limit on average, by reward.
+    """Rank policies (results by name) at every task and limit: first those that keep it on average, by
+    reward.
 
-    Those that break it follow, the least costly first, so that no reward makes up for it.
-
-    Args:
-        policies: Results by name, such as a folder or an id on the Hub.
-        task: Only this task (DSRL's name).
-        cost_limits: Only these limits.
-        best_only: Of every policy, and of every algorithm in a results file, only the best way to act.
-
-    Raises:
-        ValueError: No result fits.
+    Those that break it follow, the least costly first, so that no reward makes up for it. With `best_only`,
+    only the best way to act of every policy, and of every algorithm in a results file. ValueError: no result
+    fits.
     """
     ranked: dict[tuple[str, float], list[tuple[str, SeedSummary]]] = {}
     for name, results in policies.items():

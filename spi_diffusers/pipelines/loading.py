@@ -65,23 +65,14 @@ def resolve_policy(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Path:
-    """Find the folder of a policy, and download it if it is on the Hub.
+    """Find the folder of a policy (with `model_index.json`), and download it if it is on the Hub.
 
-    Args:
-        policy: Folder of a policy, or of the run that made it, or an id on the Hub (`org/name`). What exists
-            on disk is never looked up on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Download the code that the repository ships as well.
-        **options: `token`, `cache_dir`, `local_files_only`, `force_download`, as in huggingface_hub.
+    `policy` is its folder, the one of its run, or an id on the Hub (`org/name`); what exists on disk is never
+    looked up on the Hub. `trust_remote_code` downloads the code that the repository ships as well; options
+    (`token`, `cache_dir`, `local_files_only`, `force_download`) are huggingface_hub's.
 
-    Returns:
-        The folder with `model_index.json`.
-
-    Raises:
-        FileNotFoundError: There is no such folder, and it does not look like an id on the Hub; or the folder
-            holds no policy. The message names the nearest existing folder.
-        PolicyError: The Hub cannot be reached or has no such policy; or a revision of a local folder was
-            asked for.
+    FileNotFoundError: no such folder and no id on the Hub, or no policy in it; PolicyError: the Hub cannot be
+    reached or has no such policy, or a revision of a local folder was asked for.
     """
     local, name = find_local_policy(policy, revision), str(policy)
     if local is not None:
@@ -114,10 +105,8 @@ def load_pipeline(
 
 
 def pipeline_class(folder: Path) -> "type[CheckedLoading]":
-    """The class of a policy's pipeline, by the name in its `model_index.json`.
-
-    Raises:
-        ValueError: The file cannot be read, or names no class of this package.
+    """The class of a policy's pipeline, by the name in its `model_index.json`; ValueError if it is none of
+    ours.
     """
     from spi_diffusers import pipelines
 
@@ -303,18 +292,9 @@ def check_policy_folder(
 ) -> None:
     """Raise an error that names the file if a policy folder cannot be loaded completely.
 
-    Only headers are read, so a check costs milliseconds and no memory.
-
-    Args:
-        folder: Local folder of a policy.
-        pipeline_class: What it is to be loaded with.
-        trust_remote_code: Whether code in the folder may be run, for components that the package does not
-            know.
-
-    Raises:
-        FileNotFoundError: A config or weight file is missing.
-        ValueError: A file is truncated or foreign, weights and config do not fit, or the policy was saved
-            by a newer version.
+    Only headers are read, so a check costs milliseconds and no memory. With `trust_remote_code` the folder
+    may hold components that the package does not know. FileNotFoundError: a config or weight file is missing;
+    ValueError: a file is truncated or foreign, weights and config do not fit, or a newer version saved it.
     """
     path = os.path.join(folder, INDEX_FILE)
     index = with_installed_modules(_read(path))
