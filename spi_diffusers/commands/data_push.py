@@ -44,13 +44,7 @@ def run(args: argparse.Namespace) -> int:
         hide_hub_bars()
     from pathlib import Path
 
-    from spi_diffusers.hub.datasets import (
-        check_folder,
-        commit_message,
-        find_files,
-        plan_push,
-        published_card,
-    )
+    from spi_diffusers.hub.datasets import check_folder, commit_message, find_files, plan_push, published_card
     from spi_diffusers.hub.upload import UploadOptions, upload
 
     files = find_files(Path(args.folder).expanduser())

@@ -24,13 +24,7 @@ from spi_diffusers.evaluation.results import (
     merge_results,
     read_results,
 )
-from spi_diffusers.evaluation.rollouts import (
-    PipelinePolicy,
-    Policy,
-    Rollout,
-    check_episodes,
-    rollout,
-)
+from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, check_episodes, rollout
 from spi_diffusers.evaluation.summary import behavior_rows
 from spi_diffusers.files import (
     CONFIG_FILE,
