@@ -19,11 +19,7 @@ _TEMPLATES = Path(__file__).parent
 
 
 def read_card(readme: Path) -> "DatasetCard":
-    """Read a dataset card; its `data` holds the YAML header.
-
-    Raises:
-        DatasetError: the YAML header cannot be read, or its `configs` are not a list of named configs.
-    """
+    """Read a dataset card; DatasetError where its YAML header is broken or its configs have no names."""
     from huggingface_hub import DatasetCard
 
     try:
@@ -43,21 +39,12 @@ def make_card(
     location: str,
     replaced: Sequence[dict[str, Any]] = (),
 ) -> "DatasetCard":
-    """Write the card of a dataset folder.
+    """Make the card of a dataset folder; `str(card)` is the text of `README.md`.
 
-    Args:
-        tasks: the `stats.json` content of every config of the folder, in the wanted order.
-        existing: the folder's present `README.md`, where there is one: everything of it is kept except
-            the configs of these tasks, of tasks that were removed, what `refresh_header` writes, and the
-            section between our two marks.
-        location: what a reader passes to `load_transitions` to get the data (Hub id or folder name).
-        replaced: as for `refresh_header`.
-
-    Returns:
-        The card; `str(card)` is the text of `README.md`.
-
-    Raises:
-        DatasetError: the existing card cannot be read.
+    `tasks` are the `stats.json` contents of all configs. Of an `existing` card everything is kept except the
+    configs of these tasks, of tasks that were removed, what `refresh_header` writes, and the section between
+    our two marks. `location` is what a reader passes to `load_transitions`; `replaced` is as for
+    `refresh_header`. Raises DatasetError if the existing card cannot be read.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
     from jinja2 import Environment
@@ -104,10 +91,8 @@ def refresh_header(
 ) -> None:
     """Write size and license anew into a card's YAML header; a license that we did not write is kept.
 
-    Args:
-        card: is changed.
-        tasks: the `stats.json` content of every config.
-        replaced: the same of configs that have just been replaced: their licenses were ours, too.
+    `tasks` are the `stats.json` contents of every config, `replaced` those of configs just replaced, whose
+    licenses were ours, too.
     """
     card.data["size_categories"] = _size_categories(tasks)
     given = card.data.get("license") or []

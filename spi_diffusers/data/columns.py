@@ -30,10 +30,8 @@ class DatasetError(ValueError):
 class ColumnChecker:
     """Turns raw columns of one source into clean ones, or says what is wrong with them.
 
-    Args:
-        source: what to call the source in messages (a path or a Hub id).
-        names: how the source calls a column, where that differs from our name.
-        first_row: number of the first row that is checked, for messages, where rows come in parts.
+    `names` maps our names to the source's, for messages; `first_row` is the number of the first row checked,
+    where rows come in parts.
     """
 
     def __init__(self, source: str, names: Mapping[str, str] | None = None, first_row: int = 0):
@@ -48,20 +46,14 @@ class ColumnChecker:
     def clean(
         self, raw: Mapping[str, np.ndarray], task: Task | None, *, clip_actions: bool = False
     ) -> dict[str, np.ndarray]:
-        """Check and convert all columns.
+        """Check and convert all columns, or raise DatasetError.
 
-        Args:
-            raw: arrays by our column names (`COLUMNS`, and `INDEX_COLUMNS` where the source has them).
-                Vectors are (N, D); values and flags are (N,) or (N, 1), of any numeric or bool type.
-            task: fixes the dimensions and the action range (-1 to 1), where given.
-            clip_actions: clip actions outside that range instead of refusing them.
+        `raw` has arrays by our column names (`COLUMNS`, and `INDEX_COLUMNS` where the source has them):
+        vectors (N, D), values and flags (N,) or (N, 1), of any numeric or bool type. `task` fixes dimensions
+        and action range (-1 to 1); `clip_actions` clips what lies outside instead of refusing it.
 
-        Returns:
-            Contiguous arrays: vectors (N, D) and values (N,) float32, flags (N,) bool, and
-            `episode_index` (0, 1, ... in file order) and `frame_index`, (N,) int64.
-
-        Raises:
-            DatasetError: see the class.
+        Returns contiguous arrays: vectors (N, D) and values (N,) float32, flags (N,) bool, and
+        `episode_index` (0, 1, ... in file order) and `frame_index`, (N,) int64.
         """
         clean = self.clean_rows(raw, task, clip_actions=clip_actions)
         ends = clean["terminated"] | clean["truncated"]
@@ -155,16 +147,10 @@ class ColumnChecker:
     def check_indices(
         self, raw: Mapping[str, np.ndarray], ends: np.ndarray, *, frame: int = 0, previous: int | None = None
     ) -> None:
-        """Check that the index columns, where there are any, agree with the episode ends.
+        """Check that the index columns that `raw` has, or the same part of each, agree with the episode ends.
 
-        Args:
-            raw: may hold `INDEX_COLUMNS`, or the same part of each.
-            ends: (N,) bool, whether an episode ends in the row.
-            frame: which step of its episode the first row is.
-            previous: the episode index of the row before the first, where there is one.
-
-        Raises:
-            DatasetError: they do not agree.
+        `ends` is (N,) bool; `frame` is the first row's step in its episode, and `previous` the episode index
+        of the row before it.
         """
         rows = np.arange(len(ends))
         is_start = np.concatenate([[frame == 0], ends[:-1]])

@@ -30,13 +30,8 @@ CHUNK = 1 << 20
 class HubFile:
     """One of DSRL's files as the Hub describes it.
 
-    Attributes:
-        path: the file in the repository.
-        size: in bytes.
-        digest: SHA-256 of the content (64 hexadecimal digits), or git's SHA-1 of the blob (40 digits) where
-            git itself keeps the file.
-        commit: commit that the description belongs to; None for a file that was fetched before, where the Hub
-            cannot be reached.
+    `digest` is the content's SHA-256 (64 digits), or git's SHA-1 of the blob (40 digits) where git itself
+    keeps the file. `commit` is None for a file fetched before, where the Hub cannot be reached.
     """
 
     path: str
@@ -51,11 +46,7 @@ class HubFile:
 
 
 def download_dsrl_file(task: Task, *, revision: str | None = None) -> Path:
-    """Fetch a task's file from DSRL's dataset repository, verified, unless it is there already.
-
-    Raises:
-        DatasetError: it cannot be downloaded; what has arrived is kept, and the next try goes on there.
-    """
+    """Fetch a task's file from DSRL's repository unless it is there; see `fetch` for errors."""
     return fetch(find_dsrl_files([task], revision=revision)[task.name])
 
 
@@ -63,11 +54,7 @@ def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> di
     """Ask the Hub for the sizes and checksums of the files of tasks; for `fetch`, by task name.
 
     Without a connection, files that were fetched before are taken, unless a revision is asked for: nothing
-    here tells which revision they belong to.
-
-    Raises:
-        DatasetError: the Hub has no such repository, revision or file; or it cannot be reached, and a file
-            was not fetched before.
+    here tells which revision they belong to. DatasetError where that is not possible.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -101,8 +88,7 @@ def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> di
 def fetch(file: HubFile) -> Path:
     """Fetch a file into the Hub client's cache (`hf cache` knows how to empty it), and verify it.
 
-    Raises:
-        DatasetError: the download fails for good, or what the server sends is not what the Hub describes.
+    DatasetError if that fails for good; what has arrived is kept, and the next try resumes there.
     """
     target = _folder() / file.digest / Path(file.path).name
     try:

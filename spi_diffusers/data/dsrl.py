@@ -65,13 +65,7 @@ def load_npz(path: Path, task: Task | None = None, *, clip_actions: bool = False
 
 
 def load_hdf5(path: Path, task: Task | None = None, *, clip_actions: bool = False) -> TransitionDataset:
-    """Load one of DSRL's HDF5 files; as `load_npz`.
-
-    Raises:
-        DatasetError: the file is not HDF5, is cut off, or its columns do not pass the checks of
-            `TransitionDataset.from_columns`.
-        ImportError: h5py is not installed.
-    """
+    """Load one of DSRL's HDF5 files, as `load_npz`; ImportError if h5py is not installed."""
     try:
         import h5py
     except ImportError as error:
@@ -125,13 +119,9 @@ def dataset_from_raw(
     clip_actions: bool = False,
     stacklevel: int = 2,
 ) -> TransitionDataset:
-    """Make a dataset of raw columns, with `next_observation` derived (and a warning) where it is missing.
+    """As `TransitionDataset.from_columns`; a missing `next_observation` is derived, with a warning.
 
-    The arguments are those of `TransitionDataset.from_columns`; `stacklevel` says whose line the warning
-    names (2: the caller's).
-
-    Raises:
-        DatasetError: the columns do not pass the checks of `TransitionDataset.from_columns`.
+    `stacklevel` says whose line the warning names (2: the caller's).
     """
     if "next_observation" not in raw and "observation" in raw:
         stand_in = {**raw, "next_observation": raw["observation"]}

@@ -108,9 +108,7 @@ def load_file(
 ) -> TransitionDataset:
     """Load a file in DSRL's layout, or a table whose `columns` are named or have usual names.
 
-    Raises:
-        DatasetError: the suffix is not known, or the file cannot be used.
-        ImportError: h5py is needed and not installed.
+    DatasetError if its suffix is not known or it cannot be used; ImportError if h5py is needed and missing.
     """
     suffix = path.suffix.lower()
     if suffix in DSRL_SUFFIXES:
@@ -129,11 +127,7 @@ def check_suffix(path: Path) -> None:
 
 
 def file_task(path: Path, task: Task | None) -> Task | None:
-    """The task of a file: the wanted one, or else the one that its name tells, if any.
-
-    Raises:
-        DatasetError: the name tells another task than the wanted one.
-    """
+    """The task of a file: the wanted one, or the one that its name tells; DatasetError if both differ."""
     told = task_of_file(path)
     if task is not None and told is not None and told != task:
         raise DatasetError(
@@ -151,14 +145,7 @@ def check_is_there(dataset: str | os.PathLike[str] | None) -> None:
 def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
     """Refuse at once what cannot be loaded because it is not there; nothing is read, nothing downloaded.
 
-    Args:
-        dataset: as in `load_transitions`.
-        task: DSRL id or short form.
-
-    Raises:
-        UnknownTaskError: there is no such task.
-        MissingDatasetError: there is no such file or folder, or the folder has no data of the task.
-        DatasetError: the folder is not a dataset.
+    MissingDatasetError if there is no such file or folder, or the folder has no data of the task.
     """
     known = get_task(task)
     check_is_there(dataset)

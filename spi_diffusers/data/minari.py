@@ -23,21 +23,11 @@ def load_minari(
     cost: str = "cost",
     clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load a Minari dataset.
+    """Load a Minari dataset: `minari:` and an id (downloaded by Minari if it is not here), or a folder.
 
-    Args:
-        dataset: `minari:` and a dataset id (downloaded by Minari if it is not here), or a folder.
-        task: fixes the dimensions and the action range, where given.
-        cost: under which name the infos hold the cost of a step.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset; an episode that Minari stored without an end is truncated at its last step.
-
-    Raises:
-        DatasetError: Minari cannot load it, observations or actions are not vectors, the infos hold no
-            cost, or the columns do not pass the checks of `TransitionDataset.from_columns`.
-        ImportError: minari is not installed.
+    `cost` names the entry of the infos that holds the cost of a step. An episode that Minari stored without
+    an end is truncated at its last step. DatasetError where observations or actions are no vectors, there is
+    no cost, or Minari or the checks refuse it; ImportError if minari is not installed.
     """
     source = str(dataset)
     try:

@@ -34,17 +34,9 @@ def with_retries(
 ) -> Result:
     """Call something that reads, and again while the error may pass: the one retry of this package.
 
-    The client's offline mode is a lack of connection that does not pass while this process runs.
-
-    Args:
-        call: takes nothing; may be called several times.
-        what: what it does, for messages.
-        attempts: how often at most, counted from the last attempt that made progress.
-        progress: how far the calls have come, a number that grows. An attempt that got further is worth
-            going on with, whatever ended it.
-
-    Returns:
-        What `call` returned.
+    The client's offline mode does not pass while this process runs. `what` names the call in messages.
+    `attempts` counts from the last attempt that made progress, by the growing number that `progress` returns:
+    an attempt that got further is worth another, whatever ended it.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 

@@ -43,24 +43,11 @@ _DAMAGED = "is not a parquet file, or it is cut off or damaged"
 def load_folder(
     folder: Path, config: str | None = None, *, source: str | None = None, clip_actions: bool = False
 ) -> TransitionDataset:
-    """Load a config from a local folder in the parquet layout.
+    """Load a config, by default the only one, from a local folder in the parquet layout.
 
-    The files are read directly: nothing is downloaded, and no copy is left in a cache.
-
-    Args:
-        folder: holds `README.md` and `<task>/train-*.parquet`.
-        config: its name; may be left out where there is only one.
-        source: what to call the data in messages, the folder by default.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset.
-
-    Raises:
-        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
-        DatasetError: there is no such config (the message lists those there are), a file is missing,
-            cut off or not parquet, or its columns do not pass the checks of
-            `TransitionDataset.from_columns`.
+    The files are read directly: nothing is downloaded, and no copy is left in a cache. `source` is what
+    messages call the data. UnknownTaskError if `config` is neither a config nor a DSRL task; DatasetError if
+    the folder lacks it (the message lists what there is), or a file is missing, damaged or fails the checks.
     """
     import pyarrow.parquet as pq
 
@@ -83,21 +70,11 @@ def load_folder(
 def load_hub(
     repo_id: str, config: str | None = None, *, revision: str | None = None, clip_actions: bool = False
 ) -> TransitionDataset:
-    """Load a config from a dataset repository on the Hub; files are cached by `datasets`.
+    """Load a config, by default the only one, of a Hub dataset; files are cached by `datasets`.
 
-    Args:
-        repo_id: `organization/name`.
-        config: its name; may be left out where there is only one.
-        revision: branch, tag or commit.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset; its source is `repo_id@commit`.
-
-    Raises:
-        UnknownTaskError: `config` is neither a config nor a task of DSRL's.
-        DatasetError: the repository, the revision or the config does not exist, the Hub cannot be
-            reached and nothing is cached, or the columns do not pass the checks.
+    The dataset's source is `repo_id@commit`. UnknownTaskError as for `load_folder`; DatasetError if
+    repository, revision or config does not exist, the Hub cannot be reached and nothing is cached, or the
+    columns do not pass the checks.
     """
     with _hub_builder(repo_id, config, revision) as (builder, config):
         builder.download_and_prepare()
@@ -126,9 +103,7 @@ def _from_table(table: "pa.Table", source: str, config: str, clip_actions: bool)
 def folder_configs(folder: Path) -> list[str]:
     """List the configs (tasks) that the dataset card of a folder declares, in its order.
 
-    Raises:
-        DatasetError: there is no card, or its YAML header cannot be read or declares no configs, or one whose
-            files are gone.
+    DatasetError without a readable card that declares configs, or if the files of one are gone.
     """
     readme = folder / "README.md"
     if not readme.is_file():
@@ -155,10 +130,8 @@ def folder_configs(folder: Path) -> list[str]:
 def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
     """Pick the wanted one of the `names` of configs, or the only one.
 
-    Raises:
-        UnknownTaskError: `wanted` is neither a config of the dataset nor a task of DSRL's.
-        DatasetError: the dataset (`where` in messages) has no data of the task, or several configs and none
-            is wanted.
+    UnknownTaskError if it is neither a config nor a DSRL task; DatasetError if the dataset (`where` in
+    messages) lacks it, or has several configs and none is wanted.
     """
     listing = ", ".join(names)
     if wanted is None:
@@ -270,23 +243,11 @@ def _check_columns(file: str, present: Sequence[str]) -> None:
 def column_to_numpy(
     column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None, first_row: int = 0
 ) -> np.ndarray:
-    """View an Arrow column as a NumPy array, without a copy where Arrow's memory allows it.
+    """View an Arrow column as a NumPy array: (N,) for numbers and bools, (N, D) for lists.
 
     One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
-    columns are unpacked from bits.
-
-    Args:
-        column: numbers or bools, or for vectors lists of numbers that all have one length.
-        name: its name, for messages, as is `source`.
-        source: where it comes from.
-        vector: whether it holds a list per row; by default what its name means in our layout.
-        first_row: number of its first row, for messages.
-
-    Returns:
-        (N,) for numbers and bools, (N, D) for lists.
-
-    Raises:
-        DatasetError: it holds nulls, lists of different lengths, or no numbers.
+    columns are unpacked from bits. `vector` says whether lists are expected, by default what the name means
+    in our layout. DatasetError for nulls, lists of different lengths, or what is not a number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -360,15 +321,8 @@ class ParquetRows:
     """The rows of several parquet files, numbered through; never more than a batch of a row group is held.
 
     Local files are read page by page. Files on the Hub (`hf://datasets/...`) are read by ranges, a row
-    group's columns at a time, and nothing is kept on disk.
-
-    Args:
-        files: local paths, or addresses that start with `hf://`, in the order of their rows.
-        source: what to call the data in messages.
-        config: name of the config that they belong to, where there is one.
-
-    Raises:
-        DatasetError: a file is missing, cut off, not parquet, or lacks a column; the message names it.
+    group's columns at a time, and nothing is kept on disk. DatasetError names a file that is missing,
+    damaged, or lacks a column.
     """
 
     def __init__(self, files: Sequence[str], *, source: str, config: str = ""):
@@ -410,16 +364,9 @@ class ParquetRows:
     def read(self, ranges: Sequence[Range], columns: Sequence[str] = COLUMNS) -> Iterator[Batch]:
         """Read rows, each row group at most once and no further than needed.
 
-        Args:
-            ranges: (first row, row after the last), in increasing order, without overlap.
-            columns: which columns.
-
-        Yields:
-            (number of the first row, arrays by column): neighboring rows of one range, as they are in the
-            file; vectors (n, D), else (n,).
-
-        Raises:
-            DatasetError: a row group is damaged or cannot be read, or holds nulls.
+        `ranges` are (first row, row after the last), in increasing order, without overlap. Yields (number of
+        the first row, arrays by column): neighboring rows of one range, vectors (n, D), else (n,).
+        DatasetError if a row group cannot be read or holds nulls.
         """
         for group in self.row_groups:
             wanted = [

@@ -32,12 +32,8 @@ class SimulatorNotInstalledError(ImportError):
 class Simulator:
     """A simulator of DSRL and what it takes to run it.
 
-    Attributes:
-        name: as in `Task.simulator`.
-        title: what it is called.
-        modules: what must be importable, by the name of the package that holds it.
-        extra: the extra of this package that installs it, or None where pip cannot on Python 3.11.
-        note: what else a user must know.
+    `modules` are what must be importable, each with its package's name; `extra` is the extra of this package
+    that installs it, None where pip cannot on Python 3.11.
     """
 
     name: str
@@ -54,12 +50,9 @@ class Simulator:
 
 @dataclass(frozen=True)
 class SimulatorStatus:
-    """Whether a simulator can run in this installation.
+    """Whether a simulator can run here: all packages are installed and their versions fit each other.
 
-    Attributes:
-        installed: all its packages are here and their versions fit each other.
-        problem: what is missing or does not fit; empty if installed.
-        install: the command that puts it right; None if installed, or if there is no such command.
+    `problem` says what does not (else empty), `install` the command that puts it right, if there is one.
     """
 
     installed: bool
@@ -105,17 +98,7 @@ SIMULATORS: Mapping[str, Simulator] = MappingProxyType({simulator.name: simulato
 
 
 def simulator_status(name: str) -> SimulatorStatus:
-    """Find out whether a simulator can run here, without importing it.
-
-    Args:
-        name: as in `Task.simulator`.
-
-    Returns:
-        The status.
-
-    Raises:
-        ValueError: there is no such simulator.
-    """
+    """Find out whether a simulator can run here, without importing it; ValueError if unknown."""
     if name not in SIMULATORS:
         raise ValueError(f"simulator must be one of {', '.join(SIMULATORS)}; got {name!r}")
     simulator = SIMULATORS[name]

@@ -91,14 +91,8 @@ class StreamedDataset:
     def read(self, ranges: Sequence[Range]) -> Iterator[tuple[int, TransitionBatch]]:
         """Read and check rows.
 
-        Args:
-            ranges: (first row, row after the last), in increasing order, without overlap.
-
-        Yields:
-            (number of the first row, neighboring rows of one range).
-
-        Raises:
-            DatasetError: a value is not one that in-memory loading would accept, or a file is damaged.
+        `ranges` are (first row, row after the last), in increasing order, without overlap. Yields (number of
+        the first row, neighboring rows of one range); DatasetError for what in-memory loading would refuse.
         """
         for first, arrays in self.rows.read(ranges):
             checker = ColumnChecker(self.source, first_row=first)
@@ -128,21 +122,11 @@ def open_stream(
     clip_actions: bool = False,
     progress: bool = True,
 ) -> StreamedDataset:
-    """Open a dataset for reading in parts.
+    """Open a dataset for reading in parts: a local folder in the parquet layout, a Hub id, or `embedded`.
 
-    Args:
-        dataset: a local folder in the parquet layout, a Hub dataset id, or None or `embedded`.
-        task: as for `load_transitions`.
-        revision: as for `load_transitions`.
-        clip_actions: as for `load_transitions`.
-        progress: show a progress bar of the one pass that data without (valid) statistics takes.
-
-    Returns:
-        The dataset. Where there are no statistics beside it, all values are checked here; else the
-        statistics' extremes now, and the values of every part when it is read.
-
-    Raises:
-        DatasetError: as `load_transitions`; also for data that is not in the parquet layout.
+    The other arguments and errors are those of `load_transitions`; DatasetError also for data in another
+    layout. Without (valid) statistics beside the data, one pass checks all values, with a bar if `progress`;
+    else the statistics' extremes are checked now, and the values of every part when it is read.
     """
     known, config = resolve_task(task, dataset)
     rows = _open_rows(dataset, config, revision)

@@ -62,12 +62,8 @@ def stored_summary(
 ) -> DatasetSummary | None:
     """Take the summary from the files beside the rows, if they belong to exactly these rows.
 
-    Returns:
-        The summary, or None if there are no such files or a checksum is not right (a warning says which).
-
-    Raises:
-        DatasetError: files that are there cannot be read; or the extremes in the statistics show values that
-            in-memory loading would refuse.
+    None if there are no such files or a checksum is wrong (a warning says which). DatasetError if files that
+    are there cannot be read, or the statistics' extremes are values that in-memory loading would refuse.
     """
     beside = _Beside(rows)
     content = beside.read(STATS_FILE)
@@ -129,11 +125,7 @@ def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
 def scanned_summary(
     rows: ParquetRows, task: Task | None = None, *, clip_actions: bool = False, progress: bool = True
 ) -> DatasetSummary:
-    """Read all rows once, a column at a time: check every value, and find the summary.
-
-    Raises:
-        DatasetError: what in-memory loading would refuse as well.
-    """
+    """Read all rows once, a column at a time: check every value, and find the summary."""
     ColumnChecker(rows.source).check_widths(rows.widths, task)
     digest, moments = hashlib.sha256(), _Moments(rows.widths["observation"])
     sums: dict[str, np.ndarray] = {}

@@ -71,20 +71,10 @@ def load_table(
 ) -> TransitionDataset:
     """Load a table of logged transitions: one row per step, episode after episode.
 
-    Args:
-        path: a `.csv`, `.csv.gz` or `.parquet` file; a CSV file has the names in its first line.
-        columns: which columns hold what, by default those with usual names.
-        task: fixes the dimensions and the action range, where given.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Returns:
-        The dataset. A missing next observation is derived, see `dsrl.derive_next_observation`.
-
-    Raises:
-        DatasetError: the file is not such a table, a column is missing, named for two roles, empty in some
-            row or not numeric, two columns may hold the same, the rows of an episode do not go together,
-            nothing tells where episodes end, or the columns do not pass the checks of
-            `TransitionDataset.from_columns`.
+    A CSV file has the names in its first line; without `columns`, usual names are looked for. A missing next
+    observation is derived, see `dsrl.derive_next_observation`. DatasetError if the file is not such a table,
+    columns are missing, ambiguous or named for two roles, nothing tells where episodes end, or the columns do
+    not pass the checks of `TransitionDataset.from_columns`.
     """
     table = read_table(path)
     reader = _TableReader(str(path), table)
@@ -120,12 +110,7 @@ def load_table(
 
 
 def read_table(path: Path) -> "pa.Table":
-    """Read a CSV or parquet file; its suffix tells what it is.
-
-    Raises:
-        DatasetError: the suffix is not known, the file is damaged or no such table, or two columns have
-            the same name.
-    """
+    """Read a CSV or parquet file, by its suffix; DatasetError if it is damaged or has a name twice."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet

@@ -176,12 +176,8 @@ _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets
 def source_kind(dataset: str | os.PathLike[str] | None) -> str:
     """Tell what a dataset's name stands for; what exists on disk is never looked up on the Hub.
 
-    Args:
-        dataset: what `load_transitions` takes.
-
-    Returns:
-        `embedded` (also for None), `dsrl`, `file`, `folder`, `minari` (an id or a folder), `hub`, `dsrl-hub`
-        (DSRL's own Hub dataset), or `missing`.
+    Returns `embedded` (also for None), `dsrl`, `file`, `folder`, `minari` (an id or a folder), `hub`,
+    `dsrl-hub` (DSRL's own Hub dataset), or `missing`.
     """
     text = "embedded" if dataset is None else str(dataset)
     path = Path(text).expanduser()
@@ -206,18 +202,9 @@ def resolve_task(
 ) -> tuple[Task | None, str | None]:
     """Tell which DSRL task and which config of a dataset a name means, or None and None for no name.
 
-    Only a folder or a Hub dataset has configs. Whether it has that one is not looked up: `load_transitions`
-    does that.
-
-    Args:
-        task: DSRL id or short form, or the name of a config.
-        dataset: what `load_transitions` takes.
-
-    Returns:
-        The task, None where the name is not one of DSRL's, and the config's name.
-
-    Raises:
-        UnknownTaskError: DSRL has no such task, and the dataset has no configs.
+    Only a folder or a Hub dataset has configs; whether it has that one, `load_transitions` finds out. The
+    task is None for a name that is not DSRL's; where there are no configs either, that is an
+    UnknownTaskError.
     """
     if task is None:
         return None, None
@@ -231,11 +218,7 @@ def resolve_task(
 
 
 def check_config_name(name: str) -> None:
-    """Refuse a name that cannot be that of a config, because it could not be written or loaded again.
-
-    Raises:
-        ValueError: it is not a plain folder name, or is that of the dataset card.
-    """
+    """Refuse, by ValueError, a name that could not be written or loaded again as a config."""
     if not name or Path(name).name != name or name.startswith(".") or set(name) & set(_SPECIAL):
         raise ValueError(
             f"config_name must be a plain folder name (--name), without any of {' '.join(_SPECIAL)}, got "

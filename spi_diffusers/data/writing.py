@@ -121,9 +121,7 @@ def write_parquet_dataset(
 def check_destination(folder: str | os.PathLike[str]) -> None:
     """Refuse what cannot be a folder of datasets, before there is anything to write.
 
-    Raises:
-        ValueError: it has no name, or a reserved one.
-        FileExistsError: it is a file.
+    ValueError if it has no name or a reserved one, FileExistsError if it is a file.
     """
     if not os.fspath(folder):  # an unset variable of a shell; it would be the current folder
         raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
@@ -137,8 +135,7 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
 def has_config(folder: str | os.PathLike[str], config: str) -> bool:
     """Whether a folder has a config of a name, which may then be replaced; an empty folder is none.
 
-    Raises:
-        FileExistsError: a file, or a folder that is no config, has the name: it must not be replaced.
+    FileExistsError if a file, or a folder that is no config, has the name: it must not be replaced.
     """
     target = Path(folder).expanduser() / config
     if target.is_file():
