@@ -59,11 +59,7 @@ class CellError(ValueError):
 
 
 class StoppedError(RuntimeError):
-    """A signal stopped training; a checkpoint is saved.
-
-    Args:
-        signal_number: The signal.
-    """
+    """A signal stopped training; a checkpoint is saved."""
 
     def __init__(self, signal_number: int):
         super().__init__(f"stopped by signal {signal_number}; a checkpoint is saved")
@@ -72,13 +68,7 @@ class StoppedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended.
-
-    Attributes:
-        status: "done", "diverged", or "failed": with an error, or its process died.
-        message: What went wrong; empty if nothing.
-        entries: Its results.
-    """
+    """How a cell ended; `message` says what went wrong, and `failed` is an error or a process that died."""
 
     status: Status
     message: str = ""
@@ -123,11 +113,8 @@ def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[
 def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> dict[Cell, dict[str, Any]]:
     """The complete training configuration of every cell; each trains on one thread.
 
-    `config_file` is as of `spi train --config`.
-
-    Raises:
-        ConfigError: A setting cannot be used.
-        BenchmarkError: A task has no data.
+    `config_file` is as of `spi train --config`. ConfigError for a setting that cannot be used, BenchmarkError
+    for a task without data.
     """
     from spi_diffusers.config.layers import make_train_config
     from spi_diffusers.data.loading import embedded_tasks
@@ -152,11 +139,7 @@ def resolve_configs(cells: Sequence[Cell], config_file: str | None = None) -> di
 
 
 def check_simulators(cells: Sequence[Cell]) -> None:
-    """Refuse to train for hours what cannot be evaluated here.
-
-    Raises:
-        BenchmarkError: A simulator is missing.
-    """
+    """Refuse, by BenchmarkError, to train for hours what cannot be evaluated here."""
     for name in dict.fromkeys(get_task(cell.task).simulator for cell in cells):
         status = simulator_status(name)
         if not status.installed:
@@ -166,11 +149,7 @@ def check_simulators(cells: Sequence[Cell]) -> None:
 
 
 def check_datasets(configs: Mapping[Cell, Mapping[str, Any]]) -> None:
-    """Refuse to start where a dataset is missing, which every cell would find out for itself.
-
-    Raises:
-        MissingDatasetError: Naming it.
-    """
+    """Refuse to start without a dataset (MissingDatasetError): every cell would find out for itself."""
     from spi_diffusers.data.loading import check_source
 
     for task, dataset in {(cell.task, config["dataset"]) for cell, config in configs.items()}:
@@ -187,12 +166,7 @@ def write_cell(folder: Path, cell: Cell, config: Mapping[str, Any]) -> None:
 
 
 def read_cell(folder: Path) -> tuple[Cell, dict[str, Any]]:
-    """What `write_cell` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CellError: It is half-written, or something else.
-    """
+    """What `write_cell` wrote; FileNotFoundError without the file, CellError if it cannot be read."""
     with _explained(folder / CELL_FILE, "is not a cell of a benchmark") as content:
         return Cell.from_dict(content["cell"]), dict(content["config"])
 
@@ -203,11 +177,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """How a cell ended; None where it has not.
-
-    Raises:
-        CellError: The file is half-written, or something else.
-    """
+    """How a cell ended, or None; CellError if the file cannot be read."""
     if not (folder / OUTCOME_FILE).exists():
         return None
     with _explained(folder / OUTCOME_FILE, "is not a benchmark's outcome") as content:
@@ -217,8 +187,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 def outcome_so_far(folder: Path, cell: Cell, config: Mapping[str, Any]) -> Outcome | None:
     """How a cell ended in its folder; None where something is left to do.
 
-    Raises:
-        CellError: Its files are broken, or it was trained with other settings or with unknown ones.
+    CellError if its files are broken, or it was trained with other settings or with unknown ones.
     """
     if not (folder / CELL_FILE).exists():
         found = next((n for n in (POLICY_FOLDER, CHECKPOINTS_FOLDER) if (folder / n).exists()), None)
@@ -267,13 +236,9 @@ def _explained(path: Path, problem: str) -> Iterator[dict[str, Any]]:
 def run_cell(folder: str | Path) -> Outcome:
     """Train and evaluate what a folder's `cell.json` says, going on with what is there.
 
-    How it ended is also written to `outcome.json`.
-
-    Raises:
-        StoppedError: A signal stopped training. Nothing is written then: the cell is to go on later.
-        FileNotFoundError: There is no `cell.json`.
-        CellError: A file of the cell cannot be read.
-        filelock.Timeout: Another process keeps working on the same cell.
+    How it ended is also written to `outcome.json`, except for a StoppedError: a signal stopped training, and
+    the cell is to go on later. CellError if a file of the cell cannot be read, filelock.Timeout if another
+    process keeps working on it.
     """
     from filelock import FileLock
 
@@ -365,10 +330,8 @@ def _evaluate(
 def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline]]":
     """Updates done, and the policy without calibration, of every checkpoint that a run has kept.
 
-    Those that an interruption made are left out: other runs have none at the same step.
-
-    Raises:
-        CheckpointError: A checkpoint cannot be read, or is of another configuration.
+    Those that an interruption made are left out: other runs have none at the same step. CheckpointError if
+    one cannot be read, or is of another configuration.
     """
     from spi_diffusers.training.checkpoint import load_training_tensors
     from spi_diffusers.training.runtime import make_accelerator

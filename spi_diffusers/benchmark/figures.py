@@ -28,11 +28,8 @@ PIXEL_GAMMA = 0.9
 class CurveData:
     """Learning curves of one draw of (eta, mu, phi).
 
-    Attributes:
-        weights: (eta, mu, phi).
-        points: By share of the training that is done, in (0, 1]: an entry per task and training seed. Tasks
-            are trained for different numbers of updates.
-        diverged: Number of training runs of this draw that diverged; they have no points.
+    `points` are entries, one per task and seed, by the share of training done, in (0, 1]:
+    tasks are trained for different numbers of updates. `diverged` counts training runs, which have no points.
     """
 
     weights: tuple[float, float, float]
@@ -83,12 +80,9 @@ def learning_curves(
 
 
 def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], title: str) -> None:
-    """Draw every algorithm's average over the tasks that all have, with bootstrap interval, and the paper's.
+    """Draw every algorithm's `score` ("reward" or "cost") over the common tasks, and the paper's average.
 
-    Of `score`, "reward" or "cost".
-
-    Raises:
-        ValueError: No task has results of every algorithm.
+    ValueError if no task has results of every algorithm.
     """
     statistics, tasks = data.statistics(), data.common_tasks
     if not statistics:
@@ -136,17 +130,10 @@ def plot_learning_curves(
     path: str | os.PathLike[str],
     title: str,
 ) -> None:
-    """Draw the average score along training, one curve per draw of (eta, mu, phi).
+    """Draw the average `score` ("reward" or "cost") over `tasks` along training, one curve per draw.
 
-    Args:
-        curves: At least one; one without points, as all of its runs diverged, is named in the legend only.
-        tasks: DSRL's names of the tasks to average over; all curves with points must have them.
-        score: "reward" or "cost".
-        path: The picture; its suffix gives the format.
-        title: Of the figure.
-
-    Raises:
-        ValueError: There are no curves, or no tasks.
+    A curve without points, as all of its runs diverged, is named in the legend only; all others must have all
+    of the tasks. ValueError without curves or tasks.
     """
     if not curves or not tasks:
         raise ValueError("there are no learning curves of common tasks to draw.")
@@ -223,10 +210,9 @@ def plot_pixel_world(path: str | os.PathLike[str]) -> None:
 def pixel_world_values(lengths: Sequence[int] | np.ndarray, gamma: float) -> dict[str, np.ndarray]:
     """Values of the start on Pixel worlds with several numbers of columns, for a discount in [0, 1).
 
-    Returns:
-        "cost" and "safety": discounted c and c' of the white trajectory; "safety_stay": discounted c' of
-        never entering the trap nor the goal (walking up against the border); "safety_goal": that of the
-        straight way to the goal. One value per length.
+    "cost" and "safety" are the discounted c and c' of the white trajectory, "safety_stay" the discounted c'
+    of walking up against the border, "safety_goal" that of the straight way to the goal; one value per
+    length.
     """
     from spi_diffusers.envs.pixel_world import DOWN, RIGHT, UP, safe_policy, transition_table, white_policy
 

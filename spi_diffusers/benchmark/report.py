@@ -46,14 +46,7 @@ _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation",
 
 @dataclass
 class Report:
-    """What was made.
-
-    Attributes:
-        folder: Where it is.
-        parts: The parts of its text, as Markdown.
-        files: What was written.
-        left_out: What could not be made, and why.
-    """
+    """What was made, as `parts` of Markdown and `files` in `folder`, and what could not be, and why."""
 
     folder: Path
     parts: list[str] = field(default_factory=list)
@@ -75,13 +68,8 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
     """Make tables and figures from results files alone.
 
     An evaluation that several files hold must be the same in all. Figures of an earlier report in `folder`
-    are replaced or removed.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ResultsFileError: One cannot be read, or two hold different results of the same policy, or results
-            on one task that are of different data.
-        OSError: A file cannot be written.
+    are replaced or removed. ResultsFileError if a file cannot be read, two hold different results of the same
+    policy, or results on one task are of different data; FileNotFoundError and OSError as usual.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -107,14 +95,7 @@ def write_task_results(
     """Put each task's results into `<task>.json`, and draw them against the limit as `<task>_limits.png`.
 
     Other results that a file holds stay. `datasets` is `--dataset` by a task's short name: its own figures
-    are drawn, too.
-
-    Returns:
-        What was written.
-
-    Raises:
-        ResultsFileError: A task's results file cannot be read; it is left as it is.
-        OSError: A file cannot be written.
+    are drawn, too. Returns what was written; ResultsFileError if a task's file cannot be read.
     """
     from spi_diffusers.data.streaming import open_transitions
 

@@ -46,18 +46,9 @@ class WorkerDiedError(RuntimeError):
 class Benchmark:
     """Cells and the folder in which they are run.
 
-    Args:
-        cells: What is to be run.
-        output: Folder of the benchmark.
-        config_file: Settings over the presets, as `spi train --config`.
-
-    Attributes:
-        configs: Complete training configuration of each cell.
-        results: The file with the results of all cells.
-
-    Raises:
-        BenchmarkError: There are no cells, or a task has no data.
-        ConfigError: A setting cannot be used.
+    `configs` has the complete training configuration of each cell, with `config_file` over the presets;
+    `results` is the file with the results of all. BenchmarkError if there are no cells or a task has no data,
+    ConfigError for a setting that cannot be used.
     """
 
     def __init__(self, cells: Sequence[Cell], output: str | Path, config_file: str | None = None):
@@ -68,11 +59,7 @@ class Benchmark:
         self.results = self.output / RESULTS_FILE
 
     def outcomes_so_far(self) -> dict[Cell, Outcome]:
-        """How those cells ended that are done.
-
-        Raises:
-            CellError: A cell in the folder was trained with other settings, or its files are broken.
-        """
+        """How those cells ended that are done; CellError as for `outcome_so_far`."""
         found = {
             cell: outcome_so_far(self.output / cell.folder, cell, config)
             for cell, config in self.configs.items()
@@ -84,15 +71,9 @@ class Benchmark:
     ) -> dict[Cell, Outcome]:
         """Run every cell that is not done, `jobs` at a time, and gather the results of all in `results`.
 
-        May be killed at any moment; the same call goes on where it was.
-
-        Returns:
-            How each cell ended, in the order of the cells.
-
-        Raises:
-            BenchmarkError: Another run is writing to the folder, or it is a file.
-            CellError: A cell in the folder was trained with other settings, or its files are broken.
-            ResultsFileError: The folder's results file cannot be read; it is left as it is.
+        May be killed at any moment; the same call goes on where it was. Returns how each cell ended.
+        BenchmarkError if another run is writing to the folder or it is a file, CellError as for
+        `outcome_so_far`, ResultsFileError if the folder's results file cannot be read; it is left as it is.
         """
         from filelock import FileLock, Timeout
 
@@ -288,14 +269,9 @@ def _last_words(log: Path) -> str:
 
 
 class RayExecutor:
-    """Runs cells on a Ray cluster.
+    """Runs cells on a Ray cluster at an address such as "auto" or "ray://head:10001"; "local" starts one.
 
-    Args:
-        address: Of the cluster, such as "auto" or "ray://head:10001"; "local" starts one here.
-
-    Raises:
-        ImportError: Ray is not installed.
-        BenchmarkError: There is no cluster at this address.
+    ImportError if Ray is not installed, BenchmarkError if there is no cluster at this address.
     """
 
     def __init__(self, address: str = "auto") -> None:

@@ -75,11 +75,7 @@ class AlgorithmStatistics:
 
 
 def interquartile_mean(values: Sequence[float] | np.ndarray, axis: int = -1) -> np.ndarray | float:
-    """Mean of the middle half: the lowest and the highest quarter (rounded down) are left out.
-
-    Raises:
-        ValueError: There are no values.
-    """
+    """Mean of the middle half, without lowest and highest quarter (rounded down)."""
     from scipy.stats import trim_mean
 
     if np.size(values) == 0:
@@ -92,13 +88,9 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval over seeds, stratified by task.
 
-    Args:
-        groups: Scores of the seeds, one sequence per task; each is resampled by itself. A single score
-            stays as it is.
-        mean_of_groups: Of the mean of the groups' means, instead of the interquartile mean of all scores.
-
-    Returns:
-        Lower and upper end; None if no group has several scores.
+    `groups` are the scores of the seeds, one sequence per task; each is resampled by itself, and a single
+    score stays as it is. The statistic is the interquartile mean of all scores, or with `mean_of_groups` the
+    mean of the groups' means. None if no group has several scores.
     """
     from scipy.stats import bootstrap
 
@@ -129,11 +121,7 @@ def bootstrap_interval(
 
 
 def score_statistic(groups: Sequence[Sequence[float]]) -> ScoreStatistic:
-    """Summarize the scores of seeds, one sequence per task.
-
-    Raises:
-        ValueError: There are no groups, or an empty one.
-    """
+    """Summarize the scores of seeds, one sequence per task; ValueError without any, or for an empty one."""
     if not groups or not all(len(group) for group in groups):
         raise ValueError("need at least one task, and at least one seed of every task.")
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
@@ -158,9 +146,7 @@ def algorithm_statistics(
 ) -> AlgorithmStatistics:
     """Summarize the entries of one algorithm, which may differ in task and training seed only.
 
-    Raises:
-        ValueError: No entries, or entries of several algorithms, extractions, limits of a task, or a seed
-            twice.
+    ValueError without entries, or for several algorithms, extractions, limits of a task, or a seed twice.
     """
     entries = sorted(entries, key=lambda entry: entry.key)
     if not entries:

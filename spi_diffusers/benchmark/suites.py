@@ -178,22 +178,14 @@ SUITES = {
 
 
 def get_suite(name: str) -> Suite:
-    """A suite by name.
-
-    Raises:
-        UnknownNameError: There is none of that name.
-    """
+    """A suite by name, or UnknownNameError."""
     if name not in SUITES:
         raise _unknown("suite", name, list(SUITES))
     return SUITES[name]
 
 
 def algorithms_of(suite: str) -> dict[str, Variant]:
-    """The algorithms of a suite by name, in the order of its table.
-
-    Raises:
-        UnknownNameError: There is no such suite.
-    """
+    """The algorithms of a suite by name, in the order of its table."""
     return {variant.name: variant for variant in get_suite(suite).variants}
 
 

@@ -42,12 +42,8 @@ _FEEDBACK_NOTE = (
 class TableData:
     """What a table, or its figures of averages, is made from.
 
-    Attributes:
-        suite: Name of the suite.
-        algorithms: Names of the algorithms that have results, in the order of the table.
-        rows: (DSRL's name of the task, cost limit) with results, in DSRL's order.
-        entries: By (task, limit, algorithm): one entry per training seed.
-        diverged: Runs that diverged.
+    `algorithms` have results, in the order of the table; `rows` are (DSRL's name of the task, cost limit), in
+    DSRL's order; `entries` are by (task, limit, algorithm), one per training seed.
     """
 
     suite: str
@@ -105,10 +101,9 @@ class TableData:
         return next((one.name for one in variants if SAFE_NOT_FED_BACK in one.ways), None)
 
     def statistics_not_fed_back(self, not_fed_back: "TableData") -> AlgorithmStatistics | None:
-        """That algorithm where it is not told its running cost, as no baseline is, over the common tasks.
+        """That algorithm where it is not told its running cost, over the common tasks; None if it lacks one.
 
-        `not_fed_back` is `table_data(..., feedback=False)` of the same results; None comes where it lacks a
-        task.
+        `not_fed_back` is `table_data(..., feedback=False)` of the same results.
         """
         groups = [not_fed_back.groups(task).get(self.fed_back or "") for task in self.common_tasks]
         if not groups or not all(groups):
