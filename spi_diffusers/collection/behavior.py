@@ -34,13 +34,9 @@ _OBSERVATION_CLIP = 10.0
 
 
 class BehaviorRun:
-    """Trains one behavior policy and yields its episodes.
+    """Trains one behavior policy and yields its episodes; `seed` decides everything.
 
-    Args:
-        task: What to play.
-        config: How.
-        seed: Decides everything.
-        round_actions: Round actions to 12 significant bits before they are executed.
+    With `round_actions` actions are rounded to 12 significant bits before they are executed.
     """
 
     def __init__(self, task: Task, config: CollectConfig, seed: int, round_actions: bool = True):

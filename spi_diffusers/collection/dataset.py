@@ -29,18 +29,10 @@ _BINS = 20  # cells along each axis of the plane of cost return and return
 
 
 def write_collection(spec: CollectionSpec, episodes: Sequence[Episode]) -> TransitionDataset:
-    """Choose as many episodes as fit, and write them.
+    """Choose as many episodes as fit, write them, and return the dataset as written.
 
-    Args:
-        spec: What was collected; its work folder serves to find out how large a choice is.
-        episodes: What was kept while collecting.
-
-    Returns:
-        The dataset as written.
-
-    Raises:
-        CollectionError: No choice of episodes fits.
-        FileExistsError: The folder has the config already and `overwrite` is off.
+    The spec's work folder serves to find out how large a choice is. CollectionError if no choice fits,
+    FileExistsError if the folder has the config already and `overwrite` is off.
     """
     lengths, returns, costs = (
         np.array(values)
@@ -82,8 +74,7 @@ def write_collection(spec: CollectionSpec, episodes: Sequence[Episode]) -> Trans
 def is_collected(spec: CollectionSpec) -> bool:
     """Whether the folder has the dataset that this collection writes.
 
-    Returns:
-        False also where nothing says by which settings the folder's dataset was collected, or a file is gone.
+    False also where nothing says by which settings it was collected, or a file is gone.
     """
     dataset = spec.folder / spec.task.name
     if not (any(dataset.glob("train-*.parquet")) and (dataset / EPISODES_FILE).is_file()):
@@ -108,16 +99,8 @@ def thin_episodes(
     40% of the transitions go in turn to the best episode within each cost limit that is not chosen yet. The
     rest is spread over a 20 x 20 grid over (cost return, return), whose cells are filled evenly.
 
-    Args:
-        lengths: Steps of each of E episodes, (E,) int64.
-        returns: Their returns, (E,) float64.
-        costs: Their cost returns, (E,) float64.
-        num_transitions: How many transitions to choose at most.
-        cost_limits: Limits whose best episodes are chosen first.
-        seed: Decides the choice within cells; the same seed gives the same choice.
-
-    Returns:
-        Positions of the episodes, ascending; all of them where everything fits, none where no episode does.
+    `lengths` int64, `returns` and `costs` float64 are (E,). Returns positions, ascending; all of them where
+    everything fits, none where no episode does. The same seed gives the same choice.
     """
     if lengths.sum() <= num_transitions:
         return list(range(len(lengths)))

@@ -18,10 +18,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 def describe_collection(dataset: TransitionDataset, spec: CollectionSpec, *, episodes_kept: int) -> str:
     """Paragraphs of Markdown that say how a dataset was collected; of its folder only the name is told.
 
-    Args:
-        dataset: The dataset.
-        spec: How it was collected.
-        episodes_kept: From how many episodes those of the dataset were chosen.
+    `episodes_kept` is the number of episodes from which those of the dataset were chosen.
     """
     task, config = spec.task, spec.config
     simulator = SIMULATORS[task.simulator].title
@@ -123,7 +120,7 @@ def _list(values: tuple[float, ...]) -> str:
 
 
 def processor_name() -> str:
-    """The processor's model; where it is not told, the architecture, e.g. `arm64`."""
+    """The processor's model; if unknown, the architecture, e.g. `arm64`."""
     if _CPUINFO.is_file():
         for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

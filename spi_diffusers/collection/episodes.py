@@ -22,16 +22,10 @@ _COLUMNS = ("observation", "action", "reward", "cost")
 
 
 def round_significant(values: np.ndarray) -> np.ndarray:
-    """Round to 12 significant bits, half away from zero, so that files compress.
+    """Round float32 to 12 significant bits, half away from zero, so that files compress.
 
-    The relative error is at most 2**-12, except for values below 2**-126, where the error is at most
-    2**-138. The bits that are cleared cost next to nothing in a compressed file.
-
-    Args:
-        values: float32, any shape, finite; a value that rounds beyond float32's largest becomes infinite.
-
-    Returns:
-        float32 of the same shape.
+    The relative error is at most 2**-12, except for values below 2**-126, where the error is at most 2**-138.
+    A value that rounds beyond float32's largest becomes infinite.
     """
     raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     # Adding half of the last kept bit carries into the exponent just where rounding up should.
@@ -73,11 +67,7 @@ class Episode:
 
 
 class EpisodeRecorder:
-    """Collects one episode step by step.
-
-    Args:
-        observation: The first one, (O,).
-    """
+    """Collects one episode step by step, from its first observation, (O,), on."""
 
     def __init__(self, observation: np.ndarray):
         self._observations = [observation]
@@ -107,16 +97,11 @@ class EpisodeFilter:
     """Keeps the spread over the plane of cost return and return, and the best; drops what repeats it.
 
     An episode is kept if its cell of a grid is not full yet, or if it is among the best so far at its whole
-    cost return. Decides in the order of arrival, so the same episodes give the same choice.
+    cost return; never above `max_cost_return` (None: the task's reference maximum). The same episodes in the
+    same order give the same choice.
 
-    Args:
-        task: Its reference values scale the grid.
-        max_cost_return: Episodes that cost more are dropped; None: the task's reference maximum.
-
-    Attributes:
-        count: Episodes kept so far.
-        best_within: Highest return so far within each of the task's cost limits, and within
-            `max_cost_return`; None where there is none.
+    `best_within` has the highest return so far within each of the task's cost limits, and within
+    `max_cost_return`; None where there is none.
     """
 
     def __init__(self, task: Task, max_cost_return: float | None):
@@ -150,12 +135,7 @@ class EpisodeFilter:
 
 
 def write_shard(episodes: Sequence[Episode], path: Path) -> None:
-    """Write episodes to one safetensors file, aside first and then renamed.
-
-    Raises:
-        OSError: The file cannot be written.
-        SafetensorError: The disk is full.
-    """
+    """Write episodes to one safetensors file, aside first; OSError, or SafetensorError for a full disk."""
     tensors: dict[str, np.ndarray] = {
         "length": np.array([len(episode.reward) for episode in episodes], dtype=np.int64),
         "terminated": np.array([episode.terminated for episode in episodes], dtype=np.uint8),
@@ -166,11 +146,7 @@ def write_shard(episodes: Sequence[Episode], path: Path) -> None:
 
 
 def read_shards(paths: Iterable[Path]) -> list[Episode]:
-    """Read all episodes of several shards, in order.
-
-    Raises:
-        CollectionError: A file is no shard, or was cut off.
-    """
+    """Read all episodes of several shards, in order; CollectionError for a file that is none."""
     episodes = []
     for path in paths:
         try:

@@ -32,13 +32,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a collection.
-
-    Attributes:
-        spec: The collection.
-        name: `scripted` for the scripted driver, any other name for a behavior policy.
-        seed: Decides everything.
-    """
+    """One part of a collection: the scripted driver if it is called `scripted`, else a behavior policy."""
 
     spec: CollectionSpec
     name: str
@@ -54,13 +48,8 @@ class Part:
 class Progress:
     """How far one part of a collection is.
 
-    Attributes:
-        task: Name of the task.
-        part: Name of the part.
-        steps: Steps done, of the simulator; while writing, of the episodes kept.
-        total: Steps in all.
-        episodes: Episodes kept so far.
-        best: Highest return so far within each of the task's cost limits; None where there is none.
+    `steps` are those of the simulator; while writing, of the episodes kept. `best` has the highest return so
+    far within each of the task's cost limits, or None.
     """
 
     task: str
@@ -77,18 +66,11 @@ def play_parts(
     on_progress: Callable[[Progress], None],
     on_done: Callable[[Part], None],
 ) -> None:
-    """Play all parts to their end.
+    """Play all parts to their end, of one collection or several, in order; with one worker, in this process.
 
-    Args:
-        parts: What to play, of one collection or several; they are started in this order.
-        workers: Processes side by side; with one, all happens in this process.
-        on_progress: Called in this process.
-        on_done: Called in this process for every part at its end, after the last progress of it; the other
-            workers do not wait for it.
-
-    Raises:
-        CollectionError: A file of a part cannot be read or written, or a process was killed. An error in one
-            part ends the others at once; all of them can go on later.
+    `on_progress` and `on_done` are called in this process, the latter for every part at its end.
+    CollectionError if a file of a part cannot be read or written, or a process was killed. An error in one
+    part ends the others at once; all of them can go on later.
     """
     if workers == 1 or len(parts) <= 1:
         for part in parts:
@@ -140,8 +122,7 @@ def _start_worker(queue: Any, parents_end: Connection) -> None:
 def _end_with_parent(parents_end: Connection) -> None:
     """End this process as soon as the parent has closed its end, or was itself killed.
 
-    A worker that went on alone would write into the same files as the next collection. Files are renamed into
-    place, so it may end at any moment.
+    A worker that went on alone would write into the same files as the next collection.
     """
     parents_end.poll(None)
     os._exit(1)
@@ -153,17 +134,9 @@ def _report_part(part: Part) -> None:
 
 
 def play_part(part: Part) -> Iterator[Progress]:
-    """Play a part from wherever it stands to its end.
+    """Play a part from wherever it stands to its end; yields how far it is, first and after every round.
 
-    Args:
-        part: What to play.
-
-    Yields:
-        How far it is, at the start and after every round.
-
-    Raises:
-        CollectionError: A file of the part cannot be read or written.
-        SimulatorNotInstalledError: The simulator is missing.
+    CollectionError if a file of the part cannot be read or written.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # processes share the cores, and these networks are small

@@ -26,15 +26,7 @@ MAX_KL = 0.03
 
 
 class BudgetNetworks(nn.Module):
-    """A Gaussian policy, a reward value and a cost value, all conditioned on the budget.
-
-    Args:
-        observation_dim: Size O of an observation.
-        action_dim: Size A of an action.
-        num_budgets: Number K of budgets.
-        hidden_dims: Width of each hidden layer.
-        initial_log_std: Logarithm of the policy's deviation before training.
-    """
+    """A Gaussian policy, a reward value and a cost value, all conditioned on one of K budgets."""
 
     def __init__(
         self,
@@ -150,16 +142,9 @@ def ppo_update(
     config: CollectConfig,
     generator: torch.Generator,
 ) -> None:
-    """Improve policy and values on one segment.
+    """Improve policy and values in place on one segment; `multipliers` are those of every budget, (K,).
 
-    Args:
-        networks: Trained in place.
-        optimizer: Over all their parameters.
-        segment: What the current policy experienced.
-        multipliers: Lagrange multiplier of every budget, shape (K,).
-        config: Its discount, minibatch size and entropy weight; its passes over the segment are fewer when
-            the policy has moved far enough.
-        generator: Source of the shuffling.
+    The passes over the segment end early when the policy has moved far enough.
     """
     with torch.no_grad():
         inputs = networks.inputs(segment.observation, segment.budget)
@@ -193,15 +178,8 @@ def ppo_update(
 def update_multiplier(multiplier: float, cost_return: float, target: float, config: CollectConfig) -> float:
     """Dual ascent on one budget's multiplier, in shares of the target so that one rate serves every target.
 
-    Args:
-        multiplier: lambda, at least 0.
-        cost_return: Average cost return of recent episodes under this budget.
-        target: The budget's cost return.
-        config: Its `multiplier_rate` is the step size, its `max_multiplier` the bound; beyond that a policy
-            forgets the reward.
-
-    Returns:
-        The new multiplier, in [0, max_multiplier].
+    `cost_return` is the average of recent episodes under this budget. The result lies in [0, max_multiplier]:
+    beyond that a policy forgets the reward.
     """
     excess = (cost_return - target) / max(target, 10.0)
     step = config.multiplier_rate * min(max(excess, -1.0), 2.0)

@@ -78,12 +78,7 @@ def vary_driver(driver: Driver, rng: np.random.Generator) -> Driver:
 
 
 class PurePursuit:
-    """Drives one episode of CarCircle.
-
-    Args:
-        driver: How.
-        rng: Source of noise and lapses.
-    """
+    """Drives one episode of CarCircle; `rng` gives noise and lapses."""
 
     def __init__(self, driver: Driver, rng: np.random.Generator):
         self.driver = driver
@@ -91,13 +86,9 @@ class PurePursuit:
         self._looking_away = 0
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
-        """Choose an action.
+        """Choose throttle and steering, (2,) float32 in [-1, 1].
 
-        Args:
-            observation: (8,), beginning with x/10, y/10, two velocities, and sine and cosine of the yaw.
-
-        Returns:
-            Throttle and steering, (2,) float32 in [-1, 1].
+        The observation, (8,), begins with x/10, y/10, two velocities, and sine and cosine of the yaw.
         """
         driver = self.driver
         x, y = 10.0 * observation[0], 10.0 * observation[1]
@@ -117,14 +108,7 @@ class PurePursuit:
 
 
 class ScriptedRun:
-    """Plays the scripted driver; goes in rounds as `BehaviorRun` does, and for the same reason.
-
-    Args:
-        task: CarCircle.
-        config: Says how many episodes (rounded up to full rounds of 20).
-        seed: Decides everything.
-        round_actions: Round actions to 12 significant bits before they are executed.
-    """
+    """Plays the scripted driver; goes in rounds as `BehaviorRun` does, and for the same reason."""
 
     def __init__(self, task: Task, config: CollectConfig, seed: int, round_actions: bool = True):
         self.task, self.config, self.seed, self.round_actions = task, config, seed, round_actions
