@@ -38,19 +38,14 @@ RENDER_FPS = 30
 
 
 class BulletEnv(gymnasium.Env):
-    """One Bullet task with gymnasium's 5-tuple interface.
+    """One Bullet task with gymnasium's 5-tuple interface, without a time limit (`make_env` adds it).
 
-    Observations are float64 of shape (observation_dim,), actions float32 in [-1, 1] of shape
-    (action_dim,); `info["cost"]` is 0 or 1. There is no time limit here (`make_env` adds it).
+    Observations are float64 of shape (observation_dim,), actions float32 in [-1, 1] of shape (action_dim,);
+    `info["cost"]` is 0 or 1. `make_simulator` makes bullet-safety-gym's environment, by default the
+    registered one.
 
     `reset(seed=s)` determines the episode: it starts as one does after `numpy.random.seed(s)` in a new
     environment of bullet-safety-gym, bit for bit, whatever was played before.
-
-    Args:
-        task: a task with `simulator == "bullet"`.
-        render_mode: None or "rgb_array".
-        render_size: height and width of a rendered frame in pixels.
-        make_simulator: makes bullet-safety-gym's environment of the task; None takes the registered one.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012
@@ -80,17 +75,10 @@ class BulletEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode.
+        """Start an episode: the observation, (observation_dim,) float64, and an empty info.
 
-        Args:
-            seed: determines the episode; None goes on in this environment's own random stream.
-            options: not used.
-
-        Returns:
-            Observation, shape (observation_dim,) float64, and an empty info.
-
-        Raises:
-            ClosedEnvironmentError: the environment was closed.
+        `seed` determines it; None goes on in this environment's own random stream. ClosedEnvironmentError
+        after `close`.
         """
         self._check_open()
         super().reset(seed=seed)
@@ -104,22 +92,15 @@ class BulletEnv(gymnasium.Env):
         """Advance one step; `info["cost"]` is 1 if a safety bound is violated after it, else 0.
 
         The Circle and Run tasks draw no random numbers here, so the generators are left alone.
-
-        Raises:
-            ClosedEnvironmentError: the environment was closed.
         """
         self._check_open()
         return self._simulator.step(action)
 
     def render(self) -> np.ndarray | None:
-        """Draw the scene with Bullet's software renderer; needs no display.
+        """Draw the scene, (height, width, 3) uint8, with Bullet's software renderer; needs no display.
 
         While the agent violates a bound, the simulator's red sphere covers it. The circle of the Circle tasks
-        is drawn as a line.
-
-        Returns:
-            (height, width, 3) uint8, or None (with a warning) if the environment was made without
-            `render_mode="rgb_array"`.
+        is drawn as a line. None, with a warning, without `render_mode="rgb_array"`.
         """
         self._check_open()
         if self.render_mode is None:
@@ -209,13 +190,10 @@ class BulletEnv(gymnasium.Env):
 
 
 def _draw_circle(picture: np.ndarray, depth: np.ndarray, matrix: np.ndarray, radius: float) -> None:
-    """Draw a circle on the ground around the origin, where nothing stands before it.
+    """Draw a circle on the ground around the origin into a picture, (H, W, 3) uint8, where nothing hides it.
 
-    Args:
-        picture: (H, W, 3) uint8, drawn into.
-        depth: (H, W) depth buffer of the picture, 0 (near) to 1 (far).
-        matrix: (4, 4) from the world to clip coordinates.
-        radius: in metres.
+    `depth` is (H, W), 0 (near) to 1 (far); `matrix` (4, 4) leads from the world to clip coordinates; `radius`
+    is in meters.
     """
     angle = np.linspace(0.0, 2.0 * np.pi, 4000)
     for width in np.linspace(-0.05, 0.05, 5):

@@ -79,10 +79,7 @@ def make_untimed_env(
     render_size: tuple[int, int] = (360, 480),
     simulator: str = "auto",
 ) -> gymnasium.Env:
-    """Make the environment of a task without its time limit, for those who add their own.
-
-    Args and errors are those of `make_env`.
-    """
+    """Make the environment of a task without its time limit; arguments and errors as for `make_env`."""
     task = get_task(task)
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -158,20 +155,11 @@ def make_vector_env(
 
 
 def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
-    """Independent seeds for the episodes of an evaluation.
+    """Independent seeds in [0, 2**32) for the episodes of an evaluation; None draws one seed.
 
-    Unlike seed, seed + 1, ... the seeds of neighboring `seed`s do not overlap, so that evaluations with
-    seeds 0 and 1 share no episode. The first k of n seeds do not depend on n.
-
-    Args:
-        seed: seed of the evaluation; None draws one from the operating system.
-        num_envs: number of episodes.
-
-    Returns:
-        num_envs integers in [0, 2**32).
-
-    Raises:
-        ValueError: the seed, or the number of episodes, is not a non-negative integer.
+    Unlike seed, seed + 1, ... the seeds of neighboring `seed`s do not overlap, so that evaluations with seeds
+    0 and 1 share no episode. The first k of n seeds do not depend on n. ValueError for a seed or number that
+    is not a non-negative integer.
     """
     num_envs = check_count("num_envs", num_envs, least=0)
     sequence = np.random.SeedSequence(None if seed is None else check_seed(seed))
@@ -179,22 +167,14 @@ def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
 
 
 def check_seed(seed: Any) -> int:
-    """Turn a seed into an int (NumPy integers included).
-
-    Raises:
-        ValueError: not a non-negative integer.
-    """
+    """Turn a seed into an int (NumPy integers included); ValueError unless it is one of at least 0."""
     if not _is_integer(seed) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer, got {seed!r}")
     return int(seed)
 
 
 def check_count(name: str, value: Any, *, least: int) -> int:
-    """Turn a count into an int (NumPy integers included).
-
-    Raises:
-        ValueError: not an integer of at least `least`; the message has the name.
-    """
+    """Turn a count into an int (NumPy integers included); ValueError unless it is at least `least`."""
     if not _is_integer(value) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
     return int(value)
@@ -226,14 +206,10 @@ class UniformEnv(gymnasium.Wrapper):
         return np.asarray(observation, dtype=np.float32), {**info, "cost": 0.0}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Clip the action and step; the info holds the cost of this step.
+        """Clip the action, (action_dim,) of any real dtype, and step; the info holds the cost of this step.
 
-        Args:
-            action: shape (action_dim,), any real dtype; executed as float32.
-
-        Raises:
-            ValueError: wrong shape, or a value that is NaN or infinite (clipping would hide the latter).
-            KeyError: the simulator reported no cost (counting it as 0 would call an unsafe step safe).
+        ValueError for a wrong shape, NaN or infinite values (clipping would hide the latter); KeyError if the
+        simulator reported no cost (counting it as 0 would call an unsafe step safe).
         """
         space = self.action_space
         action = np.asarray(action, dtype=np.float32)
@@ -294,13 +270,9 @@ class HoldAfterEnd(gymnasium.Wrapper):
         return self._last_observation.copy(), self._info(0.0)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Step, or hold if the episode has ended (the action is then not looked at).
+        """Step, or hold if the episode has ended (the action is then not looked at); both ends stay False.
 
-        Returns:
-            observation (observation_dim,), reward, False, False, info as described in the class.
-
-        Raises:
-            gymnasium.error.ResetNeeded: `reset` was never called.
+        ResetNeeded if `reset` was never called.
         """
         if self._last_observation is None:
             raise gymnasium.error.ResetNeeded(f"reset {self.unwrapped} before the first step")

@@ -110,14 +110,7 @@ class PixelWorldDynamics:
 
 
 def transition_table(num_columns: int) -> PixelWorldDynamics:
-    """The exact dynamics of the 3 x n Pixel world.
-
-    Args:
-        num_columns: n, at least 2.
-
-    Raises:
-        ValueError: n is not an integer of at least 2.
-    """
+    """The exact dynamics of the 3 x n Pixel world; ValueError unless n is an integer of at least 2."""
     n = check_count("num_columns", num_columns, least=2)
     row, column = np.divmod(np.arange(NUM_ROWS * n)[:, None], n)
     move = np.array(_MOVES)
@@ -204,11 +197,7 @@ class PixelWorldEnv(gymnasium.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move by one cell; a move against the border stays.
 
-        Returns:
-            observation (2,), reward, terminated, False, {"cost": float}.
-
-        Raises:
-            ValueError: the action has the wrong shape, is not finite, or is not a move.
+        ValueError if the action has the wrong shape, is not finite, or is not a move.
         """
         move = move_of(action) if self._continuous else _check_move(action)
         index = (self._state, move)
@@ -249,14 +238,7 @@ class PixelWorldEnv(gymnasium.Env):
 
 
 def move_of(action: Any) -> int:
-    """The move that a continuous action makes.
-
-    Args:
-        action: (2,) x and y component.
-
-    Raises:
-        ValueError: wrong shape or not finite.
-    """
+    """The move that a continuous action, (2,) x and y, makes; ValueError for any other shape or NaN."""
     action = np.asarray(action, dtype=np.float32)
     if action.shape != (2,) or not np.isfinite(action).all():
         raise ValueError(f"a Pixel world action is 2 finite numbers, got {action.tolist()}")

@@ -28,13 +28,9 @@ _WITHOUT_DSRL = "'auto' instead of 'dsrl' takes the task's simulator directly"
 class SafetyGymnasiumEnv(gymnasium.Wrapper):
     """An environment of safety-gymnasium with gymnasium's 5-tuple interface.
 
-    Observations are float64 of shape (observation_dim,), actions of shape (action_dim,); `info["cost"]` is
-    the cost of the step.
-
-    Args:
-        env: The environment. Its `step` returns observation, reward, cost, terminated, truncated, info; or,
-            as in some versions of `dsrl`, five values with the cost in the info.
-        render_mode: The mode that it was made with.
+    Observations are float64 of shape (observation_dim,), actions of shape (action_dim,). The `step` of `env`
+    returns observation, reward, cost, terminated, truncated, info; or, as in some versions of `dsrl`, five
+    values with the cost in the info.
     """
 
     def __init__(self, env: Any, *, render_mode: str | None = None) -> None:
@@ -51,15 +47,9 @@ class SafetyGymnasiumEnv(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode.
+        """Start an episode that `seed` determines: the observation, (observation_dim,) float64, and the info.
 
-        Args:
-            seed: Determines the episode; None goes on in this environment's own random stream, which the
-                operating system seeds at first.
-            options: Passed on.
-
-        Returns:
-            Observation, shape (observation_dim,) float64, and the info.
+        None goes on in this environment's own random stream, which the operating system seeds at first.
         """
         if seed is not None:
             seed %= 2**32  # it takes no more
@@ -87,13 +77,7 @@ def make_safety_gymnasium_env(
 ) -> gymnasium.Env:
     """Make a task in the real safety-gymnasium; no time limit is added.
 
-    Args:
-        task: A task with `simulator` "safety_gymnasium" or "velocity".
-        render_mode: None or "rgb_array".
-        render_size: Height and width of a rendered frame in pixels.
-
-    Raises:
-        SimulatorNotInstalledError: safety-gymnasium is missing, or cannot make the task here.
+    SimulatorNotInstalledError if safety-gymnasium is missing, or cannot make the task here.
     """
     choose_renderer(render_mode)
     try:
@@ -117,15 +101,8 @@ def make_dsrl_env(
     """Make the environment that `dsrl` registers under a task's id; no time limit is added.
 
     Importing `dsrl` replaces what this package has registered under DSRL's ids. Its Bullet environments are
-    bullet-safety-gym's, and get what `BulletEnv` mends.
-
-    Args:
-        task: A task.
-        render_mode: None, or "rgb_array" for a Bullet task; `dsrl` makes the others without pictures.
-        render_size: Height and width of a rendered frame in pixels.
-
-    Raises:
-        SimulatorNotInstalledError: `dsrl` is missing, or cannot make the task here.
+    bullet-safety-gym's, and get what `BulletEnv` mends; the others draw no pictures.
+    SimulatorNotInstalledError if `dsrl` is missing, or cannot make the task here.
     """
     try:
         import dsrl  # noqa: F401  (registers its environments)

@@ -34,14 +34,9 @@ VELOCITY_THRESHOLDS = {
 
 
 class VelocityCost(gymnasium.Wrapper):
-    """Add the velocity cost to the info of a gymnasium MuJoCo robot.
+    """Add the cost to the info of a gymnasium MuJoCo robot: 1 if its velocity is above `threshold`, m/s.
 
-    The velocity is the forward one, except for Ant, which runs in the plane: sqrt(vx^2 + vy^2).
-
-    Args:
-        env: a robot whose info holds `x_velocity` (and for Ant `y_velocity`).
-        threshold: m/s; a step costs 1 if the velocity is above it.
-        planar: take the velocity in the plane instead of the forward one.
+    The velocity is the forward one, except for Ant, which runs in the plane: sqrt(vx^2 + vy^2) (`planar`).
     """
 
     def __init__(self, env: gymnasium.Env, threshold: float, *, planar: bool) -> None:
@@ -67,16 +62,9 @@ def make_velocity_env(
 ) -> gymnasium.Env:
     """Make the robot of a Velocity task with its cost; no time limit (`make_env` adds it).
 
-    Args:
-        task: a task with `simulator == "velocity"`.
-        render_mode: None or "rgb_array" (without a display MuJoCo renders through EGL).
-        render_size: height and width of a rendered frame in pixels.
-
-    Returns:
-        The environment; observations (observation_dim,) float64, actions (action_dim,) float32.
-
-    Raises:
-        SimulatorNotInstalledError: MuJoCo is missing, or its version does not fit gymnasium's.
+    Without a display MuJoCo renders through EGL. Observations are (observation_dim,) float64, actions
+    (action_dim,) float32. SimulatorNotInstalledError if MuJoCo is missing, or does not fit gymnasium's
+    version.
     """
     robot = _robot(task)
     _check_versions(task)
@@ -108,11 +96,7 @@ def speed_threshold(task: Task) -> float:
 
 
 def choose_renderer(render_mode: str | None) -> None:
-    """Let MuJoCo draw through EGL on Linux without a display, unless `MUJOCO_GL` says otherwise.
-
-    Args:
-        render_mode: nothing is chosen for None.
-    """
+    """Let MuJoCo draw through EGL on Linux without a display, unless `MUJOCO_GL` says otherwise."""
     # On macOS and Windows there is no DISPLAY, no EGL either, and MuJoCo's default needs none.
     if render_mode is not None and sys.platform == "linux" and not os.environ.get("DISPLAY"):
         # Read when MuJoCo's renderer is first imported; the default needs a display.
