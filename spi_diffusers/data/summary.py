@@ -47,14 +47,12 @@ class DatasetSummary:
         observation_mean: (O,) float64.
         observation_std: (O,) float64, of the population.
         episodes: the episode table.
-        is_verified: whether it comes from the files beside the rows, by verified checksums.
     """
 
     sha256: str
     observation_mean: torch.Tensor
     observation_std: torch.Tensor
     episodes: EpisodeTable
-    is_verified: bool
 
 
 def stored_summary(
@@ -102,7 +100,7 @@ def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside
         raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
     if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
         raise ValueError("its observation has other dimensions")
-    return DatasetSummary(str(stats["sha256"]), mean, std, episodes, is_verified=True)
+    return DatasetSummary(str(stats["sha256"]), mean, std, episodes)
 
 
 def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
@@ -159,7 +157,7 @@ def scanned_summary(
         terminated=torch.from_numpy(terminated),
     )
     mean, std = moments.result()
-    return DatasetSummary(digest.hexdigest(), mean, std, table, is_verified=False)
+    return DatasetSummary(digest.hexdigest(), mean, std, table)
 
 
 def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
