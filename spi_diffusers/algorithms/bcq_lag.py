@@ -2,17 +2,29 @@
 
 Source: Fujimoto, Meger and Precup, "Off-Policy Deep Reinforcement Learning without Exploration" (2019), with
 the PID multiplier and the settings of the DSRL benchmark (Liu et al. 2023). One update, top-down: the VAE
-learns the data's actions; the critics learn the value of the best of a few such actions, perturbed; and the
-perturbation model climbs Q^r - lambda Q^c.
+learns the data's actions; the critics learn the value of the best of a few such actions, perturbed; the
+multiplier lambda rises while the cost exceeds the threshold; and the perturbation model climbs
+Q^r - lambda Q^c.
+
+The multiplier follows the cost of the candidate that acts, in the next states of the batch, or in a start
+state where an episode has ended. With `selection="sample"` or `benchmark_targets` it follows the cost of a
+perturbed action in the batch's own states: the policy acts with any candidate then, not with a chosen one,
+and the benchmark's next cost is that of the costliest candidate.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
-from spi_diffusers.algorithms.constrained import ConstrainedCritics, PIDLagrangian, make_critics, update_vae
+from spi_diffusers.algorithms.constrained import (
+    ConstrainedCritics,
+    PIDLagrangian,
+    batch_vae_loss,
+    make_critics,
+)
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BCQLagConfig
 from spi_diffusers.models.actors import BatchConstrainedActor
@@ -90,10 +102,11 @@ class BCQLag(Algorithm):
             selection=config.selection,
         ).to(compute.device)
         # The policy keeps only the critics that it selects by; all of them are trained.
-        kept = (self.actor.reward_critics, self.actor.cost_critics)
-        reward, cost = (
-            list(own) or [c.to(compute.device) for c in make_critics(config, sizes)] for own in kept
-        )
+        reward, cost = list(self.actor.reward_critics), list(self.actor.cost_critics)
+        if not reward:
+            reward = [critic.to(compute.device) for critic in make_critics(config, sizes)]
+        if not cost:
+            cost = [critic.to(compute.device) for critic in make_critics(config, sizes)]
         self.critics = ConstrainedCritics(config, sizes, compute, reward=reward, cost=cost)
         self.lagrangian = PIDLagrangian(config, compute)
         self._vae = Learner(self.actor.vae, config.learning_rate, compute)
@@ -115,16 +128,8 @@ class BCQLag(Algorithm):
             "latent": Draw((batch_size, latent)),
         }
 
-    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
-        """One training step; returns metrics."""
-        metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-        critic_metrics, policy_cost = self._update_critics(batch, noise["next_latent"])
-        metrics |= critic_metrics | self._update_perturbation(batch, noise["latent"], policy_cost)
-        self.critics.learner.update_target(self.config.target_update_rate)
-        self._perturbation.update_target(self.config.target_update_rate)
-        return metrics
-
-    def _update_critics(self, batch: Batch, noise: Tensor) -> tuple[Metrics, Tensor]:
+    def next_values(self, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Q^r and Q^c of the next states (B,), from latents (B, N, L) of N candidates each."""
         config = self.config
         observation = batch.next_observation
         if not config.benchmark_targets:
@@ -133,39 +138,53 @@ class BCQLag(Algorithm):
             ended = batch.terminated.unsqueeze(1)
             observation = torch.where(ended, batch.initial_observation, observation)
         with torch.no_grad():
-            clip = config.latent_clip
-            drawn = self._vae.module.decode(observation, noise.clamp(-clip, clip))
+            drawn = self._like_data(observation, latent)
             candidates = self._perturbation.target_module(observation, drawn)
-            reward_value, cost_value = next_values(
+            return next_values(
                 *self.critics.candidate_values(observation, candidates),
                 config.selection,
                 self.lagrangian.multiplier,
                 costliest=config.benchmark_targets,
             )
-        return self.critics.update(batch, reward_value, cost_value), cost_value
 
-    def _update_perturbation(self, batch: Batch, noise: Tensor, policy_cost: Tensor) -> Metrics:
-        clip = self.config.latent_clip
+    def policy_values(self, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Q^r and Q^c (B,) of one perturbed action per state, from latents (B, L), for the loss to climb."""
         with torch.no_grad():
-            drawn = self._vae.module.decode(batch.observation, noise.clamp(-clip, clip))
+            drawn = self._like_data(batch.observation, latent)
         action = self._perturbation.module(batch.observation, drawn)
-        reward_value, cost_value = self.critics.policy_values(batch.observation, action)
-        if self.config.selection == "sample" or self.config.benchmark_targets:
-            # The policy acts with any candidate, not with a chosen one; and the benchmark's code looks at the
-            # action of the perturbation model, as the next state's cost is that of its costliest candidate.
-            policy_cost = cost_value.detach()
-        multiplier = self.lagrangian.update(policy_cost.mean() - self.critics.threshold)
-        self.actor.multiplier.copy_(multiplier)
-        self._perturbation.step(
-            perturbation_loss(reward_value, cost_value, multiplier, self.critics.threshold)
-        )
+        return self.critics.policy_values(batch.observation, action)
+
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
+        config, threshold = self.config, self.critics.threshold
+        loss, metrics = batch_vae_loss(self._vae.module, batch, noise["encoding"], config.kl_weight)
+        self._vae.step(loss)
+
+        next_reward, next_cost = self.next_values(batch, noise["next_latent"])
+        loss, critic_metrics = self.critics.loss(batch, next_reward, next_cost)
+        self.critics.learner.step(loss)
+
+        reward_value, cost_value = self.policy_values(batch, noise["latent"])
+        own_states = config.selection == "sample" or config.benchmark_targets
+        policy_cost = cost_value.detach() if own_states else next_cost
+        multiplier = self.lagrangian.update(policy_cost.mean() - threshold)
+        self._perturbation.step(perturbation_loss(reward_value, cost_value, multiplier, threshold))
+
+        self.critics.learner.update_target(config.target_update_rate)
+        self._perturbation.update_target(config.target_update_rate)
         return {
+            **metrics,
+            **critic_metrics,
             "policy/reward_value": reward_value.detach().mean(),
             "policy/cost_value": policy_cost.mean(),
             "policy/multiplier": multiplier.clone(),
         }
 
-    def refresh(self) -> None:
-        """Bring copies of the weights, and the actor's multiplier, up to date."""
-        super().refresh()
+    def policy_components(self) -> dict[str, Any]:
+        """The actor, with the multiplier as it is now."""
         self.actor.multiplier.copy_(self.lagrangian.multiplier)
+        return super().policy_components()
+
+    def _like_data(self, observation: Tensor, latent: Tensor) -> Tensor:
+        clip = self.config.latent_clip
+        return self._vae.module.decode(observation, latent.clamp(-clip, clip))

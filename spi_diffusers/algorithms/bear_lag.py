@@ -11,24 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import (
     ConstrainedCritics,
+    LogAlpha,
     PIDLagrangian,
+    batch_vae_loss,
     make_critics,
     mmd,
-    update_vae,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import BEARLagConfig
 from spi_diffusers.models.actors import ActionVAE, GaussianActor
-
-#: Bounds of log alpha, as in the DSRL benchmark's code: no constraint is forgotten, and none drowns
-#: everything else for good.
-LOG_ALPHA_RANGE = 5.0
 
 
 def actor_loss(
@@ -86,14 +83,6 @@ def next_values(reward_values: Tensor, cost_values: Tensor, costliest: bool = Fa
     return reward_values.amax(dim=1), cost
 
 
-class LogAlpha(nn.Module):
-    """The logarithm of the discrepancy's multiplier alpha, as a module so that a checkpoint holds it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.zeros(()))
-
-
 class BEARLag(Algorithm):
     """BEAR-Lag's networks in training, and one update of them.
 
@@ -131,26 +120,21 @@ class BEARLag(Algorithm):
             "action_noise": Draw((batch_size, config.mmd_samples, action_dim)),
         }
 
-    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
-        """One training step; returns metrics."""
-        metrics = update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-        metrics |= self._update_critics(batch, noise["next_action_noise"])
-        metrics |= self._update_actor(batch, noise["latent"], noise["action_noise"])
-        self.critics.learner.update_target(self.config.target_update_rate)
-        self._actor.update_target(self.config.target_update_rate)
-        return metrics
-
-    def _update_critics(self, batch: Batch, noise: Tensor) -> Metrics:
-        config = self.config
+    def next_values(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Q^r and Q^c of the next states (B,), from noise (B, N, A) of N actions each."""
         with torch.no_grad():
             drawn = self._actor.target_module.draw_raw(batch.next_observation, noise).tanh()
-            reward_value, cost_value = next_values(
-                *self.critics.candidate_values(batch.next_observation, drawn),
-                costliest=config.benchmark_targets,
-            )
-        return self.critics.update(batch, reward_value, cost_value)
+            values = self.critics.candidate_values(batch.next_observation, drawn)
+            return next_values(*values, costliest=self.config.benchmark_targets)
 
-    def _update_actor(self, batch: Batch, latent: Tensor, noise: Tensor) -> Metrics:
+    def policy_values(self, batch: Batch, latent: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q^r and Q^c of one action per state, and the discrepancy of N from the VAE's M; each (B,).
+
+        Args:
+            batch: Its observations are used.
+            latent: Standard normal, shape (B, M, L), for the VAE's actions.
+            noise: Standard normal, shape (B, N, A), for the policy's actions.
+        """
         config = self.config
         with torch.no_grad():
             clip = config.latent_clip
@@ -158,37 +142,59 @@ class BEARLag(Algorithm):
         # Before the tanh, where actions at the border still differ.
         drawn = self._actor.module.draw_raw(batch.observation, noise)
         discrepancy = mmd(like_data, drawn, config.kernel, config.mmd_sigma)
-        reward_value, cost_value = self.critics.policy_values(batch.observation, drawn[:, 0].tanh())
+        return *self.critics.policy_values(batch.observation, drawn[:, 0].tanh()), discrepancy
 
-        multiplier = self.lagrangian.update(cost_value.detach().mean() - self.critics.threshold)
-        mean_discrepancy = discrepancy.detach().mean()
-        if self._reduce is not None:
-            self._reduce([mean_discrepancy])
-        log_alpha = self.log_alpha.value
-        climbs = self.updates >= config.support_updates
-        loss = actor_loss(
-            reward_value,
-            cost_value,
-            discrepancy,
-            log_alpha,
-            multiplier,
-            self.critics.threshold,
-            config.mmd_threshold,
-            reward_weight=float(climbs),
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
+        config, threshold = self.config, self.critics.threshold
+        loss, metrics = batch_vae_loss(self._vae.module, batch, noise["encoding"], config.kl_weight)
+        self._vae.step(loss)
+
+        next_reward, next_cost = self.next_values(batch, noise["next_action_noise"])
+        loss, critic_metrics = self.critics.loss(batch, next_reward, next_cost)
+        self.critics.learner.step(loss)
+
+        reward_value, cost_value, discrepancy = self.policy_values(
+            batch, noise["latent"], noise["action_noise"]
         )
-        self._actor.step(loss)
-        self._alpha_optimizer.zero_grad()
-        alpha_loss(log_alpha, mean_discrepancy, config.mmd_threshold).backward()
-        self._alpha_optimizer.step()
-        with torch.no_grad():
-            log_alpha.clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
+        multiplier = self.lagrangian.update(cost_value.detach().mean() - threshold)
+        reward_weight = float(self.updates >= config.support_updates)
+        self._actor.step(
+            actor_loss(
+                reward_value,
+                cost_value,
+                discrepancy,
+                self.log_alpha.value,
+                multiplier,
+                threshold,
+                config.mmd_threshold,
+                reward_weight,
+            )
+        )
+        mean_discrepancy = self._update_alpha(discrepancy)
+
+        self.critics.learner.update_target(config.target_update_rate)
+        self._actor.update_target(config.target_update_rate)
         return {
+            **metrics,
+            **critic_metrics,
             "policy/reward_value": reward_value.detach().mean(),
             "policy/cost_value": cost_value.detach().mean(),
             "policy/multiplier": multiplier.clone(),
             "policy/mmd": mean_discrepancy,
-            "policy/alpha": log_alpha.detach().exp(),
+            "policy/alpha": self.log_alpha.alpha(),
         }
+
+    def _update_alpha(self, discrepancy: Tensor) -> Tensor:
+        """A step of log alpha; returns the mean discrepancy over all processes."""
+        mean_discrepancy = discrepancy.detach().mean()
+        if self._reduce is not None:
+            self._reduce([mean_discrepancy])
+        self._alpha_optimizer.zero_grad()
+        alpha_loss(self.log_alpha.value, mean_discrepancy, self.config.mmd_threshold).backward()
+        self._alpha_optimizer.step()
+        self.log_alpha.climb()
+        return mean_discrepancy
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Every network's optimizer, and alpha's."""

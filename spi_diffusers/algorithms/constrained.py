@@ -80,6 +80,28 @@ class PIDLagrangian(nn.Module):
         return self.multiplier
 
 
+#: Bounds of log alpha, as in the DSRL benchmark's code: no constraint is forgotten, and none drowns
+#: everything else for good.
+LOG_ALPHA_RANGE = 5.0
+
+
+class LogAlpha(nn.Module):
+    """The logarithm of a multiplier alpha, as a module so that a checkpoint holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()))
+
+    def alpha(self) -> Tensor:
+        """Alpha, detached."""
+        return self.value.detach().exp()
+
+    @torch.no_grad()
+    def climb(self, step: Tensor | float = 0.0) -> None:
+        """Add a step, and keep within the bounds."""
+        self.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
+
+
 # ---- the data's actions: a VAE, and a distance from them
 
 
@@ -110,24 +132,14 @@ def vae_loss(
     return functional.mse_loss(reconstruction, action), kl_weight * divergence
 
 
-def update_vae(
-    learner: Learner[ActionVAE], batch: Batch, noise: Tensor, kl_weight: float
-) -> dict[str, Tensor]:
-    """One step of the VAE on a batch.
-
-    Args:
-        learner: The VAE in training.
-        batch: Its observations and actions are used.
-        noise: Standard normal, shape (B, L), for the latents.
-        kl_weight: As in `vae_loss`.
-
-    Returns:
-        Both parts of the loss, detached.
-    """
-    reconstruction, mean, log_std = learner.module(batch.observation, batch.action, noise)
+def batch_vae_loss(
+    vae: ActionVAE, batch: Batch, noise: Tensor, kl_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`vae_loss` of a batch, summed, and both of its parts for the log; `noise` (B, L) is standard normal."""
+    reconstruction, mean, log_std = vae(batch.observation, batch.action, noise)
     error, divergence = vae_loss(reconstruction, batch.action, mean, log_std, kl_weight)
-    learner.step(error + divergence)
-    return {"vae/reconstruction_loss": error.detach(), "vae/divergence": divergence.detach()}
+    metrics = {"vae/reconstruction_loss": error.detach(), "vae/divergence": divergence.detach()}
+    return error + divergence, metrics
 
 
 def mmd(first: Tensor, second: Tensor, kernel: str, sigma: float) -> Tensor:
@@ -262,19 +274,18 @@ class ConstrainedCritics:
         cost_value = cost.amax(dim=0) if self._cost_side == "high" else cost.amin(dim=0)
         return reward.flatten(0, 1).amin(dim=0), cost_value
 
-    def update(
-        self, batch: Batch, reward_value: Tensor, cost_value: Tensor, penalty: Tensor | float = 0.0
-    ) -> dict[str, Tensor]:
-        """One step of all critics.
+    def loss(
+        self, batch: Batch, reward_value: Tensor, cost_value: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The temporal-difference loss of all critics.
 
         Args:
             batch: Transitions.
             reward_value: Q^r of the next states, shape (B,).
             cost_value: Q^c of the next states, shape (B,).
-            penalty: Added to the loss; a scalar made from `values`.
 
         Returns:
-            Metrics, detached.
+            The loss, a scalar, and metrics, detached.
         """
         config = self.config
         ended, cost_ended = batch.terminated, batch.terminated
@@ -285,8 +296,7 @@ class ConstrainedCritics:
         reward, cost = self.values(batch.observation, batch.action)
         # One loss per pair of twins.
         reward_loss, cost_loss = td_loss(reward, reward_target).sum(), td_loss(cost, cost_target).sum()
-        self.learner.step(reward_loss + cost_loss + penalty)
-        return {
+        return reward_loss + cost_loss, {
             "critic/reward_loss": reward_loss.detach(),
             "critic/cost_loss": cost_loss.detach(),
             "critic/reward_value": reward.detach().mean(),

@@ -27,21 +27,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import (
     ConstrainedCritics,
+    LogAlpha,
+    batch_vae_loss,
     latent_divergence,
     make_critics,
-    update_vae,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import CPQConfig
 from spi_diffusers.models.actors import ActionVAE, GaussianActor
-
-#: Bounds of log alpha, as in the DSRL benchmark's code.
-LOG_ALPHA_RANGE = 5.0
 
 
 def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float) -> Tensor:
@@ -74,16 +72,6 @@ def ood_penalty(cost_values: Tensor, alpha: Tensor | float, threshold: float) ->
     return -alpha * (cost_values.mean(dim=-1) - threshold).clamp_max(0.0).sum()
 
 
-class _LogAlpha(nn.Module):
-    """The logarithm of alpha as a buffer, so that a checkpoint holds it."""
-
-    value: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("value", torch.zeros(()))
-
-
 class CPQ(Algorithm):
     """CPQ's networks in training, and one update of them.
 
@@ -98,7 +86,7 @@ class CPQ(Algorithm):
         dims: dict[str, Any] = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
         self.actor = GaussianActor(**dims, hidden_dims=list(config.hidden_dims)).to(compute.device)
         reward, cost = ([c.to(compute.device) for c in make_critics(config, sizes)] for _ in range(2))
-        self.log_alpha = _LogAlpha().to(compute.device)
+        self.log_alpha = LogAlpha().to(compute.device)
         self.critics = ConstrainedCritics(config, sizes, compute, reward=reward, cost=cost)
         self._actor = Learner(self.actor, config.actor_learning_rate, compute)
         self.learners = {"actor": self._actor, "critics": self.critics.learner}
@@ -118,31 +106,18 @@ class CPQ(Algorithm):
         tested = Draw((batch_size, config.num_candidates, action_dim))
         return {"encoding": Draw((batch_size, 2 * action_dim)), "tested_action_noise": tested, **actions}
 
-    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
-        """One training step; returns metrics."""
-        metrics: Metrics = {}
-        penalty: Tensor | float = 0.0
-        if self._vae is not None:
-            metrics |= update_vae(self._vae, batch, noise["encoding"], self.config.kl_weight)
-            penalty, ood_metrics = self._penalize_outside(
-                self._vae.module, batch, noise["tested_action_noise"]
-            )
-            metrics |= ood_metrics
-        metrics |= self._update_critics(batch, noise["next_action_noise"], penalty)
-        metrics |= self._update_actor(batch, noise["action_noise"])
-        self.critics.learner.update_target(self.config.target_update_rate)
-        return metrics
-
-    def _update_critics(self, batch: Batch, noise: Tensor, penalty: Tensor | float) -> Metrics:
+    def next_values(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Q^r, where the cost keeps the limit, and Q^c of the next states (B,), from noise (B, 1, A)."""
         with torch.no_grad():
             next_action = self._actor.module.draw_raw(batch.next_observation, noise).tanh()
             reward_value, cost_value = self.critics.candidate_values(batch.next_observation, next_action)
             reward_value, cost_value = reward_value.squeeze(1), cost_value.squeeze(1)
-            reward_value = constrained_value(reward_value, cost_value, self.critics.threshold)
-        return self.critics.update(batch, reward_value, cost_value, penalty)
+            return constrained_value(reward_value, cost_value, self.critics.threshold), cost_value
 
-    def _penalize_outside(self, vae: ActionVAE, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
-        """The penalty of policy actions outside the data, and a step of its weight alpha."""
+    def outside_loss(
+        self, vae: ActionVAE, batch: Batch, noise: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The penalty of policy actions outside the data, their mean cost, and metrics; noise (B, N, A)."""
 
         def divergence(observation: Tensor, action: Tensor) -> Tensor:
             return latent_divergence(*vae.encode(observation, action)).mean(dim=-1)
@@ -152,31 +127,54 @@ class CPQ(Algorithm):
             observation = batch.observation.repeat_interleave(self.config.num_candidates, dim=0)
             recorded = divergence(batch.observation, batch.action)
             outside = outside_data(divergence(observation, tested), recorded, self.config.ood_quantile)
-        alpha = self.log_alpha.value.exp()
-        # Above the limit, not at it: at it they would still count as allowed.
-        threshold = self.config.ood_cost_scale * self.critics.threshold
+        alpha, threshold = self.log_alpha.alpha(), self._outside_threshold
         penalty, mean_cost = torch.zeros_like(alpha), torch.full_like(alpha, threshold)  # none: all is well
         if len(outside) > 0:
             _, cost = self.critics.values(observation[outside], tested[outside])
             penalty, mean_cost = ood_penalty(cost, alpha, threshold), cost.detach().mean()
         if self._reduce is not None:
             self._reduce([mean_cost])
-        # Alpha's dual ascent: more weight while actions outside the data look cheaper than that.
-        step = self.config.alpha_learning_rate * alpha * (threshold - mean_cost)
-        self.log_alpha.value.add_(step).clamp_(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
-        return penalty, {
-            "critic/ood_share": mean_cost.new_tensor(len(outside) / len(tested)),
-            "critic/ood_cost_value": mean_cost,
-            "critic/alpha": self.log_alpha.value.exp(),
-        }
+        share = mean_cost.new_tensor(len(outside) / len(tested))
+        return penalty, mean_cost, {"critic/ood_share": share, "critic/ood_cost_value": mean_cost}
 
-    def _update_actor(self, batch: Batch, noise: Tensor) -> Metrics:
+    def policy_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:
+        """Minus Q^r where Q^c keeps the limit, of one action per state drawn from noise (B, 1, A)."""
         action = self._actor.module.draw_raw(batch.observation, noise).tanh().squeeze(1)
         reward_value, cost_value = self.critics.policy_values(batch.observation, action)
         cost_value = cost_value.detach()
-        self._actor.step(-constrained_value(reward_value, cost_value, self.critics.threshold).mean())
-        return {
+        loss = -constrained_value(reward_value, cost_value, self.critics.threshold).mean()
+        return loss, {
             "policy/reward_value": reward_value.detach().mean(),
             "policy/cost_value": cost_value.mean(),
             "policy/share_within": (cost_value <= self.critics.threshold).float().mean(),
         }
+
+    def learn(self, batch: Batch, noise: Mapping[str, Tensor]) -> Metrics:
+        """One training step; returns metrics."""
+        config = self.config
+        metrics: Metrics = {}
+        penalty: Tensor | None = None
+        if self._vae is not None:
+            loss, metrics = batch_vae_loss(self._vae.module, batch, noise["encoding"], config.kl_weight)
+            self._vae.step(loss)
+            penalty, outside_cost, outside_metrics = self.outside_loss(
+                self._vae.module, batch, noise["tested_action_noise"]
+            )
+            # Alpha's dual ascent: more weight while actions outside the data look cheaper than they should.
+            gap = self._outside_threshold - outside_cost
+            self.log_alpha.climb(config.alpha_learning_rate * self.log_alpha.alpha() * gap)
+            metrics |= outside_metrics | {"critic/alpha": self.log_alpha.alpha()}
+
+        next_reward, next_cost = self.next_values(batch, noise["next_action_noise"])
+        loss, critic_metrics = self.critics.loss(batch, next_reward, next_cost)
+        self.critics.learner.step(loss if penalty is None else loss + penalty)
+
+        loss, policy_metrics = self.policy_loss(batch, noise["action_noise"])
+        self._actor.step(loss)
+        self.critics.learner.update_target(config.target_update_rate)
+        return metrics | critic_metrics | policy_metrics
+
+    @property
+    def _outside_threshold(self) -> float:
+        # Above the limit, not at it: at it they would still count as allowed.
+        return self.config.ood_cost_scale * self.critics.threshold

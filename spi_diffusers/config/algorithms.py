@@ -265,10 +265,6 @@ class LagrangianConfig(ConstrainedConfig):
 class BCQLagConfig(LagrangianConfig):
     """BCQ (Fujimoto et al. 2019) with a Lagrange multiplier on the cost.
 
-    The multiplier follows the cost of the candidate that acts, in the next states of the batch, or in a start
-    state where an episode has ended. With "sample" or `benchmark_targets` it follows that of a perturbed
-    action in the batch's own states.
-
     Attributes:
         max_perturbation: Phi, the largest change of a candidate action per dimension.
         selection: Which candidate acts. "reward": the best by Q^r, as in BCQ; only the perturbation looks at

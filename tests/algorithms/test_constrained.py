@@ -14,11 +14,11 @@ from spi_diffusers.algorithms.constrained import (
     _ROWS_PER_PASS,
     ConstrainedCritics,
     PIDLagrangian,
+    batch_vae_loss,
     cost_threshold,
     make_critics,
     mmd,
     soft_clipped_value,
-    update_vae,
     vae_loss,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
@@ -114,7 +114,9 @@ def test_the_vae_learns_the_actions_of_the_data():
     learner = Learner(vae, 1e-3, Compute())
     generator = torch.Generator().manual_seed(0)
     for step in range(400):
-        update_vae(learner, make_batch(seed=step), torch.randn(64, 4, generator=generator), 0.5)
+        noise = torch.randn(64, 4, generator=generator)
+        loss, _ = batch_vae_loss(learner.module, make_batch(seed=step), noise, 0.5)
+        learner.step(loss)
     held_out = make_batch(seed=999)
     drawn = vae.decode(held_out.observation, torch.randn(64, 4, generator=generator).clamp(-0.5, 0.5))
     assert (drawn - held_out.action).abs().mean() < 0.1
@@ -140,7 +142,7 @@ def test_what_ends_cuts_the_value_and_a_time_limit_does_so_in_the_benchmark_only
     batch = dataclasses.replace(make_batch(size=3), terminated=terminated, truncated=truncated)
     with torch.no_grad():
         reward, cost = critics.values(batch.observation, batch.action)
-    metrics = critics.update(batch, torch.tensor([8.0, 16.0, 32.0]), torch.tensor([8.0, 16.0, 32.0]))
+    _, metrics = critics.loss(batch, torch.tensor([8.0, 16.0, 32.0]), torch.tensor([8.0, 16.0, 32.0]))
     # By hand: 1 + value / 2. The rows go on, end, and are cut by the time limit.
     reward_target = torch.tensor([5.0, 1.0, 1.0 if benchmark_targets else 17.0])
     cost_target = torch.tensor([5.0, 9.0 if benchmark_targets else 1.0, 17.0])

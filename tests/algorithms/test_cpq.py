@@ -79,7 +79,7 @@ def test_alpha_rises_while_actions_outside_the_data_cost_less_than_they_should(m
     config = CPQConfig(hidden_dims=[4], vae_hidden_dim=4, num_candidates=3, **settings)
     cpq = make_random(CPQ, config)
     batch, noise = random_inputs(cpq)
-    cpq.log_alpha.value.fill_(0.3)
+    cpq.log_alpha.value.data.fill_(0.3)
     vae, critics = cpq.modules()["vae"], cpq.modules()["critics"]
 
     def divergence(action):
