@@ -19,8 +19,9 @@ The weights of the bound and of the imitation are normalized within the batch of
 several processes differs a little from a run on one.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,9 +29,10 @@ from torch import Tensor, nn
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
-from spi_diffusers.algorithms.networks import Compute, Learner, StateValues, td_target
+from spi_diffusers.algorithms.networks import Compute, Learner, td_target
 from spi_diffusers.config.algorithms import COptiDICEConfig
 from spi_diffusers.models.actors import GaussianActor
+from spi_diffusers.models.critics import BatchedLinear
 
 #: Smallest temperature of the bound; below it, exponents would overflow.
 MIN_TEMPERATURE = 1e-6
@@ -171,6 +173,40 @@ def squashed_log_density(
 def imitation_loss(log_density: Tensor, ratio: Tensor) -> Tensor:
     """E[-w log pi(a|s)] / E[w], each of shape (B,); w is detached."""
     return -(ratio * log_density).mean() / ratio.mean().clamp_min(torch.finfo(ratio.dtype).tiny)
+
+
+class StateValues(nn.Module):
+    """K functions of the state; each is the minimum over N MLPs with ReLU.
+
+    Args:
+        num_functions: K.
+        num_networks: N.
+        observation_dim: Size O of an observation.
+        hidden_dims: Width of each hidden layer.
+    """
+
+    def __init__(
+        self, num_functions: int, num_networks: int, observation_dim: int, hidden_dims: Sequence[int]
+    ):
+        super().__init__()
+        self._sizes = (num_functions, num_networks)
+        count = num_functions * num_networks
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise([observation_dim, *hidden_dims]):
+            layers += [BatchedLinear(count, width_in, width_out), nn.ReLU(inplace=True)]
+        self.net = nn.Sequential(*layers)
+        self.head = BatchedLinear(count, hidden_dims[-1], 1)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Values (K, B) in float32, from (B, O)."""
+        inputs = observation.to(self.head.weight.dtype)
+        hidden = self.net(inputs.expand(self.head.weight.shape[0], -1, -1))
+        # The head adds up in float32: what counts is the small difference between a state's value and the
+        # next one's, and in bfloat16 values of thirty are rounded to an eighth. As a product and a sum it
+        # also takes less time than a matrix product with one column.
+        products = hidden * self.head.weight.transpose(1, 2)
+        values = products.sum(dim=-1, dtype=torch.float32) + self.head.bias.squeeze(-1)
+        return values.unflatten(0, self._sizes).amin(dim=1)
 
 
 class _Multipliers(nn.Module):

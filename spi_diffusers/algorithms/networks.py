@@ -1,15 +1,14 @@
-"""What the algorithms' networks share: losses of critics, networks side by side, and training them fast.
+"""What algorithms share: losses of critics and of diffusion, networks side by side, and training them fast.
 
-A reader of an algorithm needs `td_target`, `td_loss` and `Learner`; the rest is machinery for speed. With
-networks whose steps take milliseconds, looking up, casting and launching costs as much as the arithmetic, so
-twins and critics are computed in one batched pass, weights are cast once per update, and Adam and clipping
-remember which tensors they are about. Nothing here changes a result.
+A reader of an algorithm needs the losses of critics and of diffusion, and `Learner`; the rest is machinery
+for speed. With networks whose steps take milliseconds, looking up, casting and launching costs as much as the
+arithmetic, so twins and critics are computed in one batched pass, weights are cast once per update, and Adam
+and clipping remember which tensors they are about. Nothing here changes a result.
 """
 
 import copy
-import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -19,8 +18,6 @@ from torch import Tensor, nn
 from spi_diffusers.models.critics import BatchedLinear, TwinCritic
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-FirstT = TypeVar("FirstT")
-SecondT = TypeVar("SecondT")
 
 # ---- losses of critics
 
@@ -50,6 +47,59 @@ def td_loss(values: Tensor, target: Tensor) -> Tensor:
         One loss per value function, shape (...).
     """
     return (values - target.unsqueeze(-2)).square().mean(dim=-1).sum(dim=-1)
+
+
+# ---- diffusion: the noise schedule, its losses, and guidance
+
+
+def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> list[float]:
+    """The variance-preserving noise schedule of Diffusion-QL, for `DDPMScheduler(trained_betas=...)`.
+
+    beta_t = 1 - exp(-beta_min / T - (beta_max - beta_min) (2 t - 1) / (2 T^2)), t = 1..T.
+    """
+    steps = num_train_timesteps
+    return [
+        1.0 - math.exp(-beta_min / steps - 0.5 * (beta_max - beta_min) * (2 * t - 1) / steps**2)
+        for t in range(1, steps + 1)
+    ]
+
+
+def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Eq. 7: a_t = sqrt(alpha-bar_t) a_0 + sqrt(1 - alpha-bar_t) y; alpha_bar has shape (B, 1)."""
+    return alpha_bar.sqrt() * action + (1.0 - alpha_bar).sqrt() * noise
+
+
+def noise_loss(
+    predicted: Tensor, noise: Tensor, imitated: Tensor | None = None, share: float = 1.0
+) -> Tensor:
+    """Eq. 9: mean squared error of the predicted noise, both of shape (B, A).
+
+    Args:
+        predicted: Predicted noise.
+        noise: True noise.
+        imitated: Which samples count, shape (B,), bool; None: all.
+        share: The share of samples that count in expectation. It divides, not the number of this batch,
+            so that the mean over processes is the mean over the whole batch.
+    """
+    error = (predicted - noise).square()
+    if imitated is None:
+        return error.mean()
+    return (error.mean(dim=-1) * imitated).mean() / share
+
+
+def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Solve Eq. 7 for a_0, clipped to [-1, 1]; alpha_bar has shape (B, 1)."""
+    return ((noisy_action - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()).clamp(-1.0, 1.0)
+
+
+def value_scale(other_twin: Tensor, kind: str) -> Tensor:
+    """What a critic's value is divided by in Eq. 6, detached, from the other twin's values (B,)."""
+    values = other_twin.detach()
+    if kind == "std":
+        return values.std(correction=0).clamp_min(1e-6)
+    if kind == "mean_abs":
+        return values.abs().mean().clamp_min(1e-6)
+    return torch.ones_like(values[0])
 
 
 # ---- networks side by side
@@ -125,40 +175,6 @@ class CriticStack(nn.Module):
     def value_functions(self, inputs: Tensor) -> Tensor:
         """Values (K, 2, B) of all critics' K heads, critic by critic; inputs as in `forward`."""
         return self(inputs).permute(0, 3, 1, 2).flatten(0, 1).index_select(0, self._learned)
-
-
-class StateValues(nn.Module):
-    """K functions of the state; each is the minimum over N MLPs with ReLU.
-
-    Args:
-        num_functions: K.
-        num_networks: N.
-        observation_dim: Size O of an observation.
-        hidden_dims: Width of each hidden layer.
-    """
-
-    def __init__(
-        self, num_functions: int, num_networks: int, observation_dim: int, hidden_dims: Sequence[int]
-    ):
-        super().__init__()
-        self._sizes = (num_functions, num_networks)
-        count = num_functions * num_networks
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise([observation_dim, *hidden_dims]):
-            layers += [BatchedLinear(count, width_in, width_out), nn.ReLU(inplace=True)]
-        self.net = nn.Sequential(*layers)
-        self.head = BatchedLinear(count, hidden_dims[-1], 1)
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Values (K, B) in float32, from (B, O)."""
-        inputs = observation.to(self.head.weight.dtype)
-        hidden = self.net(inputs.expand(self.head.weight.shape[0], -1, -1))
-        # The head adds up in float32: what counts is the small difference between a state's value and the
-        # next one's, and in bfloat16 values of thirty are rounded to an eighth. As a product and a sum it
-        # also takes less time than a matrix product with one column.
-        products = hidden * self.head.weight.transpose(1, 2)
-        values = products.sum(dim=-1, dtype=torch.float32) + self.head.bias.squeeze(-1)
-        return values.unflatten(0, self._sizes).amin(dim=1)
 
 
 # ---- copies of a network: compute replicas in low precision, targets and moving averages
@@ -387,25 +403,3 @@ class Learner(Generic[ModuleT]):
         self._replica.refresh()
         if self.target is not None:
             self._target_replica.refresh()
-
-
-class Halves:
-    """Runs the two halves of an update, one after the other or side by side, with the same result.
-
-    Args:
-        overlap: Run one half in a thread of its own.
-    """
-
-    def __init__(self, overlap: bool):
-        self._pool = None
-        if overlap:
-            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
-            # product would start OpenMP workers of its own, which slow everything down from then on.
-            self._pool = ThreadPoolExecutor(1, "second-half", initializer=torch.get_num_threads)
-
-    def run(self, first: Callable[[], FirstT], second: Callable[[], SecondT]) -> tuple[FirstT, SecondT]:
-        """The results of both; neither may write what the other one reads."""
-        if self._pool is None:
-            return first(), second()
-        aside = self._pool.submit(second)
-        return first(), aside.result()

@@ -4,11 +4,11 @@ Equations are numbered as in the paper "Safe Policy Improvement via Diffusion Mo
 Where the paper is silent, Diffusion-QL's choice is taken.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDPMScheduler
@@ -19,14 +19,21 @@ from spi_diffusers.algorithms.networks import (
     Compute,
     ComputeReplica,
     CriticStack,
-    Halves,
     Learner,
+    add_noise,
+    noise_loss,
+    one_step_action,
     td_loss,
     td_target,
+    value_scale,
+    vp_betas,
 )
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
+
+FirstT = TypeVar("FirstT")
+SecondT = TypeVar("SecondT")
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
 
@@ -78,18 +85,6 @@ class StepInputs:
         return cls(**tensors)
 
 
-def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> list[float]:
-    """The variance-preserving noise schedule of Diffusion-QL, for `DDPMScheduler(trained_betas=...)`.
-
-    beta_t = 1 - exp(-beta_min / T - (beta_max - beta_min) (2 t - 1) / (2 T^2)), t = 1..T.
-    """
-    steps = num_train_timesteps
-    return [
-        1.0 - math.exp(-beta_min / steps - 0.5 * (beta_max - beta_min) * (2 * t - 1) / steps**2)
-        for t in range(1, steps + 1)
-    ]
-
-
 def make_scheduler(config: SPIConfig) -> DDPMScheduler:
     """The DDPM scheduler that a policy is trained and shipped with."""
     return DDPMScheduler(
@@ -109,44 +104,6 @@ def remap_cost(cost: Tensor, config: CostRemapConfig) -> Tensor:
         return 1.0 - (cost > 0).to(cost.dtype)
     divisor = config.scale if config.kind == "scaled" else 1.0
     return 1.0 - (cost / divisor).clamp(0.0, 1.0)
-
-
-def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Eq. 7: a_t = sqrt(alpha-bar_t) a_0 + sqrt(1 - alpha-bar_t) y; alpha_bar has shape (B, 1)."""
-    return alpha_bar.sqrt() * action + (1.0 - alpha_bar).sqrt() * noise
-
-
-def noise_loss(
-    predicted: Tensor, noise: Tensor, imitated: Tensor | None = None, share: float = 1.0
-) -> Tensor:
-    """Eq. 9: mean squared error of the predicted noise, both of shape (B, A).
-
-    Args:
-        predicted: Predicted noise.
-        noise: True noise.
-        imitated: Which samples count, shape (B,), bool; None: all.
-        share: The share of samples that count in expectation. It divides, not the number of this batch,
-            so that the mean over processes is the mean over the whole batch.
-    """
-    error = (predicted - noise).square()
-    if imitated is None:
-        return error.mean()
-    return (error.mean(dim=-1) * imitated).mean() / share
-
-
-def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Solve Eq. 7 for a_0, clipped to [-1, 1]; alpha_bar has shape (B, 1)."""
-    return ((noisy_action - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()).clamp(-1.0, 1.0)
-
-
-def value_scale(other_twin: Tensor, kind: str) -> Tensor:
-    """What a critic's value is divided by in Eq. 6, detached, from the other twin's values (B,)."""
-    values = other_twin.detach()
-    if kind == "std":
-        return values.std(correction=0).clamp_min(1e-6)
-    if kind == "mean_abs":
-        return values.abs().mean().clamp_min(1e-6)
-    return torch.ones_like(values[0])
 
 
 def guidance_loss(
@@ -172,6 +129,28 @@ def guidance_loss(
     gain = reward_weight * reward_values[twin] / reward_scale
     gain = gain + safety_weight * safety_values[twin] / safety_scale
     return -gain.mean()
+
+
+class Halves:
+    """Runs the two halves of an update, one after the other or side by side, with the same result.
+
+    Args:
+        overlap: Run one half in a thread of its own.
+    """
+
+    def __init__(self, overlap: bool):
+        self._pool = None
+        if overlap:
+            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
+            # product would start OpenMP workers of its own, which slow everything down from then on.
+            self._pool = ThreadPoolExecutor(1, "second-half", initializer=torch.get_num_threads)
+
+    def run(self, first: Callable[[], FirstT], second: Callable[[], SecondT]) -> tuple[FirstT, SecondT]:
+        """The results of both; neither may write what the other one reads."""
+        if self._pool is None:
+            return first(), second()
+        aside = self._pool.submit(second)
+        return first(), aside.result()
 
 
 class SPI(Algorithm):

@@ -8,17 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from spi_diffusers.algorithms.networks import td_loss, td_target
-from spi_diffusers.algorithms.spi import (
+from spi_diffusers.algorithms.networks import (
     add_noise,
-    guidance_loss,
-    make_scheduler,
     noise_loss,
     one_step_action,
-    remap_cost,
+    td_loss,
+    td_target,
     value_scale,
     vp_betas,
 )
+from spi_diffusers.algorithms.spi import guidance_loss, make_scheduler, remap_cost
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 
 
