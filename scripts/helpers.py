@@ -132,7 +132,7 @@ def check_cores(cores: Sequence[int]) -> list[int]:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on besides the code; nothing that names the machine or the day."""
-    from spi_diffusers.training.runtime import training_versions
+    from spi_diffusers.training.processes import training_versions
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -209,13 +209,13 @@ class MeasuredTraining:
 
         from spi_diffusers.config.layers import make_train_config
         from spi_diffusers.data.loading import load_transitions
-        from spi_diffusers.training.runtime import resolve_overlap
-        from spi_diffusers.training.setup import (
+        from spi_diffusers.training.build import (
             build_algorithm,
             build_normalizer,
             build_sampler,
             training_episodes,
         )
+        from spi_diffusers.training.processes import resolve_overlap
 
         self.config = config = make_train_config({"task": "ballcircle", **overrides})
         dataset = training_episodes(config, load_transitions(dataset_name, config.task))
@@ -231,7 +231,7 @@ class MeasuredTraining:
         """Torch's threads per operation as the trainer sets them; yields how many."""
         import torch
 
-        from spi_diffusers.training.runtime import intra_op_threads
+        from spi_diffusers.training.processes import intra_op_threads
 
         with intra_op_threads(self.config, self.overlap):
             yield torch.get_num_threads()

@@ -333,9 +333,9 @@ def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipel
     Those that an interruption made are left out: other runs have none at the same step. CheckpointError if
     one cannot be read, or is of another configuration.
     """
+    from spi_diffusers.training.build import open_training_data
     from spi_diffusers.training.checkpoint import load_training_tensors
-    from spi_diffusers.training.runtime import make_accelerator
-    from spi_diffusers.training.setup import open_training_data
+    from spi_diffusers.training.processes import make_accelerator
     from spi_diffusers.training.trainer import Trainer
 
     accelerator = make_accelerator(config)

@@ -13,10 +13,10 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.pipelines.loading import load_pipeline
+from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
+from spi_diffusers.training.processes import intra_op_threads, make_accelerator
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
-from spi_diffusers.training.runtime import intra_op_threads, make_accelerator
-from spi_diffusers.training.setup import open_training_data
 from spi_diffusers.training.trainer import Trainer, TrainingProgress, TrainingResult
 
 if TYPE_CHECKING:

@@ -23,22 +23,21 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
+from spi_diffusers.training.build import (
+    Dataset,
+    build_algorithm,
+    build_normalizer,
+    build_sampler,
+    longest_episode,
+    training_episodes,
+)
 from spi_diffusers.training.checkpoint import (
     CheckpointStore,
     first_non_finite,
     load_training_tensors,
     training_tensors,
 )
-from spi_diffusers.training.run_folder import (
-    MetricsLog,
-    RunFolderError,
-    check_new_run,
-    check_restart,
-    check_same_run,
-    saved_config,
-    write_config,
-)
-from spi_diffusers.training.runtime import (
+from spi_diffusers.training.processes import (
     StopSignals,
     agree,
     any_process,
@@ -52,13 +51,14 @@ from spi_diffusers.training.runtime import (
     scatter_inputs,
     training_versions,
 )
-from spi_diffusers.training.setup import (
-    Dataset,
-    build_algorithm,
-    build_normalizer,
-    build_sampler,
-    longest_episode,
-    training_episodes,
+from spi_diffusers.training.run_folder import (
+    MetricsLog,
+    RunFolderError,
+    check_new_run,
+    check_restart,
+    check_same_run,
+    saved_config,
+    write_config,
 )
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.setup import build_algorithm, build_normalizer, build_sampler, training_episodes
+from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
 
 diffusers_logging.disable_progress_bar()
 

@@ -13,7 +13,7 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
-from spi_diffusers.training.setup import build_normalizer, build_sampler, training_episodes
+from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
 

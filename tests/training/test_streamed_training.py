@@ -30,10 +30,10 @@ from spi_diffusers.data.streaming import StreamedDataset, open_stream
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training import setup
+from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import CALIBRATION_TRANSITIONS
+from spi_diffusers.training.processes import make_accelerator
 from spi_diffusers.training.run_folder import RunFolderError
-from spi_diffusers.training.runtime import make_accelerator
 from spi_diffusers.training.train import run_training
 from spi_diffusers.training.trainer import Trainer
 
@@ -113,11 +113,11 @@ def test_a_killed_run_resumes_to_the_same_weights(folder, uninterrupted, tmp_pat
 def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypatch, caplog):
     config = tiny_config(tmp_path, folder, **STREAMING | {"streaming": "auto", "updates": 5})
     accelerator = make_accelerator(config)
-    data = setup.open_training_data(config, accelerator, progress=False)
+    data = open_training_data(config, accelerator, progress=False)
     assert isinstance(data, TransitionDataset)
     monkeypatch.setattr("spi_diffusers.data.streaming.available_memory", lambda: 1000)
     with caplog.at_level("INFO", "spi_diffusers"):
-        data = setup.open_training_data(config, accelerator, progress=False)
+        data = open_training_data(config, accelerator, progress=False)
     assert isinstance(data, StreamedDataset)
     assert "it is streamed, 400 transitions at a time" in caplog.text
     run(replace(config, calibrate=False))
@@ -125,7 +125,7 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
     monkeypatch.undo()
     # With more memory, a resumed run still streams: its batches depend on it.
     again = replace(config, resume=True)
-    assert isinstance(setup.open_training_data(again, accelerator, progress=False), StreamedDataset)
+    assert isinstance(open_training_data(again, accelerator, progress=False), StreamedDataset)
     with pytest.raises(RunFolderError, match="streaming: True in the checkpoint, False now"):
         run(replace(again, streaming=False))
     with pytest.raises(RunFolderError, match="shuffle_buffer: 400 in the checkpoint, 500 now"):

@@ -10,8 +10,8 @@ from training_factory import assert_same_training, newest_checkpoint, read_metri
 
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
+from spi_diffusers.training.processes import intra_op_threads, resolve_overlap
 from spi_diffusers.training.run_folder import RunFolderError
-from spi_diffusers.training.runtime import intra_op_threads, resolve_overlap
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
 

@@ -1,4 +1,4 @@
-"""What training needs from the machine: processes and what they tell each other, stop signals, threads."""
+"""What a run asks of the machine: its processes and what they tell each other, stop signals, threads."""
 
 import importlib.util
 import os
