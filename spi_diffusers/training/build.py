@@ -28,16 +28,10 @@ Dataset = TransitionDataset | StreamedDataset
 
 
 def open_training_data(config: TrainConfig, accelerator: Accelerator, *, progress: bool = True) -> Dataset:
-    """Load or open the data that a configuration names.
+    """Load or open the data that a configuration names; all processes must call this.
 
-    Args:
-        config: The run's configuration.
-        accelerator: The processes; all of them must call this.
-        progress: Whether to show progress bars.
-
-    Returns:
-        The data. With `streaming="auto"`, memory decides; a resumed run keeps to what was decided, because
-        the order of its batches depends on it.
+    With `streaming="auto"`, memory decides; a resumed run keeps to what was decided, because the order of its
+    batches depends on it.
 
     Raises:
         DatasetError: The data cannot be used, or not be streamed.
@@ -151,17 +145,9 @@ def build_algorithm(
     overlap: bool = False,
     reduce_gradients: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> Algorithm:
-    """The algorithm with freshly initialized networks.
+    """The algorithm with fresh networks, whose weights depend on the seed alone; options as for `Compute`.
 
-    Args:
-        config: Sizes, seed, precision and the algorithm's settings.
-        dataset: Gives the sizes of observations and actions.
-        device: Where training runs.
-        overlap: Run the two halves of an update in two threads.
-        reduce_gradients: Averages gradients over processes; None for one process.
-
-    Returns:
-        The algorithm. Its initial weights depend on the seed alone; the caller's random state is untouched.
+    The caller's random state is untouched.
     """
     limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
     sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, longest_episode(dataset), **limit)

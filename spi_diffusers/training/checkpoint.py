@@ -92,14 +92,6 @@ class CheckpointStore:
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint, then remove those of later steps, and those beyond the newest `keep`.
 
-        Args:
-            step: Number of updates done.
-            tensors: Everything that training goes on from; views and tensors on devices are copied.
-            state: JSON data.
-
-        Returns:
-            The checkpoint's folder.
-
         Raises:
             CheckpointWriteError: The disk is full or cannot be written. Earlier checkpoints are intact and
                 nothing is left behind.
@@ -143,9 +135,6 @@ class CheckpointStore:
     def load(self, step: int) -> Checkpoint:
         """Read one checkpoint and verify it.
 
-        Args:
-            step: Which one.
-
         Raises:
             CheckpointError: A file is missing, truncated or changed, or of another format.
         """
@@ -180,10 +169,7 @@ class CheckpointStore:
         return content
 
     def load_newest(self) -> Checkpoint | None:
-        """Read the newest complete checkpoint, going back past damaged ones with a warning.
-
-        Returns:
-            The checkpoint, or None when there is none at all.
+        """Read the newest complete checkpoint, going back past damaged ones; None if there is none at all.
 
         Raises:
             CheckpointError: There are checkpoints, and every one is damaged.
@@ -218,10 +204,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 def training_tensors(algorithm: Algorithm, pending: Inputs, generator_state: Tensor) -> dict[str, Tensor]:
     """Collect the tensors of a checkpoint.
 
-    Args:
-        algorithm: Networks and optimizers.
-        pending: The next update's inputs (of the global batch), with their next action.
-        generator_state: State of the sampler's generator after it drew them.
+    Pending are the inputs of the next update (of the global batch), with their next action; the state is that
+    of the sampler's generator after it drew them.
     """
     tensors = {"generator": generator_state}
     for name, module in algorithm.modules().items():
@@ -233,14 +217,7 @@ def training_tensors(algorithm: Algorithm, pending: Inputs, generator_state: Ten
 
 
 def load_training_tensors(algorithm: Algorithm, tensors: Mapping[str, Tensor]) -> tuple[Inputs, Tensor]:
-    """Put a checkpoint's tensors back into freshly built networks and optimizers.
-
-    Args:
-        algorithm: Built from the same configuration.
-        tensors: What `training_tensors` returned.
-
-    Returns:
-        The next update's inputs (of the global batch) and the generator's state.
+    """Put what `training_tensors` returned back; gives the pending inputs and the generator's state.
 
     Raises:
         CheckpointError: A tensor is missing, unexpected or of another shape.

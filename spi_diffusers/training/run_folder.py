@@ -90,14 +90,7 @@ def write_config(output_dir: Path, config: TrainConfig) -> None:
 def check_same_run(
     folder: Path, saved: Mapping[str, Any], config: TrainConfig, dataset_sha256: str, source: str
 ) -> None:
-    """Refuse to resume a run with another configuration or other data.
-
-    Args:
-        folder: The checkpoint, for messages.
-        saved: The checkpoint's state, with `config` and `dataset_sha256`.
-        config: The configuration now.
-        dataset_sha256: Fingerprint of the data now.
-        source: Where the data comes from, for messages.
+    """Refuse to resume from a checkpoint's state with another configuration or other data.
 
     Raises:
         RunFolderError: Naming each setting that differs, or the data.
@@ -130,11 +123,7 @@ def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object per line, each with its `step`.
-
-    Args:
-        path: The file.
-    """
+    """`metrics.jsonl`: one JSON object per line, each with its `step`."""
 
     def __init__(self, path: Path):
         self.path = path

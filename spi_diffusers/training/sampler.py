@@ -19,35 +19,17 @@ _RANKS = "episode_ranks"
 
 
 def take_slice(value: Tensor, dim: int | None, rank: int, world_size: int) -> Tensor:
-    """The part of a global batch's tensor that one of `world_size` processes works on.
-
-    Args:
-        value: Its value for the global batch.
-        dim: Dimension that runs over the batch; None: all processes work on the whole.
-        rank: Which of the equal, contiguous slices.
-        world_size: How many there are.
-    """
+    """One process's equal, contiguous slice of a global batch's tensor; the whole where `dim` is None."""
     return value if dim is None else value.chunk(world_size, dim)[rank].contiguous()
 
 
 def scale_actions(
     action: Tensor, low: float, high: float, clip: bool = False, *, source: str = "memory", first_row: int = 0
 ) -> Tensor:
-    """Map actions from [low, high] to [-1, 1].
-
-    Args:
-        action: Recorded actions of shape (N, A).
-        low: Smallest action of the environment.
-        high: Largest action of the environment.
-        clip: Clip actions outside the range instead of refusing them.
-        source: What to call the data in messages.
-        first_row: Number of the first row, for messages.
-
-    Returns:
-        Actions of shape (N, A) in [-1, 1].
+    """Map actions (N, A) from [low, high] to [-1, 1]; `source` and `first_row` are for messages.
 
     Raises:
-        DatasetError: An action lies outside the range by more than rounding.
+        DatasetError: An action lies outside the range by more than rounding, and `clip` is off.
     """
     scaled = action if (low, high) == (-1.0, 1.0) else (action - low) * (2.0 / (high - low)) - 1.0
     outside = (scaled.abs() > 1.0 + ACTION_TOLERANCE).any(dim=1)
@@ -137,12 +119,8 @@ class Sampler(ABC):
     def _training_columns(self, batch: TransitionBatch, source: str, first_row: int = 0) -> dict[str, Tensor]:
         """Columns of raw transitions for training: observations normalized, actions scaled.
 
-        Where safety weights prefer episodes, also the ranks of each transition's episode.
-
-        Args:
-            batch: Transitions that follow each other in the dataset.
-            source: What to call the data in messages.
-            first_row: Row of the dataset that the batch starts with.
+        Where safety weights prefer episodes, also the ranks of each transition's episode. The batch's
+        transitions follow each other in the dataset, from `first_row` on.
         """
         low, high, clip = self._action_range
         columns = {
@@ -163,11 +141,7 @@ class Sampler(ABC):
 class MemorySampler(Sampler):
     """Draws transitions of a dataset in memory, at random and with replacement.
 
-    Args:
-        config: As for `Sampler`.
-        dataset: The data; normalized once and kept as contiguous tensors on the device.
-        normalizer: As for `Sampler`.
-        **options: Of `Sampler`.
+    The data is normalized once and kept as contiguous tensors on the device.
 
     Raises:
         DatasetError: Actions outside the range, or no row that `next_action="dataset"` can use.

@@ -35,14 +35,9 @@ _EPOCH, _BUFFER = 0x5350_0001, 0x5350_0002
 
 
 def cut_into_pieces(rows: ParquetRows, buffer_size: int) -> list[Range]:
-    """Cut rows into pieces that can be read on their own without much waste.
+    """Cut rows into pieces (first row, row after the last), none longer than a sixteenth of the buffer.
 
-    Args:
-        rows: the rows; a row group that is small enough is a piece, as it is read as a whole anyway.
-        buffer_size: rows of the buffer.
-
-    Returns:
-        (first row, row after the last) of each piece, in order, none longer than a sixteenth of the buffer.
+    A row group that is small enough is one piece, as it is read as a whole anyway.
     """
     longest = max(buffer_size // PIECES_PER_BUFFER, 1)
     pieces = []
@@ -72,15 +67,6 @@ class StreamingSampler(Sampler):
     """Draws transitions of a dataset that is read in parts.
 
     Every process reads the same rows and takes its slice of each batch.
-
-    Args:
-        config: As for `Sampler`; also the buffer's size, and the seed of all orders.
-        dataset: The data.
-        normalizer: As for `Sampler`.
-        **options: Of `Sampler`.
-
-    Raises:
-        ValueError: As `Sampler`.
     """
 
     def __init__(
@@ -156,11 +142,7 @@ class StreamingSampler(Sampler):
         return self._buffer
 
     def _fill(self, old: dict[str, Tensor] | None) -> _Buffer:
-        """Read the pieces from `_first_piece` on that fit into the buffer.
-
-        Args:
-            old: columns of the buffer before, whose memory is used again.
-        """
+        """Read the pieces from `_first_piece` on that fit; memory of the `old` buffer is used again."""
         order = np.random.default_rng([self._seed, _EPOCH, self._epoch]).permutation(len(self._pieces))
         chosen: list[Range] = []
         size, stop = 0, self._first_piece
