@@ -140,7 +140,7 @@ def test_dsrl_from_the_hub(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.delenv("DSRL_DATASET_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(tmp_path / "cache"))
     with FaultyHub({DSRL_DATASET_REPO: contents}) as hub:
         point_client_at(monkeypatch, hub.url)
         caplog.set_level("INFO", "spi_diffusers")
