@@ -111,6 +111,8 @@ def _options(
 ) -> dict[str, dict[str, Any]]:
     """What `add_argument` takes, by dotted key; the defaults shown are those of the preset."""
     hints, texts = leaf_types(cls), _attribute_texts(cls)
+    if cls is TrainConfig:
+        texts["algorithm"] = f"One of {', '.join(ALGORITHMS)}. {texts['algorithm'].partition('. ')[2]}"
     options: dict[str, dict[str, Any]] = {}
     for field in fields(cls):
         if field.name not in hints:

@@ -81,10 +81,9 @@ class TrainConfig:
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
-        algorithm: One of spi, spi-paper, spi-paper-no-safety, spi-paper-no-reward, bc, bc-safe, bcq-lag,
-            bear-lag, cpq, coptidice, diffusion-ql. spi-paper is the paper's SPI, and has two ablations;
-            bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no cost. Each has its
-            own defaults.
+        algorithm: What is trained, a key of `config.algorithms.ALGORITHMS`. spi-paper is the paper's SPI, and
+            has two ablations; bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no
+            cost. Each has its own defaults.
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides initial weights and all randomness.
