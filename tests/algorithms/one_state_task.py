@@ -16,7 +16,7 @@ def one_state_batch(seed, size=128):
     return Batch(zeros, zeros, action, reward, cost, ends, ~ends, zeros)
 
 
-def train(algorithm, config, cost_limit, updates=400):
+def train(algorithm, config, cost_limit, updates=200):
     """Trained for a task of one step, whose discounted cost is its cost."""
     torch.manual_seed(0)
     made = algorithm(config, PolicySizes(2, 1, 1, cost_limit), Compute())
@@ -26,5 +26,5 @@ def train(algorithm, config, cost_limit, updates=400):
         draws = algorithm.draws(config, len(batch.reward), 1)
         noise = {name: draw.sample(generator) for name, draw in draws.items()}
         metrics = made.learn(batch, noise)
-    action = made.actor.act(torch.zeros(100, 2), torch.Generator().manual_seed(1))
+    action = made.policy_components()["actor"].act(torch.zeros(100, 2), torch.Generator().manual_seed(1))
     return action, {name: float(value) for name, value in metrics.items()}

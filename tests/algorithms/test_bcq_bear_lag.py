@@ -184,5 +184,5 @@ def test_bear_lag_takes_the_costly_action_only_where_it_may():
 
 def test_bear_stays_near_the_data_until_it_may_climb():
     config = BEARLagConfig(**HIDDEN, support_updates=10**6, learning_rate=3e-3, gamma=0.0, latent_clip=3.0)
-    _, metrics = train(BEARLag, config, cost_limit=1.0, updates=300)
+    _, metrics = train(BEARLag, config, cost_limit=1.0, updates=150)
     assert metrics["policy/mmd"] < 0.15

@@ -123,14 +123,14 @@ def test_cpq_climbs_the_reward_and_sees_where_it_breaks_the_limit(penalty):
         actor_learning_rate=3e-4,
         ood_penalty=penalty,
     )
-    free, metrics = train(CPQ, config, cost_limit=1.2, updates=600)
+    free, metrics = train(CPQ, config, cost_limit=1.2, updates=300)
     assert free.mean() > 0.4
     if penalty:
         # Actions outside the data are learned to cost one and a half times the limit, not hundreds.
         assert 1.2 < metrics["critic/ood_cost_value"] < 2.4
         assert 0 <= metrics["critic/ood_share"] <= 1
     # The costly action breaks a lower limit. CPQ climbs up to there all the same, and has no gradient beyond.
-    _, metrics = train(CPQ, config, cost_limit=0.3, updates=600)
+    _, metrics = train(CPQ, config, cost_limit=0.3, updates=300)
     assert metrics["policy/cost_value"] > 0.3
     assert metrics["policy/share_within"] < 0.1
 
