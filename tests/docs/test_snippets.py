@@ -23,6 +23,8 @@ import matplotlib as mpl
 import pytest
 from hub_server import TOKEN, HubServer
 
+from spi_diffusers.benchmark.cells import run_cell
+from spi_diffusers.benchmark.runner import LocalExecutor
 from spi_diffusers.cli import main
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
@@ -153,6 +155,8 @@ def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SMALL_CONSTANTS.items():
             patch.setattr(name, value)
+        # Cells of a benchmark run in this process, where torch is imported already.
+        patch.setattr(LocalExecutor, "run", lambda executor, folder: run_cell(folder))
         yield
 
 

@@ -1,8 +1,11 @@
 """Scripts as a user starts them: the same commands, and the same kind of errors."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 
 def test_the_scripts_are_the_same_commands():
@@ -18,10 +21,13 @@ def test_the_scripts_are_the_same_commands():
         assert result.stdout.startswith(f"usage: {command} ")
 
 
-def test_scripts_tell_errors_as_the_command_does(tmp_path):
-    scripts = Path(__file__).parents[2] / "scripts"
-    words = [sys.executable, str(scripts / "demo.py"), "--updates", "-1", "--output", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
+def test_scripts_tell_errors_as_the_command_does(tmp_path, monkeypatch, capsys):
+    script = str(Path(__file__).parents[2] / "scripts" / "demo.py")
+    monkeypatch.setattr(sys, "path", [str(Path(script).parent), *sys.path])  # as Python does
+    monkeypatch.setattr(sys, "argv", [script, "--updates", "-1", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    assert ended.value.code == 2
     message = "demo.py: error: updates must be a whole number of at least 1"
-    assert done.stderr.strip().splitlines()[-1].startswith(message), done.stderr
+    said = capsys.readouterr().err
+    assert said.strip().splitlines()[-1].startswith(message), said
