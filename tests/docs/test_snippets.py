@@ -58,6 +58,7 @@ SMALL_CONSTANTS = {
 }
 #: Lines that are not run here, by how they begin, with the reason.
 NOT_RUN = {
+    "source": "the tests run in an environment already",
     "make": "test_make_targets looks at what they run; the demo's script has run before every page",
     "pip install": "test_installation does, as far as it goes without a network",
     "torchrun": "test_training_on_two_processes does",
