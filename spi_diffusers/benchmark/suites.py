@@ -151,7 +151,7 @@ def _drawn(eta: float, mu: float, phi: float) -> Variant:
     return Variant(name, {"algorithm": "spi-paper", **weights}, (REWARD,), curve=True)
 
 
-_SPI = Variant("spi", {}, (SAFE,))
+_SPI = Variant("spi", {"algorithm": "spi"}, (SAFE,))
 _PAPER, *_ABLATIONS = (
     Variant(name, {"algorithm": name}, (REWARD,))
     for name in ("spi-paper", "spi-paper-no-safety", "spi-paper-no-reward")

@@ -73,7 +73,7 @@ class TrainConfig:
     Attributes:
         task: DSRL task, such as ballcircle; `spi tasks` lists them. For data without a DSRL task, the name of
             its config in the dataset. May be left out where the dataset says it.
-        dataset: Hub id, parquet folder, or DSRL's .hdf5 or .npz file; empty: the data in the package.
+        dataset: Hub id, parquet folder, or CSV, parquet, npz or HDF5 file; empty: the data in the package.
         revision: Branch, tag or commit of a Hub dataset.
         streaming: Read the data in parts while training, from parquet files or the Hub; "auto": if it would
             take more than half of the available memory.
@@ -87,7 +87,7 @@ class TrainConfig:
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides initial weights and all randomness.
-        output_dir: Folder of the run; empty: outputs/<task>[-<algorithm>]-seed<seed>.
+        output_dir: Folder of the run; empty: `outputs/TASK[-ALGORITHM]-seedN`.
         updates: Number of training updates.
         batch_size: Transitions per update, over all processes together.
         learning_rate: Adam's learning rate at the start; a baseline has its own.
@@ -182,7 +182,7 @@ class TrainConfig:
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError(f"trackers must not repeat, got {short(self.trackers)}")
         self._check_algorithm()
-        self.output_dir = self.output_dir or str(Path("outputs") / self._run_name())
+        self.output_dir = str(Path(self.output_dir or Path("outputs") / self._run_name()).expanduser())
         return self
 
     def _check_algorithm(self) -> None:

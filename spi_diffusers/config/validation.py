@@ -92,7 +92,8 @@ def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """{"spi": {"eta": 1}} -> {"spi.eta": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= flatten(value, f"{path}{key}.") if isinstance(value, Mapping) else {f"{path}{key}": value}
+        is_group = isinstance(value, Mapping) and value  # an empty one would vanish
+        flat |= flatten(value, f"{path}{key}.") if is_group else {f"{path}{key}": value}
     return flat
 
 

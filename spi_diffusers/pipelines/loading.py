@@ -249,7 +249,8 @@ class CheckedLoading(_Base):
             raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
         if push_to_hub and repo_id is None:
             raise ValueError("push_to_hub=True needs repo_id='org/name'.")
-        super().save_pretrained(str(save_directory), True, *args, **({} if push_to_hub else kwargs))
+        save_directory = os.path.expanduser(save_directory)
+        super().save_pretrained(save_directory, True, *args, **({} if push_to_hub else kwargs))
         record = self.training_record
         if record is not None and not self.is_as_trained:
             logger.warning(

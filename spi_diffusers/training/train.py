@@ -38,7 +38,7 @@ def train(
 ) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
     """Train a policy on logged data.
 
-    Example:
+    Examples:
         >>> policy = train("ballcircle", updates=15_000, seed=0)
         >>> policy = train(dataset="my.parquet", updates=5_000, spi={"eta": 0.3})
         >>> policy = train("ballcircle", algorithm="bcq-lag", cost_limit=20)

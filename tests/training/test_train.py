@@ -138,6 +138,7 @@ def test_after_an_interrupt_a_run_goes_on_bit_for_bit(small_file, tmp_path):
         ({"updates": "3"}, r"updates must be a whole number of at least 1, got '3' \(keyword\)"),
         ({"spi": {"eta": 2.0}}, r"spi\.eta must be a number in \[0, 1\], got 2\.0"),
         ({"spi": 0.3}, r"spi must be a group of settings, got 0\.3"),
+        ({"updates": {}}, r"updates must be a whole number of at least 1, got \{\}"),
         ({"resume": True}, "resume=True needs the output_dir"),
     ],
 )
@@ -150,3 +151,11 @@ def test_errors_without_an_output_folder_name_no_checkpoint(small_file):
     own = {**SMALL, "learning_rate": 1e30, "checkpoint_every": 1, "log_every": 1}
     with pytest.raises(TrainingDivergedError, match=r"after update \d+\. Try a lower"):
         train("ballcircle", dataset=small_file, **own)
+
+
+def test_a_tilde_is_the_home_folder(small_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    train("ballcircle", dataset=small_file, output_dir="~/run", **SMALL).save_pretrained("~/mine")
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"run", "mine"}
+    assert not (tmp_path / "~").exists()
