@@ -82,7 +82,8 @@ def run_with_messages(
     program = program or os.path.basename(sys.argv[0])
     try:
         code = job() or 0
-        sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
+        if sys.stdout is not None:  # closed, by >&-
+            sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
         return code
     except KeyboardInterrupt as interrupt:
         print(f"{program}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)

@@ -72,7 +72,7 @@ def load_transitions(
             column and the row, and says what to do.
         ImportError: h5py or minari is needed and not installed.
 
-    Example:
+    Examples:
         >>> dataset = load_transitions("ballcircle")
         >>> dataset.episodes.best_return_within(10.0)
     """

@@ -130,7 +130,7 @@ def get_task(name: "str | Task") -> Task:
     Raises:
         UnknownTaskError: no task has this name; the message lists the closest ones.
 
-    Example:
+    Examples:
         >>> get_task("ballcircle").name
         'OfflineBallCircle-v0'
     """

@@ -84,6 +84,12 @@ class EvaluationSpec:
                 raise ValueError(f"{name} holds the same value twice: {list(checked)}")
             object.__setattr__(self, name, checked)
         check_episodes(self.episodes)
+        if not isinstance(self.feedback, bool):
+            raise ValueError(f"feedback must be true or false, got {self.feedback!r}")
+        for name in ("num_candidates", "num_inference_steps"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
     def ways(self, pipeline: Any) -> tuple[str, ...]:
         """The extractions to play a policy with; ValueError: a choice has no effect on this policy."""
@@ -142,7 +148,7 @@ def evaluate(
 
     All arguments are checked before the first episode is played.
 
-    Example:
+    Examples:
         >>> results = evaluate("outputs/ballcircle-seed0", cost_limits=[10, 20, 40], episodes=20)
         >>> print(results)
 

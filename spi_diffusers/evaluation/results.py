@@ -274,7 +274,7 @@ class Results(list[EvaluationEntry]):
 
     Printed, they are a table with the spread and whether limits are kept; a notebook shows the same.
 
-    Example:
+    Examples:
         >>> results = evaluate("outputs/ballcircle-seed0", cost_limits=[10, 20, 40])
         >>> print(results)
         >>> results.plot("limits.png")

@@ -82,7 +82,7 @@ def _table(task: str, summaries: list[SeedSummary], behavior: list[BehaviorRow])
 def _policy_cells(summary: SeedSummary) -> list[str]:
     color = "bold green" if summary.is_safe else "red"
     return [
-        policy_name(summary),
+        policy_name(summary).replace("[", r"\["),  # rich takes brackets for styles
         f"[{color}]{summary.normalized_reward.shown()}[/]",
         f"[{color}]{_mark(summary.normalized_cost.mean)} {summary.normalized_cost.shown()}[/]",
         f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}",

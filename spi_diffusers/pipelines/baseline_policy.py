@@ -89,7 +89,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
         Raises:
             ValueError: For an observation of the wrong size or with NaN.
 
-        Example:
+        Examples:
             ```python
             pipe = BaselinePolicyPipeline.from_pretrained("outputs/ballcircle-cpq")
             action = pipe(observation)

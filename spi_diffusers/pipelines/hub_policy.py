@@ -64,6 +64,5 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
     def _how_it_acts(self) -> str:
         steps = self.scheduler.config.num_train_timesteps
-        return (
-            f"takes a cost limit at run time; {spi_policy.NUM_CANDIDATES} candidates, {steps} denoising steps"
-        )
+        candidates = spi_policy.NUM_CANDIDATES
+        return f"takes a cost limit at run time; up to {candidates} candidates, {steps} denoising steps"

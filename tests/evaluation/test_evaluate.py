@@ -298,3 +298,16 @@ def test_a_pipeline_of_the_shipped_class_is_refused_with_what_to_do(pipeline):
     shipped = SPIPolicyPipeline(**pipeline.components, task=pipeline.config.task)
     with pytest.raises(PolicyError, match=r"load the policy with spi_diffusers\.SPIPolicyPipeline"):
         evaluate(shipped, "ballcircle", episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"feedback": 0}, "feedback must be true or false, got 0"),
+        ({"num_candidates": 1.5}, "num_candidates must be a whole number of at least 1, got 1.5"),
+        ({"num_inference_steps": True}, "num_inference_steps must be a whole number of at least 1, got True"),
+    ],
+)
+def test_wrong_settings_show_before_anything_is_played(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationSpec(**settings)
