@@ -37,6 +37,14 @@ from spi_diffusers.data.tasks import Task
 RENDER_FPS = 30
 
 
+def _close(simulator: Any) -> None:
+    """Free a physics client, which pybullet may have freed already when the process was interrupted."""
+    import pybullet
+
+    with contextlib.suppress(pybullet.error):
+        simulator.close()
+
+
 class BulletEnv(gymnasium.Env):
     """One Bullet task with gymnasium's 5-tuple interface, without a time limit (`make_env` adds it).
 
@@ -68,7 +76,7 @@ class BulletEnv(gymnasium.Env):
         with as_global_generator(self._generator), _quiet():
             self._simulator = make()
         # A client that nobody closes holds more than 20 MB for the life of the process.
-        self._close_simulator = weakref.finalize(self, self._simulator.close)
+        self._close_simulator = weakref.finalize(self, _close, self._simulator)
         self.observation_space = self._simulator.observation_space
         self.action_space = self._simulator.action_space
 

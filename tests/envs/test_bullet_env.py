@@ -385,3 +385,10 @@ def test_an_own_generator_goes_on_where_it_was():
         with as_global_generator(own):
             assert np.random.random(2).tolist() == expected[start : start + 2].tolist()
     assert np.random.random() == np.random.RandomState(0).random()
+
+
+def test_a_client_that_pybullet_has_freed_already_is_closed_quietly():
+    env = make_env("ballcircle", seed=0)
+    env.reset()
+    env.unwrapped._simulator.bc.disconnect()  # what an interrupt may do before the environment is closed
+    env.close()
