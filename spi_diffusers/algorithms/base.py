@@ -21,8 +21,6 @@ from spi_diffusers.config.train import TrainConfig
 
 #: Scalars that are logged, detached, by name.
 Metrics = dict[str, Tensor]
-#: Everything one update consumes: an instance of the algorithm's `inputs_class`.
-Inputs = Any
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,21 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Everything one update consumes: tensors, of which those that are None are left out."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """What `tensors` came from; TypeError where a name is missing or unknown."""
+        return cls(**tensors)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Transitions.
 
@@ -95,7 +108,7 @@ COLUMNS = tuple(field.name for field in fields(Batch))
 
 
 @dataclass(frozen=True)
-class BatchAndNoise:
+class BatchAndNoise(Inputs):
     """What one update of most algorithms consumes.
 
     Attributes:
@@ -107,7 +120,7 @@ class BatchAndNoise:
     noise: dict[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
+        """Columns and noise by name."""
         return {name: getattr(self.batch, name) for name in COLUMNS} | self.noise
 
     @classmethod
@@ -134,7 +147,7 @@ class Algorithm(ABC):
         updates: Updates done.
     """
 
-    inputs_class: ClassVar[type[Any]] = BatchAndNoise
+    inputs_class: ClassVar[type[Inputs]] = BatchAndNoise
     overlaps: ClassVar[bool] = False
     safe_episodes_only: ClassVar[bool] = False
     pipeline: ClassVar[str] = "BaselinePolicyPipeline"

@@ -4,22 +4,16 @@ Equations are numbered as in the paper "Safe Policy Improvement via Diffusion Mo
 Where the paper is silent, Diffusion-QL's choice is taken.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from spi_diffusers.algorithms.base import Algorithm, Draw, Metrics, PolicySizes
-from spi_diffusers.algorithms.networks import (
-    Compute,
-    ComputeReplica,
-    CriticStack,
-    Learner,
+from spi_diffusers.algorithms.base import Algorithm, Draw, Inputs, Metrics, PolicySizes
+from spi_diffusers.algorithms.losses import (
     add_noise,
     noise_loss,
     one_step_action,
@@ -28,18 +22,16 @@ from spi_diffusers.algorithms.networks import (
     value_scale,
     vp_betas,
 )
+from spi_diffusers.algorithms.networks import Compute, ComputeReplica, CriticStack, Halves, Learner
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
-
-FirstT = TypeVar("FirstT")
-SecondT = TypeVar("SecondT")
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
 
 
 @dataclass(frozen=True)
-class StepInputs:
+class StepInputs(Inputs):
     """Everything one update consumes: a batch and all of its randomness.
 
     Attributes:
@@ -73,16 +65,6 @@ class StepInputs:
     twin: Tensor
     next_action: Tensor | None = None
     imitated: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "StepInputs":
-        """What `tensors` came from."""
-        return cls(**tensors)
 
 
 def make_scheduler(config: SPIConfig) -> DDPMScheduler:
@@ -129,28 +111,6 @@ def guidance_loss(
     gain = reward_weight * reward_values[twin] / reward_scale
     gain = gain + safety_weight * safety_values[twin] / safety_scale
     return -gain.mean()
-
-
-class Halves:
-    """Runs the two halves of an update, one after the other or side by side, with the same result.
-
-    Args:
-        overlap: Run one half in a thread of its own.
-    """
-
-    def __init__(self, overlap: bool):
-        self._pool = None
-        if overlap:
-            # A new thread learns torch's number of threads only when asked for it. Without, its first matrix
-            # product would start OpenMP workers of its own, which slow everything down from then on.
-            self._pool = ThreadPoolExecutor(1, "second-half", initializer=torch.get_num_threads)
-
-    def run(self, first: Callable[[], FirstT], second: Callable[[], SecondT]) -> tuple[FirstT, SecondT]:
-        """The results of both; neither may write what the other one reads."""
-        if self._pool is None:
-            return first(), second()
-        aside = self._pool.submit(second)
-        return first(), aside.result()
 
 
 class SPI(Algorithm):

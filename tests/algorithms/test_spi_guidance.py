@@ -7,7 +7,7 @@ import torch
 from exact_noise_model import exact_noise_model
 from spi_factory import differing, fixed_weights, make_inputs, make_spi, weights_of
 
-from spi_diffusers.algorithms.networks import add_noise, noise_loss, one_step_action
+from spi_diffusers.algorithms.losses import add_noise, noise_loss, one_step_action
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithms import SPIConfig
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from spi_diffusers.algorithms.networks import (
+from spi_diffusers.algorithms.losses import (
     add_noise,
     noise_loss,
     one_step_action,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from spi_factory import differing, fixed_weights, make_inputs, make_networks, make_spi, train, weights_of
 
-from spi_diffusers.algorithms.networks import Compute, td_loss
+from spi_diffusers.algorithms.losses import td_loss
+from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI
 from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
 
