@@ -4,7 +4,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 GATE = 64.0  # larger than any noise that occurs

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import BCConfig
+from spi_diffusers.config.algorithm_settings import BCConfig
 from spi_diffusers.models.actors import DeterministicActor
 
 

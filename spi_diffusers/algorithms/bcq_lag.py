@@ -26,7 +26,7 @@ from spi_diffusers.algorithms.constrained import (
     make_critics,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import BCQLagConfig
+from spi_diffusers.config.algorithm_settings import BCQLagConfig
 from spi_diffusers.models.actors import BatchConstrainedActor
 
 

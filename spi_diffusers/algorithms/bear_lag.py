@@ -24,7 +24,7 @@ from spi_diffusers.algorithms.constrained import (
     mmd,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import BEARLagConfig
+from spi_diffusers.config.algorithm_settings import BEARLagConfig
 from spi_diffusers.models.actors import ActionVAE, GaussianActor
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.losses import td_loss, td_target
 from spi_diffusers.algorithms.networks import Compute, CriticStack, Learner
-from spi_diffusers.config.algorithms import ConstrainedConfig, LagrangianConfig
+from spi_diffusers.config.algorithm_settings import ConstrainedConfig, LagrangianConfig
 from spi_diffusers.models.actors import ActionVAE
 from spi_diffusers.models.critics import TwinCritic
 

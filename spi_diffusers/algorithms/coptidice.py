@@ -31,7 +31,7 @@ from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
 from spi_diffusers.algorithms.losses import td_target
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import COptiDICEConfig
+from spi_diffusers.config.algorithm_settings import COptiDICEConfig
 from spi_diffusers.models.actors import GaussianActor
 from spi_diffusers.models.critics import BatchedLinear
 

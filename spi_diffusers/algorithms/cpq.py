@@ -38,7 +38,7 @@ from spi_diffusers.algorithms.constrained import (
     make_critics,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import CPQConfig
+from spi_diffusers.config.algorithm_settings import CPQConfig
 from spi_diffusers.models.actors import ActionVAE, GaussianActor
 
 

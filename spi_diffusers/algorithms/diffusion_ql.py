@@ -19,7 +19,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
 from spi_diffusers.algorithms.losses import add_noise, noise_loss, td_loss, td_target, value_scale, vp_betas
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import DiffusionQLConfig
+from spi_diffusers.config.algorithm_settings import DiffusionQLConfig
 from spi_diffusers.models.actors import DiffusionActor
 from spi_diffusers.models.noise_model import MLPNoiseModel
 

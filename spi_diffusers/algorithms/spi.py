@@ -23,7 +23,7 @@ from spi_diffusers.algorithms.losses import (
     vp_betas,
 )
 from spi_diffusers.algorithms.networks import Compute, ComputeReplica, CriticStack, Halves, Learner
-from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 

@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
-from spi_diffusers.config.algorithms import (
-    ALGORITHMS,
-    DEFAULT_ALGORITHM,
+from spi_diffusers.config.algorithm_settings import (
     BCConfig,
     BCQLagConfig,
     BEARLagConfig,
@@ -19,6 +17,7 @@ from spi_diffusers.config.algorithms import (
     DiffusionQLConfig,
     SPIConfig,
 )
+from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.validation import (
     Count,
     Even,

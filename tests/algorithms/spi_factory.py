@@ -4,7 +4,7 @@ import torch
 
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI, StepInputs
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 O, A = 3, 2  # noqa: E741 - sizes of observation and action

@@ -6,7 +6,7 @@ import torch
 from spi_diffusers.algorithms.base import Batch, BatchAndNoise, PolicySizes
 from spi_diffusers.algorithms.bc import BC, imitation_loss
 from spi_diffusers.algorithms.networks import Compute
-from spi_diffusers.config.algorithms import BCConfig
+from spi_diffusers.config.algorithm_settings import BCConfig
 
 
 def make_batch(size=64, seed=0):

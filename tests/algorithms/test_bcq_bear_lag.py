@@ -10,7 +10,7 @@ from random_inputs import assert_same_loss, make_random, random_inputs, twin_val
 from spi_diffusers.algorithms import bcq_lag, bear_lag
 from spi_diffusers.algorithms.bcq_lag import BCQLag, perturbation_loss
 from spi_diffusers.algorithms.bear_lag import BEARLag, actor_loss, alpha_loss
-from spi_diffusers.config.algorithms import BCQLagConfig, BEARLagConfig
+from spi_diffusers.config.algorithm_settings import BCQLagConfig, BEARLagConfig
 
 HIDDEN = {"hidden_dims": [32, 32], "vae_hidden_dim": 32, "critic_pairs": 1}
 TINY = {"hidden_dims": [4], "vae_hidden_dim": 4, "critic_pairs": 1, "num_candidates": 3}

@@ -22,7 +22,7 @@ from spi_diffusers.algorithms.constrained import (
     vae_loss,
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
-from spi_diffusers.config.algorithms import BCQLagConfig, BEARLagConfig, LagrangianConfig
+from spi_diffusers.config.algorithm_settings import BCQLagConfig, BEARLagConfig, LagrangianConfig
 from spi_diffusers.models.actors import ActionVAE
 
 

@@ -15,7 +15,7 @@ from spi_diffusers.algorithms import coptidice
 from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.coptidice import COptiDICE
 from spi_diffusers.algorithms.networks import Compute
-from spi_diffusers.config.algorithms import COptiDICEConfig
+from spi_diffusers.config.algorithm_settings import COptiDICEConfig
 
 SMALL = {"hidden_dims": [32, 32], "reward_scale": 1.0, "learning_rate": 3e-3, "actor_learning_rate": 3e-3}
 

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from spi_diffusers.algorithms.base import PolicySizes
 from spi_diffusers.algorithms.cpq import CPQ, constrained_value, ood_penalty, outside_data
 from spi_diffusers.algorithms.networks import Compute
-from spi_diffusers.config.algorithms import CPQConfig
+from spi_diffusers.config.algorithm_settings import CPQConfig
 
 
 def test_values_and_penalty_by_hand():

@@ -10,7 +10,7 @@ import torch
 from spi_diffusers.algorithms.base import Batch, BatchAndNoise, PolicySizes
 from spi_diffusers.algorithms.diffusion_ql import DiffusionQL, timesteps, value_loss
 from spi_diffusers.algorithms.networks import Compute
-from spi_diffusers.config.algorithms import DiffusionQLConfig
+from spi_diffusers.config.algorithm_settings import DiffusionQLConfig
 
 SIZES = PolicySizes(3, 2, 100, 10.0)
 

@@ -9,7 +9,7 @@ from spi_factory import differing, fixed_weights, make_inputs, make_spi, weights
 
 from spi_diffusers.algorithms.losses import add_noise, noise_loss, one_step_action
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

@@ -18,7 +18,7 @@ from spi_diffusers.algorithms.losses import (
     vp_betas,
 )
 from spi_diffusers.algorithms.spi import guidance_loss, make_scheduler, remap_cost
-from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
 
 
 def assert_values(actual, expected):

@@ -6,7 +6,7 @@ from pixel_world_data import collect_pixel_world
 
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.transitions import TransitionDataset

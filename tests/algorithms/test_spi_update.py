@@ -10,7 +10,7 @@ from spi_factory import differing, fixed_weights, make_inputs, make_networks, ma
 from spi_diffusers.algorithms.losses import td_loss
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI
-from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
 
 CONFIGS = {
     "default": SPIConfig(),

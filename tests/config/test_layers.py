@@ -8,7 +8,8 @@ from importlib import resources
 import pytest
 
 from spi_diffusers.commands.train_options import add_config_arguments, config_from_arguments
-from spi_diffusers.config.algorithms import ALGORITHMS, SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
+from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import NetworkConfig, TrainConfig
 from spi_diffusers.config.validation import ConfigError

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec, registry
 from policy_factory import edit_json, make_run
 
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate, evaluate_policy, evaluate_to_folder
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout

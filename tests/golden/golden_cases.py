@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI, StepInputs, make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 FOLDER = Path(__file__).parent

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.plots import plot_limits

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spi_diffusers.algorithms.losses import vp_betas
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import GaussianActor
 from spi_diffusers.models.actors import BatchConstrainedActor, DiffusionActor
 

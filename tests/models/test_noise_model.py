@@ -7,7 +7,7 @@ from diffusers.training_utils import EMAModel
 
 from spi_diffusers.algorithms.networks import FusedAdam
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 

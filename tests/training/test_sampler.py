@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.models import ObservationNormalizer

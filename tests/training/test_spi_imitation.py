@@ -5,7 +5,7 @@ import torch
 
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import SPI
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic

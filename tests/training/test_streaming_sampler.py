@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.config.algorithms import SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.parquet import ParquetRows
 from spi_diffusers.data.streaming import StreamedDataset

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithms import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 
