@@ -12,7 +12,7 @@ import torch
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_revision, load_transitions
 from spi_diffusers.data.network import is_transient, say
-from spi_diffusers.data.parquet import ParquetRows, Range, folder_rows, hub_rows
+from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task, source_kind
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly

@@ -30,7 +30,7 @@ from spi_diffusers.data.columns import (
     DatasetError,
 )
 from spi_diffusers.data.network import say, with_retries
-from spi_diffusers.data.parquet import ParquetRows
+from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.files import sha256_of

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.data.parquet import ParquetRows, Range
+from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError

@@ -45,7 +45,7 @@ CLIENT_WITHOUT_A_HUB = """
 import json, time
 time.sleep = lambda seconds: None
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.parquet import ParquetRows
+from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.streaming import exceeds_memory
 try:
     ParquetRows(["hf://datasets/lab/set/rows.parquet"], source="lab/set")

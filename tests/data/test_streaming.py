@@ -12,7 +12,7 @@ from data_factory import make_columns, make_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.data import parquet, streaming
+from spi_diffusers.data import parquet_rows, streaming
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_transitions
@@ -28,7 +28,7 @@ CARD = f"---\nconfigs:\n- config_name: {BALL.name}\n  data_files: {BALL.name}/tr
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(parquet, "BATCH_ROWS", 4)
+    monkeypatch.setattr(parquet_rows, "BATCH_ROWS", 4)
 
 
 def split_files(folder, table, files=3, row_group_size=7):
@@ -298,7 +298,7 @@ def test_damage_is_noticed_when_rows_are_read(folder):
 
 def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypatch, caplog):
     stream = open_stream(split, BALL, progress=False)
-    read, troubles = parquet.ParquetRows._batches, [TimeoutError("slow"), ConnectionError("gone")] * 2
+    read, troubles = parquet_rows.ParquetRows._batches, [TimeoutError("slow"), ConnectionError("gone")] * 2
 
     def batches(self, group, stop, columns):
         for number, batch in enumerate(read(self, group, stop, columns)):
@@ -306,7 +306,7 @@ def test_passing_troubles_are_overcome_where_they_happened(split, data, monkeypa
                 raise troubles.pop()
             yield batch
 
-    monkeypatch.setattr(parquet.ParquetRows, "_batches", batches)
+    monkeypatch.setattr(parquet_rows.ParquetRows, "_batches", batches)
     monkeypatch.setattr("spi_diffusers.data.network.FIRST_PAUSE", 0.001)
     parts = [batch for _, batch in stream.read([(2, 30), (33, 53)])]
     rows = torch.cat([torch.arange(2, 30), torch.arange(33, 53)])
@@ -332,7 +332,7 @@ def test_bad_values_that_the_statistics_hide_are_found_when_they_are_read(tmp_pa
 
 def open_stream_rows(folder):
     files = sorted((folder / BALL.name).glob("train-*.parquet"))
-    return parquet.ParquetRows([str(file) for file in files], source="here")
+    return parquet_rows.ParquetRows([str(file) for file in files], source="here")
 
 
 @pytest.mark.parametrize(

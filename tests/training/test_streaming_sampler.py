@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.data.parquet import ParquetRows
+from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
