@@ -1,7 +1,7 @@
 """Convert datasets of other forms into the parquet layout, one config per task.
 
-`sources.py` says which parts a source holds. Each is loaded, checked and written before the next, so a failure
-in the middle leaves the parts before it complete.
+`sources.py` says which parts a source holds. Each is loaded, checked and written before the next, so a
+failure in the middle leaves the parts before it complete.
 """
 
 import os

@@ -71,7 +71,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     demo write them. FileNotFoundError: no policy or no evaluation there; ValueError: a file cannot be read,
     or the results are about other weights.
     """
-    from spi_diffusers.pipelines.loading import check_policy_folder
+    from spi_diffusers.pipelines.policy_folder import check_policy_folder
 
     policy = find_policy_folder(folder)
     if not is_publishable(policy):
@@ -128,7 +128,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
 
 def _published_index(path: Path) -> dict[str, Any]:
     """`model_index.json`, naming the pipeline's and the components' shipped code."""
-    from spi_diffusers.pipelines.loading import INSTALLED_MODULES
+    from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
 
     index = read_json(path)
     index.pop("_name_or_path", None)  # a folder of this machine

@@ -10,7 +10,7 @@ from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, read_json, replace_folder
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.pipelines.loading import check_policy_folder
+from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.trainer import Trainer
