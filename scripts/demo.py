@@ -20,7 +20,8 @@ from spi_diffusers.cli import run_with_messages
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.envs import make_env
-from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
+from spi_diffusers.evaluation.evaluate import EvaluationSpec
+from spi_diffusers.evaluation.folder import evaluate_to_folder
 from spi_diffusers.evaluation.tables import results_tables
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.train import run_training

@@ -20,7 +20,7 @@ from spi_diffusers.benchmark.suites import EVALUATION_SEED_OFFSET, Cell, Evaluat
 from spi_diffusers.config.validation import flatten
 from spi_diffusers.data.simulators import simulator_status
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import EvaluationEntry
+from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.files import (
     CHECKPOINTS_FOLDER,
     EVALUATION_FOLDER,

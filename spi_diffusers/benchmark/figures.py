@@ -11,8 +11,8 @@ from spi_diffusers.benchmark.statistics import AlgorithmStatistics, score_statis
 from spi_diffusers.benchmark.suites import title_of, weights_of
 from spi_diffusers.benchmark.tables import TableData, paper_table
 from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.plots import figure_at
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import shown_range
 
 _OURS, _PAPER_COLOR = "#0072B2", "#BBBBBB"

@@ -28,15 +28,9 @@ from spi_diffusers.benchmark.tables import (
     within_table,
 )
 from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, describe_key
 from spi_diffusers.evaluation.plots import plot_limits
-from spi_diffusers.evaluation.results import (
-    DivergedRun,
-    EvaluationEntry,
-    ResultsFileError,
-    describe_key,
-    merge_results,
-    read_results,
-)
+from spi_diffusers.evaluation.results import ResultsFileError, merge_results, read_results
 from spi_diffusers.evaluation.summary import SeedSummary, behavior_rows
 from spi_diffusers.files import written_aside
 

@@ -29,7 +29,8 @@ from spi_diffusers.benchmark.cells import (
     write_cell,
 )
 from spi_diffusers.benchmark.suites import Cell
-from spi_diffusers.evaluation.results import EvaluationEntry, merge_results, read_results
+from spi_diffusers.evaluation.entries import EvaluationEntry
+from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit
 
 CONFIDENCE = 0.95

@@ -11,7 +11,7 @@ from typing import Any
 from spi_diffusers.config.algorithms import ALGORITHMS, BASELINES
 from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.files import nearest
 
 #: Evaluation seed = training seed + this, so evaluations never reuse training's seeds.

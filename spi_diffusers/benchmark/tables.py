@@ -18,7 +18,7 @@ from spi_diffusers.benchmark.statistics import (
 )
 from spi_diffusers.benchmark.suites import SAFE, SAFE_NOT_FED_BACK, algorithms_of, get_suite, title_of
 from spi_diffusers.data.tasks import TASKS, get_task
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.summary import keeps_limit, shown, shown_range, shown_share
 
 _NUMBERS = {"table1": "Table 1", "table2": "Table 2"}

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the tables, and say what was written."""
     check_policy(args)
 
-    from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_to_folder
+    from spi_diffusers.evaluation.evaluate import EvaluationSpec
+    from spi_diffusers.evaluation.folder import evaluate_to_folder
     from spi_diffusers.evaluation.tables import results_tables
 
     spec = EvaluationSpec(

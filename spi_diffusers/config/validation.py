@@ -31,23 +31,30 @@ T = TypeVar("T")
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    return value.item() if type(value).__module__ == "numpy" and value.shape == () else value
+
+
+def listed(values: Any) -> Any:
+    """Any iterable but text as a tuple, for fields that take several values; else as it is, to be refused."""
+    is_several = isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping)
+    return tuple(values) if is_several and getattr(values, "shape", None) != () else values
 
 
 _NUMPY = BeforeValidator(_plain)  # np.int64(3) is a whole number too
+Text = Annotated[str, Field(strict=True, min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True, ge=0), _NUMPY]
 Count = Annotated[int, Field(strict=True, ge=1), _NUMPY]
 Even = Annotated[int, Field(strict=True, ge=2, multiple_of=2), _NUMPY]
 Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), _NUMPY]
 Sizes = Annotated[list[Count], Field(min_length=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
-Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0)]
-Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1)]
-PositiveShare = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1)]
-ShareBelowOne = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1)]
-ShareBetween = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False), _NUMPY]
+NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), _NUMPY]
+Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0), _NUMPY]
+Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1), _NUMPY]
+PositiveShare = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=1), _NUMPY]
+ShareBelowOne = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, lt=1), _NUMPY]
+ShareBetween = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, lt=1), _NUMPY]
 
 
 class ConfigError(ValueError):
@@ -132,13 +139,18 @@ def bad_value(name: str, hint: Any, value: Any) -> ConfigError:
 def describe(hint: Any) -> str:
     """What a field takes, in words: "a whole number of at least 1 or null"."""
     if len(parts := union_parts(hint)) > 1:
-        return " or ".join(describe(part) for part in parts)
+        words = [describe(part) for part in parts]
+        return " or ".join(sorted(words, key=lambda word: word.startswith("a list")))
     kind, limits = unwrap(hint)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}" if len(get_args(kind)) > 1 else str(get_args(kind)[0])
+    if get_origin(kind) is dict:
+        return "an object of texts"
     if get_origin(kind) in (list, tuple):
         several = "a list of at least one item, each" if limits else "a list, each"
         return f"{several} {describe(get_args(kind)[0])}"
+    if kind is str and limits:
+        return "non-empty text"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return _bounded(names[kind], limits)
 

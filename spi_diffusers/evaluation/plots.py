@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.results import EvaluationEntry
+from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.summary import BehaviorRow, SeedSummary, spread_over, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 from spi_diffusers.files import written_aside

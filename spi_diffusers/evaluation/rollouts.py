@@ -11,7 +11,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
-from spi_diffusers.evaluation.results import check_cost_limit
+from spi_diffusers.evaluation.entries import check_cost_limit
 
 if TYPE_CHECKING:
     import gymnasium

@@ -10,7 +10,7 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import knows_limit
-from spi_diffusers.evaluation.results import (
+from spi_diffusers.evaluation.entries import (
     EntryKey,
     EpisodeStatistics,
     EvaluationEntry,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION
-from spi_diffusers.evaluation.results import EvaluationEntry, Results
+from spi_diffusers.evaluation.entries import EvaluationEntry
+from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.summary import (
     BehaviorRow,
     SeedSummary,

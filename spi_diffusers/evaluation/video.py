@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.results import check_cost_limit
+from spi_diffusers.evaluation.entries import check_cost_limit
 from spi_diffusers.files import short_name, written_aside
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def play_episode(
     from spi_diffusers.evaluation.evaluate import EvaluationSpec, policy_task
     from spi_diffusers.pipelines.loading import load_pipeline
 
-    spec = EvaluationSpec(extractions=None if extraction is None else [extraction], feedback=feedback)
+    chosen: Any = None if extraction is None else (extraction,)
+    spec = EvaluationSpec(extractions=chosen, feedback=feedback)
     pipeline = load_pipeline(policy, revision=revision)
     known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
     if cost_limit is None:

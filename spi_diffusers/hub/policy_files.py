@@ -7,7 +7,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from spi_diffusers.data.tasks import TASKS
-from spi_diffusers.evaluation.results import DivergedRun, EvaluationEntry, read_results, read_train_info
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.results import read_results, read_train_info
 from spi_diffusers.files import (
     CONFIG_FILE,
     INDEX_FILE,

@@ -8,7 +8,7 @@ import numpy as np
 
 from spi_diffusers.benchmark.suites import BenchmarkSpec, Cell
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 
 TINY = """\
 network: {hidden_dims: [16, 16], time_embed_dim: 8}

@@ -25,7 +25,8 @@ from spi_diffusers.benchmark.tables import (
     table_data,
     within_table,
 )
-from spi_diffusers.evaluation.results import DivergedRun, ResultsFileError, read_results, write_results
+from spi_diffusers.evaluation.entries import DivergedRun
+from spi_diffusers.evaluation.results import ResultsFileError, read_results, write_results
 
 BALL = "OfflineBallCircle-v0"
 

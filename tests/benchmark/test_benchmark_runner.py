@@ -28,13 +28,8 @@ from spi_diffusers.benchmark.runner import Benchmark, LocalExecutor, RayExecutor
 from spi_diffusers.benchmark.suites import Cell, algorithms_of
 from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import (
-    DivergedRun,
-    EvaluationEntry,
-    ResultsFileError,
-    read_results,
-    write_results,
-)
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.results import ResultsFileError, read_results, write_results
 
 DRAWN = next(iter(algorithms_of("sensitivity")))
 TIMES = {"train_seconds", "steps_per_second"}

@@ -11,7 +11,7 @@ from spi_diffusers.benchmark.statistics import (
     interquartile_mean,
     score_statistic,
 )
-from spi_diffusers.evaluation.results import DivergedRun
+from spi_diffusers.evaluation.entries import DivergedRun
 
 SCORES = st.floats(-10, 10, allow_subnormal=False)
 BALL = "OfflineBallCircle-v0"

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.evaluation.results import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 
 BALL_CIRCLE = get_task("ballcircle")
 DATASET = {"id": "embedded", "sha256": "0" * 64}

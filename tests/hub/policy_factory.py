@@ -10,8 +10,9 @@ from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.plots import plot_limits
-from spi_diffusers.evaluation.results import EvaluationEntry, TrainInfo, write_results
+from spi_diffusers.evaluation.results import write_results
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 

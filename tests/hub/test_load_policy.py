@@ -6,7 +6,8 @@ import pytest
 import torch
 from policy_factory import BALL, INFO, make_policy, make_run
 
-from spi_diffusers.evaluation.evaluate import evaluate_to_folder, training_of
+from spi_diffusers.evaluation.evaluate import training_of
+from spi_diffusers.evaluation.folder import evaluate_to_folder
 from spi_diffusers.models import GaussianActor, ObservationNormalizer
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.loading import PolicyError, load_pipeline

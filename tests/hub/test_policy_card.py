@@ -10,7 +10,8 @@ from huggingface_hub._eval_results import parse_eval_result_entries
 from policy_factory import BALL, ENTRIES, INFO, edit_json, make_entry, make_run, write_json
 
 from spi_diffusers.cli import main
-from spi_diffusers.evaluation.results import DivergedRun, read_results, write_results
+from spi_diffusers.evaluation.entries import DivergedRun
+from spi_diffusers.evaluation.results import read_results, write_results
 from spi_diffusers.hub.card import eval_results_yaml, policy_card
 from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish import assemble

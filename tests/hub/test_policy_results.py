@@ -8,7 +8,8 @@ from hub_server import TOKEN
 from policy_factory import BALL, ENTRIES, make_entry
 
 from spi_diffusers.cli import main
-from spi_diffusers.evaluation.results import DivergedRun, results_text, write_results
+from spi_diffusers.evaluation.entries import DivergedRun
+from spi_diffusers.evaluation.results import results_text, write_results
 from spi_diffusers.hub.results import find_policies, read_policy_results
 from spi_diffusers.hub.upload import HubError
 
