@@ -4,7 +4,6 @@ All results are gathered in one file. On a Ray cluster (the `ray` extra) all nod
 folder (a network file system): a cell that starts again on another node goes on from its checkpoint.
 """
 
-import json
 import logging
 import os
 import signal
@@ -32,12 +31,12 @@ from spi_diffusers.benchmark.suites import Cell
 from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
+from spi_diffusers.training.metrics import last_step
 
 logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 2  # a process can die for reasons of its machine: out of memory, a node that is lost
 _POLL_SECONDS = 1.0
-_LINES_BYTES = 1 << 16  # of a training log: more than its last line has
 
 
 class WorkerDiedError(RuntimeError):
@@ -174,7 +173,7 @@ class _Progress:
 
     def update(self, running: Iterable[Cell]) -> None:
         """Look how far the cells are that run."""
-        steps = {cell: _last_step(self._output / cell.folder / METRICS_FILE) for cell in running}
+        steps = {cell: last_step(self._output / cell.folder / METRICS_FILE) for cell in running}
         self._done |= {cell: min(self._updates[cell], step) for cell, step in steps.items()}
         self._bar.set_postfix_str(f"{self._finished} of {len(self._updates)} cells", refresh=False)
         self._bar.update(sum(self._done.values()) - self._bar.n)
@@ -186,17 +185,6 @@ class _Progress:
         self._done[cell] = self._updates[cell]
         if outcome.status != "done" and not self._bar.disable:
             self._bar.write(f"{cell}: {outcome.status}: {outcome.message}", file=sys.stderr)
-
-
-def _last_step(metrics: Path) -> int:
-    """The step of a training log's last complete line; 0 where there is none."""
-    try:
-        with metrics.open("rb") as file:
-            file.seek(-min(file.seek(0, os.SEEK_END), _LINES_BYTES), os.SEEK_END)
-            complete, _, _ = file.read().rpartition(b"\n")
-        return int(json.loads(complete.rpartition(b"\n")[2])["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0  # not there yet
 
 
 # ---- processes of this machine

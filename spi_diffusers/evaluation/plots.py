@@ -1,11 +1,9 @@
 """Plots of training and evaluation; matplotlib is imported when one is drawn, and needs no display."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,61 +13,13 @@ from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.summary import BehaviorRow, SeedSummary, spread_over, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 from spi_diffusers.files import written_aside
+from spi_diffusers.training.metrics import read_training_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from spi_diffusers.evaluation.rollouts import Rollout
-
-
-class TrainingLogError(ValueError):
-    """A training log cannot be read; the message names the file and the line."""
-
-
-def read_training_log(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Read a `metrics.jsonl`: for each metric its steps (K,) int64, ascending, and values (K,) float64.
-
-    An incomplete last line is left out: the run may be live, or was killed while it wrote. Where a step
-    occurs more than once (a resumed run repeats steps), the later line counts. FileNotFoundError: no such
-    file; TrainingLogError: another line is not an object with an integer "step" and numbers.
-    """
-    try:
-        lines = Path(path).read_bytes().splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no training log at {path}") from None
-    series: dict[str, dict[int, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            step, metrics = _parse(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise TrainingLogError(f"{path}, line {number}: {error}") from error
-        for name, value in metrics.items():
-            series.setdefault(name, {})[step] = value
-    return {
-        name: (np.array(sorted(values), dtype=np.int64), np.array([values[step] for step in sorted(values)]))
-        for name, values in series.items()
-    }
-
-
-def _parse(line: bytes) -> tuple[int, dict[str, float]]:
-    content: Any = json.loads(line)
-    if not isinstance(content, dict) or type(content.get("step")) is not int:
-        raise ValueError(
-            f'expected an object with an integer "step", got {line[:80].decode(errors="replace")}'
-        )
-    metrics = {}
-    for name, value in content.items():
-        if name == "step" or value is None or isinstance(value, str):
-            continue  # missing at this step, or a label
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"metric {name!r} is not a number: {value!r}")
-        metrics[name] = float(value)
-    return content["step"], metrics
 
 
 # Okabe and Ito's colors, which differ for color-blind readers too.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -100,6 +101,23 @@ def training_episodes(config: TrainConfig, dataset: Dataset) -> Dataset:
             f"has {least:g}; {config.algorithm} has nothing to imitate."
         )
     return dataset.select_episodes(within)
+
+
+def check_fit(config: TrainConfig, dataset: Dataset, device: str) -> None:
+    """Refuse (`ConfigError`) a configuration that does not fit the data, or this machine's device."""
+    if config.device not in ("auto", device):
+        raise ConfigError(f"device={config.device} is not available here; this machine offers {device}.")
+    streamed = isinstance(dataset, StreamedDataset)
+    if config.streaming not in ("auto", streamed):
+        raise ConfigError(
+            f"streaming={config.streaming}, but the data is {'streamed' if streamed else 'in memory'}."
+        )
+    task = dataset.task
+    if task is None:
+        return
+    if config.task not in (None, task.name):
+        raise ConfigError(f"task={config.task}, but {dataset.source} holds data of {task.name}.")
+    replace(config, task=task.name)  # refuses what the task does not allow, such as another action range
 
 
 def build_normalizer(dataset: Dataset) -> ObservationNormalizer:

@@ -1,26 +1,71 @@
-"""From a trainer to a policy folder: the pipeline is calibrated and saved."""
+"""From a trainer to a policy folder: the pipeline is made, calibrated and saved."""
 
 import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, read_json, replace_folder
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
+from spi_diffusers.training.build import longest_episode
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
+from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
-from spi_diffusers.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines import BaselinePolicyPipeline
+    from spi_diffusers.training.trainer import Trainer
 
 #: Of a streamed dataset, the calibration sees whole episodes of at most this many transitions: it uses 10,000
 #: transitions and the first observations of 300 episodes, all drawn from them.
 CALIBRATION_TRANSITIONS = 200_000
 
 
-def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progress: bool) -> dict[str, Any]:
+def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeline":
+    """The policy of a training as it is now, with its record: float32, on the CPU, in evaluation mode.
+
+    It shares no memory with training.
+    """
+    algorithm, dataset, config = trainer.algorithm, trainer.dataset, trainer.config
+    trained = {**algorithm.policy_components(), "normalizer": trainer.normalizer}
+    pipeline = getattr(pipelines, algorithm.pipeline)(
+        **{name: _fresh_copy(component) for name, component in trained.items()},
+        task=dataset.task.name if dataset.task else None,
+        max_episode_steps=longest_episode(dataset),
+        **algorithm.pipeline_settings(config),
+    )
+    source = {"id": dataset.source, "sha256": dataset.sha256}
+    if config.revision:
+        source["revision"] = config.revision
+    info = {  # in the words of the results file (`TrainInfo`)
+        "algorithm": config.algorithm,
+        "train_seed": config.seed,
+        "updates": trainer.step,
+        "train_seconds": trainer.seconds,
+        "dataset": source,
+        "versions": training_versions(),
+    }
+    pipeline.training_record = {"config": saved_config(config), "info": info}
+    return pipeline
+
+
+def _fresh_copy(component: Any) -> Any:
+    if not isinstance(component, torch.nn.Module):
+        return component  # a scheduler, which training does not change
+    with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
+        made: Any = type(component)
+        copy = made.from_config(component.config)
+    copy.load_state_dict({name: value.detach().cpu() for name, value in component.state_dict().items()})
+    return copy.requires_grad_(True).eval()
+
+
+def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, progress: bool) -> dict[str, Any]:
     """Add a calibration to the pipeline; returns the measured curve for `train_info.json`, empty if none."""
     dataset = trainer.dataset
     if isinstance(dataset, StreamedDataset):
@@ -35,7 +80,7 @@ def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: Trainer, *, progres
     return asdict(report)
 
 
-def is_saved(trainer: Trainer, folder: str | Path) -> bool:
+def is_saved(trainer: "Trainer", folder: str | Path) -> bool:
     """Whether a folder holds the whole policy of this training already, as the settings now ask for it."""
     folder = Path(folder)
     try:
@@ -52,7 +97,7 @@ def is_saved(trainer: Trainer, folder: str | Path) -> bool:
     return same_training and deciding(config) == deciding(saved_config(trainer.config))
 
 
-def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False) -> Path:
+def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = False) -> Path:
     """Calibrate the policy offline, then save it with its `train_config.json` and `train_info.json`.
 
     The folder is written aside and renamed, so a full disk leaves the old one, and a kill the old one or the
@@ -69,7 +114,7 @@ def save_policy(trainer: Trainer, folder: str | Path, *, progress: bool = False)
     Raises:
         OSError: The disk is full or cannot be written; what was there is intact.
     """
-    pipeline = trainer.policy()
+    pipeline = make_policy(trainer)
     if trainer.algorithm.calibrates(trainer.config):
         report = calibrate_pipeline(pipeline, trainer, progress=progress)
         record = pipeline.training_record

@@ -20,6 +20,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.simulators import package_versions
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from spi_diffusers.training.run_folder import saved_config
 from spi_diffusers.training.sampler import take_slice
 
 #: Which extra of this package installs a tracker.
@@ -63,6 +64,22 @@ def check_trackers(names: Sequence[str]) -> None:
                 f"tracker '{name}' is not installed: pip install 'spi-diffusers[{_TRACKER_EXTRAS[name]}]', "
                 "or leave it out of trackers (metrics.jsonl is always written)."
             )
+
+
+def start_trackers(accelerator: Accelerator, config: TrainConfig, step: int) -> None:
+    """Start the trackers of a run that goes on after `step` updates."""
+    if not config.trackers:
+        return
+    folder = Path(str(config.output_dir))
+    accelerator.init_trackers(
+        "spi-diffusers",
+        config={name: str(value) for name, value in saved_config(config).items()},
+        init_kwargs={
+            "tensorboard": {"purge_step": step + 1},  # a resumed run repeats no points
+            "trackio": {"name": folder.name, "resume": "allow"},
+            "wandb": {"name": folder.name, "dir": str(folder), "resume": "allow"},
+        },
+    )
 
 
 def training_versions() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The files of a run besides its checkpoints, and whether a run may start or resume in a folder."""
 
 import itertools
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,43 +119,6 @@ def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[
         for key in sorted(before.keys() | now.keys())
         if key not in free and before.get(key) != now.get(key)
     ]
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object per line, each with its `step`."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def truncate_after(self, step: int) -> None:
-        """Drop lines of later steps, and a half-written last line, so that resuming repeats none."""
-        if not self.path.exists():
-            return
-        kept = []
-        for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + b"\n")
-            except (ValueError, KeyError, TypeError):
-                logger.warning("%s: line %d is not complete and is dropped.", self.path, number)
-        replace_file(self.path, b"".join(kept))
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        """Append one line.
-
-        Raises:
-            OSError: The disk is full, or the file cannot be written.
-        """
-        line = (json.dumps(values, allow_nan=False) + "\n").encode()
-        try:
-            with self.path.open("ab", buffering=0) as file:
-                written = file.write(line)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"{self.path}: cannot be written: {error.strerror}. Checkpoints are intact."
-            ) from error
-        if written != len(line):
-            raise OSError(f"{self.path}: only part of a line could be written; is the disk full?")
 
 
 def set_aside_evaluations(output_dir: Path) -> None:

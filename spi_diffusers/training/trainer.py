@@ -17,10 +17,8 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from spi_diffusers import pipelines
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
 from spi_diffusers.training.build import (
@@ -28,7 +26,7 @@ from spi_diffusers.training.build import (
     build_algorithm,
     build_normalizer,
     build_sampler,
-    longest_episode,
+    check_fit,
     training_episodes,
 )
 from spi_diffusers.training.checkpoint import (
@@ -37,22 +35,23 @@ from spi_diffusers.training.checkpoint import (
     load_training_tensors,
     training_tensors,
 )
+from spi_diffusers.training.export import make_policy
+from spi_diffusers.training.metrics import MetricsLog, MetricsWindow
 from spi_diffusers.training.processes import (
     StopSignals,
     agree,
     any_process,
     average_gradients,
-    check_trackers,
     gather_inputs,
     intra_op_threads,
     make_accelerator,
     newest_checkpoint,
     resolve_overlap,
     scatter_inputs,
+    start_trackers,
     training_versions,
 )
 from spi_diffusers.training.run_folder import (
-    MetricsLog,
     RunFolderError,
     check_new_run,
     check_restart,
@@ -139,16 +138,12 @@ class Trainer:
         progress: bool = True,
         temporary: bool = False,
     ):
+        self.accelerator = accelerator or make_accelerator(config)
+        check_fit(config, dataset, self.accelerator.device.type)
         streamed = isinstance(dataset, StreamedDataset)
-        if config.streaming not in ("auto", streamed):
-            raise ConfigError(
-                f"streaming={config.streaming}, but the data is {'streamed' if streamed else 'in memory'}."
-            )
         self.config = config = replace(config, streaming=streamed)  # a resumed run must do the same
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
-        self.accelerator = accelerator or make_accelerator(config)
-        self._check_fit()
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
         learned_from = training_episodes(config, dataset)
         self.normalizer = build_normalizer(learned_from)
@@ -176,9 +171,7 @@ class Trainer:
         self.metrics_log = MetricsLog(self.output_dir / METRICS_FILE)
         self.step = 0  # updates done in total, and the time they took
         self.seconds = 0.0
-        self._window: dict[str, float] = {}  # sums of the metrics since the last log
-        self._window_updates = 0
-        self._last_metrics: dict[str, float] = {}
+        self._window = MetricsWindow()
         self._progress = progress
         self.temporary = temporary
 
@@ -212,7 +205,7 @@ class Trainer:
                     values, stopped_by = agree(self.accelerator, metrics, signals.received)
                     done = self.step == config.updates
                     self._check_finite(values)
-                    self._add_to_window(values)
+                    self._window.add(values)
                     bar.update()
                     seconds = time.perf_counter() - started
                     self.seconds = seconds_before + seconds
@@ -227,13 +220,13 @@ class Trainer:
                 tracker.finish()
         if self.step == config.updates:
             stopped_by = None  # it came too late to stop anything
-        return TrainingResult(self.step, self.seconds, dict(self._last_metrics), stopped_by)
+        return TrainingResult(self.step, self.seconds, dict(self._window.last), stopped_by)
 
     def _call(
         self, callback: Callable[[TrainingProgress], None], inputs: Inputs, signals: StopSignals
     ) -> bool:
         """Call the callback; returns whether it stops training."""
-        updates, metrics = self.config.updates, dict(self._last_metrics)
+        updates, metrics = self.config.updates, dict(self._window.last)
         progress = TrainingProgress(self.step, updates, self.seconds, metrics, self)
         try:
             with signals.interrupting():
@@ -254,47 +247,15 @@ class Trainer:
             f"{', critics and policy side by side' if self.overlap else ''}; output in {self.output_dir}"
         )
 
-    def export(self) -> dict[str, Any]:
-        """The trained policy's components as modules that share no memory with training.
-
-        Returns:
-            The algorithm's `policy_components` and the `normalizer`: float32, on the CPU, in evaluation mode.
-        """
-        trained = {**self.algorithm.policy_components(), "normalizer": self.normalizer}
-        return {name: _fresh_copy(component) for name, component in trained.items()}
-
     def policy(self) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
         """The policy as it is now, as a pipeline that shares no memory with training."""
-        task = self.dataset.task
-        pipeline = getattr(pipelines, self.algorithm.pipeline)(
-            **self.export(),
-            task=task.name if task else None,
-            max_episode_steps=longest_episode(self.dataset),
-            **self.algorithm.pipeline_settings(self.config),
-        )
-        pipeline.training_record = {"config": saved_config(self.config), "info": self.info()}
-        return pipeline
-
-    def info(self) -> dict[str, Any]:
-        """Where the weights come from, in the words of the results file (`EvaluationEntry`)."""
-        dataset = {"id": self.dataset.source, "sha256": self.dataset.sha256}
-        if self.config.revision:
-            dataset["revision"] = self.config.revision
-        return {
-            "algorithm": self.config.algorithm,
-            "train_seed": self.config.seed,
-            "updates": self.step,
-            "train_seconds": self.seconds,
-            "dataset": dataset,
-            "versions": training_versions(),
-        }
+        return make_policy(self)
 
     # ---- start and resume
 
     def _start(self) -> Inputs:
         """Prepare the folder, resume if asked to, and return the first update's inputs."""
         config, accelerator = self.config, self.accelerator
-        check_trackers(config.trackers)
         inputs = self._resume() if config.resume else None
         if inputs is None:
             if config.resume:
@@ -307,7 +268,7 @@ class Trainer:
             write_config(self.output_dir, config)
             self.checkpoints.remove_leftovers()
             self.metrics_log.truncate_after(self.step)
-        self._start_trackers()
+        start_trackers(accelerator, config, self.step)
         return inputs
 
     def _resume(self) -> Inputs | None:
@@ -327,8 +288,7 @@ class Trainer:
         self.sampler.set_state(generator_state)
         self.step = self.algorithm.updates = checkpoint.step
         self.seconds = state["train_seconds"]
-        self._window, self._window_updates = dict(state["window"]), state["window_updates"]
-        self._last_metrics = dict(state["last_metrics"])
+        self._window.load_state(state)
         self._warn_if_inexact(state)
         if self.accelerator.is_main_process:
             logger.info("Resumed from %s.", checkpoint.folder)
@@ -352,17 +312,6 @@ class Trainer:
             "device": self.accelerator.device.type,
             "threads": torch.get_num_threads(),
         }
-
-    def _check_fit(self) -> None:
-        wanted, actual = self.config.device, self.accelerator.device.type
-        if wanted not in ("auto", actual):
-            raise ConfigError(f"device={wanted} is not available here; this machine offers {actual}.")
-        task, wanted_task = self.dataset.task, self.config.task
-        if wanted_task is not None and task is not None and task.name != wanted_task:
-            raise ConfigError(f"task={wanted_task}, but {self.dataset.source} holds data of {task.name}.")
-        bounds = (self.config.action_low, self.config.action_high)
-        if task is not None and bounds != (-1.0, 1.0):
-            raise ConfigError(f"action_low and action_high are -1 and 1 for {task.name}; got {bounds}.")
 
     # ---- one update
 
@@ -397,16 +346,9 @@ class Trainer:
             disable=not (self._progress and self.accelerator.is_main_process),
         )
 
-    def _add_to_window(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._window[name] = self._window.get(name, 0.0) + value
-        self._window_updates += 1
-
     def _log(self, bar: tqdm, updates_per_second: float) -> None:
         """Write the metrics' means since the last log to metrics.jsonl, the trackers and the bar."""
-        means = {name: total / self._window_updates for name, total in self._window.items()}
-        self._last_metrics = means
-        self._window, self._window_updates = {}, 0
+        means = self._window.close()
         if not self.accelerator.is_main_process:
             return
         values = {
@@ -421,20 +363,6 @@ class Trainer:
             name.removesuffix("_loss"): f"{value:.3g}" for name, value in means.items() if "loss" in name
         }
         bar.set_postfix({name.partition("/")[2]: text for name, text in losses.items()}, refresh=False)
-
-    def _start_trackers(self) -> None:
-        if not self.config.trackers:
-            return
-        settings = {name: str(value) for name, value in saved_config(self.config).items()}
-        self.accelerator.init_trackers(
-            "spi-diffusers",
-            config=settings,
-            init_kwargs={
-                "tensorboard": {"purge_step": self.step + 1},  # a resumed run repeats no points
-                "trackio": {"name": self.output_dir.name, "resume": "allow"},
-                "wandb": {"name": self.output_dir.name, "dir": str(self.output_dir), "resume": "allow"},
-            },
-        )
 
     # ---- checkpoints
 
@@ -453,22 +381,10 @@ class Trainer:
                 tensors,
                 {
                     "train_seconds": self.seconds,
-                    "window": self._window,
-                    "window_updates": self._window_updates,
-                    "last_metrics": self._last_metrics,
+                    **self._window.state(),
                     "config": saved_config(self.config),
                     "dataset_sha256": self.dataset.sha256,
                     **self._circumstances(),
                 },
             )
         self.accelerator.wait_for_everyone()
-
-
-def _fresh_copy(component: Any) -> Any:
-    if not isinstance(component, torch.nn.Module):
-        return component  # a scheduler, which training does not change
-    with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
-        made: Any = type(component)
-        copy = made.from_config(component.config)
-    copy.load_state_dict({name: value.detach().cpu() for name, value in component.state_dict().items()})
-    return copy.requires_grad_(True).eval()

@@ -95,7 +95,9 @@ def test_evaluate_refuses_what_is_no_policy(capsys, run_folder, tmp_path):
     assert "trained for OfflineBallCircle-v0" in fails(
         capsys, "evaluate", str(run_folder), "--task", "carcircle"
     )
-    assert "each a number of at least 0, got [-1.0]" in fails(capsys, "evaluate", str(run_folder), "--cost-limit", "-1")
+    assert "each a number of at least 0, got [-1.0]" in fails(
+        capsys, "evaluate", str(run_folder), "--cost-limit", "-1"
+    )
     assert "'bullet', 'dsrl'; got 'gymnasium'" in fails(
         capsys, "evaluate", str(run_folder), "--simulator", "gymnasium"
     )

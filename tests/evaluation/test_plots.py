@@ -8,11 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spi_diffusers.evaluation.plots import (
-    TrainingLogError,
     plot_cost_return,
     plot_limits,
     plot_training,
-    read_training_log,
 )
 from spi_diffusers.evaluation.rollouts import rollout
 from spi_diffusers.evaluation.summary import BehaviorRow
@@ -192,64 +190,3 @@ def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"got \(0,\)"):
         plot_cost_return([], [], tmp_path / "x.png", ENTRIES)
     assert not (tmp_path / "x.png").exists()
-
-
-def _write(path, *lines):
-    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def test_series_by_metric_with_gaps(tmp_path):
-    log = read_training_log(
-        _write(
-            tmp_path / "metrics.jsonl",
-            {"step": 10, "lr": 0.1, "loss": 2, "device": "cpu"},
-            {"step": 20, "lr": 0.1, "loss": None},
-            {"step": 30, "loss": float("nan"), "updates_per_second": 41.5},
-        )
-    )
-
-    assert set(log) == {"lr", "loss", "updates_per_second"}
-    assert log["lr"][0].tolist() == [10, 20]
-    steps, values = log["loss"]
-    assert steps.tolist() == [10, 30]
-    np.testing.assert_array_equal(values, [2.0, np.nan])
-
-
-def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
-    log = read_training_log(
-        _write(
-            tmp_path / "m.jsonl",
-            *({"step": step, "loss": value} for step, value in [(1, 1), (3, 3), (2, 5), (3, 6)]),
-        )
-    )
-
-    assert log["loss"][0].tolist() == [1, 2, 3]
-    assert log["loss"][1].tolist() == [1.0, 5.0, 6.0]
-
-
-@pytest.mark.parametrize("broken", ['{"step": 20, "lo', '{"step": 2', "\x00\x00\x00", '{"loss": 1}'])
-def test_broken_last_line_is_left_out(tmp_path, broken):
-    log = read_training_log(_write(tmp_path / "m.jsonl", {"step": 10, "loss": 1.0}, broken))
-    assert log["loss"][0].tolist() == [10]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"step": 20, "lo\n', "line 2: "),
-        ("[1]\n", 'line 2: expected an object with an integer "step"'),
-        ('{"loss": 1}\n', 'line 2: expected an object with an integer "step"'),
-        ('{"step": 2, "loss": [1]}\n', "line 2: metric 'loss' is not a number"),
-    ],
-)
-def test_broken_line_in_the_middle_is_an_error(tmp_path, line, message):
-    path = _write(tmp_path / "m.jsonl", {"step": 10}, line, {"step": 30})
-    with pytest.raises(TrainingLogError, match=message):
-        read_training_log(path)
-
-
-def test_empty_and_missing_file(tmp_path):
-    assert read_training_log(_write(tmp_path / "m.jsonl")) == {}
-    with pytest.raises(FileNotFoundError, match="no training log at"):
-        read_training_log(tmp_path / "none.jsonl")

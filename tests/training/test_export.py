@@ -51,7 +51,7 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     assert (folder / "model_index.json").is_file()
     info = json.loads((folder / "train_info.json").read_text())
     assert len(info.pop("calibration")["estimated_costs"]) == 6
-    assert info == trained.info()
+    assert info == trained.policy().training_record["info"]
     assert (folder / "noise_model" / "diffusion_pytorch_model.safetensors").stat().st_mode & 0o777 == 0o644
 
 

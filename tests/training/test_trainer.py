@@ -78,7 +78,7 @@ def test_the_seed_decides_everything_and_torchs_own_random_state_nothing(small_d
     key = "noise_model/net.0.weight"
     assert not torch.equal(checkpoints[0].tensors[key], checkpoints[2].tensors[key])
     state = torch.get_rng_state()
-    Trainer(tiny_config(tmp_path / "d"), small_dataset, progress=False).export()
+    Trainer(tiny_config(tmp_path / "d"), small_dataset, progress=False).policy()
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -162,7 +162,7 @@ def test_resuming_a_finished_run_changes_nothing(small_dataset, tmp_path):
     assert result.step == 20
     assert result.metrics == before.state["last_metrics"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == lines
-    weights = trainer.export()["reward_critic"].state_dict()
+    weights = trainer.policy().reward_critic.state_dict()
     expected = before.tensors["critics/net.0.weight"][:2]
     assert torch.equal(weights["net.0.weight"], expected)
 
@@ -286,7 +286,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(small_dataset, tmp_path):
 
 def test_exported_modules_are_copies_that_compute_the_same(small_dataset, tmp_path):
     trainer, _ = train(tiny_config(tmp_path), small_dataset)
-    parts = trainer.export()
+    parts = trainer.policy().components
     batch = small_dataset.transitions.gather(torch.arange(16))
     state, weight = parts["normalizer"](batch.observation), torch.linspace(0, 1, 16)
     for name in ("reward_critic", "safety_critic"):
@@ -312,7 +312,7 @@ def test_the_action_range_reaches_the_exported_policy(tmp_path):
     dataset = make_dataset(lengths=(20, 20), terminated=(), low=-3.0, high=5.0)
     options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 3}
     trainer, _ = train(tiny_config(tmp_path, **options), dataset)
-    config = trainer.export()["noise_model"].config
+    config = trainer.policy().noise_model.config
     assert (config.action_low, config.action_high) == (-3.0, 5.0)
 
 
@@ -396,7 +396,7 @@ def test_a_callback_sees_what_is_logged_and_the_policy_as_it_is(small_dataset, t
         assert metrics.items() <= line.items()
     first, _, last = (policy.noise_model.state_dict()["net.0.weight"] for policy in policies)
     assert not torch.equal(first, last)
-    assert torch.equal(last, trainer.export()["noise_model"].state_dict()["net.0.weight"])
+    assert torch.equal(last, trainer.policy().noise_model.state_dict()["net.0.weight"])
     assert policies[0].training_record["info"]["updates"] == 3
     assert policies[0](small_dataset.transitions.observation[:2], cost_limit=10.0).actions.shape == (2, 2)
 
