@@ -2,15 +2,13 @@
 
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from hub_client import run_client
 from hub_server import HubServer
 from policy_factory import make_run
 
@@ -102,17 +100,9 @@ def answers(workplace):
             p.relative_to(published).as_posix(): p.read_bytes() for p in published.rglob("*") if p.is_file()
         }
         hub.store.put("models", "org/spi-ballcircle", files)
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        process = subprocess.run(
-            [sys.executable, "-c", CLIENT, json.dumps(commands)],
-            env=clean | {"PYTHONPATH": str(ROOT)} | hub.environment(workplace / "home"),
-            cwd=workplace,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert "ANSWERS" in process.stdout, process.stderr[-3000:]
-    return json.loads(process.stdout.partition("ANSWERS")[2])
+        environment = hub.environment(workplace / "home")
+        found, _ = run_client(CLIENT, environment, workplace, json.dumps(commands), timeout=300)
+    return found
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in ("data", "play")])

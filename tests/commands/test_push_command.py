@@ -1,21 +1,16 @@
 """`spi data push`, and training from what it published, by fresh processes against a (loopback) Hub."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from hub_client import run_client
 from hub_server import HubServer
 from training_factory import newest_checkpoint
 
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.writing import write_parquet_dataset
-
-REPOSITORY = Path(__file__).parents[2]
 
 # One process runs a list of commands: importing torch and datasets takes seconds.
 CLIENT = """
@@ -37,17 +32,8 @@ print("ANSWERS" + json.dumps(answers))
 
 
 def run(environment, folder, *commands):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    process = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps(commands)],
-        env=clean | {"PYTHONPATH": str(REPOSITORY)} | environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "ANSWERS" in process.stdout, process.stderr[-3000:]
-    return json.loads(process.stdout.partition("ANSWERS")[2])
+    answers, _ = run_client(CLIENT, environment, folder, json.dumps(commands))
+    return answers
 
 
 def test_push_then_train_from_it(tmp_path):

@@ -2,11 +2,7 @@
 
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import pyarrow as pa
@@ -14,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
 from dataset_hub import COMMIT, DatasetHub, client_environment
+from hub_client import run_client
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
-REPOSITORY = Path(__file__).parents[2]
 
 # One process answers a list of calls: importing torch and datasets takes seconds.
 CLIENT = """
@@ -54,22 +50,8 @@ except DatasetError as error:
 """
 
 
-def run_client(program, arguments, environment):
-    """The answers of a program in a process of its own, and what else it said."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "DSRL_"))}
-    run = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        env=clean | {"PYTHONPATH": str(REPOSITORY)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "ANSWERS" in run.stdout, run.stderr
-    return json.loads(run.stdout.partition("ANSWERS")[2]), run.stderr
-
-
 def ask(calls, environment):
-    answers, _ = run_client(CLIENT, [json.dumps(calls)], environment)
+    answers, _ = run_client(CLIENT, environment, None, json.dumps(calls))
     return answers
 
 
@@ -214,9 +196,7 @@ def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memo
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # not listening, so that connections are refused
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        (error, exceeds), said = run_client(
-            CLIENT_WITHOUT_A_HUB, [], client_environment(url, tmp_path / "home")
-        )
+        (error, exceeds), said = run_client(CLIENT_WITHOUT_A_HUB, client_environment(url, tmp_path / "home"))
     assert error.startswith("hf://datasets/lab/set/rows.parquet: cannot be reached (ConnectError: ")
     assert said.count("Opening hf://datasets/lab/set/rows.parquet failed (ConnectError: ") == 3
     assert exceeds is False

@@ -2,22 +2,18 @@
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hub_client import run_client
 from hub_server import HubServer
 from policy_factory import make_run
 
 from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish import copy_folder
-
-REPOSITORY = Path(__file__).parents[2]
 
 # One process runs a list of scripts: importing torch and diffusers takes seconds.
 CLIENT = """
@@ -55,17 +51,7 @@ DIFFUSERS = "from diffusers import DiffusionPipeline\npipe = DiffusionPipeline.f
 
 
 def run_scripts(which, environment, folder, *scripts):
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    process = subprocess.run(
-        [sys.executable, "-c", CLIENT, which, json.dumps(scripts)],
-        env=clean | {"PYTHONPATH": str(REPOSITORY)} | environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "ANSWERS" in process.stdout, process.stderr[-3000:]
-    return json.loads(process.stdout.partition("ANSWERS")[2]), process.stderr
+    return run_client(CLIENT, environment, folder, which, json.dumps(scripts))
 
 
 def command(*words):

@@ -6,8 +6,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_client import run_client
 from hub_faults import Fault
 from hub_server import HubServer
 from training_factory import (
@@ -37,7 +36,6 @@ from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.train import run_training
 from spi_diffusers.training.trainer import Trainer
 
-REPOSITORY = Path(__file__).parents[2]
 #: 1200 rows in parts of 25: three buffers an epoch.
 STREAMING = {"streaming": True, "shuffle_buffer": 400, "batch_size": 64, "updates": 40}
 
@@ -251,7 +249,7 @@ def test_memory_stays_bounded_with_data_larger_than_the_bound(tmp_path):
 CLIENT = """
 import json, sys
 from spi_diffusers.cli import main
-print("CODES" + json.dumps([main(arguments) for arguments in json.loads(sys.argv[1])]))
+print("ANSWERS" + json.dumps([main(arguments) for arguments in json.loads(sys.argv[1])]))
 """
 
 
@@ -273,18 +271,11 @@ def test_from_the_hub_nothing_is_kept_on_disk_and_the_weights_are_those_of_local
             Fault("drop within", "GET", "/get/", skip=4),
             Fault("status", "GET", "/resolve/.*train-0", skip=6, number=503),
         )
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        process = subprocess.run(
-            [sys.executable, "-c", CLIENT, json.dumps([[*arguments, "--output_dir", "run"]])],
-            env=clean | {"PYTHONPATH": str(REPOSITORY)} | hub.environment(tmp_path / "home"),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
-        assert "CODES[0]" in process.stdout, process.stderr[-3000:]
+        commands = json.dumps([[*arguments, "--output_dir", "run"]])
+        codes, errors = run_client(CLIENT, hub.environment(tmp_path / "home"), tmp_path, commands)
+        assert codes == [0]
         assert len(hub.faults.happened) == 2
-    assert f"StreamedDataset: org/set@{repo.head.oid} (OfflineBallCircle-v0)" in process.stderr
+    assert f"StreamedDataset: org/set@{repo.head.oid} (OfflineBallCircle-v0)" in errors
     assert not list((tmp_path / "home").rglob("*.parquet"))
     assert not list((tmp_path / "home").rglob("*.arrow"))
     first, second = newest_checkpoint(uninterrupted), newest_checkpoint(tmp_path / "run")
