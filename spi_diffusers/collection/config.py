@@ -19,7 +19,6 @@ from spi_diffusers.config.validation import (
     NotNegative,
     Number,
     Positive,
-    Seed,
     ShareBetween,
     Whole,
     settings,
@@ -166,7 +165,7 @@ class CollectionSpec:
     task: Annotated[Task, BeforeValidator(get_task)]
     folder: Annotated[Path, BeforeValidator(_folder)]
     config: CollectConfig
-    seed: Seed = 0
+    seed: Whole = 0
     max_bytes: Count = MAX_BYTES
     full_precision: Flag = False
     overwrite: Flag = False

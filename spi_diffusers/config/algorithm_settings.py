@@ -17,6 +17,7 @@ from spi_diffusers.config.validation import (
     ShareBelowOne,
     ShareBetween,
     Sizes,
+    Steps,
     Whole,
     settings,
 )
@@ -100,7 +101,7 @@ class SPIConfig:
     cost_remap: CostRemapConfig = field(default_factory=CostRemapConfig)
     predict_cost: Flag = True
     imitation_share: PositiveShare = 1.0
-    num_train_timesteps: Count = 5
+    num_train_timesteps: Steps = 5
     beta_min: Positive = 0.1
     beta_max: Positive = 10.0
     target_update_rate: PositiveShare = 0.005  # at 0, the targets would stay at their random start
@@ -343,7 +344,7 @@ class DiffusionQLConfig:
     hidden_dims: Sizes = field(default_factory=lambda: [256, 256, 256])
     activation: Literal["silu", "mish", "gelu", "relu"] = "mish"
     time_embed_dim: Even = 16
-    num_train_timesteps: Count = 5
+    num_train_timesteps: Steps = 5
     beta_min: Positive = 0.1
     beta_max: Positive = 10.0
     num_candidates: Count = 50

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from spi_diffusers.config.algorithms import DEFAULT_ALGORITHM
+from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
 from spi_diffusers.data.tasks import resolve_task
@@ -83,7 +83,10 @@ def read_preset(name: str) -> dict[str, Any]:
 def _presets(task: Any, dataset: Any, algorithm: Any) -> list[Layer]:
     known_task, _ = resolve_task(task, dataset)
     names = ["default"] if known_task is None else ["default", f"tasks/{known_task.short_name}"]
-    names.append(f"algorithms/{algorithm or DEFAULT_ALGORITHM}")
+    if (name := algorithm or DEFAULT_ALGORITHM) in list(
+        ALGORITHMS
+    ):  # others are refused with their name later
+        names.append(f"algorithms/{name}")
     return [(f"preset {name}.yaml", read_preset(name)) for name in names]
 
 
@@ -132,16 +135,32 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Scalars as in YAML 1.2: `no` is text, and 1e-3 is a number."""
+    """Scalars as in YAML 1.2: `no` is text, 1e-3 is a number, and 010 is none. No aliases, no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not read", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                problem = f"{key.value} is set twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
-_FLOAT = r"[-+]?(\.\d+|\d[\d_]*(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+_INT = r"[-+]?(0|[1-9]\d*)"
+_FLOAT = r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 _BOOL = "true|True|TRUE|false|False|FALSE"
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int", ":float"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"^({_BOOL})$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^({_INT})$"), list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({_FLOAT})$"), list("-+.0123456789"))
 
 
@@ -168,13 +187,25 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
-        content = json.loads(text) if source.endswith(".json") else read_yaml(text)
+        is_json = source.endswith(".json")
+        content = json.loads(text, object_pairs_hook=_once) if is_json else read_yaml(text)
+        if not isinstance(content, dict | None):
+            raise ConfigError(f"must hold settings as key: value, got {short(content)}")
+        return flatten(content or {})
+    except RecursionError:
+        raise ConfigError(f"{source}: is nested too deeply to be settings") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}: is not valid YAML{place}: {getattr(error, 'problem', error)}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{source}: is not valid JSON at line {error.lineno}: {error.msg}") from None
-    if not isinstance(content, dict | None):
-        raise ConfigError(f"{source}: must hold settings as key: value, got {short(content)}")
-    return flatten(content or {})
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{twice} is set twice")
+    return dict(pairs)

@@ -25,8 +25,8 @@ from spi_diffusers.config.validation import (
     NotNegative,
     Number,
     Positive,
-    Seed,
     Sizes,
+    Whole,
     settings,
     short,
 )
@@ -130,7 +130,7 @@ class TrainConfig:
     action_high: Number = 1.0
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = DEFAULT_ALGORITHM
     cost_limit: NotNegative | None = None
-    seed: Seed = 0
+    seed: Whole = 0
     output_dir: str | None = None
     updates: Count = 20_000
     batch_size: Count = 256

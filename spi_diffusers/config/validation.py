@@ -43,10 +43,13 @@ def listed(values: Any) -> Any:
 _NUMPY = BeforeValidator(_plain)  # np.int64(3) is a whole number too
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Flag = Annotated[bool, Field(strict=True)]
-Whole = Annotated[int, Field(strict=True, ge=0), _NUMPY]
-Count = Annotated[int, Field(strict=True, ge=1), _NUMPY]
+_LARGEST = 2**63 - 1  # what torch and files hold
+Whole = Annotated[int, Field(strict=True, ge=0, le=_LARGEST), _NUMPY]
+Count = Annotated[int, Field(strict=True, ge=1, le=_LARGEST), _NUMPY]
+Steps = Annotated[
+    int, Field(strict=True, ge=1, le=1000), _NUMPY
+]  # of diffusion, for each of which memory is made
 Even = Annotated[int, Field(strict=True, ge=2, multiple_of=2), _NUMPY]
-Seed = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), _NUMPY]
 Sizes = Annotated[list[Count], Field(min_length=1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), _NUMPY]
 NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), _NUMPY]
@@ -126,6 +129,8 @@ def unknown_field(name: str, known: Iterable[str]) -> ConfigError:
 def bad_value(name: str, hint: Any, value: Any) -> ConfigError:
     """The error for a field that holds something else than it takes."""
     expected = "a group of settings" if is_dataclass(hint) else describe(hint)
+    if isinstance(value, int) and value > _LARGEST:
+        expected += " and below 2^63"
     if isinstance(value, float) and not math.isfinite(value):
         expected = expected.replace("number", "finite number") if "whole" not in expected else expected
     kinds = [unwrap(part)[0] for part in union_parts(hint)]
@@ -159,6 +164,7 @@ def _bounded(noun: str, limits: Mapping[str, Any]) -> str:
     if limits.get("multiple_of") == 2:
         noun = noun.replace("a whole", "an even")
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
+    high = None if high == _LARGEST else high
     if low is None:
         return noun
     if high is not None:
@@ -204,5 +210,5 @@ def _explain(error: ValidationError, cls: Any, given: Any) -> ValueError:
     if hint is None:
         return unknown_field(name, leaf_types(cls))
     for key in path:
-        given = given[key] if isinstance(given, Mapping) else getattr(given, key)
+        given = given.get(key) if isinstance(given, Mapping) else getattr(given, key)
     return bad_value(name, hint, given)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from spi_diffusers.config.validation import Count, Flag, NotNegative, Seed, Text, listed, settings, short
+from spi_diffusers.config.validation import Count, Flag, NotNegative, Text, Whole, listed, settings, short
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import knows_limit
@@ -45,7 +45,7 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
 
 _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinct))
 SeveralLimits = Annotated[tuple[NotNegative, ...], *_CHECKS]
-SeveralSeeds = Annotated[tuple[Seed, ...], *_CHECKS]
+SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
 SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
 
 

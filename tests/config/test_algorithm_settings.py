@@ -45,7 +45,7 @@ def test_weights_off_the_simplex_are_refused(eta, mu, phi):
             {"imitation_share": 0.5, "conditioned": False, "eta": 1.0, "mu": 0.0, "phi": 0.0},
             "imitation_share below 1 needs conditioned=true",
         ),
-        ({"num_train_timesteps": 0}, "num_train_timesteps must be a whole number of at least 1"),
+        ({"num_train_timesteps": 0}, r"num_train_timesteps must be a whole number in \[1, 1000\]"),
         ({"beta_min": 0.0}, "beta_min must be a positive number"),
         ({"beta_min": 11.0}, "noise schedule"),
         ({"beta_max": 100.0}, "beta_max are too large for num_train_timesteps=5"),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import resources
 
+import numpy as np
 import pytest
 
 from spi_diffusers.commands.train_options import add_config_arguments, config_from_arguments
@@ -238,7 +239,7 @@ def test_yaml_reads_a_bare_no_as_false_and_we_do_not(tmp_path):
         ("device: cdua", r"device must be one of auto, .*; did you mean cuda\?"),
         ("resume: 3", r"resume must be true or false"),
         ("resume: yes", r"resume must be true or false, got 'yes'"),
-        ("revision: 0123", r"revision must be text.*quotes"),
+        ("revision: 1230", r"revision must be text.*quotes"),
         ("network: {hidden_dims: 32}", r"network.hidden_dims must be a list"),
         ("- 1", r"must hold settings"),
         ("updates: [1, 2\nseed: 3", r"not valid YAML at line 2"),
@@ -295,3 +296,43 @@ def test_importing_and_making_a_config_needs_no_torch():
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 010", r"seed must be a whole number of at least 0, got '010'"),
+        ("updates: 1:30", r"updates must be a whole number of at least 1, got '1:30'"),
+        ("updates: 3\nseed: 1\nupdates: 4", r"line 2, column 1: updates is set twice"),
+        ("spi: {eta: 0.1}\nspi: {gamma: 0.9}", "spi is set twice"),
+        ("spi: &a\n  next_action: *a", "aliases are not read"),
+        (f"spi: {'[' * 5000}", "nested too deeply"),
+    ],
+)
+def test_what_a_file_says_is_not_guessed(tmp_path, text, message):
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"task: ballcircle\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        make_train_config(config_file=file)
+
+
+def test_a_key_that_json_sets_twice_is_refused(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text('{"task": "ballcircle", "seed": 1, "seed": 2}')
+    with pytest.raises(ConfigError, match=r"settings\.json: seed is set twice"):
+        make_train_config(config_file=file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": "x" * 500}, "algorithm must be one of spi, "),
+        ({"updates": 10**400}, r"updates must be a whole number of at least 1 and below 2\^63, got 1000"),
+        ({"spi.num_train_timesteps": 10**9}, r"num_train_timesteps must be a whole number in \[1, 1000\]"),
+        ({"updates": np.array([1, 2])}, r"updates must be a whole number of at least 1, got array"),
+        ({"learning_rate": np.True_}, "learning_rate must be a positive number, got"),
+    ],
+)
+def test_absurd_values_are_named_like_others(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_train_config({"task": "ballcircle", **settings})
