@@ -118,9 +118,7 @@ def test_errors_are_one_line_and_come_before_any_work(tmp_path, capsys):
     assert "max_bytes must be a whole number of at least 1, got -5" in fails(
         capsys, *ball, "--max-bytes", "-5"
     )
-    assert "seed must be a whole number of at least 0, got -1" in fails(
-        capsys, *ball, "--seed", "-1"
-    )
+    assert "seed must be a whole number of at least 0, got -1" in fails(capsys, *ball, "--seed", "-1")
     assert "scripted_episodes must be a whole number of at least 0, got -1" in fails(
         capsys, *ball, "--scripted-episodes", "-1"
     )
