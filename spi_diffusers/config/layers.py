@@ -83,9 +83,8 @@ def read_preset(name: str) -> dict[str, Any]:
 def _presets(task: Any, dataset: Any, algorithm: Any) -> list[Layer]:
     known_task, _ = resolve_task(task, dataset)
     names = ["default"] if known_task is None else ["default", f"tasks/{known_task.short_name}"]
-    if (name := algorithm or DEFAULT_ALGORITHM) in list(
-        ALGORITHMS
-    ):  # others are refused with their name later
+    name = DEFAULT_ALGORITHM if algorithm is None else algorithm
+    if isinstance(name, str) and name in ALGORITHMS:  # others are refused with their name later
         names.append(f"algorithms/{name}")
     return [(f"preset {name}.yaml", read_preset(name)) for name in names]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import leaf_types
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,6 +48,13 @@ def test_the_api_page_shows_docstrings_with_their_arguments(site: Path) -> None:
     text = (site / "api.html").read_text(encoding="utf-8")
     for name in ("load_transitions", "make_env", "SPIPolicyPipeline", "cost_budget", "guidance_loss"):
         assert name in text
+
+
+def test_the_settings_page_lists_every_option_of_training_with_its_default(site: Path) -> None:
+    text = (site / "settings.html").read_text(encoding="utf-8")
+    missing = [name for name in leaf_types(TrainConfig) if f"<code>{name}</code>" not in text]
+    assert missing == []
+    assert "batches are mixed within them. (default: 500000)" in text
 
 
 def test_files_of_the_repository_are_part_of_the_site(site: Path) -> None:
