@@ -120,11 +120,8 @@ def _options(
         key, kinds = f"{path}{field.name}", _kinds(hints[field.name])
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = preset.get(key, default)
-        shown = (
-            ""
-            if default is None or default is False or default == []
-            else f" (default: {varying.get(key, _shown(default))})"
-        )
+        is_silent = default is None or default is False or default == []
+        shown = "" if is_silent else f" (default: {varying.get(key, _shown(default))})"
         options[key] = {
             "metavar": _METAVARS.get(key, _metavar(kinds)),
             "help": (texts[field.name] + shown).replace("%", "%%"),

@@ -85,7 +85,7 @@ class TrainConfig:
             cost. Each has its own defaults.
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
-        seed: Decides initial weights and all randomness.
+        seed: Decides weights and all randomness.
         output_dir: Folder of the run; empty: `outputs/TASK[-ALGORITHM]-seedN`.
         updates: Number of training updates.
         batch_size: Transitions per update, over all processes together.
