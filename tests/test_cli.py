@@ -138,7 +138,7 @@ def test_completion_in_bash(capsys, tmp_path):
         ("spi", "evaluate", "fol"): "folder",
     }
     for words, answer in asked.items():
-        script = f"source spi; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_spi; "
+        script = f"source ./spi; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_spi; "
         script += 'echo "${COMPREPLY[@]}"'
         result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
         assert result.stdout.strip() == answer, (words, result.stderr)
