@@ -3,6 +3,7 @@
 This file is also shipped inside a policy's Hub repository, so it imports only torch and diffusers.
 """
 
+import copy
 import inspect
 import itertools
 import math
@@ -32,6 +33,16 @@ class MLPNoiseModelOutput(BaseOutput):
     """
 
     sample: Tensor
+
+
+#: Schedulers that take the noise in an action and give back the action, within the steps that it was trained
+#: with. Of diffusers' others some fail, and some end at other actions without a word (PNDM, DEIS, SASolver).
+SCHEDULERS = (
+    *("DDPMScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDIMParallelScheduler"),
+    *("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "LMSDiscreteScheduler"),
+    *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"),
+    *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+)
 
 
 class MLPNoiseModel(ModelMixin, ConfigMixin):
@@ -189,6 +200,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             and sqrt(1/alpha-bar - 1), which give x0 from x_t and the noise; the weights of x0 and of x_t in
             the posterior mean; the posterior standard deviation.
         """
+        scheduler = copy.deepcopy(scheduler)  # other threads may draw with it
         scheduler.set_timesteps(num_inference_steps or scheduler.config.num_train_timesteps)
         timesteps = scheduler.timesteps.tolist()
         alpha_bars = scheduler.alphas_cumprod.double()
@@ -257,8 +269,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         """Sample one action per observation by denoising with a scheduler.
 
         Args:
-            scheduler: Any diffusers scheduler that takes predicted noise. The one SPI trains with runs on
-                precomputed coefficients, all others through their own `step`.
+            scheduler: One of diffusers' `SCHEDULERS`, or of a class made from it. It is not changed. The one
+                SPI trains with runs on precomputed coefficients, all others through their own `step`.
             observation: Normalized observation, shape (B, O).
             safety_weight: Shape (B,), or None for an unconditioned model.
             num_inference_steps: Number of denoising steps, by default all T training timesteps.
@@ -268,12 +280,17 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             Actions in [-1, 1], shape (B, A), float32.
 
         Raises:
-            ValueError: If the scheduler does not take predicted noise or gives actions that are not finite,
-                or for fewer than one step.
+            ValueError: If the scheduler cannot denoise actions, does not take predicted noise or gives
+                actions that are not finite, or for a number of steps outside 1 to T.
         """
-        steps = scheduler.config.num_train_timesteps if num_inference_steps is None else num_inference_steps
-        if steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {steps}.")
+        largest = scheduler.config.num_train_timesteps
+        steps = largest if num_inference_steps is None else num_inference_steps
+        if not 1 <= steps <= largest:
+            raise ValueError(f"num_inference_steps must be 1 to {largest}, got {steps}.")
+        if not any(kind.__name__ in SCHEDULERS for kind in type(scheduler).__mro__):
+            raise ValueError(
+                f"A {type(scheduler).__name__} cannot denoise actions; use one of {', '.join(SCHEDULERS)}."
+            )
         if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
             raise ValueError(
                 f"The noise model predicts noise, but the scheduler's prediction_type is "
@@ -312,6 +329,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         steps: int,
         generator: torch.Generator | None,
     ) -> Tensor:
+        scheduler = copy.deepcopy(scheduler)  # each call has its own: `step` counts, and solvers remember
         scheduler.set_timesteps(steps, device=observation.device)
         extra = {}
         if "generator" in inspect.signature(scheduler.step).parameters:

@@ -1,12 +1,17 @@
 """Other diffusers schedulers in place of DDPM."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 from pipeline_factory import exact_pipeline, make_pipeline, seeded
@@ -115,12 +120,41 @@ def test_a_scheduler_that_expects_another_prediction_is_refused(prediction_type)
         pipe(torch.zeros(3))
 
 
-def test_more_steps_than_timesteps_are_refused():
-    with pytest.raises(ValueError, match="num_inference_steps"):
-        make_pipeline()(torch.zeros(3), num_inference_steps=6)
+@pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "DPM-Solver++", "Euler"])
+@pytest.mark.parametrize("steps", [6, 0, -1])
+def test_a_number_of_steps_that_it_was_not_trained_with_is_refused(scheduler, steps):
+    pipe = make_pipeline() if scheduler == "DDPM" else swap(make_pipeline(), scheduler)
+    with pytest.raises(ValueError, match=f"^num_inference_steps must be 1 to 5, got {steps}"):
+        pipe(torch.zeros(3), num_inference_steps=steps)
 
 
-@pytest.mark.parametrize("steps", [0, -1])
-def test_no_steps_at_all_are_refused(steps):
-    with pytest.raises(ValueError, match="num_inference_steps"):
-        make_pipeline()(torch.zeros(3), num_inference_steps=steps)
+@pytest.mark.parametrize(
+    "scheduler", [PNDMScheduler, DEISMultistepScheduler, FlowMatchEulerDiscreteScheduler]
+)
+def test_a_scheduler_that_ends_at_other_actions_is_refused(scheduler):
+    pipe = make_pipeline()
+    pipe.scheduler = scheduler()
+    with pytest.raises(ValueError, match=rf"^A {scheduler.__name__} cannot denoise actions; use one of DDPM"):
+        pipe(torch.zeros(3))
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize("name", [None, *SWAPS])
+def test_threads_that_share_a_policy_get_the_actions_of_their_seeds(name):
+    pipe = make_pipeline() if name is None else swap(make_pipeline(), name)
+    observation = torch.randn(2, 3)
+
+    def act(seed):
+        steps = (1, 5) if name == "DDIM trailing" else (1, 2, 3, 5)
+        options = {"num_inference_steps": steps[seed % len(steps)], "num_candidates": 6}
+        return pipe(observation, generator=seeded(seed), **options).candidates
+
+    seeds = range(24)
+    alone = [act(seed) for seed in seeds]
+    before = dict(vars(pipe.scheduler))
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(act, seeds))
+    assert all(map(torch.equal, together, alone))
+    assert all(vars(pipe.scheduler)[key] is value for key, value in before.items()), "it is not changed"
