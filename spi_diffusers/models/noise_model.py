@@ -7,6 +7,7 @@ import copy
 import inspect
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -285,8 +286,9 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         """
         largest = scheduler.config.num_train_timesteps
         steps = largest if num_inference_steps is None else num_inference_steps
-        if not 1 <= steps <= largest:
-            raise ValueError(f"num_inference_steps must be 1 to {largest}, got {steps}.")
+        is_whole = isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
+        if not is_whole or not 1 <= steps <= largest:
+            raise ValueError(f"num_inference_steps must be a whole number in [1, {largest}], got {steps!r}.")
         if not any(kind.__name__ in SCHEDULERS for kind in type(scheduler).__mro__):
             raise ValueError(
                 f"A {type(scheduler).__name__} cannot denoise actions; use one of {', '.join(SCHEDULERS)}."

@@ -11,14 +11,19 @@ from torch import Tensor
 from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import (
     FORMAT_VERSION,
+    LARGEST,
+    DiffusersMethods,
     SPIPolicyPipeline,
     as_batch,
+    as_generator,
+    as_number,
     check_finite,
     check_same,
+    check_text,
 )
 
 
-class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
+class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):
     """Maps observations to actions by an actor.
 
     Args:
@@ -36,7 +41,6 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
         ValueError: A weight or statistic is not finite, or the components do not belong together.
     """
 
-    model_cpu_offload_seq = "actor"
     extractions = ("policy",)
     publishable = False
 
@@ -53,41 +57,68 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
-        SPIPolicyPipeline.check_format_version(format_version)
+        settings = {
+            "algorithm": algorithm,
+            "cost_limit": cost_limit,
+            "task": task,
+            "max_episode_steps": max_episode_steps,
+            "action_low": action_low,
+            "action_high": action_high,
+            "format_version": format_version,
+        }
+        self.check_settings(**settings)
         normalizer.check()
         check_finite(actor=actor)
         check_same("observation_dim", actor=actor, normalizer=normalizer)
         self.register_modules(actor=actor, normalizer=normalizer)
-        self.register_to_config(
-            algorithm=algorithm,
-            cost_limit=cost_limit,
-            task=task,
-            max_episode_steps=max_episode_steps,
-            action_low=action_low,
-            action_high=action_high,
-            format_version=format_version,
-        )
+        self.register_to_config(**settings)
         actor.eval()
         normalizer.eval()
+
+    @classmethod
+    def check_settings(
+        cls,
+        algorithm: Any,
+        cost_limit: Any,
+        task: Any,
+        max_episode_steps: Any,
+        action_low: Any,
+        action_high: Any,
+        format_version: Any,
+    ) -> None:
+        """Raise ValueError if a setting of the pipeline makes no sense."""
+        SPIPolicyPipeline.check_format_version(format_version)
+        check_text("algorithm", algorithm)
+        check_text("task", task)
+        if cost_limit is not None:
+            as_number("cost_limit", cost_limit, 0)
+        if max_episode_steps is not None:
+            as_number("max_episode_steps", max_episode_steps, 1, whole=True)
+        low, high = (
+            as_number("action_low", action_low, -LARGEST),
+            as_number("action_high", action_high, -LARGEST),
+        )
+        if not low < high:
+            raise ValueError(f"action_low must lie below action_high, got {low} and {high}.")
 
     @torch.no_grad()
     def __call__(
         self,
         observation: Tensor | np.ndarray | Sequence[float],
         *,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
     ) -> Tensor | np.ndarray:
         """Choose actions.
 
         Args:
             observation: One observation (O,) or a batch (B, O), not normalized.
-            generator: Source of randomness; the same seed gives the same actions.
+            generator: Source of randomness, or a seed; the same seed gives the same actions.
 
         Returns:
             Actions in the environment's range, (A,) or (B, A); NumPy or torch, as the observation was.
 
         Raises:
-            ValueError: For an observation of the wrong size or with NaN.
+            ValueError: For an observation of the wrong size, with NaN or of something else than numbers.
 
         Examples:
             ```python
@@ -96,9 +127,9 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusionPipeline):
             ```
         """
         observations, single, as_numpy = as_batch(
-            observation, self.actor.config.observation_dim, self.normalizer.mean
+            observation, self.actor.config.observation_dim, self.normalizer.mean.device
         )
-        action = self.actor.act(self.normalizer(observations), generator)
+        action = self.actor.act(self.normalizer(observations), as_generator(generator))
         low, high = self.config.action_low, self.config.action_high
         if (low, high) != (-1.0, 1.0):
             action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)

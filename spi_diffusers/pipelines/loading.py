@@ -248,6 +248,14 @@ class CheckedLoading(_Base):
             self.push_to_hub(str(repo_id), **kwargs)
 
     @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:
+        """As in `DiffusersMethods`; the training record goes along, and says what was changed since."""
+        made: Self = super().from_pipe(pipeline, **kwargs)
+        made._training_record = getattr(pipeline, "_training_record", None)
+        made._recorded_state = getattr(pipeline, "_recorded_state", "")
+        return made
+
+    @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As in diffusers, but naming the modules of the installed package, not the shipped code."""
         loaded = super().load_config(pretrained_model_name_or_path, **kwargs)

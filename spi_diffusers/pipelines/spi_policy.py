@@ -7,9 +7,11 @@ installed package adds, checked loading and publishing, is in `hub_policy.py`.
 """
 
 import math
-from collections.abc import Sequence
+import numbers
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,11 +22,13 @@ from torch import Tensor
 FORMAT_VERSION = 1
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 NUM_CANDIDATES = 50
+MAX_CANDIDATES = 100_000
 EXTRACTIONS = ("reward", "safe")
 SELECTIONS = ("candidate", "weight")
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
 #: careful policy has saved would be thrown away in the last steps, for little reward.
 PACE_HEADROOM = 1.5
+LARGEST = sys.float_info.max
 
 
 @dataclass
@@ -126,23 +130,100 @@ def check_same(key: str, **components: Any) -> None:
             )
 
 
-def as_batch(observation: Any, size: int, like: Tensor) -> tuple[Tensor, bool, bool]:
+def shown(value: Any) -> str:
+    """How messages show a value: on one line, at most 200 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def as_number(
+    name: str, value: Any, low: float, high: float = LARGEST, *, whole: bool = False, below: bool = False
+) -> Any:
+    """A setting or an argument as a plain number.
+
+    Args:
+        name: What messages call it.
+        value: A number of Python, NumPy or torch, but no bool.
+        low: Smallest value.
+        high: Largest value; by default any that is finite.
+        whole: Whether it must be an int, below 2^63.
+        below: Whether `high` itself is too large.
+
+    Returns:
+        An int or a float.
+
+    Raises:
+        ValueError: It is no number, or out of range.
+    """
+    number = value
+    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
+        number = value.item()
+    is_number = isinstance(number, int if whole else int | float) and not isinstance(number, bool)
+    largest = min(high, 2**63 - 1) if whole else high
+    if not is_number or not low <= number <= largest or (below and number == high):  # NaN is refused, too
+        limits = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < LARGEST else f"of at least {low:g}"
+        kind = "whole" if whole else "finite"
+        raise ValueError(f"{name} must be a {kind} number {limits}, got {shown(value)}.")
+    return number
+
+
+def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
+    """Numbers of any library as float32.
+
+    Args:
+        name: What messages call them.
+        value: A number, a torch tensor, or what NumPy makes an array of.
+        kinds: NumPy's letters of the data types that are taken; "b" for true and false.
+
+    Returns:
+        A tensor of the same shape; float32, where the tensor was.
+
+    Raises:
+        ValueError: It holds something else than numbers: text, complex numbers, masked ones, lists of
+            several lengths, a dict.
+    """
+    if isinstance(value, Tensor):
+        no_bool = value.dtype == torch.bool and "b" not in kinds
+        if value.layout != torch.strided or value.is_quantized or value.is_complex() or no_bool:
+            kind = f"{value.dtype}, {value.layout}"
+            raise ValueError(f"{name} must be a number or a dense array of numbers, got a tensor of {kind}.")
+        return value.detach().to(torch.float32)
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")
+    if isinstance(value, Mapping):
+        raise ValueError(f"{name} is a dict: put its numbers into one array, in the order of the training.")
+    parts = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
+        raise ValueError(f"{name} has masked numbers: fill them first, got {shown(value)}.")
+    try:
+        array = np.asarray(value)
+        if array.dtype == object and all(isinstance(item, numbers.Real) for item in array.flat):
+            array = array.astype(np.float64)
+        if array.dtype.kind not in kinds:
+            raise ValueError(f"data type {array.dtype}")
+        with np.errstate(all="ignore"):  # what is too large is infinite then, and named by its index
+            return torch.from_numpy(array.astype(np.float32, order="C"))
+    except Exception as error:  # whatever NumPy and other libraries raise about their types
+        raise ValueError(
+            f"{name} must be a number or an array of numbers, in rows of one length, got {shown(value)}."
+        ) from error
+
+
+def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor, bool, bool]:
     """Check an observation.
 
     Args:
         observation: Shape (size,) or (B, size), of any kind that NumPy takes.
         size: Numbers in an observation.
-        like: Gives device and type.
+        device: Where to put it.
 
     Returns:
-        The observation as (B, size); whether it was a single one; whether it was no torch tensor.
+        The observation as (B, size), float32; whether it was a single one; whether it was no torch tensor.
 
     Raises:
-        ValueError: It has another shape, or holds NaN or infinity.
+        ValueError: It has another shape, holds something else than numbers, or NaN or infinity.
     """
-    as_numpy = not isinstance(observation, Tensor)
-    tensor = torch.as_tensor(np.asarray(observation) if as_numpy else observation)
-    tensor = tensor.to(device=like.device, dtype=like.dtype)
+    tensor = as_numbers("observation", observation, kinds="biuf").to(device)
     if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
         raise ValueError(
             f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or (batch, {size})."
@@ -151,10 +232,61 @@ def as_batch(observation: Any, size: int, like: Tensor) -> tuple[Tensor, bool, b
         position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
         raise ValueError(f"observation is NaN or infinite at index {position}.")
     single = tensor.ndim == 1
-    return (tensor.unsqueeze(0) if single else tensor), single, as_numpy
+    return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
 
-class SPIPolicyPipeline(DiffusionPipeline):
+def as_generator(generator: Any) -> torch.Generator | None:
+    """A source of randomness from itself, or from a seed; ValueError for anything else."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    try:
+        return torch.Generator().manual_seed(as_number("generator", generator, 0, whole=True))
+    except ValueError:
+        raise ValueError(
+            "generator must be one torch.Generator for the whole batch, or a seed (a whole number of 0 or "
+            f"more), got {shown(generator)}."
+        ) from None
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raise ValueError if a setting is neither text nor None."""
+    if not (value is None or isinstance(value, str)):
+        raise ValueError(f"{name} must be text or None, got {shown(value)}.")
+
+
+class DiffusersMethods:
+    """What diffusers offers to pipelines of many GB, for one of a few MB; mixed into a pipeline."""
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """A pipeline of the components and settings of another one; those that are named are replaced."""
+        # Named, as diffusers takes over only components that a pipeline is annotated with, and not any.
+        return cast(Any, super()).from_pipe(pipeline, **{**pipeline.components, **kwargs})
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Move the whole policy to the device: to move its parts at each call would take longer than to act.
+
+        Args:
+            gpu_id: Number of the accelerator.
+            device: The device; by default the machine's accelerator.
+
+        Raises:
+            RuntimeError: No device is named, and there is no accelerator.
+        """
+        device = device or torch.accelerator.current_accelerator(check_available=True)
+        if device is None:
+            raise RuntimeError("There is no accelerator: name a device, or leave the policy where it is.")
+        device = torch.device(device)
+        cast(Any, self).to(device if gpu_id is None else torch.device(device.type, gpu_id))
+
+    enable_sequential_cpu_offload = enable_model_cpu_offload
+
+    def enable_group_offload(self, onload_device: Any, *args: Any, **kwargs: Any) -> None:
+        """Move the whole policy to the device that it would be loaded onto, as `enable_model_cpu_offload`."""
+        self.enable_model_cpu_offload(device=onload_device)
+
+
+class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
     r"""A safe policy: maps observations to actions that keep a cost limit chosen at run time.
 
     Candidate actions are drawn from the noise model by denoising (Eq. 8); critics value them; one is
@@ -189,7 +321,6 @@ class SPIPolicyPipeline(DiffusionPipeline):
         format_version: Version of this folder format.
     """
 
-    model_cpu_offload_seq = "noise_model->reward_critic->safety_critic"
     _optional_components = ["calibration"]  # noqa: RUF012 - diffusers' own convention
 
     def __init__(
@@ -209,19 +340,16 @@ class SPIPolicyPipeline(DiffusionPipeline):
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
-        self.check_format_version(format_version)
-        if not isinstance(gamma, int | float) or not 0.0 <= gamma < 1.0:
-            raise ValueError(f"gamma must lie in [0, 1), got {gamma!r}.")
-        if not budget_reserve >= 0:
-            raise ValueError(f"budget_reserve must not be negative, got {budget_reserve}.")
-        if not reserve_decay >= 0:
-            raise ValueError(f"reserve_decay must not be negative, got {reserve_decay}.")
-        if reserve_decay and max_episode_steps is None:
-            raise ValueError("reserve_decay needs max_episode_steps.")
-        if selection not in SELECTIONS:
-            raise ValueError(f"selection must be one of {SELECTIONS}, got {selection!r}.")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps}.")
+        settings = {
+            "task": task,
+            "max_episode_steps": max_episode_steps,
+            "gamma": gamma,
+            "budget_reserve": budget_reserve,
+            "reserve_decay": reserve_decay,
+            "selection": selection,
+            "format_version": format_version,
+        }
+        self.check_settings(**settings)
         networks = {
             "noise_model": noise_model,
             "reward_critic": reward_critic,
@@ -235,24 +363,37 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if calibration is not None:
             calibration.check()
         self.register_modules(**networks, scheduler=scheduler, normalizer=normalizer, calibration=calibration)
-        self.register_to_config(
-            task=task,
-            max_episode_steps=max_episode_steps,
-            gamma=gamma,
-            budget_reserve=budget_reserve,
-            reserve_decay=reserve_decay,
-            selection=selection,
-            format_version=format_version,
-        )
+        self.register_to_config(**settings)
         for component in (*networks.values(), normalizer):
             component.eval()
+
+    @classmethod
+    def check_settings(
+        cls,
+        task: Any,
+        max_episode_steps: Any,
+        gamma: Any,
+        budget_reserve: Any,
+        reserve_decay: Any,
+        selection: Any,
+        format_version: Any,
+    ) -> None:
+        """Raise ValueError if a setting of the pipeline makes no sense."""
+        cls.check_format_version(format_version)
+        check_text("task", task)
+        if max_episode_steps is not None:
+            as_number("max_episode_steps", max_episode_steps, 1, whole=True)
+        as_number("gamma", gamma, 0, 1, below=True)
+        as_number("budget_reserve", budget_reserve, 0)
+        if as_number("reserve_decay", reserve_decay, 0) and max_episode_steps is None:
+            raise ValueError("reserve_decay needs max_episode_steps.")
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection must be one of {SELECTIONS}, got {shown(selection)}.")
 
     @staticmethod
     def check_format_version(format_version: Any) -> None:
         """Raise ValueError if this code cannot read a policy of that format."""
-        if not isinstance(format_version, int) or format_version < 1:
-            raise ValueError(f"format_version must be a whole number of at least 1, got {format_version!r}.")
-        if format_version > FORMAT_VERSION:
+        if as_number("format_version", format_version, 1, whole=True) > FORMAT_VERSION:
             raise ValueError(
                 f"This policy has format version {format_version}, but this code reads versions up to "
                 f"{FORMAT_VERSION}: upgrade with `pip install -U spi-diffusers`."
@@ -276,7 +417,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         safety_weight: float | None = None,
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | int | None = None,
         return_dict: bool = True,
     ) -> SPIPolicyOutput | tuple[Tensor | np.ndarray]:
         """Choose actions.
@@ -295,15 +436,16 @@ class SPIPolicyPipeline(DiffusionPipeline):
             num_candidates: Candidates per observation; 50 by default. With a grid of safety weights it is
                 rounded down to a multiple of the grid's size (at least one each).
             num_inference_steps: Denoising steps; by default all of the scheduler's training timesteps.
-            generator: Source of the noise; the same seed gives the same actions.
+            generator: Source of the noise, or a seed; the same seed gives the same actions.
             return_dict: Whether to return a [`SPIPolicyOutput`] instead of a tuple.
 
         Returns:
             [`SPIPolicyOutput`], or a tuple holding the actions only.
 
         Raises:
-            ValueError: For an observation of the wrong size or with NaN, an unknown extraction, a negative
-                limit, a budget without steps left, or a safety weight that does not apply.
+            ValueError: For an observation of the wrong size, with NaN or of something else than numbers, an
+                unknown extraction, a negative limit, a budget without steps left, a safety weight that does
+                not apply, or an argument of the wrong type.
 
         Example:
             ```python
@@ -322,8 +464,9 @@ class SPIPolicyPipeline(DiffusionPipeline):
         """
         # Not self.device: diffusers searches all components for it, which takes as long as a forward pass.
         observations, single, as_numpy = as_batch(
-            observation, self.noise_model.config.observation_dim, self.normalizer.mean
+            observation, self.noise_model.config.observation_dim, self.normalizer.mean.device
         )
+        generator = as_generator(generator)
         batch, device = len(observations), observations.device
         extraction, allowance = self._allowance(
             extraction, cost_limit, cost_budget, steps_left, batch, device
@@ -362,7 +505,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if not return_dict:
             return (actions,)
         if weights is None:
-            weights = torch.full((count,), torch.nan, device=device)
+            weights = torch.full((count,), torch.nan, dtype=torch.float32, device=device)
         return SPIPolicyOutput(
             actions=actions,
             candidates=candidates,
@@ -393,14 +536,14 @@ class SPIPolicyPipeline(DiffusionPipeline):
         if extraction is None:
             extraction = "reward" if cost_limit is None and cost_budget is None else "safe"
         if extraction not in EXTRACTIONS:
-            raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {extraction!r}.")
+            raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {shown(extraction)}.")
         if (cost_budget is None) != (steps_left is None):
             raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
         even_rate = None
         if cost_limit is not None:
             limit = _per_observation("cost_limit", cost_limit, batch, device)
             if bool((limit < 0).any()):
-                raise ValueError(f"cost_limit must not be negative, got {cost_limit}.")
+                raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
             if self.config.max_episode_steps is None:
                 raise ValueError(
                     "This policy does not know its task's episode length: pass cost_budget and steps_left "
@@ -417,7 +560,7 @@ class SPIPolicyPipeline(DiffusionPipeline):
         budget = _per_observation("cost_budget", cost_budget, batch, device)
         steps = _per_observation("steps_left", steps_left, batch, device)
         if bool((steps < 1).any()):
-            raise ValueError(f"steps_left must be at least 1, got {steps_left}.")
+            raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
         reserve = self.config.budget_reserve
         if self.config.reserve_decay:
             share = (steps / self.config.max_episode_steps).clamp_max(1.0)
@@ -436,22 +579,22 @@ class SPIPolicyPipeline(DiffusionPipeline):
         device: torch.device,
     ) -> tuple[Tensor | None, int]:
         """The safety weight of each candidate (N,), None for an unconditioned model; and N."""
-        count = NUM_CANDIDATES if num_candidates is None else num_candidates
-        if count < 1:
-            raise ValueError(f"num_candidates must be at least 1, got {num_candidates}.")
+        count = NUM_CANDIDATES
+        if num_candidates is not None:
+            count = as_number("num_candidates", num_candidates, 1, MAX_CANDIDATES, whole=True)
         if not self.noise_model.config.use_safety_weight:
             if safety_weight is not None:
                 raise ValueError("This policy was trained without a safety weight; do not pass one.")
             return None, count
-        if safety_weight is not None and not 0.0 <= safety_weight <= 1.0:
-            raise ValueError(f"safety_weight must lie in [0, 1], got {safety_weight}.")
+        if safety_weight is not None:
+            safety_weight = as_number("safety_weight", safety_weight, 0, 1)
         if extraction == "safe" and safety_weight is None:
-            grid = torch.tensor(SAFETY_WEIGHT_GRID, device=device)
+            grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32, device=device)
             per_weight = max(1, count // len(grid))
             return grid.repeat_interleave(per_weight), per_weight * len(grid)
         # The paper weighs both critics; without further notice, equally.
         weight = 0.5 if safety_weight is None else safety_weight
-        return torch.full((count,), float(weight), device=device), count
+        return torch.full((count,), float(weight), dtype=torch.float32, device=device), count
 
     def _safety(
         self, states: Tensor, candidates: Tensor, weights: Tensor | None, guarded: bool
@@ -473,11 +616,11 @@ class SPIPolicyPipeline(DiffusionPipeline):
 
 def _per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
     """A number, or one per observation, as float32 (B,)."""
-    tensor = torch.as_tensor(value, dtype=torch.float32, device=device)
+    tensor = as_numbers(name, value).to(device)
     if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) not in (1, batch)):
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)}; pass one number or one per observation ({batch},)."
         )
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} is NaN or infinite: {value}.")
+        raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
     return tensor.expand(batch)

@@ -1,6 +1,7 @@
 """Which action the pipeline chooses, and what it tells about the choice."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given
@@ -36,6 +37,35 @@ def test_one_observation_or_a_batch_numpy_or_torch(pipe):
     single = pipe(torch.tensor(observation[0]), generator=seeded()).actions
     assert single.shape == (2,)
     assert pipe(observation[:1]).actions.shape == (1, 2), "a batch of one stays a batch"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda rows: rows[::-1][::-1],
+        lambda rows: rows.astype(">f8"),
+        lambda rows: rows.astype(np.longdouble),
+        lambda rows: rows.astype(object),
+        lambda rows: np.asfortranarray(rows),
+        lambda rows: np.broadcast_to(rows, rows.shape),
+        lambda rows: np.ma.masked_array(rows),
+        lambda rows: [torch.tensor(row) for row in rows],
+        pd.DataFrame,
+    ],
+)
+def test_an_observation_in_any_form_that_numbers_have(pipe, kind):
+    rows = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32).astype(np.float64)
+    expected = pipe(rows, generator=seeded()).actions
+    given = kind(rows)
+    np.testing.assert_array_equal(pipe(given, generator=seeded()).actions, expected)
+    flipped = pipe(rows[::-1], generator=seeded(), num_candidates=1)
+    assert flipped.actions.shape == (4, 2)
+
+
+@pytest.mark.parametrize("seed", [3, np.int64(3), torch.tensor(3)])
+def test_a_seed_stands_for_its_generator(pipe, seed):
+    expected = pipe(torch.zeros(2, 3), generator=seeded(3)).actions
+    assert torch.equal(pipe(torch.zeros(2, 3), generator=seed).actions, expected)
 
 
 def test_fields_of_the_output(pipe):

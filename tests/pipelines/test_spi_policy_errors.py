@@ -7,8 +7,14 @@ import pytest
 import torch
 from pipeline_factory import make_normalizer, make_pipeline
 
-from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
-from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.models import (
+    CostCalibration,
+    GaussianActor,
+    MLPNoiseModel,
+    ObservationNormalizer,
+    TwinCritic,
+)
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,6 +43,64 @@ def test_bad_observations(pipe, observation, message):
         pipe(observation)
 
 
+GENERATOR = "generator must be one torch.Generator for the whole batch, or a seed"
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        *((odd, "must be a number or an array of numbers") for odd in (None, "abc", b"abc", {1.0, 2.0, 3.0})),
+        ([[1, 2, 3], [1]], "must be a number or an array of numbers, in rows of one length"),
+        (["1", "2", "3"], "must be a number or an array of numbers"),
+        (np.array(["a", 0, 0], object), "must be a number or an array of numbers"),
+        (np.zeros(3, complex), "must be a number or an array of numbers"),
+        (np.zeros(3, "M8[s]"), "must be a number or an array of numbers"),
+        (np.zeros(3, [("a", float)]), "must be a number or an array of numbers"),
+        ([10**400, 0, 0], "must be a number or an array of numbers"),
+        (
+            torch.zeros(3, dtype=torch.complex64),
+            "must be a number or a dense array of numbers",
+        ),
+        (torch.zeros(3).to_sparse(), "must be a number or a dense array of numbers"),
+        (np.ma.masked_array([0.0, 1.0, 2.0], [0, 1, 0]), "has masked numbers: fill them first"),
+        ([np.ma.masked_array([0.0, 1.0, 2.0], [0, 1, 0])], "has masked numbers: fill them first"),
+        ({"position": [0.0, 0.0, 0.0]}, "is a dict: put its numbers into one array"),
+        ((np.zeros(3), {}), "is a pair of an observation and its info: pass the observation alone"),
+    ],
+)
+def test_observations_that_are_no_numbers(pipe, observation, message):
+    baseline = BaselinePolicyPipeline(GaussianActor(3, 2, hidden_dims=[4]), make_normalizer())
+    for policy in (pipe, baseline):
+        with pytest.raises(ValueError, match=f"^observation {re.escape(message)}") as caught:
+            policy(observation)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(
+            ({"cost_limit": odd}, "cost_limit must be a number or an array")
+            for odd in ("20", True, 1j, [1, "a"])
+        ),
+        ({"cost_limit": {"limit": 20}}, "cost_limit is a dict"),
+        ({"cost_budget": 1.0, "steps_left": "3"}, "steps_left must be a number or an array"),
+        *(
+            ({"num_candidates": odd}, "num_candidates must be a whole number")
+            for odd in (12.0, "12", True, 10**9)
+        ),
+        *(({"num_inference_steps": odd}, "num_inference_steps must be a whole") for odd in (2.0, "2", True)),
+        *(({"safety_weight": odd}, "safety_weight must be a finite number") for odd in ("0.5", [0.5], True)),
+        *(({"generator": odd}, GENERATOR) for odd in (-1, 3.0, "3", True, [0, 1], np.random.default_rng(0))),
+        ({"extraction": ["safe"]}, "extraction must be one of ('reward', 'safe'), got ['safe']"),
+    ],
+)
+def test_arguments_of_another_type(pipe, options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        pipe(torch.zeros(2, 3), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -56,10 +120,10 @@ def test_bad_observations(pipe, observation, message):
         ({"cost_budget": 5.0, "steps_left": 0}, "steps_left must be at least 1, got 0"),
         ({"cost_budget": NAN, "steps_left": 5}, "cost_budget is NaN or infinite"),
         ({"cost_budget": 5.0, "steps_left": [[1]]}, "steps_left has shape (1, 1)"),
-        ({"safety_weight": 1.5}, "safety_weight must lie in [0, 1], got 1.5"),
-        ({"safety_weight": NAN}, "safety_weight must lie in [0, 1]"),
-        ({"num_candidates": 0}, "num_candidates must be at least 1, got 0"),
-        ({"num_candidates": -5}, "num_candidates must be at least 1"),
+        ({"safety_weight": 1.5}, "safety_weight must be a finite number in [0, 1], got 1.5"),
+        ({"safety_weight": NAN}, "safety_weight must be a finite number in [0, 1], got nan"),
+        ({"num_candidates": 0}, "num_candidates must be a whole number in [1, 100000], got 0"),
+        ({"num_candidates": -5}, "num_candidates must be a whole number in [1, 100000], got -5"),
         # Also where it would not be needed, a limit that makes no sense is a mistake.
         ({"cost_limit": -1.0, "extraction": "reward"}, "cost_limit must not be negative"),
     ],
@@ -113,9 +177,9 @@ def test_components_that_do_not_belong_together(component, message):
         make_pipeline(**component)
 
 
-@pytest.mark.parametrize("gamma", [1.0, -0.1, NAN, "0.9"])
+@pytest.mark.parametrize("gamma", [1.0, -0.1, NAN, "0.9", None, True])
 def test_gamma_must_lie_below_one(gamma):
-    with pytest.raises(ValueError, match="gamma must lie in"):
+    with pytest.raises(ValueError, match=r"gamma must be a finite number in \[0, 1\), got"):
         make_pipeline(gamma=gamma)
 
 
@@ -127,15 +191,35 @@ def test_a_policy_of_a_newer_format_is_refused():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"budget_reserve": -1.0},
-        {"reserve_decay": -0.5},
+        *({"budget_reserve": value} for value in (-1.0, None, "3", INF, NAN, 10**400)),
+        *({"reserve_decay": value} for value in (-0.5, None, [1])),
         {"reserve_decay": 0.5, "max_episode_steps": None},
-        {"max_episode_steps": 0},
+        *({"max_episode_steps": value} for value in (0, "abc", INF, 2.5, True, 10**400)),
+        *({"selection": value} for value in ("best", [], None)),
+        *({"format_version": value} for value in ("1", None, 0)),
+        {"task": 3},
     ],
 )
 def test_settings_that_make_no_sense(settings):
-    with pytest.raises(ValueError, match=next(iter(settings))):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))} (must be|needs)") as caught:
         make_pipeline(**settings)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"action_low": 1.0, "action_high": 1.0},
+        {"action_low": -INF},
+        {"cost_limit": "10"},
+        {"max_episode_steps": 0},
+        {"algorithm": 3},
+        {"format_version": 0},
+    ],
+)
+def test_settings_of_a_baseline_that_make_no_sense(settings):
+    with pytest.raises(ValueError, match=f"^{next(iter(settings))} must"):
+        BaselinePolicyPipeline(GaussianActor(3, 2, hidden_dims=[4]), make_normalizer(), **settings)
 
 
 def test_weights_that_are_not_finite_never_become_actions():
