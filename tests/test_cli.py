@@ -176,7 +176,9 @@ def test_known_errors_are_one_line(capsys, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("spi: {gama: 0.9}\n")
     assert "unknown task 'balcircle'" in fails(capsys, "train", "--task", "balcircle")
-    assert "task or dataset must be given" in fails(capsys, "train")
+    for words in ([], ["--dataset", ""], ["--task", "", "--dataset="]):
+        message = "task or dataset must be given, for example --task ballcircle or --dataset my.csv"
+        assert message in fails(capsys, "train", *words)
     line = fails(capsys, "train", "--task", "ballcircle", "--config", str(broken))
     assert "unknown setting spi.gama; did you mean spi.gamma? (" in line
     assert line.strip().endswith("broken.yaml)")

@@ -49,7 +49,7 @@ def make_train_config(
     upper.append((source, flatten(overrides or {})))
     said: dict[str, Any] = {}
     for _, layer in upper:
-        said |= {key: value for key, value in layer.items() if value is not None}
+        said |= {key: value for key, value in layer.items() if isinstance(value, str) and value}
     presets = _presets(said.get("task"), said.get("dataset"), said.get("algorithm"))
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -161,8 +162,13 @@ class TrainConfig:
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for name in ("task", "dataset", "revision", "output_dir"):  # as an unset variable of a shell gives it
+            if getattr(self, name) == "":
+                setattr(self, name, None)
         if self.task is None and self.dataset is None:
-            raise ValueError("task or dataset must be given, for example task=ballcircle")
+            raise ValueError(
+                "task or dataset must be given, for example --task ballcircle or --dataset my.csv"
+            )
         if self.task is not None:
             self.task = resolve_task(self.task, self.dataset)[1]
         if self.action_low >= self.action_high:
@@ -218,7 +224,7 @@ class TrainConfig:
 
     def _run_name(self) -> str:
         name = self.task or Path(str(self.dataset)).stem
-        name = TASKS[name].short_name if name in TASKS else name
+        name = TASKS[name].short_name if name in TASKS else re.sub(r"[/\\\0]", "-", name)
         variant = [] if self.algorithm == DEFAULT_ALGORITHM else [self.algorithm]
         return "-".join([name, *variant, f"seed{self.seed}"])
 

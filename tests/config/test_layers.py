@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,9 @@ def test_a_config_of_a_folder_trains_without_a_task_of_dsrls(tmp_path):
     settings = {"task": "robot", "dataset": str(tmp_path), "action_low": -30.0, "action_high": 30.0}
     config = make_train_config(settings)
     assert (config.task, config.output_dir) == ("robot", "outputs/robot-seed0")
+    for name in ("../../x", "/x", "a/../../../x", "..\\x"):  # a run's folder stays in outputs/
+        folder = Path(make_train_config({"task": name, "dataset": "org/data"}).output_dir)
+        assert folder.parent == Path("outputs"), folder
     assert make_train_config(config.to_dict()) == config
     with pytest.raises(ConfigError, match="bcq-lag needs cost_limit: this data has no DSRL task"):
         make_train_config(settings | {"algorithm": "bcq-lag"})
