@@ -1,19 +1,17 @@
-"""Files: names in a run's folder, complete or absent writes, locks, JSON. Imports nothing heavy."""
+"""Files: names in a run's folder, complete or absent writes, JSON. Imports nothing heavy."""
 
 import contextlib
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 # ---- names in the folder of a training run
 CONFIG_FILE = "train_config.json"
@@ -36,6 +34,11 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 _MAX_JSON_BYTES = 100_000_000
+
+#: Of this process, in the names of what it writes; a forked one has another number.
+_PROCESS = secrets.token_hex(4)
+_numbers = itertools.count()
+_ASIDE = re.compile(r"\.(.*)\.(\d+)-([0-9a-f]{8})-\d+\.tmp(\.[^.]+)?")
 
 
 class PolicyError(ValueError):
@@ -148,6 +151,44 @@ def replace_file(path: Path, content: bytes) -> None:
         aside.write_bytes(content)
 
 
+def name_aside(path: Path, place: Path | None = None) -> Path:
+    """A new hidden name for what becomes `path` once it is complete; in the same folder, or in `place`.
+
+    It has the suffix of `path`, as matplotlib and ffmpeg choose the format by it, and tells which process
+    writes there, so that `remove_leftovers` finds what a killed one has left.
+    """
+    mark = f"{os.getpid()}-{_PROCESS}-{next(_numbers)}"
+    return (place or path.parent) / f".{path.stem}.{mark}.tmp{path.suffix}"
+
+
+def remove_leftovers(folder: Path, of: Path | None = None) -> None:
+    """Remove what killed processes have left half written in a folder; only hidden names by `name_aside`.
+
+    Args:
+        folder: The folder; need not exist.
+        of: Only what was to become this file or folder.
+    """
+    try:
+        entries = list(folder.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        found = _ASIDE.fullmatch(entry.name)
+        if found is None or (of is not None and found[1] + (found[4] or "") != of.name):
+            continue
+        if int(found[2]) == os.getpid():  # in a container, all runs may have the same number
+            gone = found[3] != _PROCESS
+        else:
+            import psutil
+
+            gone = not psutil.pid_exists(int(found[2]))
+        if gone and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif gone:
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
 def replace_folder(aside: Path, target: Path) -> None:
     """Put a finished folder in place of `target`; what was there is moved out of the way, then removed.
 
@@ -160,8 +201,7 @@ def replace_folder(aside: Path, target: Path) -> None:
     """
     old = None
     if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        old = name_aside(target)
         target.rename(old)
     try:
         aside.rename(target)
@@ -172,11 +212,12 @@ def replace_folder(aside: Path, target: Path) -> None:
     sync_folder(target.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
+    remove_leftovers(target.parent, of=target)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder such that a kill in between never leaves a part of it under its name."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    aside = name_aside(folder)
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -217,8 +258,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
-    # The suffix stays: matplotlib and ffmpeg choose the format by it.
-    aside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    aside = name_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -226,25 +266,12 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(aside, path)
         sync_folder(path.parent)
+        remove_leftovers(path.parent, of=path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(NotADirectoryError):  # a parent is a file: reported above
             aside.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def turn(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes of this user on this machine from changing something meanwhile.
-
-    Args:
-        path: the file or folder; need not exist.
-    """
-    # Not beside it: a lock file would end up in a published folder. One per user, who owns it.
-    user = os.getuid() if hasattr(os, "getuid") else ""
-    name = hashlib.sha256(f"{user}:{Path(path).resolve()}".encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"spi-diffusers-{name}.lock"):
-        yield
 
 
 def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from spi_diffusers.files import nearest, short_name, written_aside
+from spi_diffusers.files import name_aside, nearest, remove_leftovers, short_name, written_aside
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):
@@ -32,6 +35,32 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.json"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from spi_diffusers.files import name_aside, written_aside
+with written_aside(sys.argv[1]) as aside:
+    aside.write_text("half")
+    name_aside(Path(sys.argv[1]).with_name("folder.v1")).mkdir()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "config.json"
+    code = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode
+    assert (code, len(os.listdir(tmp_path))) == (-signal.SIGKILL, 2)
+    living = name_aside(path)
+    living.write_text("half")
+    (tmp_path / ".config.123.json").touch()
+    (tmp_path / f".other.{os.getpid()}-00000000-0.tmp").touch()  # in a container, we have the same number
+    with written_aside(path) as aside:
+        aside.write_text("new")
+    assert sum(name.startswith(".config.") for name in os.listdir(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(["config.json", living.name, ".config.123.json"])
 
 
 def test_the_nearest_name_does_not_depend_on_capitals():

@@ -30,6 +30,7 @@ from spi_diffusers.files import (
     to_json,
     written_aside,
 )
+from spi_diffusers.locks import held
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -237,15 +238,13 @@ def run_cell(folder: str | Path) -> Outcome:
     """Train and evaluate what a folder's `cell.json` says, going on with what is there.
 
     How it ended is also written to `outcome.json`, except for a StoppedError: a signal stopped training, and
-    the cell is to go on later. CellError if a file of the cell cannot be read, filelock.Timeout if another
+    the cell is to go on later. CellError if a file of the cell cannot be read, FolderInUseError if another
     process keeps working on it.
     """
-    from filelock import FileLock
-
     from spi_diffusers.training.trainer import TrainingDivergedError
 
     folder = Path(folder)
-    with FileLock(folder / ".cell.lock", timeout=_TURN_SECONDS):
+    with held(folder, "process of this cell", wait=_TURN_SECONDS):
         cell, config = read_cell(folder)
         try:
             before = read_outcome(folder)
@@ -269,14 +268,15 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     from spi_diffusers.config.train import TrainConfig
     from spi_diffusers.evaluation.results import read_results
     from spi_diffusers.pipelines.loading import load_pipeline
-    from spi_diffusers.training.train import run_training
+    from spi_diffusers.training.processes import make_accelerator
+    from spi_diffusers.training.train import train_in_held_folder
 
     disable_progress_bar()
     check_simulators([cell])  # on a cluster, this node may lack it
     train_config = TrainConfig(**{**config, "output_dir": str(folder), "resume": True})
     # The policy is saved whole or not at all, after everything else of the training.
     if not (folder / POLICY_FOLDER).is_dir():
-        result = run_training(train_config, progress=False)
+        result = train_in_held_folder(train_config, make_accelerator(train_config), progress=False)
         if result.training.stopped_by is not None:
             raise StoppedError(result.training.stopped_by)
     results = folder / EVALUATION_FOLDER / RESULTS_FILE

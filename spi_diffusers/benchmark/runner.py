@@ -31,6 +31,7 @@ from spi_diffusers.benchmark.suites import Cell
 from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
+from spi_diffusers.locks import held
 from spi_diffusers.training.metrics import last_step
 
 logger = logging.getLogger(__name__)
@@ -72,22 +73,11 @@ class Benchmark:
         """Run every cell that is not done, `jobs` at a time, and gather the results of all in `results`.
 
         May be killed at any moment; the same call goes on where it was. Returns how each cell ended.
-        BenchmarkError if another run is writing to the folder or it is a file, CellError as for
+        FolderInUseError if another run works in the folder, FileExistsError if it is a file, CellError as for
         `outcome_so_far`, ResultsFileError if the folder's results file cannot be read; it is left as it is.
         """
-        from filelock import FileLock, Timeout
-
-        if self.output.exists() and not self.output.is_dir():
-            raise BenchmarkError(f"{self.output}: is a file; --output must be a folder.")
-        self.output.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.output / ".benchmark.lock", timeout=0):
-                return self._run(executor, jobs, progress)
-        except Timeout:
-            raise BenchmarkError(
-                f"{self.output}: another spi benchmark is writing to this folder. Wait for it, or choose "
-                "another --output."
-            ) from None
+        with held(self.output, "benchmark"):
+            return self._run(executor, jobs, progress)
 
     def _run(self, executor: "LocalExecutor | RayExecutor", jobs: int, progress: bool) -> dict[Cell, Outcome]:
         if self.results.exists():  # everything in the folder is checked before anything runs

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from spi_diffusers.collection.config import CollectionError, CollectionSpec
 from spi_diffusers.collection.dataset import write_collection
@@ -16,6 +15,7 @@ from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config
 from spi_diffusers.envs import make_env
 from spi_diffusers.files import read_json, replace_file, to_json
+from spi_diffusers.locks import held
 
 #: In the work folder: the record of the collection that it belongs to.
 _RECORD_FILE = "collect.json"
@@ -49,8 +49,9 @@ def collect(
     Raises:
         ValueError: `workers` is out of range, or a folder has a name that stands for other data.
         FileExistsError: A folder has the config already and `overwrite` is off, or it is a file.
-        CollectionError: A work folder belongs to another collection or is in use, a task cannot be collected
-            so, no episode was kept, or none fits into max_bytes. Datasets written before stay.
+        CollectionError: A work folder belongs to another collection, a task cannot be collected so, no
+            episode was kept, or none fits into max_bytes. Datasets written before stay.
+        FolderInUseError: Another collection of a task works in the folder.
         DatasetError: A folder's card cannot be read.
         SimulatorNotInstalledError: A simulator is missing.
     """
@@ -77,14 +78,7 @@ def collect(
 
     with ExitStack() as locks:
         for spec in specs:
-            spec.work.mkdir(parents=True, exist_ok=True)
-            try:
-                locks.enter_context(FileLock(spec.work / "lock", timeout=0))
-            except Timeout as error:
-                raise CollectionError(
-                    f"{spec.work}: another process is collecting {spec.task.name} into this folder now; wait "
-                    "for it, or choose another folder"
-                ) from error
+            locks.enter_context(held(spec.work, "collection"))
             _check_work(spec)
             if not (spec.work / _RECORD_FILE).exists():
                 replace_file(spec.work / _RECORD_FILE, to_json(spec.record()))

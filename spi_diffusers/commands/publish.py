@@ -95,7 +95,18 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
     if args.quiet:
         hide_hub_bars()
+    if args.output is None:
+        return _publish(args)
 
+    from spi_diffusers.hub.publish import check_new_folder
+    from spi_diffusers.locks import held
+
+    with held(args.output, "publication", beside=True):
+        check_new_folder(Path(args.output))
+        return _publish(args)
+
+
+def _publish(args: argparse.Namespace) -> int:
     from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files
     from spi_diffusers.hub.publish import check_acts, plan_publish
@@ -129,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_copy(files: "PolicyFiles", args: argparse.Namespace) -> None:
-    """Last: the folder must be new, and a failed upload is tried again by the same command."""
+    """Last, as the folder must be new: a failed upload is tried again by the same command."""
     from spi_diffusers.hub.publish import copy_folder
 
     if args.output is not None:

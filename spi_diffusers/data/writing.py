@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import sha256_of, turn
+from spi_diffusers.files import name_aside, remove_leftovers, sha256_of
+from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,7 +80,7 @@ def write_parquet_dataset(
         folder.parent.mkdir(parents=True, exist_ok=True)
         # On the same file system as the folder, which may be a mount point or a link.
         place = folder if folder.exists() else folder.parent
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=place))
+        aside = name_aside(folder, place)
         staged = aside / "new" / config
         staged.mkdir(parents=True)
         stats = _write_config(dataset, staged, config)
@@ -104,6 +104,8 @@ def write_parquet_dataset(
             )
             (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
             _move_into_place(aside, folder, config)
+        for left_in in (folder, folder.parent):
+            remove_leftovers(left_in, of=folder)
     except FileExistsError:
         raise
     except OSError as error:

@@ -21,6 +21,7 @@ from spi_diffusers.files import (
     PolicyError,
     find_local_policy,
 )
+from spi_diffusers.locks import held
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
@@ -65,6 +66,7 @@ def evaluate_to_folder(
 
     Raises:
         ValueError: The policy, the task or an argument cannot be used.
+        FolderInUseError: Another evaluation works in the folder.
         SimulatorNotInstalledError: The simulator is missing.
         OSError: A file cannot be written.
     """
@@ -83,27 +85,26 @@ def evaluate_to_folder(
     folder = find_local_policy(policy, revision)
     output = Path(output) if output else _default_output(str(policy), folder, spec.simulator, revision)
     # What cannot be used must show before anything is played, not after it.
-    if output.is_file():
-        raise FileExistsError(f"{output}: is a file; name a folder for the results.")
-    if (output / RESULTS_FILE).exists():
-        read_results(output / RESULTS_FILE)
-    data = _behavior_data(dataset, pipeline, info, known)
-    rollouts: list[tuple[str, Rollout]] = []
-    results = evaluate_pipeline(
-        pipeline, known, spec, info, progress, lambda *played: rollouts.append(played)
-    )
-    shown = _merge(output / RESULTS_FILE, results)
-    files = [output / RESULTS_FILE]
-    limits = sorted({entry.cost_limit for entry in shown})
-    behavior = behavior_rows(data, limits, known) if data is not None else []
-    if plots:
-        log = folder.parent / METRICS_FILE if folder else None
-        files += _draw(output, Results(shown, behavior=behavior), data, rollouts, log)
-    if video and (_to_record(shown) in results or not (output / REPLAY_FILE).exists()):
-        files += _record(output, pipeline, _to_record(results), spec, progress)
-    played = {entry.cost_limit for entry in results}
-    results.behavior = [row for row in behavior if row.cost_limit in played]
-    return results, files
+    with held(output, "evaluation"):
+        if (output / RESULTS_FILE).exists():
+            read_results(output / RESULTS_FILE)
+        data = _behavior_data(dataset, pipeline, info, known)
+        rollouts: list[tuple[str, Rollout]] = []
+        results = evaluate_pipeline(
+            pipeline, known, spec, info, progress, lambda *played: rollouts.append(played)
+        )
+        shown = _merge(output / RESULTS_FILE, results)
+        files = [output / RESULTS_FILE]
+        limits = sorted({entry.cost_limit for entry in shown})
+        behavior = behavior_rows(data, limits, known) if data is not None else []
+        if plots:
+            log = folder.parent / METRICS_FILE if folder else None
+            files += _draw(output, Results(shown, behavior=behavior), data, rollouts, log)
+        if video and (_to_record(shown) in results or not (output / REPLAY_FILE).exists()):
+            files += _record(output, pipeline, _to_record(results), spec, progress)
+        played = {entry.cost_limit for entry in results}
+        results.behavior = [row for row in behavior if row.cost_limit in played]
+        return results, files
 
 
 def _default_output(policy: str, folder: Path | None, simulator: str, revision: str | None) -> Path:

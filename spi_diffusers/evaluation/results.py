@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, TrainInfo, describe_key
-from spi_diffusers.files import read_json, turn, written_aside
+from spi_diffusers.files import read_json, written_aside
+from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

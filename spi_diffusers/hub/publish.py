@@ -21,7 +21,9 @@ from spi_diffusers.files import (
     RESULTS_FILE,
     WEIGHTS_FILE,
     PolicyError,
+    name_aside,
     read_json,
+    remove_leftovers,
     to_json,
 )
 from spi_diffusers.hub.card import eval_results_yaml, policy_card
@@ -122,22 +124,27 @@ def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
     """Write what would be published to a new local folder, complete or not at all; PolicyError if it is not
     empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PolicyError(f"{folder}: exists and is not empty; name a new folder")
+    check_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    aside = name_aside(folder)
     try:
         for path, data in assemble(files, repo_id).items():
             target = aside / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
-        aside.chmod(0o755)
         aside.replace(folder)
+        remove_leftovers(folder.parent, of=folder)
     except OSError as error:
         raise OSError(error.errno, f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def check_new_folder(folder: Path) -> None:
+    """PolicyError if there is a file of this name, or a folder that is not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PolicyError(f"{folder}: exists and is not empty; name a new folder")
 
 
 def _config(path: Path) -> Path | bytes:

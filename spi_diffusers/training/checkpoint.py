@@ -8,7 +8,6 @@ hidden folder beside, flushed to disk, and renamed, so a kill at any moment leav
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Inputs
 from spi_diffusers.files import (
+    name_aside,
     read_json,
     remove_folder,
     replace_folder,
@@ -38,7 +38,6 @@ TENSORS_FILE = "training_state.safetensors"
 STATE_FILE = "training_state.json"
 FORMAT_VERSION = 1
 _NAME = re.compile(r"step-(\d+)")
-_LEFTOVER = re.compile(r"\.step-\d+\.\d+\.(tmp|old)")
 
 
 class CheckpointError(ValueError):
@@ -97,7 +96,7 @@ class CheckpointStore:
                 nothing is left behind.
         """
         target = self.path(step)
-        aside = self.folder / f".{target.name}.{os.getpid()}.tmp"
+        aside = name_aside(target)
         try:
             # Parameters may be views into one shared buffer; safetensors wants tensors of their own.
             payload = save_tensors(
@@ -106,7 +105,6 @@ class CheckpointStore:
             files = {TENSORS_FILE: {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}}
             content = {"format_version": FORMAT_VERSION, "step": step, **state, "files": files}
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
             write_durably(aside / TENSORS_FILE, payload)
             write_durably(aside / STATE_FILE, to_json({**content, "sha256": _digest(content)}))
@@ -185,13 +183,6 @@ class CheckpointStore:
         if problems:
             raise CheckpointError(f"No complete checkpoint is left in {self.folder}: {' '.join(problems)}")
         return None
-
-    def remove_leftovers(self) -> None:
-        """Remove what a killed run left half written; only its hidden folders, never a checkpoint."""
-        if self.folder.is_dir():
-            for entry in list(self.folder.iterdir()):
-                if _LEFTOVER.fullmatch(entry.name):
-                    shutil.rmtree(entry, ignore_errors=True)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

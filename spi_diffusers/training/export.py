@@ -1,6 +1,5 @@
 """From a trainer to a policy folder: the pipeline is made, calibrated and saved."""
 
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CONFIG_FILE, INFO_FILE, read_json, replace_folder
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, name_aside, read_json, replace_folder
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.build import longest_episode
@@ -124,15 +123,12 @@ def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = Fals
         pipeline.training_record = record  # the calibration belongs to what was trained
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    aside = name_aside(folder)
     try:
-        shutil.rmtree(aside, ignore_errors=True)
         pipeline.save_pretrained(str(aside), safe_serialization=True)
         for file in aside.rglob("*"):  # safetensors writes weights for the owner only
             file.chmod(0o755 if file.is_dir() else 0o644)
         replace_folder(aside, folder)
-        for left in folder.parent.glob(f".{folder.name}.[0-9]*.*"):  # by runs that were killed while saving
-            shutil.rmtree(left, ignore_errors=True)
     except Exception as error:  # safetensors reports a full disk as an error of its own kind
         shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)

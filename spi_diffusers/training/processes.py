@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ from spi_diffusers.algorithms.base import Draw, Inputs, algorithm_class
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.simulators import package_versions
+from spi_diffusers.locks import FolderInUseError, held
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from spi_diffusers.training.run_folder import saved_config
 from spi_diffusers.training.sampler import take_slice
@@ -87,11 +88,57 @@ def training_versions() -> dict[str, str]:
     return package_versions("torch", "diffusers", "accelerate", "numpy", "safetensors")
 
 
+@contextmanager
+def held_by_all(accelerator: Accelerator, folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder for all processes of a run, as `held`: the main one locks it, all raise its error."""
+    with ExitStack() as stack:
+        error: list[Exception | None] = [None]
+        if accelerator.is_main_process:
+            try:
+                stack.enter_context(held(folder, work))
+            except (OSError, FolderInUseError) as refused:
+                error = [refused]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(error)
+        if error[0] is not None:
+            raise error[0]
+        yield
+
+
+class StopRequest(BaseException):
+    """A signal asked to stop; not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+@contextmanager
+def raising_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM, where it would end the process at once, raise StopRequest: temporary files go away."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequest(number)
+
+    catches = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if catches:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if catches:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class StopSignals:
     """Turns the first SIGINT or SIGTERM into a request to stop after the current update.
 
     The second one acts as it did before, so that a run which does not come to an end can still be stopped.
-    Outside the main thread, where Python allows no handlers, nothing is caught.
+    Outside the main thread, where Python allows no handlers, nothing is caught, and a signal that the process
+    ignores (under nohup, or as a shell's background job) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -102,7 +149,8 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

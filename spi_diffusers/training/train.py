@@ -1,12 +1,15 @@
 """The whole training job: `train()` from Python, `run_training()` for `spi train` and the benchmark."""
 
 import logging
+import os
 import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
 
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
@@ -15,7 +18,13 @@ from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
-from spi_diffusers.training.processes import intra_op_threads, make_accelerator
+from spi_diffusers.training.processes import (
+    StopRequest,
+    held_by_all,
+    intra_op_threads,
+    make_accelerator,
+    raising_on_sigterm,
+)
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
 from spi_diffusers.training.trainer import Trainer, TrainingProgress, TrainingResult
 
@@ -59,20 +68,27 @@ def train(
 
     Raises:
         ConfigError: A setting does not exist or has a wrong value; the message names it.
-        ValueError: The data or the folder cannot be used.
+        ValueError: The data or the folder cannot be used; a FolderInUseError: another run works in it.
         TrainingDivergedError: A loss or a weight is no longer finite.
         KeyboardInterrupt: Training was interrupted. With `output_dir`, a checkpoint is kept, and
             `resume=True` goes on from it.
     """
-    settings |= {"task": task, "dataset": None if dataset is None else str(dataset)}
-    if output_dir is not None:
-        config = make_train_config({**settings, "output_dir": str(output_dir)})
-        return _trained_policy(config, callback, progress)
-    if settings.get("resume"):
-        raise ConfigError("resume=True needs the output_dir of the run to go on with", "resume")
-    with tempfile.TemporaryDirectory(prefix="spi-train-") as folder:
-        config = make_train_config({**settings, "output_dir": str(Path(folder) / "run")})
-        policy = _trained_policy(config, callback, progress, temporary=True)
+    paths = {"dataset": dataset, "output_dir": output_dir}
+    settings |= {"task": task}
+    settings |= {
+        name: os.fspath(path) if isinstance(path, os.PathLike) else path for name, path in paths.items()
+    }
+    try:
+        if output_dir not in (None, ""):
+            return _trained_policy(make_train_config(settings), callback, progress)
+        if settings.get("resume"):
+            raise ConfigError("resume=True needs the output_dir of the run to go on with", "resume")
+        with raising_on_sigterm(), tempfile.TemporaryDirectory(prefix="spi-train-") as folder:
+            config = make_train_config({**settings, "output_dir": os.path.join(folder, "run")})
+            policy = _trained_policy(config, callback, progress, temporary=True)
+    except StopRequest as stopped:
+        signal.raise_signal(stopped.signal_number)  # handled as if training had not caught it
+        raise KeyboardInterrupt from None
     record = policy.training_record
     assert record is not None  # training has just made it
     record["config"]["output_dir"] = None  # gone by now
@@ -87,8 +103,7 @@ def _trained_policy(
     if result.policy_folder is None:
         assert result.training.stopped_by is not None
         logger.warning("Training was stopped after update %d of %d.", result.training.step, config.updates)
-        signal.raise_signal(result.training.stopped_by)  # handled as if training had not caught it
-        raise KeyboardInterrupt
+        raise StopRequest(result.training.stopped_by)
     return load_pipeline(result.policy_folder)
 
 
@@ -133,14 +148,28 @@ def run_training(
 
     Raises:
         ValueError: The configuration, the data or the folder cannot be used.
+        FolderInUseError: Another run works in the folder.
         OSError: A file cannot be read or written.
         ImportError: A tracker is not installed.
         TrainingDivergedError: A loss or a weight is no longer finite.
     """
+    accelerator = make_accelerator(config)
+    with held_by_all(accelerator, Path(str(config.output_dir)), "training"):
+        return train_in_held_folder(config, accelerator, callback, progress=progress, temporary=temporary)
+
+
+def train_in_held_folder(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    callback: Callback | None = None,
+    *,
+    progress: bool = True,
+    temporary: bool = False,
+) -> RunResult:
+    """As `run_training`, for a caller that holds `output_dir`."""
     output_dir = Path(str(config.output_dir))
     if not config.resume:
         check_new_run(output_dir)  # the trainer checks it too; here it costs no loading of data
-    accelerator = make_accelerator(config)
     dataset = open_training_data(config, accelerator, progress=progress)
     trainer = Trainer(config, dataset, accelerator=accelerator, progress=progress, temporary=temporary)
     if accelerator.is_main_process:

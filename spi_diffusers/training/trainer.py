@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
+from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE, remove_leftovers
 from spi_diffusers.training.build import (
     Dataset,
     build_algorithm,
@@ -266,7 +266,8 @@ class Trainer:
         accelerator.wait_for_everyone()  # every process has looked at the folder before it changes
         if accelerator.is_main_process:
             write_config(self.output_dir, config)
-            self.checkpoints.remove_leftovers()
+            for folder in (self.output_dir, self.checkpoints.folder):
+                remove_leftovers(folder)
             self.metrics_log.truncate_after(self.step)
         start_trackers(accelerator, config, self.step)
         return inputs

@@ -12,10 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 from benchmark_factory import entry, make_cells, steps_done, tiny_config
-from filelock import FileLock
 
 from spi_diffusers.benchmark.cells import (
-    BenchmarkError,
     CellError,
     Outcome,
     read_outcome,
@@ -30,6 +28,7 @@ from spi_diffusers.cli import main
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.results import ResultsFileError, read_results, write_results
+from spi_diffusers.locks import FolderInUseError, held
 
 DRAWN = next(iter(algorithms_of("sensitivity")))
 TIMES = {"train_seconds", "steps_per_second"}
@@ -161,8 +160,8 @@ def test_two_runs_into_one_folder_are_refused(tmp_path):
     output = tmp_path / "out"
     output.mkdir()
     with (
-        FileLock(output / ".benchmark.lock"),
-        pytest.raises(BenchmarkError, match="another spi benchmark is writing to this folder"),
+        held(output, "benchmark"),
+        pytest.raises(FolderInUseError, match=r"another benchmark \(process"),
     ):
         refused(tiny_cells(), output)
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from collection_factory import collect_one, start_collection, tiny_config
-from filelock import FileLock
 
 from spi_diffusers.collection.collector import collect
 from spi_diffusers.collection.config import CollectionError, CollectionSpec, load_collect_config
@@ -23,6 +22,7 @@ from spi_diffusers.collection.episodes import read_shards, round_significant
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.locks import FolderInUseError, held
 
 pytest.importorskip("bullet_safety_gym")
 TASK = "OfflineBallCircle-v0"
@@ -269,8 +269,8 @@ def test_a_broken_record_of_the_work_is_named(work_only, content, message):
 
 def test_two_collections_at_once_into_one_folder_are_refused(work_only):
     with (
-        FileLock(work_only / ".collect" / "ballcircle" / "lock"),
-        pytest.raises(CollectionError, match=f"another process is collecting {TASK}"),
+        held(work_only / ".collect" / "ballcircle", "collection"),
+        pytest.raises(FolderInUseError, match=r"another collection \(process"),
     ):
         collect_one("ballcircle", work_only, CONFIG)
     collect_one("ballcircle", work_only, CONFIG)

@@ -11,6 +11,7 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import behavior_rows
+from spi_diffusers.locks import held
 
 
 def test_evaluate_writes_results_plots_and_a_table(capsys, run_folder, tmp_path):
@@ -63,7 +64,7 @@ def test_what_evaluate_cannot_use_shows_before_anything_is_played(capsys, run_fo
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "results.json").write_text('{"format_version": 1, "entr')
     for words, message in (
-        (["--output", str(tmp_path / "file")], "file: is a file; name a folder for the results"),
+        (["--output", str(tmp_path / "file")], "file: is a file; name a folder."),
         (["--output", str(tmp_path / "broken")], "results.json is not complete JSON"),
         (["--dataset", "typo.parquet", "--output", str(tmp_path / "new")], "typo.parquet"),
         (["--revision", "v9"], "revision=v9 applies to Hub ids only; this is a local folder"),
@@ -72,6 +73,9 @@ def test_what_evaluate_cannot_use_shows_before_anything_is_played(capsys, run_fo
         assert main(["evaluate", str(run_folder), "--episodes", "1000000", "--quiet", *words]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    with held(tmp_path / "held", "evaluation"):
+        words = ["--episodes", "1000000", "--quiet", "--output", str(tmp_path / "held")]
+        assert "held: another evaluation (process" in fails(capsys, "evaluate", str(run_folder), *words)
 
 
 def test_plots_and_video_of_a_second_evaluation_show_both(run_folder, small_file, tmp_path):

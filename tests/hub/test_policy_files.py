@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import fails
 from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entry, make_policy, make_run
 
 import spi_diffusers
 from spi_diffusers.evaluation.results import read_results, write_results
 from spi_diffusers.hub.policy_files import is_ours, read_policy_files
 from spi_diffusers.hub.publish import assemble, copy_folder
+from spi_diffusers.locks import held
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 PACKAGE = Path(spi_diffusers.__file__).parent
@@ -105,6 +107,15 @@ def test_a_copy_is_never_written_over_something(made, tmp_path):
     with pytest.raises(ValueError, match="exists and is not empty"):
         copy_folder(read_policy_files(made), "org/x", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_copy_that_cannot_be_written_is_refused_before_the_hub_is_asked(made, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    words = ("publish", str(made), "org/x", "--output")
+    assert "exists and is not empty" in fails(capsys, *words, str(tmp_path / "mine"))
+    with held(tmp_path / "copy", "publication", beside=True):
+        assert "copy: another publication (process" in fails(capsys, *words, str(tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("folder", ["/home/me/data/balls", "C:\\data\\balls", "~/balls"])

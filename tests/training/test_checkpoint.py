@@ -154,16 +154,6 @@ def test_a_checkpoint_of_a_later_format_is_refused(store):
         store.load(5)
 
 
-def test_leftovers_of_killed_runs_are_removed_and_nothing_else(store):
-    store.save(5, make_tensors(), {})
-    for name in (".step-00000010.123.tmp", ".step-00000001.123.old", "mine", ".hidden", "step-x"):
-        (store.folder / name).mkdir()
-    assert store.steps() == [5]
-    store.remove_leftovers()
-    left = {path.name for path in store.folder.iterdir()}
-    assert left == {"step-00000005", "mine", ".hidden", "step-x"}
-
-
 def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
     """On a real file system of 1 MB."""
     disk = tmp_path / "disk"

