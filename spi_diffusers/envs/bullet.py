@@ -25,7 +25,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.error import ClosedEnvironmentError
 
 from spi_diffusers.data.simulators import SIMULATORS, SimulatorNotInstalledError, install_command
 from spi_diffusers.data.tasks import Task
@@ -85,10 +84,8 @@ class BulletEnv(gymnasium.Env):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode: the observation, (observation_dim,) float64, and an empty info.
 
-        `seed` determines it; None goes on in this environment's own random stream. ClosedEnvironmentError
-        after `close`.
+        `seed` determines it; None goes on in this environment's own random stream.
         """
-        self._check_open()
         super().reset(seed=seed)
         if seed is not None:
             _seed_generator(self._generator, seed)
@@ -101,7 +98,6 @@ class BulletEnv(gymnasium.Env):
 
         The Circle and Run tasks draw no random numbers here, so the generators are left alone.
         """
-        self._check_open()
         return self._simulator.step(action)
 
     def render(self) -> np.ndarray | None:
@@ -110,7 +106,6 @@ class BulletEnv(gymnasium.Env):
         While the agent violates a bound, the simulator's red sphere covers it. The circle of the Circle tasks
         is drawn as a line. None, with a warning, without `render_mode="rgb_array"`.
         """
-        self._check_open()
         if self.render_mode is None:
             gymnasium.logger.warn(
                 f"{self.task.name} was made without a render mode; use render_mode='rgb_array' to see it"
@@ -154,10 +149,6 @@ class BulletEnv(gymnasium.Env):
 
     def __str__(self) -> str:
         return f"<BulletEnv {self.task.name}>"
-
-    def _check_open(self) -> None:
-        if not self._close_simulator.alive:
-            raise ClosedEnvironmentError(f"{self} was closed; make a new one")
 
     def _forget_last_episode(self) -> None:
         """Clear the two things that the simulator's own reset leaves behind."""

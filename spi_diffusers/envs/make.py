@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.spaces import Box
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
@@ -14,6 +15,7 @@ from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
 from spi_diffusers.envs.safety_gymnasium import make_dsrl_env, make_safety_gymnasium_env
 from spi_diffusers.envs.velocity import make_velocity_env
+from spi_diffusers.envs.workers import WorkersVectorEnv
 
 #: What can simulate the tasks of each `Task.simulator`; "auto" takes the first.
 _SIMULATORS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
@@ -139,6 +141,7 @@ def make_vector_env(
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing.
         ValueError: num_envs below 1, unknown backend, simulator or render mode, invalid seed.
+        SubEnvironmentDiedError: A process of the async backend has died, now or later; all others end.
     """
     task = get_task(task)
     num_envs = check_count("num_envs", num_envs, least=1)
@@ -148,10 +151,7 @@ def make_vector_env(
         functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator)
         for episode_seed in episode_seeds(seed, num_envs)
     ]
-    if backend == "sync":
-        return gymnasium.vector.SyncVectorEnv(makers)
-    # Forked workers would inherit torch's and the simulator's threads in an undefined state.
-    return gymnasium.vector.AsyncVectorEnv(makers, context="spawn")
+    return gymnasium.vector.SyncVectorEnv(makers) if backend == "sync" else WorkersVectorEnv(makers)
 
 
 def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
@@ -193,15 +193,18 @@ class UniformEnv(gymnasium.Wrapper):
     * Observations are float32, the dtype of the datasets and the models; simulators give float64.
     * `info["cost"]` is a Python float after every reset (0.0) and step, the reward one after every step.
       From Bullet's ints a vector environment would build an array of another dtype.
+    * What is closed cannot be used any more (ClosedEnvironmentError); closing twice does no harm.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         space = env.observation_space
         self.observation_space = Box(space.low.astype(np.float32), space.high.astype(np.float32))
+        self._is_closed = False
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset; returns the observation, (observation_dim,) float32, and the info with a cost of 0.0."""
+        self._check_open()
         observation, info = self.env.reset(**kwargs)
         return np.asarray(observation, dtype=np.float32), {**info, "cost": 0.0}
 
@@ -211,6 +214,7 @@ class UniformEnv(gymnasium.Wrapper):
         ValueError for a wrong shape, NaN or infinite values (clipping would hide the latter); KeyError if the
         simulator reported no cost (counting it as 0 would call an unsafe step safe).
         """
+        self._check_open()
         space = self.action_space
         action = np.asarray(action, dtype=np.float32)
         if action.shape != space.shape:
@@ -223,6 +227,21 @@ class UniformEnv(gymnasium.Wrapper):
             raise KeyError(f"{self.unwrapped} reported no cost; its info holds {sorted(info)}")
         observation, info = np.asarray(observation, dtype=np.float32), {**info, "cost": float(info["cost"])}
         return observation, float(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """Draw the scene, (height, width, 3) uint8; None, with a warning, without `render_mode`."""
+        self._check_open()
+        return self.env.render()
+
+    def close(self) -> None:
+        """Close the simulator; closing twice does no harm."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.env.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedEnvironmentError(f"{self.unwrapped} was closed; make a new one")
 
 
 class SeedFirstReset(gymnasium.Wrapper):

@@ -3,9 +3,10 @@
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ClosedEnvironmentError
 
 from spi_diffusers.data.tasks import UnknownTaskError, get_task
-from spi_diffusers.envs import PixelWorldEnv, SimulatorNotInstalledError, make_env
+from spi_diffusers.envs import PixelWorldEnv, SimulatorNotInstalledError, make_env, make_vector_env
 from spi_diffusers.envs.make import UniformEnv, check_seed
 
 
@@ -69,3 +70,22 @@ def test_a_simulator_without_a_cost_is_refused():
     env.reset()
     with pytest.raises(KeyError, match="no cost"):
         env.step(np.array([1.0, 0.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("task", "module"), [("ballcircle", "bullet_safety_gym"), ("hoppervelocity", "mujoco")]
+)
+def test_a_closed_environment_says_so(task, module):
+    pytest.importorskip(module)
+    env = make_env(task, seed=0)
+    env.reset()
+    env.close()
+    env.close()
+    for call in (lambda: env.step(np.zeros(env.action_space.shape)), env.reset, env.render):
+        with pytest.raises(ClosedEnvironmentError, match="was closed; make a new one"):
+            call()
+    together = make_vector_env(task, 2, seed=0)
+    together.reset()
+    together.close()
+    with pytest.raises(ClosedEnvironmentError):
+        together.step(np.zeros(together.action_space.shape))

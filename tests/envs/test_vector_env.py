@@ -1,5 +1,9 @@
 """Episodes stepped together count every reward and cost exactly once, whichever backend."""
 
+import os
+import signal
+import threading
+
 import gymnasium
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 from spi_diffusers.envs import PixelWorldEnv, episode_seeds, make_env, make_vector_env
 from spi_diffusers.envs.make import HoldAfterEnd
 from spi_diffusers.envs.pixel_world import DOWN, LEFT, RIGHT, white_trajectory
+from spi_diffusers.envs.workers import SubEnvironmentDiedError
 
 
 def actions_of(num_envs, action_dim, steps):
@@ -108,6 +113,41 @@ def test_resets_start_new_episodes_with_the_given_seeds():
     again, _ = env.reset(seed=episode_seeds(0, 2))
     np.testing.assert_array_equal(first, again)
     env.close()
+
+
+@pytest.mark.parametrize(
+    "moment", ["between steps", "in a step", "before closing", "with an error", "Ctrl-C"]
+)
+def test_processes_end_together_whatever_ends_one(moment):
+    pytest.importorskip("bullet_safety_gym")
+    env = make_vector_env("ballcircle", 2, seed=0, backend="async")
+    env.reset()
+    actions = np.zeros((2, 2), np.float32)
+    if moment == "with an error":
+        with pytest.raises(ValueError, match="is not finite"):
+            env.step(np.array([[0, 0], [0, np.nan]], np.float32))
+    elif moment == "Ctrl-C":
+        os.kill(env.processes[1].pid, signal.SIGSTOP)  # so that the step lasts until the interrupt
+        main = threading.main_thread().ident
+        threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT)).start()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(actions)
+        signal.signal(signal.SIGINT, before)
+    else:
+        if moment == "in a step":
+            env.step_async(actions)
+        os.kill(env.processes[1].pid, signal.SIGKILL)
+        if moment != "before closing":
+            message = r"sub-environment 1 \(by SIGKILL\) has ended, and all others with it"
+            with pytest.raises(SubEnvironmentDiedError, match=message):
+                env.step_wait() if moment == "in a step" else env.step(actions)
+    if moment != "before closing":
+        with pytest.raises(gymnasium.error.ClosedEnvironmentError):
+            env.step(actions)
+    env.close()
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
 
 
 def test_cost_of_the_last_step_counts_once():
