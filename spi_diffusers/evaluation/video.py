@@ -1,9 +1,14 @@
 """One episode as a video, with the return, the cost so far and the limit under the picture."""
 
+import contextlib
 import errno
 import importlib
 import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,29 +94,28 @@ def record_replay(
         task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE, simulator=simulator
     )
     return_ = cost_return = 0.0
-    step = frames = 0
+    step = 0
     try:
         observation, _ = env.reset()
         policy.reset(seed, cost_limit)
-        with written_aside(path) as aside:
-            with _video_writer(aside, rate) as writer, tqdm(**bar_style) as bar:
-                ended = False
-                writer.append_data(panel.draw_under(env.render(), step, return_, cost_return))
-                frames += 1
-                while not ended:
-                    told = limits_for_step(
-                        limit, np.array([cost_return]), step, task.max_episode_steps, feedback
-                    )
-                    actions = policy.act(observation[None], *told)
-                    (action,) = check_actions(actions, (1, *env.action_space.shape), step)
-                    observation, reward, terminated, truncated, info = env.step(action)
-                    return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
-                    ended = terminated or truncated
-                    if step % every == 0 or ended:
-                        writer.append_data(panel.draw_under(env.render(), step, return_, cost_return))
-                        frames += 1
-                    bar.update()
-            _check_complete(aside, frames)
+        picture = panel.draw_under(env.render(), step, return_, cost_return)
+        with (
+            written_aside(path) as aside,
+            _encoder(aside, rate, picture.shape) as write,
+            tqdm(**bar_style) as bar,
+        ):
+            ended = False
+            write(picture)
+            while not ended:
+                told = limits_for_step(limit, np.array([cost_return]), step, task.max_episode_steps, feedback)
+                actions = policy.act(observation[None], *told)
+                (action,) = check_actions(actions, (1, *env.action_space.shape), step)
+                observation, reward, terminated, truncated, info = env.step(action)
+                return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
+                ended = terminated or truncated
+                if step % every == 0 or ended:
+                    write(panel.draw_under(env.render(), step, return_, cost_return))
+                bar.update()
     finally:
         env.close()
     return Replay(Path(path), task, limit, return_, cost_return, step)
@@ -209,37 +213,41 @@ class _Panel:
 
 def _check_video_packages() -> None:
     try:
-        for name in ("imageio.v2", "imageio_ffmpeg", "PIL"):
+        for name in ("imageio_ffmpeg", "PIL"):
             importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f'videos need imageio, imageio-ffmpeg and Pillow ({error}): pip install "spi-diffusers[video]"'
+            f'videos need imageio-ffmpeg and Pillow ({error}): pip install "spi-diffusers[video]"'
         ) from error
 
 
-def _check_complete(path: Path, frames: int) -> None:
-    """Raise OSError if pictures are missing: ffmpeg tells of a full disk on the terminal only."""
+@contextlib.contextmanager
+def _encoder(
+    path: Path, frames_per_second: float, shape: tuple[int, ...]
+) -> Iterator[Callable[[np.ndarray], Any]]:
+    """Gives what takes pictures of a shape, (H, W, 3) uint8, for an .mp4; OSError says why ffmpeg failed."""
     imageio_ffmpeg = importlib.import_module("imageio_ffmpeg")
-    try:
-        found, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-    except RuntimeError:
-        found = 0
-    if found != frames:
-        raise OSError(
-            errno.EIO, f"the video came out with {found} of {frames} pictures; is the disk full?", str(path)
-        )
-
-
-def _video_writer(path: Path, frames_per_second: float) -> Any:
-    from imageio import v2
-
+    rate = Fraction(frames_per_second).limit_denominator()
+    pictures = f"-f rawvideo -pix_fmt rgb24 -s {shape[1]}x{shape[0]} -r {rate} -i -"
     # H.264 with 4:2:0 color: what browsers and the Hub's preview play.
-    return v2.get_writer(
-        path,
-        format="FFMPEG",
-        fps=frames_per_second,
-        codec="libx264",
-        pixelformat="yuv420p",
-        quality=8,
-        macro_block_size=16,
-    )
+    video = "-an -vcodec libx264 -pix_fmt yuv420p -crf 10"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *pictures.split(), *video.split()]
+    with tempfile.TemporaryFile() as words:
+        # An absolute path: ffmpeg takes what stands before a colon for a protocol, and a dash for an option.
+        command.append(str(path.absolute()))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=words)
+        stdin: Any = process.stdin
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and says below why
+                yield stdin.write
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                stdin.close()
+            process.wait()
+        if process.returncode:
+            words.seek(0)
+            said = " ".join(words.read().decode(errors="replace").split())
+            raise OSError(errno.EIO, f"ffmpeg failed: {said or f'exit code {process.returncode}'}")

@@ -58,6 +58,23 @@ def test_the_bar_grows_and_turns_red_beyond_the_limit(replay):
     assert np.abs(pictures[0][:300] - pictures[5][:300]).mean() > 0.2, "the ball moves"
 
 
+@pytest.mark.parametrize("name", ["10:30.mp4", "-i.mp4", "a.zip/%d [v2].mp4", "file:'ü?.MP4"])
+def test_any_name_will_do(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    replay = record_replay(BallCircler(), "ballcircle", name, cost_limit=10, progress=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / replay.path]
+
+
+def test_a_policy_that_fails_leaves_nothing(tmp_path):
+    class Failing(BallCircler):
+        def act(self, *args):
+            raise FloatingPointError("too large")
+
+    with pytest.raises(FloatingPointError, match="too large"):
+        record_replay(Failing(), "ballcircle", tmp_path / "x.mp4", cost_limit=10, progress=False)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -94,6 +111,6 @@ def test_no_space_left_keeps_the_old_video(tmp_path):
     )
     assert done.returncode != 0
     assert "OSError: [Errno" in done.stderr
-    assert f"cannot write {path}" in done.stderr
+    assert f"cannot write {path}: ffmpeg failed: " in done.stderr
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["replay.mp4"]
