@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.network import is_transient, say, with_retries
+from spi_diffusers.data.network import explain, is_transient, with_retries
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, Task
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def find_dsrl_files(tasks: Sequence[Task], *, revision: str | None = None) -> di
         is_offline = is_transient(error) and not isinstance(error, HfHubHTTPError)
         if is_offline and revision is None:
             return _kept_files(tasks, error)
-        raise DatasetError(_cannot_download(tasks, say(error))) from error
+        raise DatasetError(_cannot_download(tasks, explain(error))) from error
     files = {
         item.path: HubFile(item.path, item.size, item.lfs.sha256 if item.lfs else item.blob_id, str(commit))
         for item in found
@@ -119,8 +119,8 @@ def fetch(file: HubFile) -> Path:
         raise
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         raise DatasetError(
-            f"{DSRL_DATASET_REPO}: {file.path} cannot be downloaded to {target.parent}: {say(error)}. What "
-            "has arrived is kept; the next try goes on there"
+            f"{DSRL_DATASET_REPO}: {file.path} cannot be downloaded to {target.parent}: {explain(error)}. "
+            "What has arrived is kept; the next try goes on there"
         ) from error
     raise DatasetError(
         f"{DSRL_DATASET_REPO}: {file.path} arrives damaged: twice its content did not have the checksum "
@@ -199,7 +199,7 @@ def _kept_files(tasks: Sequence[Task], error: Exception) -> dict[str, HubFile]:
         for task in tasks
     }
     if missing := [task for task, paths in kept.items() if not paths]:
-        raise DatasetError(_cannot_download(missing, say(error))) from error
+        raise DatasetError(_cannot_download(missing, explain(error))) from error
     for paths in kept.values():
         logger.warning("The Hub cannot be reached; taking %s, which was fetched before.", paths[-1])
     newest = {task: paths[-1] for task, paths in kept.items()}

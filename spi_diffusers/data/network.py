@@ -1,9 +1,12 @@
-"""Network and Hub errors: retries and messages."""
+"""The Hub: retries, what its errors mean, and access tokens."""
 
 import logging
+import re
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -11,18 +14,46 @@ Result = TypeVar("Result")
 
 #: Seconds before the second attempt; doubled with every further one, up to 30.
 FIRST_PAUSE = 1.0
+#: Seconds that the Hub may ask to wait; its limits count the requests of five minutes.
+_LONGEST_PAUSE = 300.0
+#: Errors of the HTTP library about the request itself, which stays as it is.
+_LASTING = ("LocalProtocolError", "UnsupportedProtocol", "InvalidURL")
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: the server is busy or broken, or the connection failed."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else 0
+    if status := _status(error):
         return status >= 500 or status in (408, 429)
+    if isinstance(error, HfHubHTTPError):
+        return False
     # The client's HTTP library is httpx or httpx2, depending on its version; it is not a dependency of ours.
-    library = type(error).__module__.partition(".")[0]
-    return library.startswith("httpx") or isinstance(error, ConnectionError | TimeoutError)
+    kind = type(error)
+    is_request = kind.__module__.startswith("httpx") and kind.__name__ not in _LASTING
+    return is_request or isinstance(error, ConnectionError | TimeoutError)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the Hub has done nothing but ask to wait, so that even a change may be asked for again."""
+    return _status(error) == 429
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status behind an error, also where the client has looked into its cache in vain; else 0."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error
+    is_answer = isinstance(error, HfHubHTTPError) and error.response is not None
+    return int(error.response.status_code) if is_answer else 0  # type: ignore[attr-defined]
+
+
+def _asked_pause(error: BaseException) -> float:
+    """Seconds that the Hub asks to wait before the next request; 0 where it does not say."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(asked) if re.fullmatch(r"\d{1,9}", asked) else 0.0
 
 
 def with_retries(
@@ -31,12 +62,14 @@ def with_retries(
     what: str,
     attempts: int = 4,
     progress: Callable[[], float] | None = None,
+    passes: Callable[[BaseException], bool] = is_transient,
 ) -> Result:
-    """Call something that reads, and again while the error may pass: the one retry of this package.
+    """Call something, and again while the error may pass: the one retry of this package.
 
     The client's offline mode does not pass while this process runs. `what` names the call in messages.
-    `attempts` counts from the last attempt that made progress, by the growing number that `progress` returns:
-    an attempt that got further is worth another, whatever ended it.
+    `passes` tells which errors may pass; where the call changes something, only `is_refused`. `attempts`
+    counts from the last attempt that made progress, by the growing number that `progress` returns: an attempt
+    that got further is worth another, whatever ended it.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -47,24 +80,66 @@ def with_retries(
         except Exception as error:
             now = progress() if progress else 0.0
             failures = 1 if now > reached else failures + 1
-            may_pass = is_transient(error) and not isinstance(error, OfflineModeIsEnabled)
-            if failures >= attempts or not (may_pass or now > reached):
+            may_pass = passes(error) and not isinstance(error, OfflineModeIsEnabled)
+            pause = max(min(FIRST_PAUSE * 2 ** (failures - 1), 30.0), _asked_pause(error))
+            if failures >= attempts or not (may_pass or now > reached) or pause > _LONGEST_PAUSE:
                 raise
             reached = now
-            pause = min(FIRST_PAUSE * 2 ** (failures - 1), 30.0)
             logger.warning("%s failed (%s); trying again in %.0f s.", what, say(error), pause)
             time.sleep(pause)
 
 
+def fetch_snapshot(repo_id: str, *, token: str | bool | None = None, **options: Any) -> Path:
+    """The folder in the Hub client's cache with files of a repository, fetched with retries.
+
+    What is cached serves where the Hub cannot be reached. Options and errors: `snapshot_download`'s.
+    """
+    from huggingface_hub import snapshot_download
+
+    load = partial(snapshot_download, repo_id, token=clean_token(token), **options)
+    return Path(with_retries(load, what=f"Loading {repo_id}"))
+
+
+def clean_token(token: str | bool | None) -> str | bool | None:
+    """An access token without the blanks that come with copying; None for an empty one.
+
+    ValueError, which does not show it, if it has characters that no token has: they would fail in a header,
+    in an error that does.
+    """
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise ValueError("the access token (--token) holds a blank or another character that no token has")
+    return token or None
+
+
+def hide_tokens(text: str) -> str:
+    """A text that may be shown: without the access tokens that an error of another library may have in it."""
+    return re.sub(r"\bhf_[A-Za-z0-9]{6,}|(?<=Bearer )[^\s'\"]+", "<token>", text)
+
+
 def say(error: BaseException) -> str:
     """An error as a part of one line of text: its type and its message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: ")
+    return hide_tokens(f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: "))
 
 
 def explain(error: BaseException) -> str:
     """Say what an error of the Hub's clients means for the user: part of a sentence, without a full stop."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        is_off = isinstance(error.__cause__, OfflineModeIsEnabled)
+        why = "HF_HUB_OFFLINE is set" if is_off else explain(error.__cause__)
+        return f"{why}, and the cache does not hold it"
     if isinstance(error, LocalTokenNotFoundError):
         return "no access token: log in with `hf auth login`, or give --token"
     if not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, HfHubHTTPError):
@@ -72,7 +147,14 @@ def explain(error: BaseException) -> str:
     if not isinstance(error, HfHubHTTPError) or error.response is None:
         return say(error)
     status = error.response.status_code
-    text = error.server_message or say(error)
+    text = hide_tokens(error.server_message or "") or say(error)
+    if isinstance(error, GatedRepoError):
+        folder = "datasets/" if getattr(error, "repo_type", None) == "dataset" else ""
+        name = getattr(error, "repo_id", None)
+        page = f"{constants.ENDPOINT}/{folder}{name}" if name else "its page on the Hub"
+        return f"access must be asked for on {page}; then log in with `hf auth login`, or give --token"
+    if isinstance(error, DisabledRepoError):
+        return "the Hub has disabled this repository"
     if status == 401 and "not found" in text.lower():  # the Hub does not tell private from missing
         return (
             "there is no such repository, or it is private and there is no access token for it: check the "
@@ -84,7 +166,10 @@ def explain(error: BaseException) -> str:
             "`hf auth login`, or give --token"
         )
     if status == 403:
-        return f"the access token does not allow it ({text}): use one with write access to that organization"
+        return (
+            f"the access token does not allow it ({text}): use one that may read this repository, or, to "
+            "publish, write to its organization"
+        )
     if status == 409:
         return f"somebody else has made it at the same moment ({text})"
     if status == 412:

@@ -10,7 +10,7 @@ from typing import Literal
 from huggingface_hub import Collection, HfApi
 
 from spi_diffusers.data.network import explain, with_retries
-from spi_diffusers.hub.upload import HubError, explained, hub_api
+from spi_diffusers.hub.upload import HubError, change, explained, hub_api
 
 DESCRIPTION = "Safe offline reinforcement learning: policies that take their cost limit at run time."
 #: Kind and id of what a collection holds.
@@ -84,7 +84,8 @@ def fill_collection(
             f"collection {plan.title!r} of {plan.namespace}: could not be made",
             ". Run the same command again: it takes one of that title, if there is one by then",
         ):
-            slug = api.create_collection(
+            slug = change(
+                api.create_collection,
                 plan.title,
                 namespace=plan.namespace,
                 description=DESCRIPTION,
@@ -94,7 +95,7 @@ def fill_collection(
     missing, reasons = plan.missing(wanted), []
     for kind, item_id in missing:
         try:
-            api.add_collection_item(slug, item_id, kind, exists_ok=True)
+            change(api.add_collection_item, slug, item_id, kind, exists_ok=True)
         except Exception as error:  # the answer may be lost and the item there: it is looked up below
             reasons.append(explain(error))
     if missing:

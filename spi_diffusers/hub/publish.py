@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import snapshot_download
-
+from spi_diffusers.data.network import fetch_snapshot
 from spi_diffusers.evaluation.results import results_text
 from spi_diffusers.files import (
     CARD_FILE,
@@ -171,7 +170,7 @@ def _complete_snapshot(origin: Path, token: str | bool | None) -> None:
     with explained(
         f"{repo_id}: the plots and video of this policy cannot be fetched", ". Nothing was published"
     ):
-        snapshot_download(
+        fetch_snapshot(
             repo_id,
             revision=found[3],
             allow_patterns=[f"{PLOTS_FOLDER}/*.png", REPLAY_FILE],

@@ -1,10 +1,12 @@
 """Results of policies, from folders and from the Hub, without loading the policies."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
+from spi_diffusers.data.network import with_retries
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
 from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, did_you_mean
@@ -75,7 +77,8 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
 def _download(repo_id: str, token: str | None) -> Results:
     with explained(f"{repo_id}: its results cannot be read"):
         try:
-            file = hub_api(token).hf_hub_download(repo_id, RESULTS_FILE)
+            load = partial(hub_api(token).hf_hub_download, repo_id, RESULTS_FILE)
+            file = with_retries(load, what=f"Reading the results of {repo_id}")
         except RemoteEntryNotFoundError as error:
             why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
             raise HubError(f"{repo_id}: {why}") from error

@@ -8,7 +8,7 @@ the end sizes and checksums that the Hub reports are compared with the local one
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from spi_diffusers.data.network import explain, with_retries
+from spi_diffusers.data.network import clean_token, explain, is_refused, with_retries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +54,7 @@ class UploadOptions:
     message: str = "Publish policy"
     private: bool = False
     create_pr: bool = False
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.create_pr and self.tag is not None:
@@ -170,8 +170,8 @@ def explained(what: str, advice: str = "") -> Iterator[None]:
 
 
 def hub_api(token: str | bool | None) -> HfApi:
-    """A client of the Hub that says who it is."""
-    return HfApi(token=token, library_name="spi-diffusers")
+    """A client of the Hub that says who it is; ValueError if the token cannot be one."""
+    return HfApi(token=clean_token(token), library_name="spi-diffusers")
 
 
 def plan_upload(
@@ -260,13 +260,20 @@ def upload(plan: UploadPlan) -> UploadResult:
             "set",
             ". Run the same command again: it only sets the tag",
         ):
-            api.create_tag(plan.repo_id, tag=options.tag, revision=result.commit, repo_type=plan.repo_type)
+            revision = result.commit
+            change(api.create_tag, plan.repo_id, tag=options.tag, revision=revision, repo_type=plan.repo_type)
     return result
 
 
 def _read(call: Callable[..., Any], repo_id: str, *args: Any, **kwargs: Any) -> Any:
     """A request that changes nothing, with retries."""
     return with_retries(partial(call, repo_id, *args, **kwargs), what=f"{repo_id}: a request to the Hub")
+
+
+def change(call: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
+    """A request that changes what `name` is the id of; again only where the Hub has refused it for now."""
+    asked = partial(call, name, *args, **kwargs)
+    return with_retries(asked, what=f"{name}: a change on the Hub", passes=is_refused)
 
 
 def _list_tree(api: HfApi, repo_id: str, **where: Any) -> list[Any]:
@@ -307,10 +314,12 @@ def _prepare(api: HfApi, plan: UploadPlan) -> str:
     head, options = plan.head, plan.options
     if head is None:
         # Without a wish, the organization's own default decides.
-        api.create_repo(plan.repo_id, repo_type=plan.repo_type, private=True if options.private else None)
-        head = str(api.repo_info(plan.repo_id, repo_type=plan.repo_type).sha)
+        private = True if options.private else None
+        change(api.create_repo, plan.repo_id, repo_type=plan.repo_type, private=private)
+        head = str(_read(api.repo_info, plan.repo_id, repo_type=plan.repo_type).sha)
     if not plan.has_branch and options.branch != "main" and not options.create_pr:
-        api.create_branch(plan.repo_id, branch=options.branch, revision=head, repo_type=plan.repo_type)
+        branch = options.branch
+        change(api.create_branch, plan.repo_id, branch=branch, revision=head, repo_type=plan.repo_type)
     return head
 
 
@@ -321,7 +330,8 @@ def _commit(api: HfApi, plan: UploadPlan, head: str) -> UploadResult:
     ]
     operations += [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in plan.delete]
     try:
-        made = api.create_commit(
+        made = change(
+            api.create_commit,
             plan.repo_id,
             operations,
             commit_message=plan.options.message,

@@ -4,15 +4,13 @@ import hashlib
 import json
 import logging
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
 
-from spi_diffusers.data.network import explain, with_retries
+from spi_diffusers.data.network import explain, fetch_snapshot
 from spi_diffusers.files import (
     CONFIG_FILE,
     INDEX_FILE,
@@ -58,9 +56,8 @@ def resolve_policy(
     if local is not None:
         return local
     patterns = ["*.json", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
-    download = partial(snapshot_download, name, revision=revision, allow_patterns=patterns, **options)
     try:
-        folder = Path(with_retries(download, what=f"Loading {name}"))
+        folder = fetch_snapshot(name, revision=revision, allow_patterns=patterns, **options)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         hint = did_you_mean(Path(policy).expanduser())
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error

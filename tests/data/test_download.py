@@ -183,7 +183,7 @@ def test_a_refusal_is_not_asked_again(hub, folder, status):
     ("task", "revision", "message"),
     [
         (CAR, None, rf"{CAR.dataset_file} of OfflineCarCircle-v0 cannot .*no such file in revision main"),
-        (BALL, "v9", "RevisionNotFoundError"),
+        (BALL, "v9", "RevisionNotFound"),
     ],
     ids=["file", "revision"],
 )

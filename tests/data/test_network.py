@@ -2,13 +2,21 @@ import re
 
 import httpx2
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from spi_diffusers.data.network import explain, is_transient, say, with_retries
+from spi_diffusers.data.network import clean_token, explain, is_refused, is_transient, say, with_retries
 
 
-def http_error(status):
-    return HfHubHTTPError("no", response=httpx2.Response(status, request=httpx2.Request("GET", "http://x")))
+def http_error(status, headers=None):
+    request = httpx2.Request("GET", "http://x")
+    return HfHubHTTPError("no", response=httpx2.Response(status, request=request, headers=headers or {}))
+
+
+def in_vain(cause):
+    """What the client raises where the Hub fails and the cache has not got it."""
+    error = LocalEntryNotFoundError("not in the cache")
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -20,6 +28,10 @@ def http_error(status):
         (ConnectionResetError("reset"), True),
         (TimeoutError(), True),
         (FileNotFoundError("gone"), False),
+        (in_vain(http_error(503)), True),
+        (in_vain(httpx2.ConnectError("no route")), False),
+        (httpx2.LocalProtocolError("a header is wrong"), False),
+        (httpx2.UnsupportedProtocol("hub://"), False),
         (ValueError("wrong"), False),
     ],
 )
@@ -82,9 +94,56 @@ def test_an_error_is_part_of_one_line():
         (401, "Invalid credentials", r"does not accept the access token.*\(Invalid credentials\)"),
         (403, "read only", r"does not allow it \(read only\)"),
         (404, "Entry not found", "^Entry not found$"),
+        (400, "bad header Bearer hf_SECRET123", "^bad header Bearer <token>$"),
         (503, "busy", r"internal error \(503\); try again later"),
     ],
 )
 def test_what_the_hub_answers_is_told_with_what_to_do(status, server_says, expected):
     response = httpx2.Response(status, request=httpx2.Request("GET", "http://x"))
     assert re.search(expected, explain(HfHubHTTPError("no", response=response, server_message=server_says)))
+
+
+def test_a_change_is_asked_for_again_only_where_the_hub_has_refused_it(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    left = [http_error(429, {"Retry-After": "7"}), http_error(429), http_error(503), 1]
+
+    def change():
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    with pytest.raises(HfHubHTTPError):
+        with_retries(change, what="it", passes=is_refused)
+    assert (left, pauses) == ([1], [7.0, 0.002])
+    left = [http_error(429, {"Retry-After": "3600"}), 1]
+    with pytest.raises(HfHubHTTPError) as caught:
+        with_retries(change, what="it")
+    assert explain(caught.value) == "the Hub asks to wait 3600 s (too many requests)"
+
+
+def test_what_is_not_in_the_cache_is_told_with_the_reason():
+    assert explain(in_vain(OfflineModeIsEnabled("off"))) == (
+        "HF_HUB_OFFLINE is set, and the cache does not hold it"
+    )
+    assert explain(in_vain(httpx2.ConnectError("no route"))).startswith(
+        "ConnectError: no route, and the cache"
+    )
+
+
+@pytest.mark.parametrize(
+    ("token", "clean"),
+    [("hf_a\n", "hf_a"), ("\t hf_a \r\n", "hf_a"), ("", None), (" \n", None), (None, None), (False, False)],
+)
+def test_a_token_may_have_blanks_round_it(token, clean):
+    assert clean_token(token) == clean
+
+
+@pytest.mark.parametrize(
+    "token", ["hf_SECRET\nX: y", "hf_SEC RET", "hf_SÉCRET", "hf_\x00SECRET", "\ufeffhf_SECRET"]
+)
+def test_what_cannot_be_a_token_is_not_shown(token):
+    with pytest.raises(ValueError, match="holds a blank or another character") as caught:
+        clean_token(token)
+    assert "SECRET" not in str(caught.value)

@@ -161,7 +161,7 @@ def test_one_that_fails_does_not_stop_the_others(hub, publish, outputs):
     [
         Fault("status", "POST", "spi-ballcircle/commit/"),
         Fault("drop before", "POST", "spi-ballcircle/commit/"),
-        Fault("status", "POST", "/api/repos/create", skip=1, number=429),
+        Fault("status", "POST", "/api/repos/create", skip=1, number=403),
         Fault("status", "POST", "/api/collections/.*/items"),
         Fault("status", "POST", "/api/collections$"),
     ],

@@ -201,7 +201,7 @@ def test_a_policy_that_cannot_act_is_not_published(run):
         (Fault("wrong bytes", "PUT", "/put/"), "nothing was published.*arrived damaged"),
         (Fault("drop within", "PUT", "/put/"), "published"),
         (
-            Fault("status", "POST", "/commit/", number=429, headers={"Retry-After": "7"}),
+            Fault("status", "POST", "/commit/", times=9, number=429, headers={"Retry-After": "7"}),
             r"nothing was published.*wait 7 s \(too many requests\)",
         ),
         (Fault("drop before", "POST", "/commit/"), "nothing was published"),

@@ -95,7 +95,10 @@ def test_private_repositories(hub, folder):
     [
         (False, "nothing was published: the Hub does not accept the access token, or there is none"),
         ("hf_nobody", "cannot be compared with the Hub: the Hub does not accept the access token"),
-        (READ_TOKEN, "nothing was published: the access token does not allow it .*use one with write access"),
+        (
+            READ_TOKEN,
+            "nothing was published: the access token does not allow it .*to publish, write to its org",
+        ),
     ],
 )
 def test_tokens_that_do_not_do(hub, folder, token, message):

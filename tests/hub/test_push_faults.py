@@ -55,6 +55,9 @@ def history(hub):
         (Fault("drop before", "GET", "/api/datasets/org/set$"), "published"),
         (Fault("status", "GET", "/api/datasets/org/set$", times=9, number=503), "cannot be compared.*(503)"),
         (Fault("status", "POST", "/preupload/", number=503), "published"),
+        (Fault("status", "POST", "/preupload/", number=429), "published"),
+        (Fault("status", "POST", "/commit/", number=429, headers={"Retry-After": "7"}), "published"),
+        (Fault("status", "POST", "/commit/", number=429, headers={"Retry-After": "3600"}), "wait 3600 s"),
         (Fault("status", "PUT", "/put/", number=500), "published"),
         (Fault("status", "PUT", "/put/", times=99, number=500), "nothing was published.*internal error"),
         (Fault("drop within", "PUT", "/put/"), "published"),
@@ -62,7 +65,7 @@ def history(hub):
         (Fault("short", "PUT", "/put/"), "nothing was published.*arrived damaged"),
         (Fault("status", "POST", "/commit/", number=500), "nothing was published.*internal error"),
         (
-            Fault("status", "POST", "/commit/", number=429, headers={"Retry-After": "7"}),
+            Fault("status", "POST", "/commit/", times=9, number=429, headers={"Retry-After": "7"}),
             r"nothing was published.*wait 7 s \(too many requests\)",
         ),
         (Fault("drop before", "POST", "/commit/"), "nothing was published"),
