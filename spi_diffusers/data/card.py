@@ -32,6 +32,23 @@ def read_card(readme: Path) -> "DatasetCard":
     return card
 
 
+def declared_configs(readme: Path) -> dict[str, dict[str, Any]]:
+    """What a dataset card says of each config, by its name, in its order; errors as for `read_card`."""
+    return {config["config_name"]: config for config in read_card(readme).data.get("configs") or []}
+
+
+def declared_files(config: dict[str, Any]) -> dict[str, list[str]]:
+    """The file patterns that a card names for a config, by split, in all forms that `datasets` takes."""
+    files = config.get("data_files")
+    if isinstance(files, dict) and "path" in files:
+        files = [files]
+    if isinstance(files, list) and all(isinstance(item, dict) for item in files):
+        files = {item.get("split", "train"): item.get("path") for item in files}
+    by_split = files if isinstance(files, dict) else {"train": files}
+    listed = {split: [paths] if isinstance(paths, str) else paths for split, paths in by_split.items()}
+    return {str(split): list(map(str, paths)) for split, paths in listed.items() if isinstance(paths, list)}
+
+
 def make_card(
     tasks: list[dict[str, Any]],
     existing: Path | None,

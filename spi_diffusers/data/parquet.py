@@ -8,19 +8,21 @@ Row by row access of `datasets` is some 200 times slower than a tensor gather, s
 viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import glob
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spi_diffusers.data.card import read_card, written_config
+from spi_diffusers.data.card import declared_configs, declared_files, written_config
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.network import say
+from spi_diffusers.data.network import explain, fetch_snapshot, say, with_retries
 from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import CARD_FILE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 SPLIT = "train"
 
 DAMAGED = "is not a parquet file, or it is cut off or damaged"
+
+#: The config of a repository on the Hub whose card declares none, as `datasets` calls it.
+_UNNAMED = "default"
+_TRAIN = re.compile(r"(?<![^\W_])train(?![^\W_])")
 
 
 # ---- whole configs in memory
@@ -42,9 +48,29 @@ def load_folder(
     messages call the data. UnknownTaskError if `config` is neither a config nor a DSRL task; DatasetError if
     the folder lacks it (the message lists what there is), or a file is missing, damaged or fails the checks.
     """
+    config, files = folder_files(folder, config)
+    return _load_files(files, config, source or str(folder), clip_actions)
+
+
+def load_hub(
+    repo_id: str, config: str | None = None, *, revision: str | None = None, clip_actions: bool = False
+) -> TransitionDataset:
+    """Load a config, by default the only one, of a Hub dataset; its files stay in the Hub client's cache.
+
+    The dataset's source is `repo_id@commit`. UnknownTaskError as for `load_folder`; DatasetError if
+    repository, revision or config does not exist, the Hub cannot be reached and nothing is cached, or the
+    columns do not pass the checks.
+    """
+    card, config, declared = _hub_config(repo_id, config, revision)
+    commit = card.name
+    folder = hub_snapshot(repo_id, _wider(_patterns(repo_id, config, declared)), commit)
+    files = _find(repo_id, config, declared, _in_folder(folder))
+    return _load_files([str(folder / name) for name in files], config, f"{repo_id}@{commit}", clip_actions)
+
+
+def _load_files(files: list[str], config: str, source: str, clip_actions: bool) -> TransitionDataset:
     import pyarrow.parquet as pq
 
-    config, files = folder_files(folder, config)
     for file in files:
         try:
             present = pq.read_schema(file).names
@@ -53,27 +79,12 @@ def load_folder(
         ColumnChecker(file).check_present(present, present)
     # Others, such as pictures of the scene, would take memory for nothing.
     wanted = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
+    # Random-looking floats are stored as they are, so damaged ones decompress without an error; only the
+    # pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
     try:
         table = pq.read_table(files, columns=wanted, partitioning=None, page_checksum_verification=True)
     except Exception as error:
-        raise DatasetError(f"{folder}: config {config!r} cannot be read: {say(error)}") from error
-    return _from_table(table, source or str(folder), config, clip_actions)
-
-
-def load_hub(
-    repo_id: str, config: str | None = None, *, revision: str | None = None, clip_actions: bool = False
-) -> TransitionDataset:
-    """Load a config, by default the only one, of a Hub dataset; files are cached by `datasets`.
-
-    The dataset's source is `repo_id@commit`. UnknownTaskError as for `load_folder`; DatasetError if
-    repository, revision or config does not exist, the Hub cannot be reached and nothing is cached, or the
-    columns do not pass the checks.
-    """
-    with hub_builder(repo_id, config, revision) as (builder, config):
-        builder.download_and_prepare()
-        table = builder.as_dataset(split=SPLIT).data.table
-    # For a Hub dataset the builder's hash is the commit, whether it came from the Hub or from the cache.
-    source = f"{repo_id}@{builder.hash or revision or 'main'}"
+        raise DatasetError(f"{source}: config {config!r} cannot be read: {say(error)}") from error
     return _from_table(table, source, config, clip_actions)
 
 
@@ -98,26 +109,24 @@ def folder_configs(folder: Path) -> list[str]:
 
     DatasetError without a readable card that declares configs, or if the files of one are gone.
     """
-    readme = folder / "README.md"
+    readme = folder / CARD_FILE
     if not readme.is_file():
         inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
         raise DatasetError(
-            f"{folder}: is not a dataset folder: it has no README.md that declares its configs (it holds "
+            f"{folder}: is not a dataset folder: it has no {CARD_FILE} that declares its configs (it holds "
             f"{inside}). `spi data convert` makes such a folder"
         )
-    configs = read_card(readme).data.get("configs") or []
+    configs = declared_configs(readme)
     if not configs:
         raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
-    names = [config["config_name"] for config in configs]
-    for config in configs:
-        name = config["config_name"]
-        # `datasets` would refuse every config because of one whose files are gone, without naming it.
-        if config == written_config(name) and not any(folder.glob(f"{name}/train-*.parquet")):
+    for name, config in configs.items():
+        # Whichever is wanted, a folder of which a part is missing is told.
+        if config == written_config(name) and not any((folder / name).glob("train-*.parquet")):
             raise DatasetError(
                 f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
                 "the files, or remove the config from `configs` in the YAML header"
             )
-    return names
+    return list(configs)
 
 
 def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
@@ -141,87 +150,124 @@ def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
 
 
 def folder_files(folder: Path, config: str | None) -> tuple[str, list[str]]:
-    """The name of a local config and the files of its rows, as `datasets` understands the card."""
-    import datasets
-
+    """The name of a local config, and the files of its rows in order; errors as for `load_folder`."""
     config = pick_config(str(folder), folder_configs(folder), config)
+    files = _find(str(folder), config, declared_configs(folder / CARD_FILE)[config], _in_folder(folder))
+    return config, [str(folder / name) for name in files]
+
+
+def hub_files(repo_id: str, config: str | None, revision: str | None) -> tuple[str, list[str], str]:
+    """The name of a config on the Hub, the files of its rows, and the commit; errors as for `load_hub`.
+
+    None is downloaded: they are named in the client's cache if it holds all of them, else on the Hub
+    (`hf://`).
+    """
+    from huggingface_hub import HfFileSystem
+
+    card, config, declared = _hub_config(repo_id, config, revision)
+    wanted: dict[str, Any] = {"allow_patterns": _wider(_patterns(repo_id, config, declared))}
+    wanted |= {"repo_type": "dataset", "revision": card.name, "local_files_only": True}
     try:
-        # A builder makes a cache folder; give it one that goes away again.
-        with tempfile.TemporaryDirectory() as cache:
-            builder = datasets.load_dataset_builder(
-                str(folder), config, cache_dir=cache, **_verify_checksums()
-            )
-    except Exception as error:  # datasets, fsspec and Arrow raise many unrelated types here
-        if _is_no_parquet(error):
-            raise DatasetError(f"{folder}: config {config!r} {_NO_PARQUET}") from error
-        raise DatasetError(f"{folder}: config {config!r} cannot be read: {say(error)}") from error
-    files = [str(file) for file in (builder.config.data_files or {}).get(SPLIT, [])]
-    if not files:
-        raise DatasetError(f"{folder}: config {config!r} declares no files for the split {SPLIT!r}")
-    return config, files
+        folder = fetch_snapshot(repo_id, **wanted)
+        files = _find(repo_id, config, declared, _in_folder(folder))
+        return config, [str(folder / name) for name in files], card.name
+    except (OSError, DatasetError):  # they are not, or not all, in the cache
+        root = f"datasets/{repo_id}@{card.name}/"
 
-
-@contextmanager
-def hub_builder(repo_id: str, config: str | None, revision: str | None) -> Iterator[tuple[Any, str]]:
-    """The builder of a config on the Hub, and its name; what is done with it fails as a `DatasetError`."""
-    import datasets
+    def find(pattern: str) -> list[str]:
+        listed = partial(HfFileSystem().glob, root + pattern)
+        return [path.removeprefix(root) for path in with_retries(listed, what=f"{repo_id}: listing files")]
 
     try:
-        if config is None:
-            config = pick_config(repo_id, datasets.get_dataset_config_names(repo_id, revision=revision), None)
-        try:
-            builder = datasets.load_dataset_builder(repo_id, config, revision=revision, **_verify_checksums())
-        except Exception:
-            if config not in TASKS:  # says which there are; without the Hub, the cache knows no list
-                pick_config(repo_id, datasets.get_dataset_config_names(repo_id, revision=revision), config)
-            raise
-        _check_commit(builder, repo_id, revision)
-        yield builder, config
-    except (DatasetError, UnknownTaskError):
+        files = _find(repo_id, config, declared, find)
+    except DatasetError:
         raise
-    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
-        if _is_no_parquet(error):
-            raise DatasetError(f"{repo_id}: config {config!r} {_NO_PARQUET}") from error
-        what = f"config {config!r}" if config else "the list of configs"
+    except Exception as error:  # huggingface_hub, fsspec and httpx raise many unrelated types here
+        raise _not_loaded(repo_id, revision, error) from error
+    return config, [f"hf://{root}{name}" for name in files], card.name
+
+
+def hub_snapshot(repo_id: str, patterns: list[str], revision: str | None) -> Path:
+    """The folder, named by its commit, with those files of a Hub dataset that match; else a DatasetError."""
+    try:
+        return fetch_snapshot(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
+        raise _not_loaded(repo_id, revision, error) from error
+
+
+def hub_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the card of a snapshot declares of each config, by name; one without a name where it has none."""
+    readme = folder / CARD_FILE
+    return (declared_configs(readme) if readme.is_file() else {}) or {_UNNAMED: {}}
+
+
+def _hub_config(repo_id: str, config: str | None, revision: str | None) -> tuple[Path, str, dict[str, Any]]:
+    """The card's folder, named by the commit; the name of a config, and what the card says of it."""
+    folder = hub_snapshot(repo_id, [CARD_FILE], revision)
+    configs = hub_configs(folder)
+    config = pick_config(repo_id, list(configs), config)
+    return folder, config, configs[config]
+
+
+def _not_loaded(repo_id: str, revision: str | None, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{repo_id}: cannot be loaded from the Hub (revision {revision or 'main'!r}): {explain(error)}. (No "
+        "local file or folder has that name.)"
+    )
+
+
+def _patterns(where: str, config: str, declared: dict[str, Any]) -> list[str]:
+    """The patterns of a config's files, below its folder; every parquet file where the card names none."""
+    by_split = declared_files(declared) if declared.get("data_files") else {SPLIT: ["**/*.parquet"]}
+    if not by_split.get(SPLIT):
+        raise DatasetError(f"{where}: config {config!r} declares no files for the split {SPLIT!r}")
+    folder = PurePosixPath(str(declared.get("data_dir") or "."))
+    patterns = [str(folder / pattern) for pattern in by_split[SPLIT]]
+    for pattern in patterns:
+        if pattern.startswith("/") or ":/" in pattern or ".." in PurePosixPath(pattern).parts:
+            raise DatasetError(
+                f"{where}: config {config!r} takes rows from {pattern!r}; only the dataset's own files "
+                "are read"
+            )
+    return patterns
+
+
+def _wider(patterns: list[str]) -> list[str]:
+    """What a download asks for: the client's * stands for any text, with slashes, and ** for no less."""
+    return sorted({form for one in patterns for form in (one, one.replace("**/", ""), glob.escape(one))})
+
+
+def _find(
+    where: str, config: str, declared: dict[str, Any], find: Callable[[str], Iterable[str]]
+) -> list[str]:
+    """The names of a config's files; `find` gives those of the dataset that match a pattern."""
+    names = [name for pattern in _patterns(where, config, declared) for name in sorted(find(pattern))]
+    names = [name for name in dict.fromkeys(names) if not name.startswith(".") and "/." not in name]
+    if not declared.get("data_files"):  # of a repository without a card, what is not for tests
+        names = [name for name in names if _TRAIN.search(name)] or names
+    if not names:
+        raise DatasetError(f"{where}: config {config!r} has no files for the split {SPLIT!r}")
+    if not all(name.endswith(".parquet") for name in names):
         raise DatasetError(
-            f"{repo_id}: {what} cannot be loaded from the Hub (revision {revision or 'main'!r}): "
-            f"{say(error)}. (No local file or folder has that name.)"
-        ) from error
-
-
-_NO_PARQUET = (
-    "is not in parquet files, and nothing else loads. `spi data convert TABLE FOLDER` turns a CSV table "
-    "into such files"
-)
-
-
-def _is_no_parquet(error: Exception) -> bool:
-    """Whether `datasets` has taken files of another format for its reader, which has not our options."""
-    return isinstance(error, ValueError) and "doesn't have a" in str(error)
-
-
-def _check_commit(builder: Any, repo_id: str, revision: str | None) -> None:
-    """Refuse what `datasets` takes where the Hub cannot be reached: the newest commit that it has cached."""
-    from datasets.packaged_modules.cache.cache import Cache
-    from huggingface_hub import try_to_load_from_cache
-
-    if revision is None or not isinstance(builder, Cache):
-        return
-    card = try_to_load_from_cache(repo_id, "README.md", repo_type="dataset", revision=revision)
-    commit = Path(card).parent.name if isinstance(card, str) else revision
-    if builder.hash != commit:
-        raise DatasetError(
-            f"{repo_id}: the Hub cannot be reached, and what is cached is of commit {builder.hash}, not of "
-            f"revision {revision!r}"
+            f"{where}: config {config!r} is not in parquet files, and nothing else loads. `spi data convert "
+            "TABLE FOLDER` turns a CSV table into such files"
         )
+    return names
 
 
-def _verify_checksums() -> dict[str, Any]:
-    # Random-looking floats are stored as they are, so damaged ones decompress without an error; only
-    # the pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
-    import pyarrow.dataset as ds
+def _in_folder(folder: Path) -> Callable[[str], Iterable[str]]:
+    """`find` for a local folder, whose own name is never a pattern."""
 
-    return {"fragment_scan_options": ds.ParquetFragmentScanOptions(page_checksum_verification=True)}
+    def find(pattern: str) -> Iterable[str]:
+        if (folder / pattern).is_file():
+            return [pattern]
+        try:  # ** alone stands for folders
+            found = list(folder.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
+        except ValueError as error:
+            raise DatasetError(f"{folder / CARD_FILE}: {pattern!r} is no pattern of files: {error}") from None
+        return (path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+    return find
 
 
 # ---- Arrow columns as NumPy arrays

@@ -12,10 +12,9 @@ from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, C
 from spi_diffusers.data.network import is_transient, say, with_retries
 from spi_diffusers.data.parquet import (
     DAMAGED,
-    SPLIT,
     column_to_numpy,
     folder_files,
-    hub_builder,
+    hub_files,
 )
 
 if TYPE_CHECKING:
@@ -37,16 +36,10 @@ def folder_rows(folder: Path, config: str | None = None) -> "ParquetRows":
 def hub_rows(repo_id: str, config: str | None = None, *, revision: str | None = None) -> "ParquetRows":
     """Open the rows of a config of a dataset on the Hub, at one commit; no file is downloaded.
 
-    Arguments and errors are those of `load_hub`; it is an error, too, if the files are only in the cache.
+    Arguments and errors are those of `load_hub`.
     """
-    with hub_builder(repo_id, config, revision) as (builder, config):
-        files = [str(file) for file in (getattr(builder.config, "data_files", None) or {}).get(SPLIT, [])]
-        if not files or not all(file.startswith("hf://") for file in files):
-            raise DatasetError(
-                f"{repo_id}: config {config!r} has no files on the Hub that can be streamed; "
-                "without a connection, what is cached can only be loaded as a whole"
-            )
-    return ParquetRows(files, source=f"{repo_id}@{builder.hash or revision} ({config})", config=config)
+    config, files, commit = hub_files(repo_id, config, revision)
+    return ParquetRows(files, source=f"{repo_id}@{commit} ({config})", config=config)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,14 @@ from spi_diffusers.data.loading import (
     load_file,
 )
 from spi_diffusers.data.minari import load_minari
-from spi_diffusers.data.network import say
-from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub, pick_config
+from spi_diffusers.data.parquet import (
+    folder_configs,
+    hub_configs,
+    hub_snapshot,
+    load_folder,
+    load_hub,
+    pick_config,
+)
 from spi_diffusers.data.tables import TableColumns, column_option
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
@@ -38,6 +44,7 @@ from spi_diffusers.data.tasks import (
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import CARD_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -241,20 +248,7 @@ def _dsrl_parts(request: Request) -> list[Part]:
 
 
 def _hub_parts(repo_id: str, request: Request) -> list[Part]:
-    from huggingface_hub import snapshot_download
-
-    import datasets
-
     _check_columns(repo_id, request)
-    try:
-        small = ["README.md", f"*/{STATS_FILE}"]
-        folder = Path(
-            snapshot_download(repo_id, repo_type="dataset", revision=request.revision, allow_patterns=small)
-        )
-        configs = datasets.get_dataset_config_names(repo_id, revision=folder.name)
-    except Exception as error:  # datasets, huggingface_hub and httpx raise many unrelated types here
-        raise DatasetError(
-            f"{repo_id}: cannot be loaded from the Hub: {say(error)}. (No local file or "
-            "folder has that name.)"
-        ) from error
-    return [_layout_part(folder, config, request, repo_id) for config in _choose(repo_id, configs, request)]
+    folder = hub_snapshot(repo_id, [CARD_FILE, f"*/{STATS_FILE}"], request.revision)
+    wanted = _choose(repo_id, list(hub_configs(folder)), request)
+    return [_layout_part(folder, config, request, repo_id) for config in wanted]

@@ -1,8 +1,9 @@
 """Publish a folder in the parquet layout as a dataset on the Hub: checked first, then one commit."""
 
 import fnmatch
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from spi_diffusers.data.card import (
     BEGIN,
     EPISODES_FILE,
     STATS_FILE,
+    declared_configs,
+    declared_files,
     read_card,
     read_stats_file,
     refresh_header,
@@ -153,25 +156,14 @@ def commit_message(files: DatasetFiles) -> str:
 
 def _check_declared_files(folder: Path, configs: Sequence[str]) -> None:
     """Every file pattern of the card must lie within what is published."""
-    for entry in read_card(folder / CARD_FILE).data.get("configs") or []:
-        for pattern in _patterns(entry.get("data_files")):
-            config, _, name = pattern.partition("/")
-            if config not in configs or not fnmatch.fnmatchcase(name, _ROWS):
+    for name, entry in declared_configs(folder / CARD_FILE).items():
+        for pattern in itertools.chain(*declared_files(entry).values()):
+            config, _, file = pattern.partition("/")
+            if config not in configs or not fnmatch.fnmatchcase(file, _ROWS):
                 raise DatasetError(
-                    f"{folder / CARD_FILE}: config {entry['config_name']!r} takes rows from {pattern!r}; "
-                    f"only `<config>/{_ROWS}` is published"
+                    f"{folder / CARD_FILE}: config {name!r} takes rows from {pattern!r}; only "
+                    f"`<config>/{_ROWS}` is published"
                 )
-
-
-def _patterns(data_files: Any) -> Iterator[str]:
-    """The patterns in a `data_files` entry, which may be a text, a list, or a mapping by split."""
-    if isinstance(data_files, str):
-        yield data_files
-    elif isinstance(data_files, dict):
-        yield from _patterns(data_files["path"] if "path" in data_files else list(data_files.values()))
-    elif isinstance(data_files, list):
-        for item in data_files:
-            yield from _patterns(item)
 
 
 def _read_stats(path: Path, config: str) -> dict[str, Any]:

@@ -4,11 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from data_factory import make_dataset
 
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.parquet import column_to_numpy
+from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
 
@@ -121,6 +123,67 @@ def test_shards_and_row_groups_are_joined_in_order(folder):
     pq.write_table(table.slice(0, 4), path.with_name("train-00000-of-00002.parquet"), row_group_size=1)
     pq.write_table(table.slice(4), path.with_name("train-00001-of-00002.parquet"), row_group_size=2)
     assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["exp [v2]", "{a,b}", "*", "?x*?", "10:30", "a::b", "file:", "'\"$x`", " ü\n", "#%41", "~", "x.zip"],
+)
+def test_no_folder_is_read_as_a_pattern(template, tmp_path, name):
+    folder = shutil.copytree(template, tmp_path / name / "set")
+    expected = make_dataset().sha256
+    assert load_transitions(folder, BALL).sha256 == expected
+    assert open_stream(folder, BALL).sha256 == expected
+
+
+def declare(folder, **declared):
+    header = yaml.safe_dump({"configs": [{"config_name": "c", **declared}]})
+    (folder / "README.md").write_text(f"---\n{header}---\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"data_files": f"{BALL.name}/*"},
+        {"data_files": [f"./{BALL.name}/{TRAIN_FILE}", f"{BALL.name}/train-*"]},
+        {"data_files": {"test": "x/*", "train": [f"{BALL.name}/train-[0-9]*.parquet"]}},
+        {"data_files": {"split": "train", "path": "**/train-*"}},
+        {"data_files": [{"split": "train", "path": f"{BALL.name}/**"}]},
+        {"data_files": "train-*.parquet", "data_dir": BALL.name},
+        {"data_dir": BALL.name},
+        {},
+    ],
+)
+def test_a_card_names_its_files_in_the_ways_of_the_hub(folder, declared):
+    (folder / BALL.name / "episodes.parquet").unlink()
+    (folder / BALL.name / "stats.json").unlink()
+    (folder / BALL.name / "cost_return.png").unlink()
+    (folder / ".cache").mkdir()
+    shutil.copy(folder / BALL.name / TRAIN_FILE, folder / ".cache" / TRAIN_FILE)
+    shutil.copy(folder / BALL.name / TRAIN_FILE, folder / BALL.name / ".old.parquet")
+    declare(folder, **declared)
+    assert load_transitions(folder, "c").sha256 == make_dataset().sha256
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (f"../set/{BALL.name}/*.parquet", "only the dataset's own files are read"),
+        ("/etc/*.parquet", "only the dataset's own files are read"),
+        ("hf://datasets/org/set/x.parquet", "only the dataset's own files are read"),
+        ("file:///etc/x.parquet", "only the dataset's own files are read"),
+        (f"{BALL.name}/../../*.parquet", "only the dataset's own files are read"),
+        ("a**b", "is no pattern of files"),
+        ("none-*.parquet", "has no files for the split 'train'"),
+        (f"{BALL.name}/*.json", "is not in parquet files"),
+        ([3, None], "has no files for the split 'train'"),
+        ({"train": None}, "declares no files for the split 'train'"),
+    ],
+)
+def test_a_card_that_names_other_files_is_refused(folder, pattern, message):
+    declare(folder, data_files=pattern)
+    with pytest.raises(DatasetError, match=message):
+        load_transitions(folder, "c")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
