@@ -27,6 +27,12 @@ class DatasetError(ValueError):
     """A dataset cannot be used; the message names the file, the column and the row."""
 
 
+def list_names(names: Sequence[str]) -> str:
+    """Names as a part of a message: quoted, and not too many."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(map(repr, names[:_SHOWN])) or "none") + more
+
+
 class ColumnChecker:
     """Turns raw columns of one source into clean ones, or says what is wrong with them.
 
@@ -112,11 +118,10 @@ class ColumnChecker:
 
     def check_present(self, columns: Collection[str], available: Sequence[str]) -> None:
         """Check that none of `COLUMNS` is missing; `available` is for the message, in the source's names."""
-        for column in COLUMNS:
-            if column not in columns:
-                has = ", ".join(map(repr, available[:_SHOWN])) or "none"
-                more = f" and {len(available) - _SHOWN} more" if len(available) > _SHOWN else ""
-                raise self.error(column, f"is missing; the file has {has}{more}")
+        missing = [self.names.get(column, column) for column in COLUMNS if column not in columns]
+        if missing:
+            are = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {list_names(missing)} are"
+            raise DatasetError(f"{self.source}: {are} missing; the file has {list_names(available)}")
 
     def check_widths(self, widths: Mapping[str, int], task: Task | None) -> None:
         """Check the lengths of the vectors: of all `VECTOR_COLUMNS`, the task's where it is given."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.delimited import CsvFormat
+from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.sources import Part, Request, find_parts
-from spi_diffusers.data.tables import TableColumns
 from spi_diffusers.data.tasks import (
     Task,
     UnknownTaskError,
@@ -37,7 +38,8 @@ def convert_dataset(
     *,
     tasks: Sequence[str | Task] = (),
     name: str | None = None,
-    columns: TableColumns | None = None,
+    columns: ColumnNames | None = None,
+    csv: CsvFormat | None = None,
     license: str | None = None,
     description: str | None = None,
     revision: str | None = None,
@@ -49,18 +51,22 @@ def convert_dataset(
 
     Args:
         source: one of
-            - a DSRL `.hdf5` or `.npz` file, or a folder of them;
-            - a `.csv`, `.csv.gz` or `.parquet` table of logged transitions;
+            - an `.hdf5` or `.npz` file with one array per column, or a folder of DSRL's;
+            - a `.csv` or `.tsv` (also with `.gz`) or `.parquet` table of logged transitions, or a folder with
+              one per episode;
+            - a LeRobot dataset of version 2 or 3: its folder, or its id on the Hub;
             - `YYY-45/DSRL` or `dsrl`: DSRL's own HDF5 files on the Hub, downloaded and verified;
-            - a folder or Hub dataset (`org/name`) in the parquet layout, or `embedded`;
+            - a folder or Hub dataset (`org/name`) in the parquet layout or of other parquet files, or
+              `embedded`;
             - a folder of a Minari dataset, or `minari:` and a Minari dataset id.
         folder: where to; made if it does not exist, else the new configs are added to it.
         tasks: which of the source's tasks to convert, all by default; of a dataset in the parquet layout,
             also names of configs without one. For a file that does not have its task in its name, the task
             that it belongs to.
         name: name of the config for data without a DSRL task; dimensions and action range are then free.
-            A table whose name tells no task gets its file's name by default.
-        columns: which columns of a table hold what.
+            A table whose name tells no task gets its file's name by default, a folder of tables the folder's.
+        columns: which columns of the source hold what; by default those with usual names.
+        csv: how a CSV file is written, where that is in doubt.
         license: license id for the card; by default DSRL's for DSRL's files, what the card of a dataset
             in the parquet layout says, and else `unknown`.
         description: how the data was made, for the card (Markdown).
@@ -92,7 +98,8 @@ def convert_dataset(
     request = Request(
         wanted=tuple(dict.fromkeys(str(resolve_task(task, source)[1]) for task in tasks)),
         name=name,
-        columns=columns or TableColumns(),
+        columns=columns or ColumnNames(),
+        csv=csv or CsvFormat(),
         revision=revision,
         clip_actions=clip_actions,
     )

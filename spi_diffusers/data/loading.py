@@ -4,12 +4,14 @@ import os
 import re
 from pathlib import Path
 
+from spi_diffusers.data.arrays import load_hdf5, load_npz
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import download_dsrl_file
-from spi_diffusers.data.dsrl import load_hdf5, load_npz
 from spi_diffusers.data.minari import load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
-from spi_diffusers.data.tables import TableColumns, load_table
+from spi_diffusers.data.roles import ColumnNames
+from spi_diffusers.data.tables import is_table, is_table_folder, load_table, load_table_folder
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
@@ -28,8 +30,8 @@ from spi_diffusers.data.transitions import TransitionDataset
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 _FORMS = (
-    "the org/name of a Hub dataset, a folder in the parquet layout or of a Minari dataset, a .hdf5 or .npz "
-    f"file in DSRL's layout, a table ({', '.join(TABLE_SUFFIXES)}), or {MINARI_PREFIX}ID"
+    "the org/name of a Hub dataset, a folder in the parquet layout, of a Minari or LeRobot dataset or of "
+    f"tables, a .hdf5 or .npz file, a table ({', '.join(TABLE_SUFFIXES)}), or {MINARI_PREFIX}ID"
 )
 
 
@@ -53,9 +55,10 @@ def load_transitions(
             - `org/name`: a Hub dataset in the parquet layout, one config per task;
             - `YYY-45/DSRL`: the task's HDF5 file from DSRL's own Hub dataset, or `dsrl`: the same, but
               the file that DSRL itself has downloaded already, where there is one;
-            - a local folder in the parquet layout or of a Minari dataset, or `minari:` and a dataset id;
-            - a `.hdf5` or `.npz` file in DSRL's layout;
-            - a `.csv`, `.csv.gz` or `.parquet` table with the usual column names (see `TableColumns`).
+            - a local folder in the parquet layout, or of a Minari or LeRobot dataset, or with one table per
+              episode; or `minari:` and a dataset id;
+            - a `.hdf5` or `.npz` file, or a `.csv`, `.tsv` (also with `.gz`) or `.parquet` table, with the
+              usual names of columns (see `ColumnNames`); `spi data convert` takes other names.
             What exists on disk is never looked up on the Hub.
         task: DSRL id or short form. It fixes the dimensions and the action range [-1, 1], and names the
             config of a folder or repository; for data without a DSRL task, the config's name. May be left
@@ -92,6 +95,8 @@ def load_transitions(
     if kind == "minari":
         return load_minari(str(dataset), known, clip_actions=clip_actions)
     if kind == "folder":
+        if is_table_folder(path):
+            return load_table_folder(path, task=_only_task(path, known, config), clip_actions=clip_actions)
         return load_folder(path, config, clip_actions=clip_actions)
     if kind == "file":
         return load_file(path, file_task(path, known), clip_actions=clip_actions)
@@ -102,23 +107,24 @@ def load_transitions(
 def load_file(
     path: Path,
     task: Task | None = None,
-    columns: TableColumns | None = None,
+    columns: ColumnNames | None = None,
     *,
+    csv: CsvFormat | None = None,
     clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load a file in DSRL's layout, or a table whose `columns` are named or have usual names.
+    """Load an HDF5 file, a NumPy archive or a table whose `columns` are named or have usual names.
 
     DatasetError if its suffix is not known or it cannot be used; ImportError if h5py is needed and missing.
     """
-    suffix = path.suffix.lower()
-    if suffix in DSRL_SUFFIXES:
-        return (load_npz if suffix == ".npz" else load_hdf5)(path, task, clip_actions=clip_actions)
     check_suffix(path)
-    return load_table(path, columns, task, clip_actions=clip_actions)
+    if is_table(path):
+        return load_table(path, columns, task, csv=csv, clip_actions=clip_actions)
+    load = load_npz if path.suffix.lower() == ".npz" else load_hdf5
+    return load(path, task, columns, clip_actions=clip_actions)
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file that by its name is neither in DSRL's layout nor a table, with a DatasetError."""
+    """Refuse a file of a kind that is not known by its name, with a DatasetError."""
     known = (*DSRL_SUFFIXES, *TABLE_SUFFIXES)
     if not path.name.lower().endswith(known):
         raise DatasetError(
@@ -168,6 +174,16 @@ def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None)
     if revision is not None and kind in ("embedded", "minari", "file", "folder"):
         source = "the data in the package" if kind == "embedded" else dataset
         raise DatasetError(f"{source}: is local; revision={revision!r} applies to Hub datasets only")
+
+
+def _only_task(path: Path, task: Task | None, config: str | None) -> Task | None:
+    """The task of data without configs; UnknownTaskError if another name was given."""
+    if task is None and config is not None:
+        raise UnknownTaskError(
+            f"unknown task {config!r}, and {path} has no configs: leave the task out, or name the data with "
+            f"`spi data convert {path} FOLDER --name {config}`"
+        )
+    return task
 
 
 def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:

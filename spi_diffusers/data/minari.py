@@ -1,17 +1,24 @@
 """Minari datasets, through the `minari` package, as transitions.
 
 Minari has no column for the cost; it is in the recorded infos of every step (`record_infos=True`), where
-safe environments put it under `cost`.
+safe environments put it under `cost`. The columns are `observations`, `next_observations`, `actions`,
+`rewards`, `terminations`, `truncations` and `infos/NAME`; of Dict and Tuple spaces each entry is a column of
+its own, such as `observations/goal`, and a vector is all of them in alphabetical order.
 """
 
 import importlib
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spi_diffusers.data.arrays import own_values
+from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.network import say
+from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import MINARI_PREFIX, Task
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -19,15 +26,15 @@ from spi_diffusers.data.transitions import TransitionDataset
 def load_minari(
     dataset: str | os.PathLike[str],
     task: Task | None = None,
+    columns: ColumnNames | None = None,
     *,
-    cost: str = "cost",
     clip_actions: bool = False,
 ) -> TransitionDataset:
     """Load a Minari dataset: `minari:` and an id (downloaded by Minari if it is not here), or a folder.
 
-    `cost` names the entry of the infos that holds the cost of a step. An episode that Minari stored without
-    an end is truncated at its last step. DatasetError where observations or actions are no vectors, there is
-    no cost, or Minari or the checks refuse it; ImportError if minari is not installed.
+    `columns` names what is not found by usual names, such as a cost in `infos/damage`. An episode that Minari
+    stored without an end is truncated at its last step. DatasetError where observations or actions are no
+    numbers, there is no cost, or Minari or the checks refuse it; ImportError if minari is not installed.
     """
     source = str(dataset)
     try:
@@ -42,62 +49,62 @@ def load_minari(
         else:
             folder = Path(dataset).expanduser()
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
-        episodes = list(loaded.iterate_episodes())
+        for file in sorted(Path(loaded.storage.data_path).glob("*.hdf5")):
+            own_values(file)
+        episodes = [dict(_episode_columns(f"{source}: episode {e.id}", e)) for e in loaded.iterate_episodes()]
+    except DatasetError:
+        raise
     except Exception as error:  # minari, gymnasium, h5py and its storages raise many unrelated types here
-        raise DatasetError(
-            f"{source}: Minari cannot load this dataset: {type(error).__name__}: {error}"
-        ) from error
+        raise DatasetError(f"{source}: Minari cannot load this dataset: {say(error)}") from error
     if not episodes:
         raise DatasetError(f"{source}: zero episodes; a dataset needs at least one transition")
-    parts = [_episode_columns(source, episode, cost) for episode in episodes]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return TransitionDataset.from_columns(
-        columns, task=task, source=source, names={"cost": f"infos/{cost}"}, clip_actions=clip_actions
+    names = [name for name in episodes[0] if all(name in episode for episode in episodes)]
+    if not any(name.startswith("infos/") for name in names) and (columns is None or columns.cost is None):
+        raise DatasetError(
+            f"{source}: no episode has infos, which hold the cost of every step; record the dataset with "
+            "record_infos=True, or name the column of the cost with --cost-column"
+        )
+
+    def read(wanted: list[str]) -> Mapping[str, np.ndarray]:
+        try:
+            return {name: np.concatenate([episode[name] for episode in episodes]) for name in wanted}
+        except ValueError as error:
+            raise DatasetError(f"{source}: the episodes have entries of different shapes: {error}") from error
+
+    return dataset_from_parts(
+        [Columns(source, names, read)], source, columns, task, clip_actions=clip_actions, stacklevel=3
     )
 
 
-def _episode_columns(source: str, episode: Any, cost: str) -> dict[str, np.ndarray]:
-    where = f"{source}: episode {episode.id}"
+def _episode_columns(where: str, episode: Any) -> Iterator[tuple[str, np.ndarray]]:
     steps = len(episode.rewards)
     # One observation more than steps: the one that the episode began with.
-    observation = _vectors(where, "observations", episode.observations, steps + 1)
+    for name, values in _flatten("observations", episode.observations):
+        if len(values) != steps + 1:
+            raise DatasetError(f"{where}: has {len(values)} {name} where {steps + 1} belong")
+        yield name, values[:-1]
+        yield f"next_{name}", values[1:]
+    yield from _flatten("actions", episode.actions)
+    yield "rewards", np.asarray(episode.rewards)
     truncated = np.asarray(episode.truncations, dtype=bool).copy()
     terminated = np.asarray(episode.terminations, dtype=bool)
     if steps and not terminated[-1]:
         truncated[-1] = True
-    return {
-        "observation": observation[:-1],
-        "next_observation": observation[1:],
-        "action": _vectors(where, "actions", episode.actions, steps),
-        "reward": np.asarray(episode.rewards),
-        "cost": _costs(where, episode.infos or {}, cost, steps),
-        "terminated": terminated,
-        "truncated": truncated,
-    }
+    yield "terminations", terminated
+    yield "truncations", truncated
+    for name, values in _flatten("infos", episode.infos or {}):
+        # With one entry more than steps the first is what `reset` returned, before any step.
+        if len(values) in (steps, steps + 1):
+            yield name, values[len(values) - steps :]
 
 
-def _vectors(where: str, what: str, values: Any, rows: int) -> np.ndarray:
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
-        shape = f"{values.dtype} of shape {values.shape}" if isinstance(values, np.ndarray) else type(values)
-        raise DatasetError(
-            f"{where}: {what} must be one vector of numbers per step (a Box space of one dimension), "
-            f"not {shape}"
-        )
-    if len(values) != rows:
-        raise DatasetError(f"{where}: has {len(values)} {what} where {rows} belong")
-    return values
-
-
-def _costs(where: str, infos: dict[str, Any], cost: str, steps: int) -> np.ndarray:
-    if cost not in infos:
-        held = ", ".join(infos) or "nothing; it was recorded without infos (record_infos=True keeps them)"
-        raise DatasetError(
-            f"{where}: the infos have no {cost!r}; name the cost's key with --cost-column. They hold {held}"
-        )
-    values = np.asarray(infos[cost])
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1 or len(values) not in (steps, steps + 1):
-        raise DatasetError(f"{where}: infos/{cost} has the shape {values.shape}, but there are {steps} steps")
-    # With one entry more than steps the first is what `reset` returned, before any step.
-    return values[-steps:] if steps else values[:0]
+def _flatten(name: str, values: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a nested space by their paths, in alphabetical order."""
+    if isinstance(values, Mapping):
+        for key in sorted(values):
+            yield from _flatten(f"{name}/{key}", values[key])
+    elif isinstance(values, tuple):
+        for number, value in enumerate(values):
+            yield from _flatten(f"{name}/{number}", value)
+    elif np.ndim(values) > 0:
+        yield name, np.asarray(values)

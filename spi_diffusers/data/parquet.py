@@ -13,23 +13,19 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from spi_diffusers.data.card import declared_configs, declared_files, written_config
-from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.network import explain, fetch_snapshot, say, with_retries
+from spi_diffusers.data.assembly import dataset_from_parts
+from spi_diffusers.data.card import STATS_FILE, declared_configs, declared_files, written_config
+from spi_diffusers.data.columns import ColumnChecker, DatasetError
+from spi_diffusers.data.network import explain, fetch_snapshot, with_retries
+from spi_diffusers.data.parquet_files import parquet_part
+from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CARD_FILE
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 SPLIT = "train"
-
-DAMAGED = "is not a parquet file, or it is cut off or damaged"
 
 #: The config of a repository on the Hub whose card declares none, as `datasets` calls it.
 _UNNAMED = "default"
@@ -40,20 +36,36 @@ _TRAIN = re.compile(r"(?<![^\W_])train(?![^\W_])")
 
 
 def load_folder(
-    folder: Path, config: str | None = None, *, source: str | None = None, clip_actions: bool = False
+    folder: Path,
+    config: str | None = None,
+    columns: ColumnNames | None = None,
+    *,
+    source: str | None = None,
+    clip_actions: bool = False,
 ) -> TransitionDataset:
     """Load a config, by default the only one, from a local folder in the parquet layout.
 
-    The files are read directly: nothing is downloaded, and no copy is left in a cache. `source` is what
-    messages call the data. UnknownTaskError if `config` is neither a config nor a DSRL task; DatasetError if
-    the folder lacks it (the message lists what there is), or a file is missing, damaged or fails the checks.
+    The files are read directly: nothing is downloaded, and no copy is left in a cache. `columns` are named
+    where they have other names than in the layout. `source` is what messages call the data. UnknownTaskError
+    if `config` is neither a config nor a DSRL task; DatasetError if the folder lacks it (the message lists
+    what there is), or a file is missing, damaged or fails the checks.
     """
     config, files = folder_files(folder, config)
-    return _load_files(files, config, source or str(folder), clip_actions)
+    paths = [Path(file) for file in files]
+    if columns in (None, ColumnNames()) and (folder / config / STATS_FILE).is_file():
+        for path in paths:  # what `write_parquet_dataset` wrote has all columns
+            names = parquet_part([path], str(path)).names
+            ColumnChecker(str(path)).check_present(names, names)
+    return _load_files(paths, config, columns, source or str(folder), clip_actions)
 
 
 def load_hub(
-    repo_id: str, config: str | None = None, *, revision: str | None = None, clip_actions: bool = False
+    repo_id: str,
+    config: str | None = None,
+    columns: ColumnNames | None = None,
+    *,
+    revision: str | None = None,
+    clip_actions: bool = False,
 ) -> TransitionDataset:
     """Load a config, by default the only one, of a Hub dataset; its files stay in the Hub client's cache.
 
@@ -64,40 +76,19 @@ def load_hub(
     card, config, declared = _hub_config(repo_id, config, revision)
     commit = card.name
     folder = hub_snapshot(repo_id, _wider(_patterns(repo_id, config, declared)), commit)
-    files = _find(repo_id, config, declared, _in_folder(folder))
-    return _load_files([str(folder / name) for name in files], config, f"{repo_id}@{commit}", clip_actions)
+    files = [folder / name for name in _find(repo_id, config, declared, _in_folder(folder))]
+    return _load_files(files, config, columns, f"{repo_id}@{commit}", clip_actions)
 
 
-def _load_files(files: list[str], config: str, source: str, clip_actions: bool) -> TransitionDataset:
-    import pyarrow.parquet as pq
-
-    for file in files:
-        try:
-            present = pq.read_schema(file).names
-        except Exception as error:  # ArrowException or OSError
-            raise DatasetError(f"{file}: {DAMAGED} ({error})") from error
-        ColumnChecker(file).check_present(present, present)
-    # Others, such as pictures of the scene, would take memory for nothing.
-    wanted = [name for name in (*COLUMNS, *INDEX_COLUMNS) if name in present]
-    # Random-looking floats are stored as they are, so damaged ones decompress without an error; only the
-    # pages' checksums tell (where the writer made them: `write_parquet_dataset` does).
-    try:
-        table = pq.read_table(files, columns=wanted, partitioning=None, page_checksum_verification=True)
-    except Exception as error:
-        raise DatasetError(f"{source}: config {config!r} cannot be read: {say(error)}") from error
-    return _from_table(table, source, config, clip_actions)
-
-
-def _from_table(table: "pa.Table", source: str, config: str, clip_actions: bool) -> TransitionDataset:
+def _load_files(
+    files: list[Path], config: str, columns: ColumnNames | None, source: str, clip_actions: bool
+) -> TransitionDataset:
     label = f"{source} ({config})" if config not in source else source
-    ColumnChecker(label).check_present(table.column_names, table.column_names)
-    columns = {
-        name: column_to_numpy(table.column(name), name, label)
-        for name in (*COLUMNS, *INDEX_COLUMNS)
-        if name in table.column_names
-    }
-    return TransitionDataset.from_columns(
-        columns, task=TASKS.get(config), source=label, clip_actions=clip_actions
+    return dataset_from_parts(
+        [parquet_part(files, label)],
+        *(label, columns, TASKS.get(config)),
+        clip_actions=clip_actions,
+        stacklevel=4,
     )
 
 
@@ -268,49 +259,3 @@ def _in_folder(folder: Path) -> Callable[[str], Iterable[str]]:
         return (path.relative_to(folder).as_posix() for path in found if path.is_file())
 
     return find
-
-
-# ---- Arrow columns as NumPy arrays
-
-
-def column_to_numpy(
-    column: "pa.ChunkedArray", name: str, source: str, *, vector: bool | None = None, first_row: int = 0
-) -> np.ndarray:
-    """View an Arrow column as a NumPy array: (N,) for numbers and bools, (N, D) for lists.
-
-    One chunk of numbers is viewed in place (read-only); several chunks are joined by one copy, and bool
-    columns are unpacked from bits. `vector` says whether lists are expected, by default what the name means
-    in our layout. DatasetError for nulls, lists of different lengths, or what is not a number.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def error(problem: str) -> DatasetError:
-        return DatasetError(f"{source}: column {name!r} {problem}")
-
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if array.null_count:
-        row = first_row + pc.index(pc.is_null(array), True).as_py()
-        raise error(f"has {array.null_count} missing values (null), first in row {row}")
-    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-    is_list = any(check(array.type) for check in lists)
-    if vector is None:
-        vector = name in VECTOR_COLUMNS
-    if is_list != vector:
-        wanted = "one list of numbers per row" if vector else "one number per row"
-        raise error(f"must hold {wanted}, not {array.type}")
-    width = 0
-    if is_list:
-        lengths = pc.unique(pc.list_value_length(array)).to_pylist()
-        if len(lengths) > 1:
-            raise error(f"holds lists of different lengths: {sorted(lengths)[:5]}")
-        width = lengths[0] if lengths else getattr(array.type, "list_size", 0)
-        rows, array = len(array), array.flatten()
-        if array.null_count:
-            row = first_row + pc.index(pc.is_null(array), True).as_py() // width
-            raise error(f"has {array.null_count} missing values (null), first in row {row}")
-    numeric = pa.types.is_floating(array.type) or pa.types.is_integer(array.type)
-    if not (numeric or pa.types.is_boolean(array.type)):
-        raise error(f"must hold numbers, not {array.type}")
-    values = array.to_numpy(zero_copy_only=numeric)
-    return values.reshape(rows, width) if is_list else values

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.network import is_transient, say, with_retries
-from spi_diffusers.data.parquet import (
-    DAMAGED,
-    column_to_numpy,
-    folder_files,
-    hub_files,
-)
+from spi_diffusers.data.parquet import folder_files, hub_files
+from spi_diffusers.data.parquet_files import damaged
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -196,10 +193,9 @@ class ParquetRows:
         except Exception as error:
             if is_transient(error):
                 raise  # who calls tries again
-            damaged = isinstance(error, pa.ArrowException | OSError)
-            raise DatasetError(
-                f"{file}: {DAMAGED if damaged else 'cannot be opened'} ({say(error)})"
-            ) from error
+            if isinstance(error, pa.ArrowException | OSError):
+                raise damaged(file, error) from error
+            raise DatasetError(f"{file}: cannot be opened ({say(error)})") from error
 
     def _find_widths(self, schema: Any) -> dict[str, int]:
         """Length of the vectors: as the type says, or that of the first row where the type does not."""

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from spi_diffusers.data.arrays import load_hdf5
 from spi_diffusers.data.card import STATS_FILE, read_card, read_stats_file
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import fetch, find_dsrl_files
-from spi_diffusers.data.dsrl import load_hdf5
 from spi_diffusers.data.loading import (
     EMBEDDED_FOLDER,
     check_is_there,
@@ -31,12 +32,12 @@ from spi_diffusers.data.parquet import (
     load_hub,
     pick_config,
 )
-from spi_diffusers.data.tables import TableColumns, column_option
+from spi_diffusers.data.roles import ColumnNames
+from spi_diffusers.data.tables import LEROBOT_INFO, folder_tables, is_lerobot, is_table, load_table_folder
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
     MINARI_PREFIX,
-    TABLE_SUFFIXES,
     TASKS,
     Task,
     get_task,
@@ -68,7 +69,8 @@ class Request:
 
     wanted: tuple[str, ...]
     name: str | None
-    columns: TableColumns
+    columns: ColumnNames
+    csv: CsvFormat
     revision: str | None
     clip_actions: bool
 
@@ -98,9 +100,6 @@ def find_parts(source: str | os.PathLike[str], request: Request) -> list[Part]:
 
 def _file_part(path: Path, request: Request) -> Part:
     check_suffix(path)
-    is_table = path.name.lower().endswith(TABLE_SUFFIXES)
-    if not is_table:
-        _check_columns(str(path), request)
     if len(request.tasks) > 1:
         raise DatasetError(f"{path}: is one file, and so belongs to one task, not {len(request.tasks)}")
     task = None
@@ -108,46 +107,40 @@ def _file_part(path: Path, request: Request) -> Part:
         task = file_task(path, request.tasks[0] if request.tasks else None)
     name = request.name
     if name is None and task is None:
-        if not is_table:
+        if not is_table(path):
             raise DatasetError(
                 f"{path}: its name does not tell which task it belongs to; say so with tasks= (--task), or "
                 "name the data with name= (--name) if it has no DSRL task"
             )
         name = path.name.partition(".")[0]
-    load = partial(load_file, path, task, request.columns, clip_actions=request.clip_actions)
+    load = partial(load_file, path, task, request.columns, csv=request.csv, clip_actions=request.clip_actions)
     told = task_of_file(path)
     license = _DSRL_LICENSE if told is not None and path.name == told.dataset_file else _UNKNOWN_LICENSE
     return Part(name or (task.name if task else ""), load, path.name, license)
 
 
-def _check_columns(source: str, request: Request, taken: tuple[str, ...] = ()) -> None:
-    given = [name for name, value in vars(request.columns).items() if value is not None and name not in taken]
-    if given:
-        raise DatasetError(
-            f"{source}: columns= ({', '.join(map(column_option, given))}) is for tables "
-            f"({', '.join(TABLE_SUFFIXES)}); the column names of this source are fixed"
-        )
-
-
 def _folder_parts(path: Path, request: Request) -> list[Part]:
+    if is_lerobot(path):
+        return [_tables_part(path, path.resolve().name, f"LeRobot dataset {path.resolve().name}", request)]
     if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
-        _check_columns(str(path), request)
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]
     files = sorted(item for item in path.iterdir() if item.suffix.lower() in DSRL_SUFFIXES)
+    tables = folder_tables(path)
+    if tables and not files:
+        return [_tables_part(path, path.resolve().name, path.resolve().name, request)]
     if not files:
         inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise DatasetError(
             f"{path}: holds no dataset: no README.md beside folders of parquet files, no .hdf5 or .npz "
-            f"files, no Minari dataset (it holds {inside})"
+            f"files, no tables, no Minari or LeRobot dataset (it holds {inside})"
         )
     if request.name is not None:
         raise DatasetError(f"{path}: is a folder of files; name= (--name) is for one file")
-    tables = sorted(item.name for item in path.iterdir() if item.name.lower().endswith(TABLE_SUFFIXES))
     if tables and not request.tasks:
         raise DatasetError(
-            f"{path}: also holds {', '.join(tables)}; convert tables one by one, and name the wanted tasks "
-            "(--task) of the other files"
+            f"{path}: also holds {', '.join(table.name for table in tables[:8])}; convert tables one by one, "
+            "and name the wanted tasks (--task) of the other files"
         )
     by_task: dict[Task, Path] = {}
     unknown = []
@@ -176,10 +169,10 @@ def _layout_part(folder: Path, config: str, request: Request, repo_id: str | Non
     """A config of a folder, or of a Hub dataset whose small files are in the folder."""
     load: Callable[[], TransitionDataset]
     if repo_id is None:
-        load = partial(load_folder, folder, config, clip_actions=request.clip_actions)
+        load = partial(load_folder, folder, config, request.columns, clip_actions=request.clip_actions)
     else:  # a snapshot's folder is named by its commit
-        revision = folder.name
-        load = partial(load_hub, repo_id, config, revision=revision, clip_actions=request.clip_actions)
+        load = partial(load_hub, repo_id, config, request.columns, revision=folder.name)
+        load = partial(load, clip_actions=request.clip_actions)
     path, readme = folder / config / STATS_FILE, folder / "README.md"
     stats = read_stats_file(path) if path.is_file() else {}
     license = read_card(readme).data.get("license") if readme.is_file() else None
@@ -218,16 +211,12 @@ def _minari_part(source: str, request: Request) -> Part:
             f"{source}: say which one task the Minari dataset belongs to with tasks= (--task), or name it "
             "with name= (--name) if it has no DSRL task"
         )
-    _check_columns(str(source), request, taken=("cost",))
-    load = partial(
-        load_minari, source, task, cost=request.columns.cost or "cost", clip_actions=request.clip_actions
-    )
+    load = partial(load_minari, source, task, request.columns, clip_actions=request.clip_actions)
     label = source if source.startswith(MINARI_PREFIX) else f"Minari dataset {Path(source).name}"
     return Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
 
 
 def _dsrl_parts(request: Request) -> list[Part]:
-    _check_columns(DSRL_DATASET_REPO, request)
     if request.name is not None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: name tasks with --task; --name is for data without a task")
     tasks = request.tasks or tuple(TASKS.values())
@@ -237,7 +226,7 @@ def _dsrl_parts(request: Request) -> list[Part]:
     logger.info("%s: %d files, %.0f MB, commit %s", DSRL_DATASET_REPO, len(files), megabytes, commit)
 
     def load(task: Task) -> TransitionDataset:
-        return load_hdf5(fetch(files[task.name]), task, clip_actions=request.clip_actions)
+        return load_hdf5(fetch(files[task.name]), task, request.columns, clip_actions=request.clip_actions)
 
     parts = []
     for task in tasks:
@@ -248,7 +237,40 @@ def _dsrl_parts(request: Request) -> list[Part]:
 
 
 def _hub_parts(repo_id: str, request: Request) -> list[Part]:
-    _check_columns(repo_id, request)
-    folder = hub_snapshot(repo_id, [CARD_FILE, f"*/{STATS_FILE}"], request.revision)
+    folder = hub_snapshot(repo_id, [CARD_FILE, f"*/{STATS_FILE}", LEROBOT_INFO], request.revision)
+    if is_lerobot(folder):
+        name = repo_id.partition("/")[2]
+        source = f"LeRobot dataset {repo_id}, commit {folder.name}"
+
+        def fetch_tables() -> Path:
+            return hub_snapshot(repo_id, [LEROBOT_INFO, "data/*/*.parquet"], folder.name)
+
+        return [_tables_part(folder, name, source, request, fetch_tables)]
     wanted = _choose(repo_id, list(hub_configs(folder)), request)
     return [_layout_part(folder, config, request, repo_id) for config in wanted]
+
+
+def _tables_part(
+    folder: Path, name: str, source: str, request: Request, fetch: Callable[[], Path] | None = None
+) -> Part:
+    """A folder of tables, or a LeRobot dataset, whose tables `fetch` brings here where they are not."""
+    if len(request.tasks) > 1:
+        raise DatasetError(f"{source}: belongs to one task, not {len(request.tasks)}")
+    task = request.tasks[0] if request.tasks else None
+    readme = folder / "README.md"
+    license = read_card(readme).data.get("license") if readme.is_file() else None
+
+    def load() -> TransitionDataset:
+        return load_table_folder(
+            fetch() if fetch else folder,
+            *(request.columns, task),
+            csv=request.csv,
+            clip_actions=request.clip_actions,
+        )
+
+    return Part(
+        request.name or (task.name if task else name),
+        load,
+        source,
+        license if isinstance(license, str) else _UNKNOWN_LICENSE,
+    )

@@ -11,6 +11,7 @@ import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_revision, load_transitions
+from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
@@ -21,17 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: Data takes at most this share of the memory that is available; else it is streamed.
 MEMORY_SHARE = 0.5
-#: Limit and use of the control group that a container runs in, of cgroup versions 2 and 1, and how the cached
-#: files are called that it can do without.
-_CGROUPS = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    (
-        "/sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,23 +164,6 @@ def exceeds_memory(
         if is_transient(cause):
             logger.warning("Assumed to fit into memory, as its size cannot be found out: %s", say(cause))
         return False
-
-
-def available_memory() -> int:
-    """Bytes that can be used without swapping: of the machine, or of the container if that has fewer."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    for folder, limit_file, usage_file, cached in _CGROUPS:
-        try:
-            limit = int(Path(folder, limit_file).read_text())
-            usage = int(Path(folder, usage_file).read_text())
-            lines = Path(folder, "memory.stat").read_text().splitlines()
-            usage -= int(dict(line.split() for line in lines)[cached])
-        except (OSError, ValueError, KeyError):  # no such files; "max" is no limit
-            continue
-        available = min(available, max(limit - usage, 0))
-    return available
 
 
 def _open_rows(

@@ -156,7 +156,7 @@ def task_of_file(path: Path) -> Task | None:
         if path.name == task.dataset_file:
             return task
     try:
-        return get_task(path.name.partition(".")[0] if path.suffix == ".gz" else path.stem)
+        return get_task(path.name.partition(".")[0] if path.suffix.lower() == ".gz" else path.stem)
     except UnknownTaskError:
         return None
 
@@ -169,7 +169,7 @@ RESERVED_NAMES = ("embedded", "dsrl")
 MINARI_PREFIX = "minari:"
 #: Suffixes of files in DSRL's layout, and of tables.
 DSRL_SUFFIXES = (".npz", ".hdf5", ".h5")
-TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code
 
 

@@ -144,8 +144,8 @@ class OfflineEnv(gymnasium.Env):
             DatasetError: there is no such dataset, it cannot be downloaded or used, or its dimensions are
                 not the environment's; the message says where and what to do.
         """
+        from spi_diffusers.data.arrays import DSRL_NAMES
         from spi_diffusers.data.columns import DatasetError
-        from spi_diffusers.data.dsrl import DSRL_NAMES
         from spi_diffusers.data.loading import load_transitions
 
         try:

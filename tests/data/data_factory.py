@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spi_diffusers.data.dsrl import DSRL_NAMES
+from spi_diffusers.data.arrays import DSRL_NAMES
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
 

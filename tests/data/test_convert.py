@@ -18,7 +18,7 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, load_transitions
-from spi_diffusers.data.tables import TableColumns
+from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
@@ -154,11 +154,11 @@ def test_a_table_of_no_task(tmp_path):
         "terminated": "done",
         "episode": "run",
     }
-    written = convert(tmp_path / "log.csv", tmp_path / "set", name="robot", columns=TableColumns(**options))
+    written = convert(tmp_path / "log.csv", tmp_path / "set", name="robot", columns=ColumnNames(**options))
     columns["action"][:, 1] *= 50
     assert written["robot"].sha256 == TransitionDataset.from_columns(columns).sha256
     assert load_transitions(tmp_path / "set").sha256 == written["robot"].sha256
-    unnamed = convert(tmp_path / "log.csv", tmp_path / "set", columns=TableColumns(**options))
+    unnamed = convert(tmp_path / "log.csv", tmp_path / "set", columns=ColumnNames(**options))
     assert unnamed["log"].sha256 == written["robot"].sha256
     write_npz(tmp_path / "log.npz", to_dsrl(columns))
     with pytest.raises(DatasetError, match=r"log\.npz: its name does not tell which task.*--task.*--name"):
@@ -321,15 +321,15 @@ def test_a_source_inside_the_config_that_it_would_replace(tmp_path):
     assert tree(folder) == before
 
 
-def test_columns_of_what_is_no_table_are_refused(dsrl_folder, tmp_path):
-    folder = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
-    for source in (dsrl_folder, folder, DSRL_DATASET_REPO):
-        with pytest.raises(
-            DatasetError, match=r"columns= \(--observation-columns, --cost-column\) is for tab"
-        ):
-            convert_dataset(source, tmp_path / "new", columns=TableColumns(cost="c", observation=("o",)))
-    with pytest.raises(DatasetError, match=r"--reward-column\) is for tables"):
-        convert_dataset("minari:lab/arm-v0", tmp_path / "new", tasks=[BALL], columns=TableColumns(reward="r"))
+@pytest.mark.parametrize("kind", ["hdf5", "layout"])
+def test_columns_are_named_alike_for_every_source(dsrl_folder, tmp_path, kind):
+    source, ends = dsrl_folder, "timeouts"
+    if kind == "layout":
+        source, ends = write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set"), "truncated"
+    with pytest.raises(DatasetError, match=r"no column 'c' for the cost \(--cost-column\)"):
+        convert(source, tmp_path / "new", tasks=[BALL], columns=ColumnNames(cost="c"))
+    written = convert(source, tmp_path / "new", tasks=[BALL], columns=ColumnNames(terminated=ends))
+    assert written[BALL.name].sha256 == make_dataset(terminated=(0, 1, 2)).sha256
 
 
 def test_tables_in_a_folder_of_files_are_not_skipped(dsrl_folder, tmp_path):

@@ -154,7 +154,9 @@ def test_a_table_with_usual_names_loads_as_it_is(tmp_path):
     assert data.transitions.observation.tolist() == [[1, 2], [9, 9]]
     assert (data.task, data.source) == (None, str(path))
     path.write_text("a,b\n")
-    with pytest.raises(DatasetError, match=r"usual name for the observation; name one with --obs"):
+    with pytest.raises(
+        DatasetError, match=r"usual name for the observation \(--observation-columns\), the a"
+    ):
         load_transitions(path)
 
 

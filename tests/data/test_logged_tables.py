@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.data.columns import COLUMNS, DatasetError
-from spi_diffusers.data.tables import TableColumns, load_table
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.roles import ColumnNames
+from spi_diffusers.data.tables import load_table, load_table_folder
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import to_arrow
 
 BALL = get_task("ballcircle")
-NAMED = TableColumns(
+NAMED = ColumnNames(
     observation=("obs_*",), action=("steer", "gas"), reward="r", cost="c", terminated="done", episode="run"
 )
 
@@ -33,13 +35,14 @@ def write(path, log):
     table = pa.table(log) if isinstance(log, dict) else log
     if path.suffix == ".parquet":
         pq.write_table(table, path)
-    else:
-        with (
-            pa.CompressedOutputStream(path, "gzip")
-            if path.suffix == ".gz"
-            else pa.OSFile(str(path), "wb") as stream
-        ):
-            pyarrow.csv.write_csv(table, stream)
+        return path
+    options = pyarrow.csv.WriteOptions(delimiter="\t" if ".tsv" in path.name else ",")
+    with (
+        pa.CompressedOutputStream(str(path), "gzip")
+        if path.suffix.lower() == ".gz"
+        else pa.OSFile(str(path), "wb") as stream
+    ):
+        pyarrow.csv.write_csv(table, stream, options)
     return path
 
 
@@ -90,11 +93,11 @@ def test_any_numeric_types_give_the_same_data(
     path = write(tmp_path_factory.mktemp("t") / "t.parquet", table)
     expected = {name: columns[name] for name in COLUMNS} | {"reward": columns["cost"]}
     if has_next:
-        data = load_table(path, TableColumns(**named))
+        data = load_table(path, ColumnNames(**named))
         assert data.sha256 == TransitionDataset.from_columns(expected).sha256
         return
     with pytest.warns(UserWarning, match="took the following row"):
-        data = load_table(path, TableColumns(**named))
+        data = load_table(path, ColumnNames(**named))
     rows = np.flatnonzero(~columns["truncated"])
     assert data.transitions.observation.tolist() == columns["observation"][rows].tolist()
     batch = data.transitions
@@ -107,7 +110,7 @@ BAD = {
     "unknown name": (
         {"reward": "gain"},
         {},
-        r"has no column 'gain' for the reward; name one with --reward-c",
+        r"has no column 'gain' for the reward \(--reward-column\); name one with ",
     ),
     "pattern without a match": ({"observation": ("o*x",)}, {}, r"no column 'o\*x' .*--observation-columns"),
     "NaN": ({}, {"r": np.full(9, np.nan)}, "column 'r' has 9 values that are not finite"),
@@ -155,7 +158,7 @@ BAD = {
 def test_bad_tables(tmp_path, names, change, message):
     _, log = robot_log()
     path = write(tmp_path / "log.parquet", log | change)
-    columns = TableColumns(**(vars(NAMED) | names))
+    columns = ColumnNames(**(vars(NAMED) | names))
     with pytest.raises(DatasetError, match=rf"log\.parquet: .*{message}"):
         load_table(path, columns)
 
@@ -177,7 +180,7 @@ def test_a_column_has_one_role(tmp_path, names, column, first, second):
     path = write(tmp_path / "log.csv", log)
     roles = rf"both for the {first} \(--.*\) and for the {second} \(--"
     with pytest.raises(DatasetError, match=rf"log\.csv: column '{column}' is taken {roles}"):
-        load_table(path, TableColumns(**(vars(NAMED) | names)))
+        load_table(path, ColumnNames(**(vars(NAMED) | names)))
 
 
 def test_task_fixes_dimensions_and_action_range(tmp_path):
@@ -201,9 +204,9 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
         ("a.csv", b"", "cannot be read as a table: Empty CSV file"),
         ("a.csv", b"x,y\n1,2\n3\n", "cannot be read as a table: .*Expected 2 columns, got 1"),
         ("a.csv", b"x,x\n1,2\n", "has several columns with the name 'x'"),
-        ("a.parquet", b"PAR1 and no more", "cannot be read as a table"),
+        ("a.parquet", b"PAR1 and no more", "is not a parquet file, or it is cut off or damaged"),
         ("a.csv.gz", b"no gzip", "cannot be read as a table"),
-        ("a.xlsx", b"", "is not a table; expected .csv, .csv.gz, .parquet"),
+        ("a.xlsx", b"", "is not a table; expected .csv, .csv.gz, .tsv, .tsv.gz, .parquet"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, name, content, message):
@@ -276,7 +279,7 @@ def test_numbered_columns_are_in_natural_order_however_they_are_written(tmp_path
         (
             {"cost": "costly"},
             None,
-            r"has no column with a usual name for the cost; name one with --cost-column ",
+            r"has no column with a usual name for the cost \(--cost-column\); name one with ",
         ),
         (
             {"episode_index": "episode"},
@@ -301,5 +304,175 @@ def test_what_is_ambiguous_is_asked_with_the_option_that_answers(tmp_path, renam
 
 def test_a_named_column_is_not_found_for_another_role(tmp_path):
     columns, log = usual_log(terminated="timeout", truncated=None)
-    loaded = load_table(write(tmp_path / "log.csv", log), TableColumns(terminated="timeout"))
+    loaded = load_table(write(tmp_path / "log.csv", log), ColumnNames(terminated="timeout"))
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
+
+
+# ---- vectors over numbered columns
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observation_1": None, "next_observation_1": None}, "of the observation must count on from 0 or 1"),
+        ({"action_0": "action_3"}, "of the action must count on from 0 or 1, but are 'action_1', 'action_3'"),
+        ({"observation_2": "observation_02"}, None),
+        ({"action_1": "action_00"}, "must count on from 0 or 1, but are 'action_0', 'action_00'"),
+        (
+            {"action_1": "action.1"},
+            r"the action may be column action_0 or action\.1; say which with --action",
+        ),
+        ({"action_1": "action[1]"}, r"the action may be column action_0 or action\[1\]; say which"),
+        ({"next_observation_7": None}, "the observation has the columns .*, the next observation .*the same"),
+        ({"reward": "observation", "x": "reward"}, "the observation may be column observation or observa"),
+        ({name: f"{name[:-1]}{int(name[-1]) + 1}" for name in ("action_1", "action_0")}, None),
+    ],
+    ids=str,
+)
+def test_numbered_columns_have_one_style_and_no_gaps(tmp_path, change, message):
+    columns, log = usual_log()
+    log["x"] = columns["reward"]
+    log = {change.get(name, name): values for name, values in log.items()}
+    log.pop(None, None)
+    path = write(tmp_path / "log.csv", log)
+    if message is None:
+        assert load_table(path).sha256 == TransitionDataset.from_columns(columns).sha256
+        return
+    with pytest.raises(DatasetError, match=rf"log\.csv: .*{message}"):
+        load_table(path)
+    by_name = ColumnNames(
+        observation=("observation_?",), next_observation=("next_observation_?",), action=("action*",)
+    )
+    try:
+        load_table(path, by_name)  # who names them decides
+    except DatasetError as error:
+        assert "dimensions" in str(error)  # noqa: PT017
+
+
+def test_a_list_of_one_is_a_number_and_lists_are_put_side_by_side(tmp_path):
+    columns, _ = robot_log()
+    log = {name: columns[name] for name in ("reward", "cost", "terminated", "truncated")}
+    log |= {"a": list(columns["observation"][:, :5]), "b": columns["observation"][:, 5]}
+    log |= {"c": list(columns["observation"][:, 6:]), "action_0": columns["action"][:, 0]}
+    log |= {"action_1": list(columns["action"][:, 1:]), "next_observation": list(columns["next_observation"])}
+    path = write(tmp_path / "log.parquet", {name: pa.array(values) for name, values in log.items()})
+    loaded = load_table(path, ColumnNames(observation=("a", "b", "c")))
+    assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
+
+
+@pytest.mark.parametrize("done", ["done", "dones"])
+def test_a_flag_beside_the_episode_is_not_passed_over(tmp_path, done):
+    columns, log = usual_log(terminated=done, truncated=None)
+    path = write(tmp_path / "log.csv", log)
+    with pytest.raises(DatasetError, match=rf"column '{done}' may say .*--terminated-column.*; say which"):
+        load_table(path)
+    assert load_table(path, ColumnNames(terminated=done)).sha256
+    with_both = write(tmp_path / "both.csv", usual_log()[1] | {done: columns["truncated"]})
+    assert load_table(with_both).sha256 == TransitionDataset.from_columns(columns).sha256
+
+
+def test_an_episode_is_told_by_one_value_per_row(tmp_path):
+    _, log = usual_log(truncated=None)
+    log["episode_index"] = [[1]] * 9
+    with pytest.raises(DatasetError, match=r"'episode_index' must hold one number or name per row, not list"):
+        load_table(write(tmp_path / "log.parquet", log))
+
+
+def test_everything_that_is_missing_is_told_at_once(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("a,b\n1,2\n")
+    everything = r"no column 'c' for the cost .*observation \(--obs.*the action \(--act.*the reward \(--rew"
+    with pytest.raises(DatasetError, match=everything):
+        load_table(path, ColumnNames(cost="c"))
+
+
+@pytest.mark.parametrize(("rows", "more"), [(1, {}), (1, {"next_observation_0": [2.0]})])
+def test_one_row(tmp_path, rows, more):
+    log = {"observation_0": [1.0], "action_0": [0.5], "reward": [1.0], "cost": [0], "episode": [0]}
+    path = write(tmp_path / "log.csv", log | more)
+    if more:
+        assert len(load_table(path)) == 1
+        return
+    with pytest.raises(DatasetError, match=r"log\.csv: zero rows are left of 1: every episode has one step"):
+        load_table(path)
+
+
+# ---- folders of tables
+
+
+@pytest.mark.parametrize("suffix", ["csv", "CSV.GZ", "parquet", "tsv"])
+@pytest.mark.parametrize("tells", ["nothing", "terminated", "ends", "episode", "constant"])
+def test_a_folder_with_one_file_per_episode(tmp_path, suffix, tells):
+    lengths = (3, 2, 4, *(2,) * 9)
+    columns = make_columns(lengths=lengths, terminated=(1,))
+    log = {name: columns[name] for name in ("reward", "cost")}
+    for name in ("observation", "next_observation", "action"):
+        log |= {f"{name}_{i}": values for i, values in enumerate(columns[name].T)}
+    if tells in ("terminated", "ends"):
+        log["terminated"] = columns["terminated"].astype(int)
+    if tells == "ends":
+        log["truncated"] = columns["truncated"].astype(int)
+    if tells in ("episode", "constant"):
+        log["episode"] = np.repeat(np.arange(len(lengths)) * (tells == "episode"), lengths)
+    start = 0
+    for number, length in enumerate(lengths):  # run_10 comes after run_9
+        rows = {name: values[start : start + length] for name, values in log.items()}
+        write(tmp_path / f"run_{number}.{suffix}", rows)
+        start += length
+    (tmp_path / "notes.txt").write_text("not looked at")
+    ended = (1,) if tells in ("terminated", "ends") else ()
+    expected = TransitionDataset.from_columns(make_columns(lengths=lengths, terminated=ended))
+    assert load_table_folder(tmp_path).sha256 == load_transitions(tmp_path).sha256 == expected.sha256
+
+
+def test_numbered_parts_of_a_table_are_joined(tmp_path):
+    data = make_dataset(lengths=(5, 4))
+    table = to_arrow(data)
+    for number, rows in enumerate((table.slice(0, 3), table.slice(3))):
+        pq.write_table(rows, tmp_path / f"train-0000{number}-of-00002.parquet")
+    assert load_table_folder(tmp_path).sha256 == data.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cost": None}, r"b\.csv: has no column with a usual name for the cost"),
+        (
+            {f"next_observation_{i}": None for i in range(8)},
+            r"b\.csv: has no column of the next .*a\.csv has",
+        ),
+        ({"action_1": None}, r"b\.csv: the action has 1 dimensions, but 2 in .*a\.csv"),
+        (
+            {"reward": ["1", "2", "x"] * 3},
+            r"b\.csv: column 'reward' must hold numbers, not string such as 'x'",
+        ),
+        ({"reward": [1, 2, np.nan] * 3}, r"b\.csv: column 'reward' has 3 .*first in row 2"),
+        ({"truncated": [False] * 9}, r"b\.csv: no episode ends"),
+        ({"truncated": [True] * 8 + [False]}, r"b\.csv: the last episode"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_in_a_folder_names_the_file(tmp_path, change, message):
+    _, log = usual_log()
+    del log["episode_index"]
+    write(tmp_path / "a.csv", log)
+    log |= {"terminated": [False] * 9} | change
+    write(tmp_path / "b.csv", {name: values for name, values in log.items() if values is not None})
+    with pytest.raises(DatasetError, match=message):
+        load_table_folder(tmp_path)
+
+
+def test_a_lfs_pointer_is_told(tmp_path):
+    (tmp_path / "log.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(
+        DatasetError, match=r"log\.parquet: is not a parquet file but a Git LFS poi.*lfs pull"
+    ):
+        load_table(tmp_path / "log.parquet")
+
+
+def test_parquet_that_declares_more_than_any_data_has_is_not_read(tmp_path):
+    names = ("observation", "action", "reward", "cost", "terminated")
+    column = pa.array(np.zeros(14_000_000, np.int8))
+    pq.write_table(pa.table(dict.fromkeys(names, column)), tmp_path / "log.parquet", compression="zstd")
+    with pytest.raises(DatasetError, match=r"log\.parquet: declares [\d.]+ GB of values in"):
+        load_table(tmp_path / "log.parquet")

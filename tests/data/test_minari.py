@@ -2,6 +2,7 @@
 
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from data_factory import make_columns
@@ -9,7 +10,7 @@ from data_factory import make_columns
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.tables import TableColumns
+from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -20,7 +21,8 @@ def convert(source, folder, **options):
     return {part.config: part.dataset for part in convert_dataset(source, folder, **options)}
 
 
-def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True):
+def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True, nested=False):
+    """Five steps in two episodes; `nested`: observations in a Dict, the cost in an entry of the infos."""
     minari = pytest.importorskip("minari", reason="pip install 'spi-diffusers[minari]'")
     import gymnasium
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -31,24 +33,39 @@ def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True):
     for k, (first, end) in enumerate([(0, 3), (3, 5)]):
         rows = slice(first, end)
         cost = columns["cost"][rows].astype(np.float64)
+        cost = np.append(9.0, cost) if start_info else cost
+        observations = np.concatenate(
+            [columns["observation"][rows], columns["next_observation"][end - 1 : end]]
+        )
+        if nested:
+            observations = {"speed": observations[:, 6:], "joints": {"right": observations[:, 2:6]}}
+            observations["joints"]["left"] = np.concatenate(
+                [columns["observation"][rows], columns["next_observation"][end - 1 : end]]
+            )[:, :2]
         buffers.append(
             EpisodeBuffer(
                 id=k,
-                observations=np.concatenate(
-                    [columns["observation"][rows], columns["next_observation"][end - 1 : end]]
-                ),
+                observations=observations,
                 actions=columns["action"][rows],
                 rewards=list(columns["reward"][rows].astype(np.float64)),
                 terminations=list(columns["terminated"][rows]),
                 truncations=[False] * (end - first),  # never marked: the last step is the end
-                infos={"cost": np.append(9.0, cost) if start_info else cost} if infos else None,
+                infos=None if not infos else {"safety": {"damage": cost}} if nested else {"cost": cost},
             )
         )
+
+    def box(size):
+        return gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
     minari.create_dataset_from_buffers(
         "test/ball-v0",
         buffers,
         action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
-        observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (8,), np.float32),
+        observation_space=gymnasium.spaces.Dict(
+            speed=box(2), joints=gymnasium.spaces.Dict(right=box(4), left=box(2))
+        )
+        if nested
+        else box(8),
         algorithm_name="none",
         author="a test",
         author_email="test@example.org",
@@ -67,13 +84,38 @@ def test_minari_by_id_and_by_folder(monkeypatch, tmp_path, start_info):
     folder = tmp_path / "minari" / "test" / "ball-v0"
     for path in (folder, folder / "data"):
         assert convert(path, tmp_path / "two", name="mine", overwrite=True)["mine"].sha256 == expected
-    with pytest.raises(DatasetError, match=r"infos have no 'damage'.*--cost-column. They hold cost"):
-        convert(folder, tmp_path / "x", name="mine", columns=TableColumns(cost="damage"))
+    with pytest.raises(DatasetError, match=r"no column 'damage' for the cost \(--cost-.*'infos/cost'"):
+        convert(folder, tmp_path / "x", name="mine", columns=ColumnNames(cost="damage"))
+
+
+def test_minari_with_nested_observations_and_infos(monkeypatch, tmp_path):
+    """Entries of a Dict are one vector, in alphabetical order of their paths."""
+    columns = minari_dataset(monkeypatch, tmp_path / "minari", nested=True)
+    damage = ColumnNames(cost="infos/safety/damage")
+    written = convert("minari:test/ball-v0", tmp_path / "set", tasks=[BALL], columns=damage)[BALL.name]
+    assert written.sha256 == TransitionDataset.from_columns(columns).sha256  # left, right, speed
+    with pytest.raises(DatasetError, match=r"for the cost \(--cost.*'infos/safety/damage'"):
+        load_transitions("minari:test/ball-v0", BALL)
+    chosen = {"observation": ("observations/joints/*",), "next_observation": ("next_observations/joints/*",)}
+    some = ColumnNames(**chosen, cost="infos/safety/damage")
+    written = convert("minari:test/ball-v0", tmp_path / "two", name="arm", columns=some)["arm"]
+    assert written.transitions.observation.tolist() == columns["observation"][:, :6].tolist()
+
+
+def test_minari_files_that_link_to_others_are_refused(monkeypatch, tmp_path):
+    minari_dataset(monkeypatch, tmp_path / "minari")
+    (file,) = (tmp_path / "minari").rglob("*.hdf5")
+    with h5py.File(file, "a") as store, h5py.File(tmp_path / "other.hdf5", "w") as other:
+        other["rewards"] = store["episode_0/rewards"][()]
+        del store["episode_0/rewards"]
+        store["episode_0/rewards"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/rewards")
+    with pytest.raises(DatasetError, match="'episode_0/rewards' keeps its values in another file"):
+        load_transitions("minari:test/ball-v0")
 
 
 def test_minari_without_infos(monkeypatch, tmp_path):
     minari_dataset(monkeypatch, tmp_path / "minari", infos=False)
-    with pytest.raises(DatasetError, match=r"episode 0: the infos have no 'cost'.*record_infos=True"):
+    with pytest.raises(DatasetError, match=r"no episode has infos.*record_infos=True"):
         convert("minari:test/ball-v0", tmp_path / "set", tasks=["ballcircle"])
 
 

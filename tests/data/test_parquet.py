@@ -7,9 +7,9 @@ import pytest
 import yaml
 from data_factory import make_dataset
 
+from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.parquet import column_to_numpy
 from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
@@ -74,7 +74,7 @@ def test_index_columns_may_be_missing(folder):
     [
         ("observation", pa.array([[1.0] * 7] * 9), "has 7 dimensions, but OfflineBallCircle-v0 has 8"),
         ("observation", pa.array([[1.0] * 8] * 8 + [[1.0]]), r"holds lists of different lengths: \[1, 8\]"),
-        ("observation", pa.array(range(9)), "must hold one list of numbers per row, not int64"),
+        ("observation", pa.array(range(9)), "has 1 dimensions, but OfflineBallCircle-v0 has 8"),
         (
             "observation",
             pa.array([[1.0] * 8] * 7 + [None] * 2),
@@ -191,7 +191,7 @@ def test_truncated_file(folder, share):
     path = folder / BALL.name / TRAIN_FILE
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is not a parquet file, or it is cut off"):
+    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is (empty|not a parquet file, or it is cut off)"):
         load_transitions(folder, BALL)
 
 
@@ -201,7 +201,7 @@ def test_damaged_page(tmp_path):
     content = bytearray(path.read_bytes())
     content[5000:6000] = bytes(1000)
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=f"{folder}: config 'OfflineBallCircle-v0' cannot be read"):
+    with pytest.raises(DatasetError, match=f"{TRAIN_FILE}: is cut off or damaged"):
         load_transitions(folder, BALL)
 
 
@@ -278,3 +278,19 @@ def test_slices_and_chunks_keep_their_rows():
     chunked = pa.concat_tables([table.slice(6), table.slice(1, 2)]).column("observation")
     assert chunked.num_chunks == 2
     np.testing.assert_array_equal(column_to_numpy(chunked, "observation", "here"), whole[[6, 7, 8, 1, 2]])
+
+
+def test_rows_may_be_links_of_the_user(folder, tmp_path):
+    path = folder / BALL.name / TRAIN_FILE
+    path.rename(tmp_path / "x.parquet")
+    path.symlink_to(tmp_path / "x.parquet")
+    assert load_transitions(folder).sha256 == make_dataset().sha256
+
+
+@pytest.mark.parametrize("form", ["../x.parquet", "{}/x.parquet", "file://{}/x.parquet", "a/../../x.parquet"])
+def test_a_card_cannot_name_files_outside_its_folder(folder, tmp_path, form):
+    (folder / BALL.name / TRAIN_FILE).rename(tmp_path / "x.parquet")
+    header = yaml.safe_dump({"configs": [{"config_name": "d", "data_files": form.format(tmp_path)}]})
+    (folder / "README.md").write_text(f"---\n{header}---\n")
+    with pytest.raises(DatasetError, match=r"config 'd' takes rows from .*x\.parquet'"):
+        load_transitions(folder, "d")

@@ -12,7 +12,7 @@ from data_factory import make_columns, make_dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spi_diffusers.data import parquet_rows, streaming
+from spi_diffusers.data import memory, parquet_rows, streaming
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_transitions
@@ -396,17 +396,17 @@ def test_large_data_is_streamed_and_small_data_is_not(untouched, monkeypatch):
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "_CGROUPS", ())
-    machine = streaming.available_memory()
+    monkeypatch.setattr(memory, "_CGROUPS", ())
+    machine = memory.available_memory()
     assert machine > 1 << 20
-    monkeypatch.setattr(streaming, "_CGROUPS", ((str(tmp_path), "limit", "usage", "cached"),))
-    assert streaming.available_memory() == pytest.approx(machine, rel=0.5)
+    monkeypatch.setattr(memory, "_CGROUPS", ((str(tmp_path), "limit", "usage", "cached"),))
+    assert memory.available_memory() == pytest.approx(machine, rel=0.5)
     (tmp_path / "usage").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 1\ncached 300\n")
     (tmp_path / "limit").write_text("max\n")
-    assert streaming.available_memory() == pytest.approx(machine, rel=0.5)
+    assert memory.available_memory() == pytest.approx(machine, rel=0.5)
     (tmp_path / "limit").write_text("1000\n")
-    assert streaming.available_memory() == 600
+    assert memory.available_memory() == 600
 
 
 def test_the_scan_reports_its_progress(split, capsys):

@@ -266,7 +266,7 @@ def test_actions_fill_the_box():
 
 
 def test_data_in_dsrl_layout_loads(tmp_path):
-    from spi_diffusers.data.dsrl import DSRL_NAMES, load_npz
+    from spi_diffusers.data.arrays import DSRL_NAMES, load_npz
 
     columns = columns_of(collect_pixel_world(3, 6, seed=0))
     path = tmp_path / "pixel.npz"

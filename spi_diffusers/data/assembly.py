@@ -1,0 +1,260 @@
+"""Transitions from the columns of a source, once it is known which of them hold what (`roles.py`)."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import numpy as np
+
+from spi_diffusers.data.arrow import column_to_numpy, is_list
+from spi_diffusers.data.columns import COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.roles import DONE, ColumnNames, choose_columns
+from spi_diffusers.data.tasks import Task
+from spi_diffusers.data.transitions import TransitionDataset
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: A column as it was read: an array, or a column of an Arrow table.
+Values: TypeAlias = Union[np.ndarray, "pa.ChunkedArray"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a file, or of all of a source: what they are called, and how some of them are read.
+
+    Attributes:
+        source: what to call it in messages.
+        names: of all columns.
+        read: gives the columns with some of these names.
+        is_episode: whether it is one episode, where nothing else tells.
+    """
+
+    source: str
+    names: Sequence[str]
+    read: Callable[[list[str]], Mapping[str, Values]]
+    is_episode: bool = False
+
+
+def dataset_from_parts(
+    parts: Sequence[Columns],
+    source: str,
+    named: ColumnNames | None = None,
+    task: Task | None = None,
+    *,
+    clip_actions: bool = False,
+    stacklevel: int = 2,
+) -> TransitionDataset:
+    """Make the dataset of one or several files with the same columns.
+
+    No episode reaches from one part into the next. A missing `next_observation` is derived, with a warning,
+    see `derive_next_observation`; `stacklevel` says whose line that names (2: the caller's).
+
+    Raises:
+        DatasetError: columns are missing, ambiguous or named for two roles, nothing tells where episodes end,
+            or the columns do not pass the checks of `TransitionDataset.from_columns`.
+    """
+    raws: list[dict[str, np.ndarray]] = []
+    names: dict[str, str] = {}
+    episodes = 0
+    for part in parts:
+        raw, part_names = _read_roles(part, named or ColumnNames(), stacklevel + 1)
+        if raws:  # a single one is checked as a whole, below
+            _must_agree(part.source, raw, parts[0].source, raws[0])
+        if len(parts) > 1:
+            checker = ColumnChecker(part.source, part_names)
+            raw |= {
+                name: checker.clean_column(name, raw[name], task, clip_actions=clip_actions)
+                for name in COLUMNS
+                if name in raw
+            }
+            checker.check_ends(np.flatnonzero(raw["terminated"] | raw["truncated"]), len(raw["reward"]))
+            if "episode_index" in raw:
+                raw["episode_index"] = raw["episode_index"] + episodes
+                episodes = int(raw["episode_index"].max(initial=episodes)) + 1
+        raws.append(raw)
+        names = names or part_names
+    if len(raws) == 1:
+        joined = raws[0]
+    else:
+        joined = {name: np.concatenate([raw[name] for raw in raws]) for name in raws[0]}
+    if "next_observation" not in joined:
+        stand_in = {**joined, "next_observation": joined["observation"]}
+        clean = ColumnChecker(source, names).clean(stand_in, task, clip_actions=clip_actions)
+        joined, dropped = derive_next_observation(clean)
+        if len(joined["reward"]) == 0:
+            raise DatasetError(
+                f"{source}: zero rows are left of {len(clean['reward'])}: every episode has one step and no "
+                "next observation; name its column with --next-observation-columns (spi data convert)"
+            )
+        warnings.warn(
+            f"{source}: has no column of the next observation; took the following row of each episode, and "
+            f"dropped the last row of {dropped} truncated episodes, for which nothing follows",
+            stacklevel=stacklevel + 1,
+        )
+    return TransitionDataset.from_columns(
+        joined, task=task, source=source, names=names, clip_actions=clip_actions
+    )
+
+
+def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """Fill in `next_observation` where a file has none, from the row that follows in the same episode.
+
+    The last row of an episode has no following row. Where the episode terminated, the bootstrap is cut
+    and the value is never used, so the observation itself stands in. Where it was only truncated, the
+    value would be bootstrapped from and any stand-in would be wrong, so the row is dropped and the row
+    before it becomes the truncated end of the episode; an episode of that one row disappears.
+
+    Returns:
+        The new columns without the index columns, and the number of dropped rows.
+    """
+    terminated, truncated = columns["terminated"], columns["truncated"]
+    observation = columns["observation"]
+    drop = truncated & ~terminated
+    following = np.concatenate([observation[1:], observation[-1:]])
+    new = {name: columns[name] for name in COLUMNS}
+    new["next_observation"] = np.where(terminated[:, None], observation, following)
+    # The row before a dropped one becomes the end, unless the dropped row is all there is of its episode.
+    longer = drop & (columns["frame_index"] > 0)
+    new["truncated"] = truncated.copy()
+    new["truncated"][np.flatnonzero(longer) - 1] = True
+    return {name: values[~drop] for name, values in new.items()}, int(drop.sum())
+
+
+def _read_roles(
+    part: Columns, named: ColumnNames, stacklevel: int
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The values of each role, with the ends of all episodes, and what the source calls it."""
+    chosen = choose_columns(part.source, part.names, named)
+    if "frame_index" in part.names:
+        chosen.setdefault("frame_index", ("frame_index",))
+    if not part.is_episode and not chosen.keys() & {"terminated", "truncated", "episode_index"}:
+        done = next((name for name in DONE if name in part.names), None)
+        hint = "" if done is None else f" Column {done!r} may be one of these: say which."
+        raise DatasetError(
+            f"{part.source}: nothing tells where an episode ends; name the column that holds the "
+            "episode's number (--episode-column), or those of its ends (--terminated-column, "
+            f"--truncated-column).{hint}"
+        )
+    _check_done(part, chosen, stacklevel + 1)
+    values = part.read([name for names in chosen.values() for name in names])
+    raw: dict[str, np.ndarray] = {}
+    names: dict[str, str] = {}
+    for role, columns in chosen.items():
+        names[role] = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
+        if role in VECTOR_COLUMNS:
+            pieces = [_vector(part.source, name, values[name]) for name in columns]
+            raw[role] = _side_by_side(part.source, columns, pieces)
+        elif role == "episode_index":
+            raw[role] = _number_episodes(part.source, columns[0], values[columns[0]])
+        else:
+            raw[role] = _one_each(part.source, columns[0], values[columns[0]])
+    rows = len(raw["reward"])
+    raw.setdefault("terminated", np.zeros(rows, dtype=bool))
+    if "truncated" not in raw:
+        raw["truncated"] = np.zeros(rows, dtype=bool)
+        if ("episode_index" in raw or part.is_episode) and rows:
+            number = raw.get("episode_index", np.zeros(rows))
+            checker = ColumnChecker(part.source, names)
+            terminated = checker.clean_column("terminated", raw["terminated"], None)
+            if len(number) == len(terminated) == rows:  # else refused by the checks of all columns
+                raw["truncated"] = np.append(np.diff(number) != 0, True) & ~terminated
+    return raw, names
+
+
+def _check_done(part: Columns, chosen: Mapping[str, tuple[str, ...]], stacklevel: int) -> None:
+    """Do not pass silently over a flag that may say that the task ended."""
+    taken = {name for names in chosen.values() for name in names}
+    done = next((name for name in DONE if name in part.names and name not in taken), None)
+    ends_known = part.is_episode or chosen.keys() & {"truncated", "episode_index"}
+    if done is None or ("terminated" in chosen and ends_known):
+        return
+    if done == "next.done":  # LeRobot: the last step of an episode
+        warnings.warn(
+            f"{part.source}: column 'next.done' tells that an episode ended, not whether the task ended it: "
+            "every end is taken as truncated. If the task ended there, say --terminated-column next.done",
+            stacklevel=stacklevel + 1,
+        )
+    else:
+        raise DatasetError(
+            f"{part.source}: column {done!r} may say that the task itself ended (--terminated-column {done}) "
+            f"or that the episode was cut off (--truncated-column {done}); say which (spi data convert)"
+        )
+
+
+def _vector(source: str, name: str, values: Values) -> np.ndarray:
+    if not isinstance(values, np.ndarray):
+        values = column_to_numpy(values, name, source, vector=is_list(values.type))
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _side_by_side(source: str, names: Sequence[str], pieces: list[np.ndarray]) -> np.ndarray:
+    if len(pieces) == 1:
+        return pieces[0]  # with no copy; the checks see to its shape
+    for name, piece in zip(names, pieces, strict=True):
+        if piece.ndim != 2 or piece.dtype.kind not in "fiub":
+            shape = f"{piece.dtype} of shape {piece.shape}"
+            raise DatasetError(
+                f"{source}: column {name!r} must hold a number or a vector per row, not {shape}"
+            )
+        if len(piece) != len(pieces[0]):
+            raise DatasetError(
+                f"{source}: column {name!r} has {len(piece)} rows, but {names[0]!r} has {len(pieces[0])}"
+            )
+    return np.concatenate(pieces, axis=1)
+
+
+def _one_each(source: str, name: str, values: Values) -> np.ndarray:
+    if isinstance(values, np.ndarray):
+        return values
+    return column_to_numpy(values, name, source, vector=False)
+
+
+def _number_episodes(source: str, name: str, values: Values) -> np.ndarray:
+    """Number the episodes 0, 1, ... by first appearance; (N,) int64."""
+    import pyarrow as pa
+
+    if isinstance(values, np.ndarray):
+        flat = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        column = pa.chunked_array([pa.array(flat)]) if flat.ndim == 1 else None
+    else:
+        column = values
+    if column is None or pa.types.is_nested(column.type):
+        kind = values.shape if isinstance(values, np.ndarray) else values.type
+        raise DatasetError(f"{source}: column {name!r} must hold one number or name per row, not {kind}")
+    column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no rows
+        return np.zeros(0, dtype=np.int64)
+    if column.null_count:
+        raise DatasetError(f"{source}: column {name!r} has {column.null_count} missing values")
+    encoded = column.dictionary_encode()
+    numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    # Also missing: a text that is empty, as in a CSV file, and NaN, as pandas writes it.
+    blank = [
+        i for i, value in enumerate(encoded.dictionary.to_pylist()) if value in ("", b"") or value != value
+    ]
+    if len(rows := np.flatnonzero(np.isin(numbers, blank))):
+        raise DatasetError(
+            f"{source}: column {name!r} has {len(rows)} missing values, the first in row {rows[0]}"
+        )
+    return numbers
+
+
+def _must_agree(
+    source: str, raw: Mapping[str, np.ndarray], first_source: str, first: Mapping[str, np.ndarray]
+) -> None:
+    """Refuse files whose columns are not the same."""
+    for role in (*first, *raw):
+        if (role in first) != (role in raw):
+            has, lacks = (first_source, source) if role in first else (source, first_source)
+            raise DatasetError(
+                f"{lacks}: has no column of the {role.replace('_', ' ')}, which {has} has; files that "
+                "are converted together need the same columns"
+            )
+    for role in VECTOR_COLUMNS:
+        if role in raw and raw[role].shape[1:] != first[role].shape[1:]:
+            raise DatasetError(
+                f"{source}: the {role.replace('_', ' ')} has {raw[role].shape[-1]} dimensions, but "
+                f"{first[role].shape[-1]} in {first_source}"
+            )

@@ -1,0 +1,31 @@
+"""What a file is, by its first bytes."""
+
+from pathlib import Path
+
+from spi_diffusers.data.columns import DatasetError
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"%PDF": "a PDF document",
+    b"\x93NUMPY": "a single NumPy array (.npy)",
+    b"\x1f\x8b": "a gzip file",
+    b"PAR1": "a parquet file",
+    b"\x80": "a Python pickle",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
+    b"<": "an HTML or XML page",
+}
+
+
+def check_signature(path: Path, expected: bytes, kind: str) -> None:
+    """Refuse, by DatasetError, a file that does not start as files of its kind do; it says what it is."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    if head.startswith(expected):
+        return
+    if not head:
+        raise DatasetError(f"{path}: is empty (0 bytes), not {kind}")
+    is_ = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), "something else")
+    raise DatasetError(f"{path}: is not {kind} but {is_} (it starts with the bytes {head[:8].hex(' ')})")
