@@ -1,8 +1,8 @@
-"""`spi data`: convert, collect, describe and publish datasets."""
+"""`spi data`: convert, collect, describe, export and publish datasets."""
 
 import argparse
 
-from spi_diffusers.commands import data_collect, data_convert, data_describe, data_push
+from spi_diffusers.commands import data_collect, data_convert, data_describe, data_export, data_push
 from spi_diffusers.commands.parser import finish
 
 EXAMPLES = """\
@@ -20,13 +20,14 @@ examples:
 COMMANDS = {
     "convert": (
         data_convert,
-        "Convert DSRL files, tables of logged transitions or Minari datasets to the parquet layout.",
+        "Convert DSRL files, tables, HDF5, NumPy, Minari or LeRobot datasets to the parquet layout.",
     ),
     "describe": (
         data_describe,
         "Show what a dataset holds: episodes, returns, costs, and what keeps each cost limit.",
     ),
     "collect": (data_collect, "Make a dataset in the simulator, by behavior policies of many trade-offs."),
+    "export": (data_export, "Write a dataset in the format of another library: LeRobot."),
     "push": (data_push, "Publish a dataset folder to the Hub, as one verified commit."),
 }
 

@@ -14,7 +14,9 @@ examples:
   spi data convert robot.csv datasets/robot       columns obs_0, obs_1, action_0, reward, cost, episode
   spi data convert log.csv datasets/robot --name robot --observation-columns 'obs_*' \\
       --action-columns steer gas --reward-column r --cost-column c --episode-column run
-  spi data convert minari:lab/arm-v0 datasets/arm --name arm --cost-column cost   infos hold the cost
+  spi data convert runs datasets/robot --name robot        a folder with one CSV file per episode
+  spi data convert lerobot/pusht datasets/pusht --name pusht --cost-column next.damage
+  spi data convert minari:lab/arm-v0 datasets/arm --name arm --cost-column infos/damage
 
 The folder gets one config per task: rows, episode table, statistics, scatter plot, and the dataset card. It
 loads with --dataset FOLDER and with the `datasets` library. A download that was stopped goes on where it
@@ -27,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="DSRL .hdf5 or .npz file, a folder of them, YYY-45/DSRL, a .csv or .parquet table, a folder or "
-        "Hub dataset in the parquet layout, a Minari folder, or minari:ID",
+        help="an .hdf5 or .npz file, a folder of DSRL's, YYY-45/DSRL, a .csv, .tsv or .parquet table, a "
+        "folder of them (one per episode), a folder or Hub dataset of parquet files, a LeRobot folder or id, "
+        "a Minari folder, or minari:ID",
     )
     parser.add_argument("folder", metavar="DST", help="folder to write; other configs in it are kept")
     parser.add_argument(
@@ -53,10 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     table = parser.add_argument_group(
-        "columns of a table",
+        "columns",
         "by default those with usual names: observation, obs, state or obs_0, obs_1,\n"
         "...; action; reward; cost; terminated, truncated or timeouts; episode or\n"
-        "episode_index",
+        "episode_index. Arrays in groups, entries of infos and of Dict spaces go by\n"
+        "their paths, such as infos/cost; a vector of several is in alphabetical order",
     )
     for vector in ("observation", "action", "next-observation"):
         more = " (default: the observation of the next row)" if vector == "next-observation" else ""
@@ -68,29 +72,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     for name, text in (
         ("reward", "the reward"),
-        ("cost", "the cost, at least 0 (for Minari: its key in the infos)"),
+        ("cost", "the cost, at least 0"),
         ("terminated", "1 where the task itself ended"),
         ("truncated", "1 where the episode was cut off"),
         ("episode", "a number or name that all rows of an episode share"),
     ):
         table.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {text}")
+    csv = parser.add_argument_group("CSV files", "found out by default, where the file leaves no doubt")
+    csv.add_argument("--delimiter", metavar="CHAR", help="between columns, such as , ; or \\t")
+    csv.add_argument("--decimal", choices=(".", ","), help="the decimal mark")
+    csv.add_argument(
+        "--encoding", metavar="NAME", help="of the text, such as latin-1 or cp1252 (default: utf-8)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert all tasks that the source holds, or those that are named."""
-    from spi_diffusers.data.tasks import resolve_task
+    from spi_diffusers.data.tasks import TASKS, resolve_task
 
     for task in args.task:
         resolve_task(task, args.source)  # before the heavy imports: a typing error shows at once
     if args.quiet:
         hide_hub_bars()
     from spi_diffusers.data.convert import convert_dataset
-    from spi_diffusers.data.tables import TableColumns
+    from spi_diffusers.data.delimited import CsvFormat
+    from spi_diffusers.data.roles import ColumnNames
 
     def names(values: list[str] | None) -> tuple[str, ...] | None:
         return None if values is None else tuple(values)
 
-    columns = TableColumns(
+    columns = ColumnNames(
         observation=names(args.observation_columns),
         action=names(args.action_columns),
         next_observation=names(args.next_observation_columns),
@@ -107,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
         tasks=args.task,
         name=args.name,
         columns=columns,
+        csv=CsvFormat(args.delimiter, args.decimal, args.encoding),
         license=args.license,
         description=args.description,
         revision=args.revision,
@@ -122,6 +134,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{config}: {part.dataset.num_episodes} episodes, {len(part.dataset)} transitions", flush=True
             )
     following = shlex.join(["spi", "data", "describe", args.folder, "--task", config])
-    train = shlex.join(["spi", "train", "--task", config, "--dataset", args.folder])
-    print(f"Written: {args.folder}\nTrain on it: {train}\nNext: {following}")
+    train = ["spi", "train", "--task", config, "--dataset", args.folder]
+    if config not in TASKS:  # whose actions are in [-1, 1]
+        train += ["--action-low", "LOW", "--action-high", "HIGH"]
+    print(f"Written: {args.folder}\nTrain on it: {shlex.join(train)}\nNext: {following}")
     return 0

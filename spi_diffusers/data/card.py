@@ -1,5 +1,6 @@
 """The dataset card of a folder in the parquet layout, made from its `stats.json` files alone."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,14 +79,14 @@ def make_card(
             task_categories=["reinforcement-learning"],
             pretty_name="Offline safe reinforcement learning",
             tags=["offline-rl", "safe-rl", "dsrl", "spi-diffusers"],
-            size_categories=_size_categories(tasks),
+            size_categories=[size_category(_rows(tasks))],
             configs=_merge_configs([], tasks),
         )
         return DatasetCard.from_template(
             data,
             template_path=str(_TEMPLATES / "dataset_card.md"),
             title="Offline safe reinforcement learning",
-            location=location,
+            location=json.dumps(location, ensure_ascii=False)[1:-1],  # inside the quotes of Python code
             tasks=tasks,
             section=section,
         )
@@ -111,7 +112,7 @@ def refresh_header(
     `tasks` are the `stats.json` contents of every config, `replaced` those of configs just replaced, whose
     licenses were ours, too.
     """
-    card.data["size_categories"] = _size_categories(tasks)
+    card.data["size_categories"] = [size_category(_rows(tasks))]
     given = card.data.get("license") or []
     ours = set(_licenses([*tasks, *replaced]))
     if ours.issuperset([given] if isinstance(given, str) else given):
@@ -167,14 +168,17 @@ def _license(tasks: Sequence[dict[str, Any]]) -> str | list[str]:
     return licenses[0] if len(licenses) == 1 else licenses
 
 
-def _size_categories(tasks: Sequence[dict[str, Any]]) -> list[str]:
-    """The Hub's category for the rows of all configs together."""
-    rows = sum(task["num_transitions"] for task in tasks)
+def _rows(tasks: Sequence[dict[str, Any]]) -> int:
+    return sum(task["num_transitions"] for task in tasks)
+
+
+def size_category(rows: int) -> str:
+    """The Hub's category for a number of rows."""
     marks = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T"]
     power = next((k for k in range(len(marks)) if rows < 10 ** (k + 3)), len(marks))
     if power == 0:
-        return [f"n<{marks[0]}"]
-    return [f"{marks[power - 1]}<n<{marks[power]}" if power < len(marks) else f"n>{marks[-1]}"]
+        return f"n<{marks[0]}"
+    return f"{marks[power - 1]}<n<{marks[power]}" if power < len(marks) else f"n>{marks[-1]}"
 
 
 def read_stats_file(path: Path) -> dict[str, Any]:

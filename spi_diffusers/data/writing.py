@@ -11,7 +11,7 @@ import torch
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.tasks import RESERVED_NAMES, check_config_name
+from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import name_aside, remove_leftovers, sha256_of
 from spi_diffusers.locks import turn
@@ -52,8 +52,8 @@ def write_parquet_dataset(
         source: where the data comes from, for the card; the last part of `dataset.source` by default.
         description: how the data was made, for the card (Markdown).
         license: license id as the Hub knows it.
-        location: what a reader beside the folder passes to `load_transitions`, for the card; by default
-            its name.
+        location: what a reader passes to `load_transitions`, for the card; by default the folder as seen
+            from the current one, where it is in there, and else its whole path.
         more_stats: JSON values that `stats.json` shall hold besides what is written there anyway.
         overwrite: replace the config if the folder has it already.
 
@@ -93,13 +93,13 @@ def write_parquet_dataset(
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         with turn(folder):
             _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
-            readme, name = folder / "README.md", folder.resolve().name
+            readme = folder / "README.md"
             there = read_stats(folder)
             tasks = [*(task for task in there if task["config"] != config), stats]
             card = make_card(
                 sorted(tasks, key=lambda task: task["config"]),
                 readme if readme.is_file() else None,
-                location=location or (f"./{name}" if name in RESERVED_NAMES else name),
+                location=location or _location(folder),
                 replaced=[task for task in there if task["config"] == config],
             )
             (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
@@ -118,6 +118,13 @@ def write_parquet_dataset(
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _location(folder: Path) -> str:
+    """What to pass to `load_transitions` here to get the folder."""
+    whole = folder.absolute()
+    here = str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
+    return f"./{here}" if here in RESERVED_NAMES or here.startswith(MINARI_PREFIX) else here
 
 
 def check_destination(folder: str | os.PathLike[str]) -> None:

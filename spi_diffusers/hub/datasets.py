@@ -139,7 +139,7 @@ def published_card(files: DatasetFiles, repo_id: str) -> str:
     )
     # Only where the folder itself is loaded: words on its card may tell of other datasets.
     head, mark, rest = card.text.partition(BEGIN)
-    if here := re.search(r'load_transitions\("([^"]*)"', head):
+    if here := re.search(r'load_transitions\("((?:[^"\\]|\\.)*)"', head):
         calls = rf'(load_transitions|load_dataset)\("{re.escape(here[1])}"'
         head = re.sub(calls, lambda match: f'{match[1]}("{repo_id}"', head)
     card.text = head + mark + rest

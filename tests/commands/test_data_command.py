@@ -16,6 +16,8 @@ from faulty_hub import FaultyHub, sha256
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, get_task
+from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.hub.datasets import find_files, published_card
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 REPOSITORY = Path(__file__).parents[2]
@@ -32,6 +34,7 @@ def test_convert_then_describe(tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert "OfflineBallCircle-v0: 3 episodes, 9 transitions" in text
     assert "Next: spi data describe set --task OfflineBallCircle-v0" in text
+    assert "--action-low" not in text
     assert load_transitions("set").sha256 == make_dataset().sha256
     assert main(["data", "convert", "ballcircle.npz", "set", "--keep-existing"]) == 0
     assert "OfflineBallCircle-v0: there already" in capsys.readouterr().out
@@ -85,7 +88,9 @@ def test_data_of_no_task_goes_by_the_name_that_it_was_given(tmp_path, capsys, mo
     Path("log.csv").write_text(ROBOT)
     for name in ("robot1", "my robot"):
         assert main(["data", "convert", "log.csv", "set", "--name", name, *ROBOT_COLUMNS]) == 0
-        following = shlex.split(capsys.readouterr().out.partition("Next: spi ")[2])
+        text = capsys.readouterr().out
+        assert "--dataset set --action-low LOW --action-high HIGH\n" in text  # nothing tells the range
+        following = shlex.split(text.partition("Next: spi ")[2])
         assert following[-1] == name
         assert main([*following, "--output", "out"]) == 0
         assert f"set ({name})" in json.loads(Path("out/description.json").read_text())["source"]
@@ -103,6 +108,47 @@ def test_data_of_no_task_goes_by_the_name_that_it_was_given(tmp_path, capsys, mo
     assert "has no config for task OfflineBallCircle-v0" in fails(
         capsys, "describe", "set", "--task", "ballcircle"
     )
+
+
+@pytest.mark.parametrize("folder", ["data/tank", "tank", "dsrl/x", "deep/minari:x", 'data/a "b"'])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_the_card_says_how_this_folder_is_loaded(tmp_path, monkeypatch, folder, absolute):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    target = tmp_path / "there" / folder if absolute else folder
+    write_parquet_dataset(make_dataset(), target, config_name="tank")
+    card = Path(target, "README.md").read_text()
+    (call,) = re.findall(r"^dataset = (load_transitions.*)", card, re.MULTILINE)
+    assert eval(call).sha256 == make_dataset().sha256
+    published = published_card(find_files(Path(target)), "org/tank")
+    assert 'load_transitions("org/tank", task="tank")' in published
+    assert str(tmp_path) not in published
+
+
+def test_csv_options_reach_the_reader(tmp_path, capsys):
+    log = tmp_path / "log.csv"
+    text = "höhe;gas;reward;cost;run\n1,234;0,5;1;0;a\n2,345;0,5;1;0;a\n"
+    log.write_bytes(text.encode("latin-1"))
+    arguments = [str(log), str(tmp_path / "set"), "--observation-columns", "h*", "--action-columns", "gas"]
+    arguments += ["--episode-column", "run"]
+    assert "log.csv: is not text in the encoding utf-8" in fails(capsys, "convert", *arguments)
+    arguments += ["--encoding", "latin-1", "--delimiter", ";", "--decimal", ","]
+    assert main(["data", "convert", *arguments]) == 0
+    assert load_transitions(tmp_path / "set").transitions.observation.tolist() == [[np.float32(1.234)]]
+    capsys.readouterr()  # a warning: next observations are derived
+    assert "delimiter (--delimiter) must be" in fails(capsys, "convert", *arguments, "--delimiter", "ab")
+
+
+def test_export_and_back(tmp_path, capsys):
+    write_parquet_dataset(make_dataset(), tmp_path / "set", config_name="arm")
+    target = str(tmp_path / "lerobot" / "arm")
+    export = ["data", "export", str(tmp_path / "set"), target, "--to", "lerobot"]
+    assert main([*export, "--license", "mit"]) == 0
+    assert f"Written: {target}, 3 episodes, 9 transitions" in capsys.readouterr().out
+    assert main(["data", "convert", target, str(tmp_path / "again")]) == 0
+    assert load_transitions(tmp_path / "again", "arm").sha256 == make_dataset().sha256
+    assert "license: mit" in (tmp_path / "again" / "README.md").read_text()
+    assert "holds something already" in fails(capsys, *export[1:])
 
 
 def test_errors_are_one_line(tmp_path, capsys):

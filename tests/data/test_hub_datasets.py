@@ -5,6 +5,7 @@ import json
 import socket
 
 import h5py
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from data_factory import make_columns, make_dataset, to_dsrl
 from dataset_hub import COMMIT, DatasetHub, client_environment
 from hub_client import run_client
 
+from spi_diffusers.data.lerobot import write_lerobot_dataset
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -74,12 +76,28 @@ def hub(tmp_path_factory):
     with h5py.File(hdf5, "w") as file:
         for column, values in to_dsrl(make_columns()).items():
             file.create_dataset(column, data=values)
+    write_lerobot_dataset(make_dataset(terminated=(1,)), folder.with_name("arm"), license="mit")
+    arm = folder.with_name("arm")
+    columns = make_columns()
+    own = {f"s{i}": values for i, values in enumerate(columns["observation"].T)}
+    own |= {f"t{i}": values for i, values in enumerate(columns["next_observation"].T)}
+    own |= {"u": list(columns["action"]), "gain": columns["reward"], "harm": columns["cost"]}
+    own |= {"run": np.repeat(["x", "y", "z"], (3, 2, 4))}
+    names = io.BytesIO()
+    pq.write_table(pa.table(own), names)
+    secret = folder.with_name("secret.parquet")
+    secret.write_bytes((folder / BALL.name / "train-00000-of-00001.parquet").read_bytes())
+    evil = "---\nconfigs:\n- config_name: d\n  data_files: {}\n---\n"
     foreign = io.BytesIO()
     pq.write_table(pa.table({"state": [1.0], "force": [2.0], "gain": [3.0]}), foreign)
     repositories = {
         "lab/set": files,
         "lab/damaged": damaged,
         "lab/bare": {"data/train-0.parquet": files[name], "data/test-0.parquet": b"no rows"},
+        "lab/arm": {str(p.relative_to(arm)): p.read_bytes() for p in arm.rglob("*") if p.is_file()},
+        "lab/names": {"rows.parquet": names.getvalue()},
+        "lab/evil": {"README.md": evil.format(secret).encode(), "d/rows.parquet": files[name]},
+        "lab/wicked": {"README.md": evil.format(f"file://{secret}").encode(), "d/rows.parquet": files[name]},
         "lab/foreign": {"rows.parquet": foreign.getvalue()},
         "lab/plain": {
             "README.md": b"---\nlicense: apache-2.0\n"
@@ -124,6 +142,15 @@ def answers(environment, home):
         "unknown": {"dataset": "lab/robots", "task": "robot3"},
         "foreign": {"dataset": "lab/foreign"},
         "bare": {"dataset": "lab/bare"},
+        "evil": {"dataset": "lab/evil"},
+        "wicked": {"dataset": "lab/wicked"},
+        "arm": {"dataset": "lab/arm"},
+        "arm_set": ["data", "convert", "lab/arm", str(home / "arm")],
+        "names": [
+            *("data", "convert", "lab/names", str(home / "names"), "--name", "mine"),
+            *("--observation-columns", "s*", "--next-observation-columns", "t*", "--action-columns", "u"),
+            *("--reward-column", "gain", "--cost-column", "harm", "--episode-column", "run"),
+        ],
         "set": ["data", "convert", "lab/set", str(home / "set")],
         "plain": ["data", "convert", "lab/plain", str(home / "plain")],
     }
@@ -150,7 +177,8 @@ def test_parquet_and_dsrl_repositories(hub, environment, answers, home):
     )
     assert "lab/nothing: cannot be loaded from the Hub (revision 'main')" in answers["no_repository"][1]
     assert "lab/set: cannot be loaded from the Hub (revision 'v9'): Rev" in answers["no_revision"][1]
-    assert f"lab/damaged@{COMMIT}: config 'OfflineBallCircle-v0' cannot be read" in answers["damaged"][1]
+    assert "train-00000-of-00001.parquet: is cut off or damaged: " in answers["damaged"][1]
+    assert "lab--damaged" in answers["damaged"][1]  # the client's copy, for who wants to remove it
     assert answers["dsrl"][0] == answers["dsrl_short"][0] == ball
     assert answers["dsrl"][1].endswith(BALL.dataset_file)
     assert (
@@ -197,8 +225,27 @@ def test_data_of_no_task(answers):
     assert answers["unknown"][0] == "UnknownTaskError"
     assert "unknown task 'robot3'" in answers["unknown"][1]
     assert "Nor is it a config of lab/robots, which has robot1, robot2" in answers["unknown"][1]
-    assert "'observation' is missing; the file has 'state', 'force', 'gain'" in answers["foreign"][1]
     assert answers["bare"] == [make_dataset().sha256, f"lab/bare@{COMMIT} (default)", None]
+    assert "lab/foreign@" in answers["foreign"][1]
+    assert "no column with a usual name for the action (--action-columns)" in answers["foreign"][1]
+    assert "It has 'state', 'force', 'gain'" in answers["foreign"][1]
+
+
+def test_parquet_with_other_names_and_lerobot(answers, home):
+    data = make_dataset(terminated=(1,))
+    assert answers["arm"][0] == data.sha256
+    assert (answers["arm_set"], answers["names"]) == (0, 0)
+    stats = json.loads((home / "arm" / "arm" / "stats.json").read_text())
+    assert (stats["sha256"], stats["license"]) == (data.sha256, "mit")
+    assert stats["source"] == f"LeRobot dataset lab/arm, commit {COMMIT}"
+    stats = json.loads((home / "names" / "mine" / "stats.json").read_text())
+    assert stats["sha256"] == make_dataset().sha256
+
+
+@pytest.mark.parametrize("name", ["evil", "wicked"])
+def test_a_card_on_the_hub_cannot_name_files_of_this_machine(answers, name):
+    assert answers[name][0] == "DatasetError"
+    assert f"lab/{name}: config 'd' takes rows from " in answers[name][1]
 
 
 def test_without_a_connection_a_file_is_named_and_data_is_taken_to_fit_into_memory(tmp_path):
