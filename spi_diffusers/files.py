@@ -129,6 +129,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_is_content(path: str | os.PathLike[str]) -> None:
+    """Refuse a Git LFS pointer, which stands for a file in a clone that was made without LFS; ValueError."""
+    with open(path, "rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` "
+                "in its clone."
+            )
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk holds it.
 
@@ -291,6 +301,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) ->
             text = file.read(max_bytes + 1)
         if len(text) > max_bytes:
             raise ValueError(f"more than {max_bytes} bytes")
+        check_is_content(path)
         content = json.loads(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing.") from None

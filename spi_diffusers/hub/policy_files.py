@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 DEFAULT_LICENSE = "apache-2.0"
 PLOTS = ("limits.png", "cost_return.png", "training.png")
 EVAL_RESULTS_FOLDER, PLOTS_FOLDER = ".eval_results", "plots"
-#: diffusers finds the pipeline's code by this name.
-PIPELINE_MODULE = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,13 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     or the results are about other weights.
     """
     from spi_diffusers.pipelines.policy_folder import check_policy_folder
+    from spi_diffusers.pipelines.saving import with_code
 
     policy = find_policy_folder(folder)
     if not is_publishable(policy):
         raise PolicyError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
-    index = _published_index(policy / INDEX_FILE)
+    index, _ = with_code(read_json(policy / INDEX_FILE))
     info, config = (
         _without_local_paths(read_json(path)) if path.is_file() else {}
         for path in (policy / INFO_FILE, policy / CONFIG_FILE)
@@ -122,28 +121,9 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     if rest:
         return top in (*components, "calibration")
     return path in (
-        *(INDEX_FILE, f"{PIPELINE_MODULE}.py", RESULTS_FILE, REPLAY_FILE),
+        *(INDEX_FILE, "pipeline.py", RESULTS_FILE, REPLAY_FILE),
         *(INFO_FILE, CONFIG_FILE),
     )
-
-
-def _published_index(path: Path) -> dict[str, Any]:
-    """`model_index.json`, naming the pipeline's and the components' shipped code."""
-    from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
-
-    index = read_json(path)
-    index.pop("_name_or_path", None)  # a folder of this machine
-    index["_class_name"] = [PIPELINE_MODULE, "SPIPolicyPipeline"]
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
-            continue
-        if entry[1] not in INSTALLED_MODULES:
-            raise PolicyError(
-                f"{path}: '{name}' is a {entry[1]}, which is no class of this package: its code cannot be "
-                "shipped with the policy"
-            )
-        index[name] = [INSTALLED_MODULES[entry[1]].rpartition(".")[2], entry[1]]
-    return index
 
 
 def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None:

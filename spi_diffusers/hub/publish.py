@@ -1,11 +1,11 @@
 """Publish a policy to the Hub: checked first, then one verified commit, then the tag."""
 
+import hashlib
 import logging
 import re
 import shutil
 import tempfile
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,12 @@ from spi_diffusers.files import (
     name_aside,
     read_json,
     remove_leftovers,
+    sha256_of,
     to_json,
 )
 from spi_diffusers.hub.card import eval_results_yaml, policy_card
 from spi_diffusers.hub.policy_files import (
     EVAL_RESULTS_FOLDER,
-    PIPELINE_MODULE,
     PLOTS_FOLDER,
     PolicyFiles,
     is_ours,
@@ -47,18 +47,21 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
 
     `repo_id` is for the card's commands.
     """
-    content: dict[str, Path | bytes] = {INDEX_FILE: to_json(files.index)}
-    content[f"{PIPELINE_MODULE}.py"] = _code("pipelines", "spi_policy")
+    from spi_diffusers.pipelines.saving import sealed, with_code
+
+    index, code = with_code(files.index)
+    content: dict[str, Path | bytes] = {**code}
     for name, (library, _) in files.components.items():
         if library == "diffusers":
             content[f"{name}/scheduler_config.json"] = _config(files.folder / name / "scheduler_config.json")
             continue
         content[f"{name}/config.json"] = _config(files.folder / name / "config.json")
         content[f"{name}/{WEIGHTS_FILE}"] = files.folder / name / WEIGHTS_FILE
-        content[f"{name}/{library}.py"] = _code("models", library)
     for name, values in ((INFO_FILE, files.train_info), (CONFIG_FILE, files.train_config)):
         if values:
             content[name] = to_json(values)
+    sums = {path: _sha256(data) for path, data in sorted(content.items())}
+    content[INDEX_FILE] = sealed(index, sums)  # of the policy; its results and card may change without it
     if files.entries:
         content[RESULTS_FILE] = results_text(files.entries, diverged=files.diverged).encode()
         yaml = eval_results_yaml(files)
@@ -156,9 +159,8 @@ def _config(path: Path) -> Path | bytes:
     )
 
 
-def _code(package: str, module: str) -> bytes:
-    """A file of this package, as it is shipped."""
-    return resources.files(f"spi_diffusers.{package}").joinpath(f"{module}.py").read_bytes()
+def _sha256(data: Path | bytes) -> str:
+    return sha256_of(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
 
 
 def _complete_snapshot(origin: Path, token: str | bool | None) -> None:

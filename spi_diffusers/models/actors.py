@@ -321,6 +321,9 @@ class DiffusionActor(ModelMixin, ConfigMixin):
         activation: Name of a diffusers activation.
         time_embed_dim: Size of the diffusion time's embedding.
         num_candidates: Number N of candidate actions.
+
+    Raises:
+        ValueError: For sizes below one, or betas outside (0, 1).
     """
 
     config_name = "config.json"
@@ -339,6 +342,8 @@ class DiffusionActor(ModelMixin, ConfigMixin):
         super().__init__()
         if num_candidates < 1:
             raise ValueError(f"num_candidates must be at least 1, got {num_candidates}.")
+        if not betas or not all(0 < beta < 1 for beta in betas):
+            raise ValueError(f"betas must be a list of at least one number in (0, 1), got {list(betas)}.")
         shared = {
             "observation_dim": observation_dim,
             "action_dim": action_dim,

@@ -18,6 +18,7 @@ from spi_diffusers.pipelines.spi_policy import (
     as_generator,
     as_number,
     check_finite,
+    check_given,
     check_same,
     check_text,
 )
@@ -67,6 +68,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             "format_version": format_version,
         }
         self.check_settings(**settings)
+        check_given(actor=actor, normalizer=normalizer)
         normalizer.check()
         check_finite(actor=actor)
         check_same("observation_dim", actor=actor, normalizer=normalizer)

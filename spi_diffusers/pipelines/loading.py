@@ -22,7 +22,10 @@ from spi_diffusers.files import (
     to_json,
     write_durably,
 )
-from spi_diffusers.pipelines.policy_folder import check_policy_folder, read_config, with_installed_modules
+from spi_diffusers.pipelines.component_configs import read_config
+from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
+from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
+from spi_diffusers.pipelines.spi_policy import CHECKSUMS, damaged_files, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Base
@@ -58,12 +61,27 @@ def resolve_policy(
     patterns = ["*.json", "*.safetensors"] + (["*.py"] if trust_remote_code else [])
     try:
         folder = fetch_snapshot(name, revision=revision, allow_patterns=patterns, **options)
+        if not options.get("local_files_only") and _is_damaged(folder):
+            logger.warning("%s: what the cache holds is damaged; it is downloaded again.", name)
+            again = {**options, "force_download": True}
+            folder = fetch_snapshot(name, revision=revision, allow_patterns=patterns, **again)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         hint = did_you_mean(Path(policy).expanduser())
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: holds no policy: {INDEX_FILE} is missing.")
     return folder
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether a file of a downloaded policy is not the one that was published."""
+    try:
+        index = read_config(folder / INDEX_FILE)
+        return CHECKSUMS in index and bool(damaged_files(str(folder), index))
+    except FileNotFoundError:
+        return False  # no policy
+    except ValueError:
+        return True
 
 
 def load_pipeline(
@@ -95,6 +113,13 @@ def pipeline_class(folder: Path) -> "type[CheckedLoading]":
     return known[name]
 
 
+def _refuse(**arguments: Any) -> None:
+    """Refuse what diffusers would save or load in a form that is none of a policy."""
+    for name, value in arguments.items():
+        if value:
+            raise ValueError(f"{name}={shown(value)} does not apply to a policy; leave it out.")
+
+
 class CheckedLoading(_Base):
     """What a policy's pipeline gets its loading from; to be named before diffusers' own class.
 
@@ -108,6 +133,9 @@ class CheckedLoading(_Base):
 
     _training_record: dict[str, dict[str, Any]] | None = None
     _recorded_state = ""
+
+    def _check_origin(self, component: Any) -> None:
+        """Nothing: the folder was checked before anything was loaded from it."""
 
     @property
     def training_record(self) -> dict[str, dict[str, Any]] | None:
@@ -187,6 +215,7 @@ class CheckedLoading(_Base):
         """
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
+        _refuse(**{name: kwargs.pop(name, None) for name in ("variant", "custom_pipeline", "use_flashpack")})
         trust = bool(kwargs.get("trust_remote_code", False))
         options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
         folder = str(resolve_policy(pretrained_model_name_or_path, trust_remote_code=trust, **options))
@@ -201,46 +230,58 @@ class CheckedLoading(_Base):
         self,
         save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,
-        *args: Any,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
         push_to_hub: bool = False,
+        *,
         repo_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save the policy to a folder, as safetensors, with its training record.
+        """Save the policy to a folder, as safetensors, with its code, its training record and checksums.
 
         A policy that was changed since it was trained is saved without the record, which is about other
-        weights.
+        weights. What cannot be loaded again is not saved; the folder is then as it was.
 
         Args:
             save_directory: The folder. `spi evaluate`, `spi card` and `spi publish` take it.
             safe_serialization: Must be true: a policy is never saved as a pickle.
-            *args: As in diffusers.
+            variant: Must be None: a policy has one set of weights.
+            max_shard_size: Must be None: its weights are a few MB, in one file.
             push_to_hub: Publish it as well, by [`push_to_hub`].
             repo_id: Where to publish it, `org/name`.
-            **kwargs: As in diffusers; with `push_to_hub` those of [`push_to_hub`].
+            **kwargs: With `push_to_hub` those of [`push_to_hub`].
 
         Raises:
-            ValueError: `safe_serialization` is off, or `repo_id` is missing.
+            NotADirectoryError: There is a file of that name.
+            ValueError: An argument does not apply, `repo_id` is missing, or the policy could not be loaded.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization=False would write a pickle, which can run code: refused.")
+        _refuse(variant=variant, max_shard_size=max_shard_size)
         if push_to_hub and repo_id is None:
             raise ValueError("push_to_hub=True needs repo_id='org/name'.")
-        save_directory = os.path.expanduser(save_directory)
-        super().save_pretrained(save_directory, True, *args, **({} if push_to_hub else kwargs))
+        if not push_to_hub:
+            _refuse(repo_id=repo_id, **kwargs)
+        if not isinstance(save_directory, str | os.PathLike) or not str(save_directory):
+            raise ValueError(f"save_directory must name a folder, got {shown(save_directory)}.")
+        folder = Path(save_directory).expanduser()
         record = self.training_record
         if record is not None and not self.is_as_trained:
             logger.warning(
                 "The policy was changed after its training; it is saved without a training record."
             )
             record = None
-        config, info = Path(save_directory) / CONFIG_FILE, Path(save_directory) / INFO_FILE
-        if record is not None:
-            write_durably(config, to_json(record["config"]))
-            write_durably(info, to_json(record["info"]))
-        elif info.exists():  # of the policy that was here before
-            info.unlink()
-            config.unlink(missing_ok=True)
+        type(self)(**self.components, **self.parameters)  # what cannot be made again cannot be loaded
+        with moved_when_complete(folder) as aside:
+            super().save_pretrained(aside)
+            if record is not None:
+                write_durably(aside / CONFIG_FILE, to_json(record["config"]))
+                write_durably(aside / INFO_FILE, to_json(record["info"]))
+            complete_folder(aside)
+            check_policy_folder(str(aside), type(self))
+            if record is None and (folder / INFO_FILE).exists():  # of the policy that was here before
+                (folder / INFO_FILE).unlink()
+                (folder / CONFIG_FILE).unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(str(repo_id), **kwargs)
 

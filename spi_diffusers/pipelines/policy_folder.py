@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import sys
 from typing import Any
 
 import torch
@@ -11,8 +10,18 @@ from diffusers import ModelMixin
 from safetensors import safe_open
 
 from spi_diffusers import models
-from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, read_json
-from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
+from spi_diffusers.config.validation import short
+from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, check_is_content
+from spi_diffusers.models.noise_model import SCHEDULERS
+from spi_diffusers.pipelines.component_configs import (
+    MAX_CONFIG_BYTES,
+    check_config,
+    check_fields,
+    check_scheduler,
+    naming,
+    read_config,
+)
+from spi_diffusers.pipelines.spi_policy import CHECKSUMS, MAX_CANDIDATES, SPIPolicyPipeline, damaged_files
 
 #: Modules of the component classes. A published folder names the copies that it ships, and one saved from
 #: such copies names diffusers' module cache; the class names are the same everywhere.
@@ -21,10 +30,16 @@ INSTALLED_MODULES = {
     for name, known in vars(models).items()
     if isinstance(known, type) and issubclass(known, ModelMixin)
 }
-#: Configs and headers of ours are smaller. Both are read before anything is known about a folder.
-_MAX_JSON_BYTES = _MAX_HEADER_BYTES = 1_000_000
-_MAX_TIMESTEPS = 100_000
-_MAX_CANDIDATES = 100_000
+#: Classes that a component may have. A scheduler is one of `SCHEDULERS`.
+KINDS = {
+    "noise_model": ("MLPNoiseModel",),
+    "reward_critic": ("TwinCritic",),
+    "safety_critic": ("TwinCritic",),
+    "scheduler": SCHEDULERS,
+    "normalizer": ("ObservationNormalizer",),
+    "calibration": ("CostCalibration",),
+    "actor": ("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
+}
 #: A library's name becomes a path or a module, so it must be plain.
 _LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 
@@ -46,50 +61,73 @@ def check_policy_folder(
 ) -> None:
     """Raise an error that names the file if a policy folder cannot be loaded completely.
 
-    Only headers are read, so a check costs milliseconds and no memory. With `trust_remote_code` the folder
-    may hold components that the package does not know. FileNotFoundError: a config or weight file is missing;
-    ValueError: a file is truncated or foreign, weights and config do not fit, or a newer version saved it.
+    Of weights only headers are read, but for their checksums. With `trust_remote_code` the folder may hold
+    components that the package does not know. FileNotFoundError: a config or weight file is missing;
+    ValueError: a file is damaged or foreign, a field is unknown, missing or of no use, weights and config do
+    not fit, or a newer version saved it.
     """
     path = os.path.join(folder, INDEX_FILE)
     index = with_installed_modules(read_config(path))
-    class_name = index.get("_class_name", pipeline_class.__name__)
+    class_name = index.get("_class_name")
     if class_name != pipeline_class.__name__:
         raise ValueError(f"{path} is of a {class_name}: it cannot be loaded as a {pipeline_class.__name__}.")
-    SPIPolicyPipeline.check_format_version(index.get("format_version", 1))
-    _check_known_fields(path, index, pipeline_class)
-    for name in _component_names(pipeline_class):
-        if not isinstance(index.get(name), list):
-            raise ValueError(f"{path}: '{name}' must name a library and a class, got {index.get(name)!r}.")
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+    if "format_version" in index:  # before the fields, of which a newer one may have others
+        with naming(path):
+            SPIPolicyPipeline.check_format_version(index["format_version"])
+    fields = dict(inspect.signature(pipeline_class.__init__).parameters)
+    del fields["self"]
+    check_fields(path, index, fields, fields)
+    components = {name: entry for name, entry in index.items() if name in KINDS}
+    settings = {name: value for name, value in index.items() if name in fields and name not in KINDS}
+    with naming(path):
+        pipeline_class.check_settings(**settings)
+    for name, entry in components.items():
+        if entry == [None, None] and fields[name].default is None:
             continue
-        if len(entry) != 2 or not all(isinstance(part, str) for part in entry):
-            raise ValueError(f"{path}: '{name}' must name a library and a class, got {entry!r}.")
-        library, class_name = entry
-        if not _LIBRARY_NAME.fullmatch(library):
-            raise ValueError(
-                f"{path}: '{name}' names the library {library!r}, which is not a valid module name."
-            )
-        if library == "diffusers":
-            _check_scheduler(os.path.join(folder, name))
-            continue
-        config = read_config(os.path.join(folder, name, "config.json"))
-        shapes = _weight_shapes(os.path.join(folder, name))
-        model_class = getattr(sys.modules.get(library), class_name, None)
-        if isinstance(model_class, type) and issubclass(model_class, ModelMixin):
-            _check_shapes(os.path.join(folder, name), model_class, config, shapes)
-        elif not trust_remote_code:
-            raise ValueError(
-                f"{path}: '{name}' is a {class_name} of {library}, which this version does not know: upgrade "
-                "with `pip install -U spi-diffusers`, or, if you trust the code that the policy ships, pass "
-                "trust_remote_code=True."
-            )
+        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {short(entry)}.")
+        _check_component(folder, name, *entry, trust_remote_code=trust_remote_code)
+    if damaged := damaged_files(folder, read_config(path)):
+        raise ValueError(
+            f"{os.path.join(folder, damaged[0])} is damaged, or was changed after the policy was saved: its "
+            f"checksum is not the one in {INDEX_FILE}. Get it anew; if the change is meant, delete the entry "
+            f"{CHECKSUMS} there, load the policy and save it again."
+        )
 
 
-def _component_names(pipeline_class: Any) -> list[str]:
-    """Components that a pipeline must have."""
-    parameters = inspect.signature(pipeline_class.__init__).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.name != "self"]
+def _check_component(
+    folder: str, name: str, library: str, class_name: str, *, trust_remote_code: bool
+) -> None:
+    index = os.path.join(folder, INDEX_FILE)
+    place = os.path.join(folder, name)
+    if not _LIBRARY_NAME.fullmatch(library):
+        raise ValueError(
+            f"{index}: '{name}' names the library {short(library)}, which is not a valid module name."
+        )
+    if name == "scheduler":
+        if library != "diffusers" or class_name not in SCHEDULERS:
+            raise ValueError(
+                f"{index}: the scheduler must be one of diffusers' {', '.join(SCHEDULERS)}, got "
+                f"{short(class_name)} of {short(library)}."
+            )
+        check_scheduler(os.path.join(place, "scheduler_config.json"), class_name)
+        return
+    model_class = getattr(models, class_name) if class_name in KINDS[name] else None
+    ships_code = os.path.isfile(os.path.join(place, f"{library}.py"))
+    if model_class is None and not (trust_remote_code and ships_code):
+        known = "which this version does not know: upgrade with `pip install -U spi-diffusers`"
+        if class_name in INSTALLED_MODULES:
+            known = f"but must be a {' or '.join(KINDS[name])}: get the policy anew"
+        raise ValueError(
+            f"{index}: '{name}' is a {class_name:.200} of {library:.200}, {known}; or, if you trust the code "
+            "that the policy ships, pass trust_remote_code=True."
+        )
+    path = os.path.join(place, "config.json")
+    config = read_config(path)
+    shapes = _weight_shapes(place)
+    if model_class is not None:
+        check_config(path, config, model_class)
+        _check_shapes(place, model_class, config, shapes)
 
 
 def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
@@ -102,9 +140,10 @@ def _weight_shapes(folder: str) -> dict[str, tuple[int, ...]]:
             f"{path} is missing; its folder holds {', '.join(others) or 'nothing else'}. Only safetensors "
             "weights of this name are loaded, never a pickle."
         )
+    check_is_content(path)
     with open(path, "rb") as header:
         length = int.from_bytes(header.read(8), "little")
-    if length > _MAX_HEADER_BYTES:
+    if length > MAX_CONFIG_BYTES:
         raise ValueError(
             f"{path} is truncated or not a safetensors file: its header would have {length} bytes."
         )
@@ -119,25 +158,21 @@ def _check_shapes(
     folder: str, model_class: Any, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]
 ) -> None:
     path = os.path.join(folder, "config.json")
-    _check_known_fields(path, config, model_class)
     # Before a network is made, even one without memory: a config can name any size.
     largest = max((size for shape in shapes.values() if 0 not in shape for size in shape), default=0)
     for key, value in config.items():
         sizes = value if isinstance(value, list) else [value]
         if key.endswith(("_dim", "_dims", "_pairs")) or key.startswith("num_"):
-            bound = _MAX_CANDIDATES if key == "num_candidates" else largest  # they have no weights
-            too_large = [size for size in sizes if isinstance(size, int | float) and size > bound]
+            bound = MAX_CANDIDATES if key == "num_candidates" else largest  # they have no weights
+            too_large = [size for size in sizes if size > bound]
             if too_large or len(sizes) > len(shapes):
                 raise ValueError(
                     f"{os.path.join(folder, WEIGHTS_FILE)} does not fit its config.json: {key} names "
                     f"{f'a size of {too_large[0]}' if too_large else f'{len(sizes)} layers'}, more than the "
                     "weights have."
                 )
-    try:
-        with torch.device("meta"):
-            state = model_class.from_config(config).state_dict()
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
+    with naming(path), torch.device("meta"):
+        state = model_class.from_config(config).state_dict()
     expected = {key: tuple(value.shape) for key, value in state.items()}
     wrong = sorted(key for key in expected.keys() | shapes.keys() if expected.get(key) != shapes.get(key))
     if wrong:
@@ -146,36 +181,3 @@ def _check_shapes(
             f"{path} does not fit its config.json: '{key}' has shape {shapes.get(key, 'none (missing)')}, "
             f"expected {expected.get(key, 'none (unknown weight)')}; {len(wrong)} weights differ."
         )
-
-
-def _check_known_fields(path: str, config: dict[str, Any], known_class: Any) -> None:
-    """Fields that this version does not know mean something to the version that wrote them."""
-    known = inspect.signature(known_class.__init__).parameters
-    unknown = sorted(key for key in config if not key.startswith("_") and key not in known)
-    if unknown:
-        raise ValueError(
-            f"{path}: unknown field{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown[:5]))}; this "
-            "version knows no such setting and would act differently. If a newer one saved the policy, "
-            "upgrade with `pip install -U spi-diffusers`."
-        )
-
-
-def _check_scheduler(folder: str) -> None:
-    path = os.path.join(folder, "scheduler_config.json")
-    config = read_config(path)
-    steps = config.get("num_train_timesteps", 1)
-    if not isinstance(steps, int) or not 1 <= steps <= _MAX_TIMESTEPS:
-        raise ValueError(f"{path}: num_train_timesteps must be 1 to {_MAX_TIMESTEPS}, got {steps!r}.")
-    betas = config.get("trained_betas")
-    if betas is None:
-        return
-    if not isinstance(betas, list) or len(betas) != steps:
-        raise ValueError(f"{path}: trained_betas must be a list of num_train_timesteps={steps} numbers.")
-    wrong = [beta for beta in betas if not isinstance(beta, int | float) or not 0 < beta < 1]
-    if wrong:
-        raise ValueError(f"{path}: trained_betas must lie in (0, 1), got {wrong[0]!r}.")
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of one of a policy folder's JSON files, which are small."""
-    return read_json(path, _MAX_JSON_BYTES)

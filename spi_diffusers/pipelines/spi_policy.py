@@ -6,8 +6,12 @@ and reloads only the pipeline's own file: a second policy would act with the fir
 installed package adds, checked loading and publishing, is in `hub_policy.py`.
 """
 
+import hashlib
+import json
+import logging
 import math
 import numbers
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +24,17 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 FORMAT_VERSION = 1
+INDEX_FILE = "model_index.json"
+#: The entry of the index that holds the SHA-256 of every file of the policy, and of the rest of the index.
+#: diffusers ignores it, but downloads it with the index.
+CHECKSUMS = "_sha256"
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 NUM_CANDIDATES = 50
 MAX_CANDIDATES = 100_000
 EXTRACTIONS = ("reward", "safe")
 SELECTIONS = ("candidate", "weight")
+logger = logging.getLogger(__name__)
+
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
 #: careful policy has saved would be thrown away in the last steps, for little reward.
 PACE_HEADROOM = 1.5
@@ -109,6 +119,13 @@ class CostAllowance:
 
     rate: Tensor
     recovery: Tensor | None
+
+
+def check_given(**components: Any) -> None:
+    """Raise ValueError if a component is None."""
+    for name, component in components.items():
+        if component is None:
+            raise ValueError(f"The {name} is missing: a policy cannot act without it.")
 
 
 def check_finite(**networks: Any) -> None:
@@ -254,6 +271,36 @@ def check_text(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be text or None, got {shown(value)}.")
 
 
+def index_sha256(index: Mapping[str, Any]) -> str:
+    """SHA-256 of a `model_index.json`, with the checksums of all other files, but for this very number."""
+    others = {name: value for name, value in index[CHECKSUMS].items() if name != INDEX_FILE}
+    rest = {**index, CHECKSUMS: others}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def damaged_files(folder: str, index: Mapping[str, Any]) -> list[str]:
+    """Files of a policy folder that are not those that were saved, by the checksums in its index.
+
+    Files that are not there are left out: a part of a repository may have been downloaded.
+    """
+    if CHECKSUMS not in index:
+        logger.warning("%s: has no checksums, so damage would not be seen; save it again.", folder)
+        return []
+    sums = index[CHECKSUMS]
+    if not isinstance(sums, dict) or sums.get(INDEX_FILE) != index_sha256(index):
+        return [INDEX_FILE]
+    damaged = []
+    for name in sorted(sums.keys() - {INDEX_FILE}):
+        path = os.path.join(folder, name)
+        if os.path.isabs(name) or ".." in name.split("/"):
+            return [INDEX_FILE]
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
+                    damaged.append(name)
+    return damaged
+
+
 class DiffusersMethods:
     """What diffusers offers to pipelines of many GB, for one of a few MB; mixed into a pipeline."""
 
@@ -355,6 +402,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             "reward_critic": reward_critic,
             "safety_critic": safety_critic,
         }
+        check_given(**networks, scheduler=scheduler, normalizer=normalizer)
+        self._check_origin(noise_model)
         normalizer.check()
         check_finite(**networks)
         for key in ("observation_dim", "action_dim", "use_safety_weight"):
@@ -366,6 +415,20 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         self.register_to_config(**settings)
         for component in (*networks.values(), normalizer):
             component.eval()
+
+    def _check_origin(self, component: Any) -> None:
+        """Raise ValueError if the policy folder that a component was just loaded from is damaged."""
+        folder = os.path.dirname(str(component.config.get("_name_or_path", "")))
+        path = os.path.join(folder, INDEX_FILE)
+        if folder and os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                damaged = damaged_files(folder, json.load(file))
+            if damaged:
+                place = os.path.join(folder, damaged[0])
+                raise ValueError(
+                    f"{place} is damaged: its checksum is not the one in {INDEX_FILE}. Get it anew; from the "
+                    "Hub with force_download=True."
+                )
 
     @classmethod
     def check_settings(

@@ -15,6 +15,7 @@ from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import write_results
 from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.saving import seal_folder
 
 BALL = get_task("ballcircle")
 DATASET = {"id": "embedded:OfflineBallCircle-v0", "sha256": "ab" * 32}
@@ -98,4 +99,6 @@ def write_json(path: Path, content) -> None:
 
 
 def edit_json(path: Path, **changes) -> None:
+    """Change a file of a policy folder as its owner would, who saves the policy again."""
     write_json(path, json.loads(path.read_text()) | changes)
+    seal_folder(path.parent)

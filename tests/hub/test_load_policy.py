@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from hub_faults import Fault
 from policy_factory import BALL, INFO, make_policy, make_run
 
 from spi_diffusers.evaluation.evaluate import training_of
@@ -72,3 +73,48 @@ def test_what_is_no_policy_is_refused(hub, tmp_path):
             load_pipeline(name)
     with pytest.raises(PolicyError, match="revision=main applies to Hub ids only"):
         load_pipeline(tmp_path, revision="main")
+
+
+# ---- damage on the way, and in the cache
+
+
+def weights_of(pipeline):
+    return {name: value.clone() for name, value in pipeline.reward_critic.state_dict().items()}
+
+
+@pytest.mark.parametrize("path", ["/get/models/", r"resolve/.*/normalizer/config\.json", "model_index"])
+def test_what_arrives_damaged_is_downloaded_again_once(hub, tmp_path, caplog, path):
+    """The client checks sizes only, and the Hub's own checksums never reach who loads a policy."""
+    policy = make_run(tmp_path / "run") / "policy"
+    upload(hub, policy, "org/spi")
+    expected = weights_of(load_pipeline(policy))
+    hub.faults.set(Fault("wrong bytes", "GET", path))
+    loaded = weights_of(SPIPolicyPipeline.from_pretrained("org/spi"))
+    assert hub.faults.happened
+    assert "org/spi: what the cache holds is damaged; it is downloaded again" in caplog.text
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+    # Later, in the cache.
+    (blob,) = tmp_path.glob("cache/models--org--spi/snapshots/*/reward_critic/*.safetensors")
+    content = blob.read_bytes()
+    blob.resolve().write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"reward_critic/.*\.safetensors is damaged"):
+        SPIPolicyPipeline.from_pretrained("org/spi", local_files_only=True)
+    loaded = weights_of(load_pipeline("org/spi"))
+    assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+    before = len(hub.log)
+    load_pipeline("org/spi")
+    assert not [line for line in hub.log[before:] if line.startswith("GET") and "/resolve/" in line]
+
+
+def test_what_is_damaged_on_the_hub_is_refused_after_the_second_download(hub, tmp_path):
+    policy = make_run(tmp_path / "run") / "policy"
+    weights = policy / "reward_critic" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    upload(hub, policy, "org/spi")
+    for load in (load_pipeline, SPIPolicyPipeline.from_pretrained):
+        before = len(hub.log)
+        with pytest.raises(ValueError, match=r"reward_critic/.*\.safetensors is damaged"):
+            load("org/spi")
+        fetched = [line for line in hub.log[before:] if "GET" in line and "reward_critic/config" in line]
+        assert len(fetched) <= 2

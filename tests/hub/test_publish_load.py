@@ -14,6 +14,7 @@ from policy_factory import make_run
 
 from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish import copy_folder
+from spi_diffusers.pipelines.saving import seal_folder
 
 # One process runs a list of scripts: importing torch and diffusers takes seconds.
 CLIENT = """
@@ -146,6 +147,7 @@ def make_evil(run, parent):
     for path in folder.rglob("*.py"):
         path.write_text(f"open({str(trace)!r}, 'w').close()\n" + path.read_text())
     (folder / "noise_model" / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    seal_folder(folder)
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     unknown = json.loads(files["model_index.json"]) | {"noise_model": ["noise_model", "Unheard"]}
     return {

@@ -15,6 +15,7 @@ from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish import assemble, check_acts, plan_publish
 from spi_diffusers.hub.upload import HubError, UploadOptions, upload
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.saving import seal_folder
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,7 @@ def test_a_policy_that_cannot_act_is_not_published(run):
     weights = load_file(path)
     weights["net.0.bias"][0] = float("nan")
     save_file(weights, path)
+    seal_folder(run / "policy")
     with pytest.raises(ValueError, match="noise_model's weights are not finite"):
         check_acts(read_policy_files(run))
 

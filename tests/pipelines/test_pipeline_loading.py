@@ -8,6 +8,7 @@ from pipeline_factory import make_normalizer, make_pipeline
 from spi_diffusers.models import GaussianActor
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.loading import PolicyError, resolve_policy
+from spi_diffusers.pipelines.saving import seal_folder
 
 RECORD = {"config": {"task": None, "seed": 3}, "info": {"algorithm": "spi", "train_seed": 3, "updates": 7}}
 
@@ -93,6 +94,9 @@ def test_half_a_record_is_none_and_a_broken_one_is_named(tmp_path):
     trained().save_pretrained(tmp_path)
     info = (tmp_path / "train_info.json").read_text()
     (tmp_path / "train_info.json").write_text(info[:20])
+    with pytest.raises(ValueError, match=r"train_info\.json is damaged"):
+        SPIPolicyPipeline.from_pretrained(tmp_path)
+    seal_folder(tmp_path)  # somebody meant it
     with pytest.raises(ValueError, match=r"train_info\.json is not complete JSON"):
         SPIPolicyPipeline.from_pretrained(tmp_path)
     (tmp_path / "train_info.json").unlink()

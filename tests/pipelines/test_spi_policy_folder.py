@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from spi_diffusers.models import CostCalibration
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "calibration")
@@ -95,12 +96,14 @@ def test_a_swapped_scheduler_is_saved(tmp_path):
     assert type(load(tmp_path).scheduler) is DDIMScheduler
 
 
-def test_a_folder_holds_safetensors_only(saved):
+def test_a_folder_holds_safetensors_and_code_only(saved):
     files = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
     assert files == {
         "model_index.json",
         "scheduler/scheduler_config.json",
         *(f"{name}/{file}" for name in COMPONENTS for file in ("config.json", WEIGHTS)),
+        *("pipeline.py", "noise_model/noise_model.py", "normalizer/normalizer.py"),
+        *("reward_critic/critics.py", "safety_critic/critics.py", "calibration/cost_calibration.py"),
     }
 
 
@@ -281,6 +284,7 @@ def test_components_of_different_policies_are_refused(folder, tmp_path):
     make_pipeline(conditioned=False).save_pretrained(str(tmp_path / "other"))
     shutil.rmtree(folder / "reward_critic")
     shutil.copytree(tmp_path / "other" / "reward_critic", folder / "reward_critic")
+    seal_folder(folder)
     with pytest.raises(ValueError, match="reward_critic's use_safety_weight is False"):
         load(folder)
 
@@ -291,6 +295,7 @@ def test_statistics_that_are_nan_are_named(folder, name):
     weights = load_file(path)
     weights[name][1] = torch.nan
     save_file(weights, path)
+    seal_folder(folder)
     with pytest.raises(ValueError, match=f"'{name}' of the observation normalizer"):
         load(folder)
 
@@ -300,6 +305,7 @@ def test_a_calibration_that_cannot_be_used_is_named(folder):
     weights = load_file(path)
     weights["realised_rates"] = weights["realised_rates"].flip(0)
     save_file(weights, path)
+    seal_folder(folder)
     with pytest.raises(ValueError, match="calibration's realised_rates"):
         load(folder)
 
@@ -309,7 +315,8 @@ def test_network_weights_that_are_nan_are_refused(folder):
     weights = load_file(path)
     weights["net.0.bias"][0] = torch.nan
     save_file(weights, path)
-    with pytest.raises(ValueError, match="noise_model"):
+    seal_folder(folder)
+    with pytest.raises(ValueError, match=r"noise_model's weights are not finite: net\.0\.bias"):
         load(folder)
 
 

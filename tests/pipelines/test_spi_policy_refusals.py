@@ -12,6 +12,7 @@ from pipeline_factory import make_pipeline
 
 from spi_diffusers.models import CostCalibration
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUGE = 10**12
@@ -105,13 +106,11 @@ def test_headers_that_lie(folder, lie):
         ("noise_model", {"hidden_dims": [HUGE]}),
         ("noise_model", {"hidden_dims": [16] * 100_000}),
         ("noise_model", {"action_dim": HUGE}),
-        ("noise_model", {"action_dim": 10**400}),
         ("noise_model", {"observation_dim": HUGE}),
         ("noise_model", {"time_embed_dim": HUGE}),
         ("reward_critic", {"num_heads": HUGE}),
         ("safety_critic", {"hidden_dims": [16, HUGE]}),
         ("normalizer", {"observation_dim": HUGE}),
-        ("normalizer", {"observation_dim": 1e300}),
         ("calibration", {"num_knots": HUGE}),
     ],
 )
@@ -120,10 +119,11 @@ def test_configs_with_absurd_sizes(folder, component, changes):
     refused(folder, f"{component}/{WEIGHTS} does not fit its config.json: {next(iter(changes))}")
 
 
-@pytest.mark.parametrize("steps", [HUGE, 0, -1, "5", 2.5, None])
+@pytest.mark.parametrize("steps", [HUGE, 100_000, 0, -1, "5", 2.5, True, None])
 def test_schedulers_with_absurd_lengths(folder, steps):
     edit(folder, "scheduler", num_train_timesteps=steps)
-    refused(folder, r"scheduler/scheduler_config\.json: num_train_timesteps must be 1 to 100000")
+    message = r"scheduler/scheduler_config\.json: num_train_timesteps must be a whole number in \[1, 1000\]"
+    refused(folder, message)
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "noise_model/config.json"])
@@ -166,6 +166,7 @@ def test_an_index_of_another_version_is_named(folder, changes, message):
 def test_the_version_of_diffusers_does_not_matter(folder):
     for component in ("noise_model", "normalizer", "scheduler"):
         edit(folder, component, _diffusers_version="99.0.0", _something="internal")
+    seal_folder(folder)
     SPIPolicyPipeline.from_pretrained(str(folder))
 
 

@@ -1,0 +1,118 @@
+"""Completing a saved policy folder: the code that diffusers loads it with, and checksums."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from spi_diffusers.files import INDEX_FILE, name_aside, remove_leftovers, sha256_of, to_json
+from spi_diffusers.pipelines.component_configs import read_config
+from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
+from spi_diffusers.pipelines.spi_policy import CHECKSUMS, index_sha256
+
+#: diffusers finds the pipeline's code by this name.
+PIPELINE_MODULE = "pipeline"
+#: Actors and their losses share code, so the baselines' is not shipped.
+_BASELINE_CODE = b'''"""The policy of a baseline acts with the package only: pip install spi-diffusers."""
+
+from spi_diffusers.pipelines.baseline_policy import BaselinePolicyPipeline
+
+__all__ = ["BaselinePolicyPipeline"]
+'''
+
+
+def with_code(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A `model_index.json` that names the code beside it, and that code by its path in the folder.
+
+    Without the checksums, which are of other files. ValueError: a component is of no class of this package.
+    """
+    index = {key: value for key, value in index.items() if key not in ("_name_or_path", CHECKSUMS)}
+    class_name = index["_class_name"]
+    class_name = class_name[1] if isinstance(class_name, list) else class_name
+    if class_name not in ("SPIPolicyPipeline", "BaselinePolicyPipeline"):
+        return index, {}  # a class of the user, who has its code
+    is_baseline = class_name == "BaselinePolicyPipeline"
+    index["_class_name"] = [PIPELINE_MODULE, class_name]
+    code = {f"{PIPELINE_MODULE}.py": _BASELINE_CODE if is_baseline else _source("pipelines", "spi_policy")}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
+            continue
+        if entry[1] not in INSTALLED_MODULES:
+            raise ValueError(
+                f"'{name}' is a {entry[1]}, which is no class of this package: its code cannot go with the "
+                "policy."
+            )
+        module = INSTALLED_MODULES[entry[1]]
+        if is_baseline:
+            index[name] = [module, entry[1]]
+            continue
+        module = module.rpartition(".")[2]
+        index[name] = [module, entry[1]]
+        code[f"{name}/{module}.py"] = _source("models", module)
+    return index, code
+
+
+def sealed(index: Mapping[str, Any], sums: Mapping[str, str]) -> bytes:
+    """The text of a `model_index.json` with the checksums of the policy's files, by path."""
+    content = {**index, CHECKSUMS: dict(sorted(sums.items()))}
+    content[CHECKSUMS][INDEX_FILE] = index_sha256(content)
+    return to_json(content)
+
+
+def complete_folder(folder: Path) -> None:
+    """Add code and checksums to what diffusers has saved in a new folder; ValueError as in `with_code`."""
+    index, code = with_code(read_config(folder / INDEX_FILE))
+    for path in folder.glob("*/*config.json"):
+        config = read_config(path)
+        if config.pop("_name_or_path", None) is not None:  # a folder of this machine, which diffusers notes
+            path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
+    for name, content in code.items():
+        (folder / name).write_bytes(content)
+    (folder / INDEX_FILE).write_bytes(to_json(index))
+    seal_folder(folder)
+
+
+def seal_folder(folder: Path) -> None:
+    """Note the checksums of all files of a policy folder, as they are, in its index."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != INDEX_FILE]
+    sums = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    (folder / INDEX_FILE).write_bytes(sealed(read_config(folder / INDEX_FILE), sums))
+
+
+@contextlib.contextmanager
+def moved_when_complete(folder: Path) -> Iterator[Path]:
+    """A new folder to write; its files replace those of the same names in `folder` if all goes well.
+
+    The index comes last, so that a policy of which a part was replaced is seen to be damaged.
+
+    Raises:
+        NotADirectoryError: `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; a policy is saved to a folder.")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    aside = name_aside(folder, folder)
+    aside.mkdir()
+    try:
+        yield aside
+        paths = [path for path in aside.rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: path.name == INDEX_FILE):
+            target = folder / path.relative_to(aside)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _source(package: str, module: str) -> bytes:
+    return resources.files(f"spi_diffusers.{package}").joinpath(f"{module}.py").read_bytes()
