@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from spi_diffusers.locks import held
 
 #: In the work folder: the record of the collection that it belongs to.
 _RECORD_FILE = "collect.json"
+#: There where the work folder is kept on purpose.
+_KEPT_FILE = "kept"
 
 
 def collect(
@@ -71,7 +74,9 @@ def collect(
             if not all(part in finished for part in of_spec):
                 return
             datasets.append(_write(spec, of_spec, tell))
-            if not spec.keep_work:
+            if spec.keep_work:
+                (spec.work / _KEPT_FILE).touch()
+            else:
                 shutil.rmtree(spec.work)
             if on_written is not None:
                 on_written(spec, datasets[-1])
@@ -84,10 +89,22 @@ def collect(
                 replace_file(spec.work / _RECORD_FILE, to_json(spec.record()))
             parts.append(_make_parts(spec))
         play_parts([part for of_spec in parts for part in of_spec], workers, tell, finish)
-    for folder in {spec.work.parent for spec in specs}:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for spec in specs:
+        _remove_if_empty(spec.work.parent)
     return datasets
+
+
+def clear_work(spec: CollectionSpec) -> None:
+    """Remove the work folder that a kill has left of a finished collection; what `keep_work` kept stays."""
+    if spec.work.is_dir() and not spec.keep_work and not (spec.work / _KEPT_FILE).exists():
+        with held(spec.work, "collection"):
+            shutil.rmtree(spec.work)
+        _remove_if_empty(spec.work.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _check_can_start(spec: CollectionSpec) -> None:

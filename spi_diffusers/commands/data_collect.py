@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     repeated = [task.short_name for index, task in enumerate(tasks) if task in tasks[:index]]
     if repeated:
         raise ValueError(f"--task names {repeated[0]} twice")
-    from spi_diffusers.collection.collector import collect
+    from spi_diffusers.collection.collector import clear_work, collect
     from spi_diffusers.collection.config import CollectionSpec, load_collect_config
     from spi_diffusers.collection.dataset import is_collected
 
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if not args.overwrite and is_collected(spec):
             print(f"{task.name}: there already, collected with these settings", flush=True)
+            clear_work(spec)
         else:
             wanted.append(spec)
     parts = sum(spec.config.num_parts for spec in wanted)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from collection_factory import collect_one, start_collection, tiny_config
 
-from spi_diffusers.collection.collector import collect
+from spi_diffusers.collection.collector import clear_work, collect
 from spi_diffusers.collection.config import CollectionError, CollectionSpec, load_collect_config
 from spi_diffusers.collection.description import describe_collection, processor_name
 from spi_diffusers.collection.episodes import read_shards, round_significant
@@ -274,6 +274,16 @@ def test_two_collections_at_once_into_one_folder_are_refused(work_only):
     ):
         collect_one("ballcircle", work_only, CONFIG)
     collect_one("ballcircle", work_only, CONFIG)
+
+
+def test_what_a_kill_after_the_writing_leaves_is_removed_and_what_was_kept_stays(reference, tmp_path):
+    folder = shutil.copytree(reference, tmp_path / "ball")
+    spec = CollectionSpec("ballcircle", folder, CONFIG)
+    clear_work(spec)
+    (folder / ".collect" / "ballcircle" / "kept").unlink()
+    clear_work(spec)
+    assert not (folder / ".collect").exists()
+    assert (folder / TASK / "stats.json").is_file()
 
 
 def test_no_episode_cheap_enough(tmp_path):
