@@ -28,8 +28,10 @@ from spi_diffusers.benchmark.cells import (
     write_cell,
 )
 from spi_diffusers.benchmark.suites import Cell
+from spi_diffusers.data.simulators import other_dynamics
+from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.entries import EvaluationEntry
-from spi_diffusers.evaluation.results import merge_results, read_results
+from spi_diffusers.evaluation.results import check_dynamics, merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
 from spi_diffusers.locks import held
 from spi_diffusers.training.metrics import last_step
@@ -81,7 +83,9 @@ class Benchmark:
 
     def _run(self, executor: "LocalExecutor | RayExecutor", jobs: int, progress: bool) -> dict[Cell, Outcome]:
         if self.results.exists():  # everything in the folder is checked before anything runs
-            read_results(self.results)
+            there = read_results(self.results)
+            for task in {get_task(cell.task) for cell in self.configs}:
+                check_dynamics(self.results, task.name, other_dynamics(task.simulator), there)
         outcomes = self.outcomes_so_far()
         self._gather(outcomes)  # a kill may have come between a cell's end and this
         pending = [cell for cell in self.configs if cell not in outcomes]

@@ -33,7 +33,7 @@ class Simulator:
     """A simulator of DSRL and what it takes to run it.
 
     `modules` are what must be importable, each with its package's name; `extra` is the extra of this package
-    that installs it, None where pip cannot on Python 3.11.
+    that installs it, None where pip cannot.
     """
 
     name: str
@@ -73,7 +73,7 @@ _ALL = (
         title="gymnasium's MuJoCo robots",
         modules={"mujoco": "mujoco", "imageio": "imageio"},
         extra="mujoco",
-        note="mujoco 2.3 has wheels for Python 3.11, not for 3.12 and later",
+        note="mujoco 2.3 has wheels for Python 3.11; a later mujoco simulates the tasks differently",
     ),
     Simulator(
         name="safety_gymnasium",
@@ -113,9 +113,23 @@ def simulator_status(name: str) -> SimulatorStatus:
     return SimulatorStatus(not problem, problem, install_command(name) if problem else None)
 
 
+def other_dynamics(name: str, versions: Mapping[str, str] | None = None) -> str:
+    """What results are called whose episodes differ from those that DSRL's tasks are defined by; else empty.
+
+    Args:
+        name: The simulator.
+        versions: Version by package; None: those that are installed.
+    """
+    versions = package_versions("mujoco") if versions is None else versions
+    release = release_numbers(versions.get("mujoco", "0"))
+    return f"mujoco{release[0]}" if name == "velocity" and release >= (3,) else ""
+
+
 def install_command(name: str) -> str | None:
     """The command that installs a simulator beside the installed gymnasium; None if pip cannot install it."""
     extra = SIMULATORS[name].extra
+    if extra == "bullet" and sys.version_info >= (3, 12):
+        return None
     if extra == "bullet" and release_numbers(_version("gymnasium")) >= (1, 0):
         # The extra would take gymnasium back to 0.28.1, to which bullet-safety-gym is pinned.
         return "pip install pybullet && pip install --no-deps bullet-safety-gym"

@@ -220,7 +220,7 @@ def _registered(task: Task) -> Callable[[], Any]:
     except ImportError as error:
         raise SimulatorNotInstalledError(
             f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). Install it "
-            f"with: {install_command(task.simulator)} ({SIMULATORS[task.simulator].note})"
+            f"with: {install_command(task.simulator) or 'Python 3.11'} ({SIMULATORS[task.simulator].note})"
         ) from error
     return functools.partial(EnvironmentBuilder, **gymnasium.spec(task.env_id).kwargs)
 

@@ -19,7 +19,7 @@ from spi_diffusers.data.simulators import (
     SimulatorNotInstalledError,
     install_command,
     mujoco_conflict,
-    release_numbers,
+    other_dynamics,
 )
 from spi_diffusers.data.tasks import Task
 
@@ -119,7 +119,7 @@ def _check_versions(task: Task) -> None:
     conflict = mujoco_conflict(gymnasium.__version__, mujoco)
     if conflict:
         raise SimulatorNotInstalledError(f"task {task.name} cannot be simulated: {conflict}")
-    if release_numbers(mujoco) >= (3,):
+    if other_dynamics(task.simulator):
         warnings.warn(
             f"mujoco {mujoco} simulates {task.name} differently from the version that the task is defined "
             "by; results are comparable with mujoco 2.3.3 to 2.3.7 only",

@@ -23,6 +23,7 @@ from spi_diffusers.config.validation import (
     settings,
     short,
 )
+from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.evaluation import knows_limit
 
@@ -212,6 +213,11 @@ class EvaluationEntry(_Record):
     def key(self) -> EntryKey:
         """The values of `KEY_FIELDS`; sorting by it gives the order of results files and tables."""
         return tuple(getattr(self, name) for name in KEY_FIELDS)
+
+    @property
+    def dynamics(self) -> str:
+        """Who simulated it otherwise than the task is defined; see `other_dynamics`."""
+        return other_dynamics(TASKS[self.task].simulator, self.versions)
 
     @property
     def told_limit(self) -> bool:

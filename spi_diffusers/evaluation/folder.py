@@ -2,13 +2,15 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_pipeline, policy_task, training_of
-from spi_diffusers.evaluation.results import Results, merge_results, read_results
+from spi_diffusers.evaluation.results import Results, check_dynamics, merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
 from spi_diffusers.evaluation.summary import behavior_rows
 from spi_diffusers.files import (
@@ -53,7 +55,8 @@ def evaluate_to_folder(
         output: Folder for the results; None takes `evaluation` in the run's folder, or in the policy's own
             where it is not in one, or `outputs/evaluation/<id>` for a policy from the Hub, with
             `@<revision>` where one is named. A chosen simulator has a folder of its own,
-            `evaluation-<simulator>`, as a results file does not tell them apart.
+            `evaluation-<simulator>`, as a results file does not tell them apart; so has a mujoco that
+            simulates the task differently, `evaluation-mujoco4`.
         plots: Draw plots.
         video: Record an episode at the smallest limit.
         progress: Show progress bars.
@@ -83,11 +86,13 @@ def evaluate_to_folder(
     known = policy_task(pipeline, task)
     spec.ways(pipeline)
     folder = find_local_policy(policy, revision)
-    output = Path(output) if output else _default_output(str(policy), folder, spec.simulator, revision)
+    dynamics = other_dynamics(known.simulator)
+    apart = [name for name in (spec.simulator, dynamics) if name not in ("auto", "")]
+    output = Path(output) if output else _default_output(str(policy), folder, apart, revision)
     # What cannot be used must show before anything is played, not after it.
     with held(output, "evaluation"):
         if (output / RESULTS_FILE).exists():
-            read_results(output / RESULTS_FILE)
+            check_dynamics(output / RESULTS_FILE, known.name, dynamics, read_results(output / RESULTS_FILE))
         data = _behavior_data(dataset, pipeline, info, known)
         rollouts: list[tuple[str, Rollout]] = []
         results = evaluate_pipeline(
@@ -107,8 +112,8 @@ def evaluate_to_folder(
         return results, files
 
 
-def _default_output(policy: str, folder: Path | None, simulator: str, revision: str | None) -> Path:
-    name = EVALUATION_FOLDER if simulator == "auto" else f"{EVALUATION_FOLDER}-{simulator}"
+def _default_output(policy: str, folder: Path | None, apart: Sequence[str], revision: str | None) -> Path:
+    name = "-".join([EVALUATION_FOLDER, *apart])
     if folder is None:
         return Path("outputs") / name / (policy if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()

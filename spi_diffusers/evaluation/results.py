@@ -178,18 +178,31 @@ def merge_results(
 
     Evaluations that run side by side may merge into the same file: each waits for its turn. A run that has
     entries now is no longer listed as diverged; `outdated` tells of a present entry whether it goes. Returns
-    what the file holds now. ResultsFileError: the present file cannot be read (it is left as it is), or two
-    new entries have the same key.
+    what the file holds now. ResultsFileError: the present file cannot be read (it is left as it is), two new
+    entries have the same key, or the present ones were simulated by another mujoco.
     """
     new = _sorted_unique(entries, path)
     with turn(path):
         before = read_results(path) if Path(path).exists() else Results()
+        for task, dynamics in {(entry.task, entry.dynamics) for entry in new}:
+            check_dynamics(path, task, dynamics, before)
         merged = {entry.key: entry for entry in before if outdated is None or not outdated(entry)}
         merged |= {entry.key: entry for entry in new}
         kept = [run for run in before.diverged if not any(run.concerns(entry) for entry in new)]
         runs = {run.key: run for run in [*kept, *diverged]}
         write_results(path, merged.values(), runs.values())
     return Results(_sorted_unique(merged.values(), path), diverged=[runs[key] for key in sorted(runs)])
+
+
+def check_dynamics(path: str | os.PathLike[str], task: str, dynamics: str, there: Results) -> None:
+    """ResultsFileError: what is in a file on a task was simulated otherwise than by `dynamics`."""
+    names = {entry.dynamics for entry in there if entry.task == task} - {dynamics}
+    if names:
+        other, ours = (name or "mujoco 2.3" for name in (names.pop(), dynamics))
+        raise ResultsFileError(
+            f"{path}: holds results of {task} by {other}, which moves otherwise than {ours}: name another "
+            "folder or file for the new ones"
+        )
 
 
 def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:

@@ -246,7 +246,8 @@ def compare_policies(
         for key in sorted(ranked)
         for rank, (name, summary) in enumerate(sorted(ranked[key], key=lambda row: _order(row[1])), 1)
     ]
-    return Comparison(rows, [*_differences(rows), *_missing(policies, rows, task, cost_limits)])
+    notes = [*_differences(rows), *_dynamics(policies, rows), *_missing(policies, rows, task, cost_limits)]
+    return Comparison(rows, notes)
 
 
 def _differences(rows: Sequence[ComparisonRow]) -> list[str]:
@@ -259,6 +260,17 @@ def _differences(rows: Sequence[ComparisonRow]) -> list[str]:
         if len({tuple(sorted(row.summary.episodes_per_seed)) for row in of_task}) > 1:
             notes.append(f"{task}: not all have as many training seeds and episodes.")
     return notes
+
+
+def _dynamics(policies: Mapping[str, Results], rows: Sequence[ComparisonRow]) -> list[str]:
+    """Who has simulated a task otherwise than it is defined."""
+    shown = {row.summary.task for row in rows}
+    found = {(name, entry.task, entry.dynamics) for name, results in policies.items() for entry in results}
+    return [
+        f"{name}: {task} was simulated by {dynamics}, which moves otherwise than the task's own simulator."
+        for name, task, dynamics in sorted(found)
+        if dynamics and task in shown
+    ]
 
 
 def _missing(

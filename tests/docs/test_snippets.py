@@ -69,6 +69,7 @@ MAKE_TARGETS = {
     "make demo": "scripts/demo.py",
     "make test": "-m pytest",
     "make test-slow": "-m pytest -m slow",
+    "make test PYTHON=python3.13 VENV=.venv-3.13": ".venv-3.13/bin/python -m pytest",
     "make lint": "ruff check",
     "make docs": "mkdocs build --strict",
     "make results": "spi benchmark --suite safe",

@@ -386,3 +386,26 @@ def test_a_slice_is_results_too():
     assert isinstance(results[1:], Results)
     assert [entry.cost_limit for entry in results[1:]] == [20.0]
     assert results[0].cost_limit == 10.0
+
+
+def of_mujoco(version, **changes):
+    """An entry of a Velocity task."""
+    return dataclasses.replace(
+        make_entry(**changes), task="OfflineHopperVelocityGymnasium-v1", versions={"mujoco": version}
+    )
+
+
+def test_results_of_a_simulator_that_moves_otherwise_are_kept_apart(tmp_path):
+    path = tmp_path / "results.json"
+    merge_results(path, [of_mujoco("2.3.3")])
+    merge_results(path, [of_mujoco("2.3.7", cost_limit=20), make_entry()])
+    before = path.read_text()
+    message = (
+        r"results.json: holds results of OfflineHopper\S+ by mujoco 2\.3, which moves otherwise than mujoco4"
+    )
+    with pytest.raises(ResultsFileError, match=message):
+        merge_results(path, [of_mujoco("4.0.0", cost_limit=40)])
+    assert path.read_text() == before
+    merge_results(tmp_path / "other.json", [of_mujoco("4.1.0")])
+    with pytest.raises(ResultsFileError, match="by mujoco4, which moves otherwise than mujoco3"):
+        merge_results(tmp_path / "other.json", [of_mujoco("3.3.7")])

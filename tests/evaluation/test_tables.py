@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -229,3 +230,11 @@ def test_a_name_with_brackets_is_shown_whole():
     console = Console(width=140, file=io.StringIO())
     console.print(table)
     assert "runs[v2]" in console.file.getvalue()
+
+
+def test_a_comparison_says_whose_simulator_moves_otherwise():
+    hopper = {"task": "OfflineHopperVelocityGymnasium-v1"}
+    ours = dataclasses.replace(make_entry(), **hopper, versions={"mujoco": "2.3.3"})
+    comparison = compare(ours=[ours], theirs=[dataclasses.replace(ours, versions={"mujoco": "4.0.0"})])
+    (note,) = comparison.notes
+    assert note.startswith("theirs: OfflineHopperVelocityGymnasium-v1 was simulated by mujoco4, which moves")
