@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spi_diffusers.documents import DocumentError, parse_json
+
 # ---- names in the folder of a training run
 CONFIG_FILE = "train_config.json"
 #: Beside a policy's weights: what an evaluation must know about their training.
@@ -33,7 +35,8 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 #: An id on the Hub: organization/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-_MAX_JSON_BYTES = 100_000_000
+#: Of a results file of a whole benchmark; what is read into memory takes up to twenty times as much.
+_MAX_JSON_BYTES = 30_000_000
 
 #: Of this process, in the names of what it writes; a forked one has another number.
 _PROCESS = secrets.token_hex(4)
@@ -300,12 +303,12 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) ->
         with path.open("rb") as file:
             text = file.read(max_bytes + 1)
         if len(text) > max_bytes:
-            raise ValueError(f"more than {max_bytes} bytes")
+            raise DocumentError(f"it has more than {max_bytes} bytes")
         check_is_content(path)
-        content = json.loads(text)
+        content = parse_json(text)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing.") from None
-    except (ValueError, RecursionError) as error:
+    except DocumentError as error:
         raise ValueError(f"{path} is not complete JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from spi_diffusers.config.validation import (
@@ -24,6 +23,7 @@ from spi_diffusers.config.validation import (
     settings,
 )
 from spi_diffusers.data.tasks import Task, get_task
+from spi_diffusers.documents import parse_yaml
 
 MAX_BYTES = 7_500_000
 _WORK_FOLDER = ".collect"
@@ -129,7 +129,7 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
     """
     folder = resources.files("spi_diffusers.collection") / "presets"
     preset = folder / f"{get_task(task).short_name}.yaml"
-    values = yaml.safe_load(preset.read_text(encoding="utf-8")) if preset.is_file() else {}
+    values = parse_yaml(preset.read_text(encoding="utf-8")) if preset.is_file() else {}
     values |= {name: value for name, value in overrides.items() if value is not None}
     return CollectConfig(**values)
 

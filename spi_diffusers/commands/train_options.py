@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
-
 from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
-from spi_diffusers.config.layers import make_train_config, read_preset, read_yaml
+from spi_diffusers.config.layers import make_train_config, read_preset
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.config.validation import ConfigError, leaf_types, union_parts, unwrap
+from spi_diffusers.config.validation import ConfigError, leaf_types, short, union_parts, unwrap
 from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.documents import DocumentError, parse_yaml
 
 #: What `spi train --help` shows, by the title of its group; `--help-all` shows the rest.
 _USUAL = {
@@ -196,6 +195,6 @@ def _read_option(key: str, value: Any, hint: Any) -> Any:
 
 def _read_yaml(key: str, text: str) -> Any:
     try:
-        return read_yaml(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--{key} cannot be read: {text!r} (command line)", key) from None
+        return parse_yaml(text)
+    except DocumentError:
+        raise ConfigError(f"--{key} cannot be read: {short(text)} (command line)", key) from None

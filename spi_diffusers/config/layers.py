@@ -4,19 +4,17 @@ Layers, each over the one before: the dataclass's defaults, `presets/default.yam
 of the algorithm, the `--config` file, the options.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
 from spi_diffusers.data.tasks import resolve_task
+from spi_diffusers.documents import MAX_YAML_BYTES, DocumentError, parse_json, parse_yaml
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, values by dotted key)
 
@@ -133,48 +131,11 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 # ---- reading
 
 
-class _Loader(yaml.SafeLoader):
-    """Scalars as in YAML 1.2: `no` is text, 1e-3 is a number, and 010 is none. No aliases, no key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not read", event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if names.count(key.value) > 1:
-                problem = f"{key.value} is set twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_INT = r"[-+]?(0|[1-9]\d*)"
-_FLOAT = r"[-+]?(\.\d+|(0|[1-9]\d*)(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-_BOOL = "true|True|TRUE|false|False|FALSE"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(f"^({_BOOL})$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"^({_INT})$"), list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^({_FLOAT})$"), list("-+.0123456789"))
-
-
-def read_yaml(text: str) -> Any:
-    """What a YAML text says.
-
-    Raises:
-        yaml.YAMLError: It is none.
-    """
-    return yaml.load(text, _Loader)
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config file")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: has more than {MAX_YAML_BYTES} bytes, too many for settings")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -185,26 +146,11 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:
+    is_json = source.endswith(".json")
     try:
-        is_json = source.endswith(".json")
-        content = json.loads(text, object_pairs_hook=_once) if is_json else read_yaml(text)
-        if not isinstance(content, dict | None):
-            raise ConfigError(f"must hold settings as key: value, got {short(content)}")
-        return flatten(content or {})
-    except RecursionError:
-        raise ConfigError(f"{source}: is nested too deeply to be settings") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{source}: is not valid YAML{place}: {getattr(error, 'problem', error)}") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{source}: is not valid JSON at line {error.lineno}: {error.msg}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"{twice} is set twice")
-    return dict(pairs)
+        content = parse_json(text) if is_json else parse_yaml(text)
+    except DocumentError as error:
+        raise ConfigError(f"{source}: {'is not valid JSON: ' if is_json else ''}{error}") from None
+    if not isinstance(content, dict | None):
+        raise ConfigError(f"{source}: must hold settings as key: value, got {short(content)}")
+    return flatten(content or {})

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.network import say
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
+from spi_diffusers.documents import DocumentError, parse_yaml
 from spi_diffusers.files import read_json
 
 if TYPE_CHECKING:
@@ -16,18 +18,26 @@ if TYPE_CHECKING:
 BEGIN = "<!-- spi-diffusers: tasks, written by write_parquet_dataset -->"
 END = "<!-- spi-diffusers: end of tasks -->"
 STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
+_MAX_CARD_CHARACTERS = 2_000_000
 _TEMPLATES = Path(__file__).parent
 
 
 def read_card(readme: Path) -> "DatasetCard":
     """Read a dataset card; DatasetError where its YAML header is broken or its configs have no names."""
     from huggingface_hub import DatasetCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     try:
+        with readme.open(encoding="utf-8", newline="") as file:
+            text = file.read(_MAX_CARD_CHARACTERS + 1)
+        if len(text) > _MAX_CARD_CHARACTERS:
+            raise DocumentError(f"the card has more than {_MAX_CARD_CHARACTERS} characters")
+        if header := REGEX_YAML_BLOCK.search(text):
+            parse_yaml(header[2])  # within our limits; the library has none
         card = DatasetCard.load(readme)
         configs = [config["config_name"] for config in card.data.get("configs") or []]
     except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
-        raise DatasetError(f"{readme}: the YAML header cannot be read: {error}") from error
+        raise DatasetError(f"{readme}: the YAML header cannot be read: {say(error):.300}") from error
     if not all(isinstance(name, str) for name in configs):
         raise DatasetError(f"{readme}: `configs` in the YAML header must have names, not {configs}")
     return card

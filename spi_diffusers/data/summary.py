@@ -8,7 +8,6 @@ Otherwise one pass over the rows, a column at a time, finds it and checks every 
 
 import hashlib
 import io
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,6 +32,7 @@ from spi_diffusers.data.network import say, with_retries
 from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
+from spi_diffusers.documents import parse_json
 from spi_diffusers.files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def stored_summary(
     if content is None:
         return None
     try:
-        stats = json.loads(content)
+        stats = parse_json(content)
         summary = _verified_summary(stats, rows, beside)
         problem = _bad_extremes(stats["columns"], task if not clip_actions else None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from spi_diffusers.documents import parse_json
 from spi_diffusers.files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class MetricsLog:
         kept = []
         for number, line in enumerate(self.path.read_bytes().splitlines(), start=1):
             try:
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line + b"\n")
             except (ValueError, KeyError, TypeError):
                 logger.warning("%s: line %d is not complete and is dropped.", self.path, number)
@@ -124,7 +125,7 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarra
 
 
 def _parse(line: bytes) -> tuple[int, dict[str, float]]:
-    content: Any = json.loads(line)
+    content: Any = parse_json(line)
     if not isinstance(content, dict) or type(content.get("step")) is not int:
         raise ValueError(
             f'expected an object with an integer "step", got {line[:80].decode(errors="replace")}'
@@ -134,7 +135,7 @@ def _parse(line: bytes) -> tuple[int, dict[str, float]]:
         if name == "step" or value is None or isinstance(value, str):
             continue  # missing at this step, or a label
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"metric {name!r} is not a number: {value!r}")
+            raise ValueError(f"metric {name!r} is not a number: {value!r:.200}")
         metrics[name] = float(value)
     return content["step"], metrics
 
@@ -145,6 +146,6 @@ def last_step(path: Path) -> int:
         with path.open("rb") as file:
             file.seek(-min(file.seek(0, os.SEEK_END), _LINES_BYTES), os.SEEK_END)
             complete, _, _ = file.read().rpartition(b"\n")
-        return int(json.loads(complete.rpartition(b"\n")[2])["step"])
+        return int(parse_json(complete.rpartition(b"\n")[2])["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0  # not there yet
