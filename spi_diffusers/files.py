@@ -48,6 +48,11 @@ class PolicyError(ValueError):
     """A policy cannot be used; the message names the folder, the file or the repository."""
 
 
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user gives it, in which `~` is the home folder; all that come in go through here."""
+    return Path(os.path.expanduser(path))
+
+
 def find_local_policy(policy: str | os.PathLike[str], revision: str | None = None) -> Path | None:
     """The folder of a policy on this machine; None where its name is one to look for on the Hub.
 
@@ -61,7 +66,7 @@ def find_local_policy(policy: str | os.PathLike[str], revision: str | None = Non
             holds no policy. The message names the nearest existing folder.
         PolicyError: A revision of a local folder was asked for.
     """
-    path, name = Path(policy).expanduser(), str(policy)
+    path, name = local_path(policy), str(policy)
     if path.exists():
         if revision is not None:
             raise PolicyError(f"{path}: revision={revision} applies to Hub ids only; this is a local folder")
@@ -83,7 +88,7 @@ def find_policy_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: There is no such folder, or no policy in it.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     for folder in (path, path / POLICY_FOLDER):
         if (folder / INDEX_FILE).is_file():
             return folder
@@ -119,7 +124,7 @@ def did_you_mean(path: str | os.PathLike[str]) -> str:
 
 def short_name(policy: str | os.PathLike[str]) -> str:
     """What to call a policy: the name of its repository on the Hub, or of its run's folder."""
-    path = Path(policy).expanduser()
+    path = local_path(policy)
     if path.exists():
         path = path.resolve()
         path = path.parent if path.name == POLICY_FOLDER else path
@@ -268,12 +273,13 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         IsADirectoryError: `path` is a folder.
         OSError: the file cannot be written; the message names the path.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it")
     aside = name_aside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        aside.touch()  # where nothing can be written, this shows before the work is done
         yield aside
         with aside.open("rb+") as file:  # a rename can reach the disk before the content does
             os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from spi_diffusers.files import read_json, to_json
+from spi_diffusers.files import local_path, read_json, to_json
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def held(
         FileExistsError: It is a file.
         OSError: It cannot be written to.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder.")
     place = folder.absolute()  # the work may change the current folder
@@ -104,6 +104,6 @@ def turn(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     # Not beside it: a lock file would end up in a published folder. One per user, who owns it.
     user = os.getuid() if hasattr(os, "getuid") else ""
-    name = hashlib.sha256(f"{user}:{Path(path).resolve()}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{user}:{local_path(path).resolve()}".encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"spi-diffusers-{name}.lock"):
         yield

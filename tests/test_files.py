@@ -1,11 +1,26 @@
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from spi_diffusers.files import name_aside, nearest, remove_leftovers, short_name, written_aside
+import spi_diffusers
+from spi_diffusers.config.layers import make_train_config
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import source_kind
+from spi_diffusers.evaluation.results import Results, merge_results, read_results
+from spi_diffusers.files import (
+    find_local_policy,
+    local_path,
+    name_aside,
+    nearest,
+    remove_leftovers,
+    short_name,
+    written_aside,
+)
 
 
 def test_file_appears_complete_with_its_folders(tmp_path):
@@ -92,3 +107,33 @@ def test_a_policy_is_called_after_its_run_or_its_repository(tmp_path, monkeypatc
     (tmp_path / "outputs" / "demo" / "policy").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "outputs" / "demo" / "policy" if policy == "." else tmp_path)
     assert short_name(policy) == expected
+
+
+def test_the_home_folder_is_found_at_one_place():
+    package = Path(spi_diffusers.__file__).parent
+    files = [path for path in package.rglob("*.py") if re.search("expanduser|Path.home", path.read_text())]
+    assert files == [package / "files.py"]
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_comes_in(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "run" / "policy").mkdir(parents=True)
+    (home / "run" / "policy" / "model_index.json").write_text("{}")
+    (home / "c.yaml").write_text("output_dir: ~/runs/a\nseed: 3\n")
+    rows = "".join(f"{row},0,1,0,0\n" for row in range(3))
+    (home / "log.csv").write_text(f"observation_0,action_0,reward,cost,episode\n{rows}")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    assert make_train_config({"output_dir": "~/runs/b", "task": "ballcircle"}).output_dir == f"{home}/runs/b"
+    config = make_train_config({"task": "ballcircle"}, "~/c.yaml")
+    assert (config.output_dir, config.seed) == (f"{home}/runs/a", 3)
+    assert find_local_policy("~/run") == home / "run" / "policy"
+    assert short_name("~/run/policy") == "run"
+    assert (source_kind("~/log.csv"), len(load_transitions("~/log.csv"))) == ("file", 2)
+    assert Results().save("~/r/results.json") == home / "r" / "results.json"
+    assert read_results("~/r/results.json") == merge_results("~/r/results.json", []) == []
+    with written_aside("~/x/y.txt") as aside:
+        aside.write_text("new")
+    assert (home / "x" / "y.txt").read_text() == "new"
+    assert local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert os.listdir(tmp_path) == ["home"]

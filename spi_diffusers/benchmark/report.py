@@ -32,7 +32,7 @@ from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, descr
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import ResultsFileError, merge_results, read_results
 from spi_diffusers.evaluation.summary import SeedSummary, behavior_rows
-from spi_diffusers.files import written_aside
+from spi_diffusers.files import local_path, written_aside
 
 TABLES_FILE = "tables.md"
 _TABLES = {"table1": ("Table 1: comparison", 4), "table2": ("Table 2: ablation", 6)}
@@ -65,7 +65,7 @@ def write_report(results: Iterable[str | os.PathLike[str]], folder: str | os.Pat
     are replaced or removed. ResultsFileError if a file cannot be read, two hold different results of the same
     policy, or results on one task are of different data; FileNotFoundError and OSError as usual.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
     entries, diverged = _read_all(results)

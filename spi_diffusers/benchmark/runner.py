@@ -32,7 +32,7 @@ from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import check_dynamics, merge_results, read_results
-from spi_diffusers.files import METRICS_FILE, RESULTS_FILE
+from spi_diffusers.files import METRICS_FILE, RESULTS_FILE, local_path
 from spi_diffusers.locks import held
 from spi_diffusers.training.metrics import last_step
 
@@ -58,7 +58,7 @@ class Benchmark:
         if not cells:
             raise BenchmarkError("there is nothing to run: no algorithm of the suites was chosen.")
         self.configs = resolve_configs(cells, config_file)
-        self.output = Path(output)
+        self.output = local_path(output)
         self.results = self.output / RESULTS_FILE
 
     def outcomes_so_far(self) -> dict[Cell, Outcome]:

@@ -24,6 +24,7 @@ from spi_diffusers.config.validation import (
 )
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.documents import parse_yaml
+from spi_diffusers.files import local_path
 
 MAX_BYTES = 7_500_000
 _WORK_FOLDER = ".collect"
@@ -137,7 +138,7 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
 def _folder(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path):  # an unset variable of a shell; it would be the current folder
         raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
-    return Path(path).expanduser()
+    return local_path(path)
 
 
 @settings(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.files import local_path
 
 if TYPE_CHECKING:
     from spi_diffusers.benchmark.suites import Cell
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="RESULTS",
         nargs="+",
-        type=Path,
+        type=local_path,
         help="run nothing: tables and figures from results files, or the folders that hold them",
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="DSRL tasks (default: the paper's eight)")
@@ -89,12 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         help="folder (default: outputs/benchmark; of a report: report/ beside the first)",
     )
     parser.add_argument(
         "--task-results",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         help="write each task's results and their plot there, too: TASK.json, TASK_limits.png; other seeds' "
         "results in them stay",

@@ -4,6 +4,7 @@ import argparse
 import re
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.files import local_path
 
 EXAMPLES = """\
 examples:
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.data.tasks import task_of_file
 
-    if args.output is not None and Path(args.output).is_file():
+    if args.output is not None and local_path(args.output).is_file():
         raise FileExistsError(f"{args.output}: is a file; name a folder")
-    path = Path(args.dataset).expanduser()
+    path = local_path(args.dataset)
     told = task_of_file(path) if args.task is None and path.is_file() else None
     dataset = load_transitions(
         args.dataset, args.task, revision=args.revision, clip_actions=args.clip_actions

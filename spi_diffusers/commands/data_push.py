@@ -3,6 +3,7 @@
 import argparse
 
 from spi_diffusers.commands.output import hide_hub_bars, print_tables
+from spi_diffusers.files import local_path
 
 EXAMPLES = """\
 examples:
@@ -42,12 +43,11 @@ def run(args: argparse.Namespace) -> int:
     """Check a folder, compare it with the Hub, and publish it."""
     if args.quiet:
         hide_hub_bars()
-    from pathlib import Path
 
     from spi_diffusers.hub.datasets import check_folder, commit_message, find_files, plan_push, published_card
     from spi_diffusers.hub.upload import UploadOptions, upload
 
-    files = find_files(Path(args.folder).expanduser())
+    files = find_files(local_path(args.folder))
     check_folder(files, progress=not args.quiet)
     options = UploadOptions(
         branch=args.revision,

@@ -1,10 +1,10 @@
 """`spi play`: record an episode of a policy as a video."""
 
 import argparse
-from pathlib import Path
 
 from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
 from spi_diffusers.evaluation import EXTRACTIONS
+from spi_diffusers.files import local_path
 
 EXAMPLES = """\
 examples:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         metavar="FILE.mp4",
         help="the video (default: outputs/play/<policy>-limit<L>-seed<S>.mp4)",
     )

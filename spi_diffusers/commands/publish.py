@@ -3,11 +3,11 @@
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands import publish_all
 from spi_diffusers.commands.output import hide_hub_bars, print_tables
+from spi_diffusers.files import local_path
 
 if TYPE_CHECKING:
     from spi_diffusers.hub.policy_files import PolicyFiles
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.locks import held
 
     with held(args.output, "publication", beside=True):
-        check_new_folder(Path(args.output))
+        check_new_folder(local_path(args.output))
         return _publish(args)
 
 
@@ -144,4 +144,4 @@ def _write_copy(files: "PolicyFiles", args: argparse.Namespace) -> None:
     from spi_diffusers.hub.publish import copy_folder
 
     if args.output is not None:
-        print(f"Written: {copy_folder(files, args.repo_id, Path(args.output))}")
+        print(f"Written: {copy_folder(files, args.repo_id, local_path(args.output))}")

@@ -2,10 +2,10 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import hide_hub_bars, print_tables
+from spi_diffusers.files import local_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             f"--all takes the name of a user or organization, got {organization!r}: "
             "spi publish --all [FOLDER] ORG; the names of the repositories follow from the tasks"
         )
-    if args.repo_id is None and Path(organization).is_dir():  # the organization was forgotten
+    if args.repo_id is None and local_path(organization).is_dir():  # the organization was forgotten
         raise ValueError(f"{organization!r} is a folder here: spi publish --all {organization} ORG")
     if args.quiet:
         hide_hub_bars()

@@ -15,6 +15,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
 from spi_diffusers.data.tasks import resolve_task
 from spi_diffusers.documents import MAX_YAML_BYTES, DocumentError, parse_json, parse_yaml
+from spi_diffusers.files import local_path
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, values by dotted key)
 
@@ -43,7 +44,9 @@ def make_train_config(
         UnknownTaskError: There is no such task.
         FileNotFoundError: There is no such config file.
     """
-    upper: list[Layer] = [] if config_file is None else [(str(config_file), _read_file(Path(config_file)))]
+    upper: list[Layer] = []
+    if config_file is not None:
+        upper.append((str(config_file), _read_file(local_path(config_file))))
     upper.append((source, flatten(overrides or {})))
     said: dict[str, Any] = {}
     for _, layer in upper:

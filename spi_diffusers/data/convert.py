@@ -22,6 +22,7 @@ from spi_diffusers.data.tasks import (
 )
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config, write_parquet_dataset
+from spi_diffusers.files import local_path
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def convert_dataset(
         clip_actions=clip_actions,
     )
     check_destination(folder)
-    folder = Path(folder).expanduser()
-    if Path(source).expanduser().exists() and folder.resolve() == Path(source).expanduser().resolve():
+    folder = local_path(folder)
+    if local_path(source).exists() and folder.resolve() == local_path(source).resolve():
         raise ValueError(f"{folder}: is the source itself; name another folder to write to")
     parts = find_parts(source, request)
     for part in parts:
@@ -123,7 +124,7 @@ def convert_dataset(
 
 
 def _is_inside(source: str | os.PathLike[str], folder: Path) -> bool:
-    path = Path(source).expanduser()
+    path = local_path(source)
     return path.exists() and path.resolve().is_relative_to(folder.resolve())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import local_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,7 +112,7 @@ def save_description(
     dataset: TransitionDataset, description: dict[str, Any], folder: str | os.PathLike[str]
 ) -> list[Path]:
     """Write a description as `description.json` and `description.png` into a folder; return both paths."""
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text, picture = folder / "description.json", folder / "description.png"
     text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

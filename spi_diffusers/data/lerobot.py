@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.card import size_category
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, to_arrow
-from spi_diffusers.files import to_json
+from spi_diffusers.files import local_path, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +95,7 @@ def write_lerobot_dataset(
 def check_new_folder(folder: str | os.PathLike[str]) -> Path:
     """Refuse a folder that holds something, before there is anything to write; see `check_destination`."""
     check_destination(folder)
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{folder}: holds something already; name a new folder")
     return path

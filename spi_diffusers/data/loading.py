@@ -25,6 +25,7 @@ from spi_diffusers.data.tasks import (
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import local_path
 
 #: The dataset that ships with the package: a folder in the parquet layout.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -87,7 +88,7 @@ def load_transitions(
             raise MissingDatasetError(f"{dataset}: no such file or folder, and {error}") from None
     known, config = resolve_task(task, dataset)
     check_revision(dataset, revision)
-    path = Path(str(dataset)).expanduser()
+    path = local_path(str(dataset))
     if kind == "embedded":
         return _load_embedded(known, clip_actions)
     if kind in ("dsrl", "dsrl-hub"):
@@ -156,7 +157,7 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
     known = get_task(task)
     check_is_there(dataset)
     if source_kind(dataset) == "folder":
-        configs = folder_configs(Path(dataset).expanduser())
+        configs = folder_configs(local_path(dataset))
         if known.name not in configs:
             raise MissingDatasetError(
                 f"{dataset}: has no data of {known.name}, only of {', '.join(configs) or 'nothing'}"
@@ -203,7 +204,7 @@ def _load_dsrl(
     if task is None:
         raise DatasetError(f"{DSRL_DATASET_REPO}: holds one file per DSRL task; say which task")
     # DSRL keeps its downloads here; who has them already need not fetch some 100 MB again.
-    path = Path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")).expanduser() / task.dataset_file
+    path = local_path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")) / task.dataset_file
     if not (is_downloaded and revision is None and path.is_file()):
         path = download_dsrl_file(task, revision=revision)
     return load_hdf5(path, task, clip_actions=clip_actions)

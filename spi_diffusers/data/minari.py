@@ -21,6 +21,7 @@ from spi_diffusers.data.network import say
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import MINARI_PREFIX, Task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import local_path
 
 
 def load_minari(
@@ -47,7 +48,7 @@ def load_minari(
         if source.startswith(MINARI_PREFIX):
             loaded = minari.load_dataset(source.removeprefix(MINARI_PREFIX), download=True)
         else:
-            folder = Path(dataset).expanduser()
+            folder = local_path(dataset)
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
         for file in sorted(Path(loaded.storage.data_path).glob("*.hdf5")):
             own_values(file)

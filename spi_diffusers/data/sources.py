@@ -45,7 +45,7 @@ from spi_diffusers.data.tasks import (
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import CARD_FILE
+from spi_diffusers.files import CARD_FILE, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Request:
 
 def find_parts(source: str | os.PathLike[str], request: Request) -> list[Part]:
     """Find out what a source is, and what is to be converted of it: one part per config."""
-    kind, path = source_kind(source), Path(source).expanduser()
+    kind, path = source_kind(source), local_path(source)
     check_revision(source, request.revision)
     if kind == "minari":
         return [_minari_part(str(source), request)]

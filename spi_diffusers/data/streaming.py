@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task, source_kind
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
+from spi_diffusers.files import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _open_rows(
         rows.source = f"embedded:{rows.config}"
         return rows
     if kind == "folder":
-        return folder_rows(Path(text).expanduser(), config)
+        return folder_rows(local_path(text), config)
     if kind != "hub":
         raise DatasetError(
             f"{text}: cannot be streamed; only the parquet layout can, in a local folder or on the Hub. `spi "

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from spi_diffusers.files import HUB_ID
+from spi_diffusers.files import HUB_ID, local_path
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
@@ -180,7 +180,7 @@ def source_kind(dataset: str | os.PathLike[str] | None) -> str:
     `dsrl-hub` (DSRL's own Hub dataset), or `missing`.
     """
     text = "embedded" if dataset is None else str(dataset)
-    path = Path(text).expanduser()
+    path = local_path(text)
     if text in RESERVED_NAMES:
         return text
     if text.startswith(MINARI_PREFIX):

@@ -13,7 +13,7 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import name_aside, remove_leftovers, sha256_of
+from spi_diffusers.files import local_path, name_aside, remove_leftovers, sha256_of
 from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def write_parquet_dataset(
         raise ValueError(f"{dataset.source}: has no task; name the config with config_name=")
     check_config_name(config)
     check_destination(folder)
-    folder = Path(folder).expanduser()
+    folder = local_path(folder)
     _check_replaceable(folder, config, overwrite)
     aside: Path | None = None
     try:
@@ -136,7 +136,7 @@ def check_destination(folder: str | os.PathLike[str]) -> None:
         raise ValueError("the folder for the dataset has an empty name; '.' is the current folder")
     if str(Path(folder)) in RESERVED_NAMES:  # also as ./dsrl
         raise ValueError(f"{folder}: is a reserved name of a dataset; choose another folder")
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{folder}: is a file; name a folder")
 
@@ -146,7 +146,7 @@ def has_config(folder: str | os.PathLike[str], config: str) -> bool:
 
     FileExistsError if a file, or a folder that is no config, has the name: it must not be replaced.
     """
-    target = Path(folder).expanduser() / config
+    target = local_path(folder) / config
     if target.is_file():
         raise FileExistsError(f"{target}: is a file, so a config cannot have its name")
     if not target.exists() or not any(target.iterdir()):

@@ -22,6 +22,7 @@ from spi_diffusers.files import (
     RESULTS_FILE,
     PolicyError,
     find_local_policy,
+    local_path,
 )
 from spi_diffusers.locks import held
 
@@ -88,7 +89,7 @@ def evaluate_to_folder(
     folder = find_local_policy(policy, revision)
     dynamics = other_dynamics(known.simulator)
     apart = [name for name in (spec.simulator, dynamics) if name not in ("auto", "")]
-    output = Path(output) if output else _default_output(str(policy), folder, apart, revision)
+    output = local_path(output) if output else _default_output(str(policy), folder, apart, revision)
     # What cannot be used must show before anything is played, not after it.
     with held(output, "evaluation"):
         if (output / RESULTS_FILE).exists():

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -334,7 +335,8 @@ def _thousands(value: float, _position: int) -> str:
 def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) -> "Iterator[Figure]":
     """A figure in the style of all, in inches, written to `path` at the end, complete or not at all.
 
-    None writes none. OSError: it cannot be written; what was there is untouched.
+    None writes none. ValueError: its suffix names no format; OSError: it cannot be written; what was there is
+    untouched.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -342,6 +344,10 @@ def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) ->
     # A Figure of its own draws with Agg and leaves pyplot's state and backend alone.
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
+        formats = figure.canvas.get_supported_filetypes()
+        if path is not None and Path(path).suffix[1:].lower() not in formats:
+            known = ", ".join(f".{name}" for name in sorted(formats))
+            raise ValueError(f"{path}: the suffix gives a picture's format, and must be one of {known}")
         yield figure
         if path is not None:
             with written_aside(path) as aside:

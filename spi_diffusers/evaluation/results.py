@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, TrainInfo, describe_key
-from spi_diffusers.files import read_json, written_aside
+from spi_diffusers.files import local_path, read_json, written_aside
 from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Results(list[EvaluationEntry]):
             The matplotlib figure.
 
         Raises:
-            ValueError: No entries, or entries of several tasks.
+            ValueError: No entries, entries of several tasks, or a suffix that names no format.
             OSError: The picture cannot be written.
         """
         from spi_diffusers.evaluation.plots import plot_limits
@@ -119,7 +119,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     FileNotFoundError: no such file; ResultsFileError: not a complete results file of a known version, a field
     is missing, unknown or of the wrong kind, or two entries have the same key.
     """
-    path = Path(path)
+    path = local_path(path)
     content = _read_checked(path)
     lists: list[list[Any]] = []
     for name, record in (("entries", EvaluationEntry), ("diverged", DivergedRun)):
@@ -143,7 +143,7 @@ def write_results(
     ResultsFileError: two entries have the same key; OSError: it cannot be written, what was there is
     untouched.
     """
-    path = Path(path)
+    path = local_path(path)
     text = results_text(entries, diverged, path)
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
@@ -183,7 +183,7 @@ def merge_results(
     """
     new = _sorted_unique(entries, path)
     with turn(path):
-        before = read_results(path) if Path(path).exists() else Results()
+        before = read_results(path) if local_path(path).exists() else Results()
         for task, dynamics in {(entry.task, entry.dynamics) for entry in new}:
             check_dynamics(path, task, dynamics, before)
         merged = {entry.key: entry for entry in before if outdated is None or not outdated(entry)}
@@ -207,7 +207,7 @@ def check_dynamics(path: str | os.PathLike[str], task: str, dynamics: str, there
 
 def read_train_info(path: str | os.PathLike[str]) -> TrainInfo:
     """Read the `train_info.json` beside a policy's weights; ResultsFileError names a wrong field."""
-    content = _read(Path(path))
+    content = _read(local_path(path))
     try:
         return TrainInfo.from_dict(content)
     except ValueError as error:

@@ -16,7 +16,7 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.entries import check_cost_limit
-from spi_diffusers.files import short_name, written_aside
+from spi_diffusers.files import local_path, short_name, written_aside
 
 if TYPE_CHECKING:
     from spi_diffusers.evaluation.rollouts import Policy
@@ -81,7 +81,8 @@ def record_replay(
     from spi_diffusers.evaluation.rollouts import check_actions, limits_for_step
 
     task, limit = get_task(task), check_cost_limit(cost_limit)
-    if Path(path).suffix.lower() != ".mp4":
+    path = local_path(path)
+    if path.suffix.lower() != ".mp4":
         raise ValueError(f"a replay is an .mp4 file, got {path}")
     _check_video_packages()
     every = -(-task.max_episode_steps // MAX_FRAMES)
@@ -118,7 +119,7 @@ def record_replay(
                 bar.update()
     finally:
         env.close()
-    return Replay(Path(path), task, limit, return_, cost_return, step)
+    return Replay(path, task, limit, return_, cost_return, step)
 
 
 def play_episode(

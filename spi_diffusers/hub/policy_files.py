@@ -17,6 +17,7 @@ from spi_diffusers.files import (
     RESULTS_FILE,
     PolicyError,
     find_policy_folder,
+    local_path,
     read_json,
 )
 from spi_diffusers.hub.results import results_folders
@@ -128,9 +129,9 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
 
 def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None:
     if evaluation is not None:
-        if not (Path(evaluation) / RESULTS_FILE).is_file():
+        if not (local_path(evaluation) / RESULTS_FILE).is_file():
             raise FileNotFoundError(f"{evaluation}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
-        return Path(evaluation)
+        return local_path(evaluation)
     found = results_folders(policy)
     if len({(place / RESULTS_FILE).read_bytes() for place in found}) > 1:
         raise PolicyError(

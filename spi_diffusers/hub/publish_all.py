@@ -20,6 +20,7 @@ from spi_diffusers.files import (
     INFO_FILE,
     POLICY_FOLDER,
     did_you_mean,
+    local_path,
     read_json,
 )
 from spi_diffusers.hub.policy_files import PolicyFiles, is_publishable, read_policy_files
@@ -79,7 +80,7 @@ def find_trained_policies(folder: str | Path, exclude: Sequence[str] = ()) -> Fo
 
     FileNotFoundError: no such folder, or no policy in it; ValueError: a pattern fits no folder.
     """
-    root = Path(folder).expanduser()
+    root = local_path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder{did_you_mean(root)}")
     used: set[str] = set()

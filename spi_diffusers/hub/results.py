@@ -9,7 +9,14 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from spi_diffusers.data.network import with_retries
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
-from spi_diffusers.files import EVALUATION_FOLDER, HUB_ID, POLICY_FOLDER, RESULTS_FILE, did_you_mean
+from spi_diffusers.files import (
+    EVALUATION_FOLDER,
+    HUB_ID,
+    POLICY_FOLDER,
+    RESULTS_FILE,
+    did_you_mean,
+    local_path,
+)
 from spi_diffusers.hub.upload import HubError, explained, hub_api
 
 
@@ -29,7 +36,7 @@ def read_policy_results(policy: str, *, token: str | None = None) -> Results:
     What exists on disk is never looked up on the Hub. FileNotFoundError: no such folder, or not evaluated;
     ResultsFileError: it cannot be read; HubError: the Hub cannot be reached or has no such policy.
     """
-    file = Path(policy).expanduser()
+    file = local_path(policy)
     if file.is_dir():
         folders = results_folders(file)
         if not folders:

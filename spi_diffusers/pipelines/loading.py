@@ -18,6 +18,7 @@ from spi_diffusers.files import (
     PolicyError,
     did_you_mean,
     find_local_policy,
+    local_path,
     read_json,
     to_json,
     write_durably,
@@ -66,7 +67,7 @@ def resolve_policy(
             again = {**options, "force_download": True}
             folder = fetch_snapshot(name, revision=revision, allow_patterns=patterns, **again)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        hint = did_you_mean(Path(policy).expanduser())
+        hint = did_you_mean(local_path(policy))
         raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: holds no policy: {INDEX_FILE} is missing.")
@@ -264,7 +265,7 @@ class CheckedLoading(_Base):
             _refuse(repo_id=repo_id, **kwargs)
         if not isinstance(save_directory, str | os.PathLike) or not str(save_directory):
             raise ValueError(f"save_directory must name a folder, got {shown(save_directory)}.")
-        folder = Path(save_directory).expanduser()
+        folder = local_path(save_directory)
         record = self.training_record
         if record is not None and not self.is_as_trained:
             logger.warning(

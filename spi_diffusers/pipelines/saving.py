@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.files import INDEX_FILE, name_aside, remove_leftovers, sha256_of, to_json
+from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, name_aside, remove_leftovers, sha256_of, to_json
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
 from spi_diffusers.pipelines.spi_policy import CHECKSUMS, index_sha256
@@ -70,6 +71,9 @@ def complete_folder(folder: Path) -> None:
         config = read_config(path)
         if config.pop("_name_or_path", None) is not None:  # a folder of this machine, which diffusers notes
             path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
+    mode = stat.S_IMODE((folder / INDEX_FILE).stat().st_mode)
+    for path in folder.glob(f"*/{WEIGHTS_FILE}"):
+        path.chmod(mode)  # safetensors leaves weights to their owner, whatever the umask says
     for name, content in code.items():
         (folder / name).write_bytes(content)
     (folder / INDEX_FILE).write_bytes(to_json(index))

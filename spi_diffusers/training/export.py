@@ -126,8 +126,6 @@ def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = Fals
     aside = name_aside(folder)
     try:
         pipeline.save_pretrained(str(aside), safe_serialization=True)
-        for file in aside.rglob("*"):  # safetensors writes weights for the owner only
-            file.chmod(0o755 if file.is_dir() else 0o644)
         replace_folder(aside, folder)
     except Exception as error:  # safetensors reports a full disk as an error of its own kind
         shutil.rmtree(aside, ignore_errors=True)

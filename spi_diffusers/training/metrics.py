@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.documents import parse_json
-from spi_diffusers.files import replace_file
+from spi_diffusers.files import local_path, replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def read_training_log(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarra
     file; TrainingLogError: another line is not an object with an integer "step" and numbers.
     """
     try:
-        lines = Path(path).read_bytes().splitlines()
+        lines = local_path(path).read_bytes().splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(f"no training log at {path}") from None
     series: dict[str, dict[int, float]] = {}

@@ -182,6 +182,13 @@ def test_the_suffix_gives_the_format(tmp_path):
     assert (tmp_path / "limits.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.parametrize("name", ["p", "p.", "p.npg", ".png", "p.tmp"])
+def test_a_suffix_that_is_no_format_is_refused_with_those_that_are(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name}: the suffix gives .* one of .*\.pdf, .*\.png, .*\.svg"):
+        plot_limits(ENTRIES, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="entries of one task, got none"):
         plot_limits([], tmp_path / "x.png")

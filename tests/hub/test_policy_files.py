@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -97,7 +98,12 @@ def test_shipped_code_stands_alone(made):
 
 def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
     first = assemble(read_policy_files(made), "org/x")
-    copy = copy_folder(read_policy_files(made), "org/x", tmp_path / "copy")
+    before = os.umask(0o077)
+    try:
+        copy = copy_folder(read_policy_files(made), "org/x", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o077 for path in (copy, *copy.rglob("*"))} == {0}, "the umask counts"
     again = assemble(read_policy_files(copy), "org/x")
     assert {path: data(again, path) for path in again} == {path: data(first, path) for path in first}
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -51,7 +52,18 @@ def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
     info = json.loads((folder / "train_info.json").read_text())
     assert len(info.pop("calibration")["estimated_costs"]) == 6
     assert info == trained.policy().training_record["info"]
-    assert (folder / "noise_model" / "diffusion_pytorch_model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_who_may_read_a_policy_is_what_the_umask_says(trained, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_policy(trained, tmp_path / "policy")
+        trained.policy().save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    for path in tmp_path.rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
 def test_a_policy_that_is_saved_already_is_known_as_such(trained, tmp_path, monkeypatch):
