@@ -13,6 +13,9 @@ from spi_diffusers.data.signatures import check_signature
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
+#: Rows that are decoded at a time: what `write_parquet_dataset` puts into a row group.
+_BATCH_ROWS = 1 << 18
+
 
 def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False) -> Columns:
     """The columns of parquet files whose rows go on from file to file; only those that are used are read."""
@@ -25,20 +28,31 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
         raise DatasetError(f"{files[0]}: has several columns with the name {list_names(twice)}")
 
     def read(wanted: list[str]) -> Mapping[str, Values]:
-        check_size(source, sum(_unpacked_bytes(each, wanted) for each in metadata), _stored_bytes(files))
-        tables = []
-        for file, each in zip(files, metadata, strict=True):
-            there = each.schema.to_arrow_schema().names
-            if missing := [name for name in wanted if name not in there]:
-                raise DatasetError(f"{file}: has no column {list_names(missing)}, which {files[0]} has")
+        stored = sum(file.stat().st_size for file in files)
+        # A first bound (float32), before anything is read; how long lists are is known only then.
+        check_size(source, 4 * sum(each.num_rows for each in metadata) * len(wanted), stored)
+        batches: list[list[pa.RecordBatch]] = []
+        total = 0
+        for file in files:
             try:
+                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                there = parquet.schema_arrow.names
+                if missing := [name for name in wanted if name not in there]:
+                    raise DatasetError(f"{file}: has no column {list_names(missing)}, which {files[0]} has")
+                batches.append([])
                 # Others, such as pictures of the scene, would take memory for nothing.
-                tables.append(
-                    pq.read_table(file, columns=wanted, partitioning=None, page_checksum_verification=True)
-                )
+                for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
+                    batches[-1].append(batch.select(wanted))
+                    total += batches[-1][-1].nbytes
+                    check_size(source, total, stored)
+            except DatasetError:
+                raise
             except Exception as error:  # ArrowException or OSError
                 raise DatasetError(f"{file}: is cut off or damaged: {say(error)}") from error
         try:
+            tables = [pa.Table.from_batches(each) for each in batches if each]
+            if not tables:
+                return {name: metadata[0].schema.to_arrow_schema().empty_table()[name] for name in wanted}
             table = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
             raise DatasetError(f"{source}: its files have columns of other types: {say(error)}") from error
@@ -66,22 +80,3 @@ def damaged(file: str | Path, error: Exception) -> DatasetError:
         except DatasetError as known:
             return known
     return DatasetError(f"{file}: is not a parquet file, or it is cut off or damaged ({say(error)})")
-
-
-_BYTES = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}
-
-
-def _unpacked_bytes(metadata: "pq.FileMetaData", wanted: list[str]) -> int:
-    total = 0
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            path = column.path_in_schema
-            if any(path == name or path.startswith(f"{name}.") for name in wanted):
-                total += max(
-                    column.num_values * _BYTES.get(column.physical_type, 0), column.total_uncompressed_size
-                )
-    return total
-
-
-def _stored_bytes(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
