@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import check_size
+from spi_diffusers.data.network import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,6 +70,10 @@ def read_csv(path: Path, given: CsvFormat | None = None) -> "pa.Table":
     given = given or CsvFormat()
     content = _content(path, given.encoding)
     head = bytes(memoryview(content)[:_HEAD]).decode(errors="ignore")
+    if not head.strip():
+        raise DatasetError(
+            f"{path}: is empty, not a table: the first line must hold the names of its columns"
+        )
     delimiter = given.delimiter or _find_delimiter(path, head)
     table = _read(path, content, delimiter, given.decimal or ".")
     decimal = given.decimal or _find_decimal(path, table)
@@ -91,7 +96,7 @@ def _read(path: Path, content: "pa.Buffer", delimiter: str, decimal: str) -> "pa
         )
     except pa.ArrowException as error:
         raise DatasetError(
-            f"{path}: cannot be read as a table: {error} (its columns are taken to be separated by "
+            f"{path}: cannot be read as a table: {say(error)} (its columns are taken to be separated by "
             f"{_DELIMITERS.get(delimiter, repr(delimiter))}; else name the delimiter with --delimiter)"
         ) from error
     columns = [
@@ -142,7 +147,8 @@ def _unpacked(path: Path) -> bytes:
             return stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(
-            f"{path}: cannot be read as a table: it is not a gzip file, or it is cut off or damaged ({error})"
+            f"{path}: cannot be read as a table: it is no gzip file, or it is cut off or damaged "
+            f"({say(error)})"
         ) from error
 
 

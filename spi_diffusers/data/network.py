@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 
 #: Seconds before the second attempt; doubled with every further one, up to 30.
 FIRST_PAUSE = 1.0
+_SAID = 400  # characters of another library's message, at most
 #: Seconds that the Hub may ask to wait; its limits count the requests of five minutes.
 _LONGEST_PAUSE = 300.0
 #: Errors of the HTTP library about the request itself, which stays as it is.
@@ -121,7 +122,9 @@ def hide_tokens(text: str) -> str:
 
 def say(error: BaseException) -> str:
     """An error as a part of one line of text: its type and its message."""
-    return hide_tokens(f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".: "))
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _SAID else f"{text[:_SAID]}..."  # other libraries quote bytes without end
+    return hide_tokens(f"{type(error).__name__}: {text}".rstrip(".: "))
 
 
 def explain(error: BaseException) -> str:

@@ -33,7 +33,14 @@ from spi_diffusers.data.parquet import (
     pick_config,
 )
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tables import LEROBOT_INFO, folder_tables, is_lerobot, is_table, load_table_folder
+from spi_diffusers.data.tables import (
+    LEROBOT_INFO,
+    folder_tables,
+    is_lerobot,
+    is_table,
+    is_table_folder,
+    load_table_folder,
+)
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
@@ -120,15 +127,14 @@ def _file_part(path: Path, request: Request) -> Part:
 
 
 def _folder_parts(path: Path, request: Request) -> list[Part]:
-    if is_lerobot(path):
-        return [_tables_part(path, path.resolve().name, f"LeRobot dataset {path.resolve().name}", request)]
+    if is_table_folder(path):
+        name = path.resolve().name
+        source = f"LeRobot dataset {name}" if is_lerobot(path) else name
+        return [_tables_part(path, name, source, request)]
     if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]
     files = sorted(item for item in path.iterdir() if item.suffix.lower() in DSRL_SUFFIXES)
-    tables = folder_tables(path)
-    if tables and not files:
-        return [_tables_part(path, path.resolve().name, path.resolve().name, request)]
     if not files:
         inside = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise DatasetError(
@@ -137,6 +143,7 @@ def _folder_parts(path: Path, request: Request) -> list[Part]:
         )
     if request.name is not None:
         raise DatasetError(f"{path}: is a folder of files; name= (--name) is for one file")
+    tables = folder_tables(path)
     if tables and not request.tasks:
         raise DatasetError(
             f"{path}: also holds {', '.join(table.name for table in tables[:8])}; convert tables one by one, "

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 from spi_diffusers.data.assembly import Columns, dataset_from_parts
+from spi_diffusers.data.card import declared_configs
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
 from spi_diffusers.data.parquet_files import parquet_part
 from spi_diffusers.data.roles import ColumnNames, natural_order
-from spi_diffusers.data.tasks import TABLE_SUFFIXES, Task
+from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.files import CARD_FILE
 
 #: What makes a folder a LeRobot dataset, of version 2 or 3.
 LEROBOT_INFO = "meta/info.json"
@@ -72,8 +74,13 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def is_table_folder(folder: Path) -> bool:
-    """Whether a folder holds tables, and is none in the parquet layout."""
-    return is_lerobot(folder) or (not (folder / "README.md").is_file() and bool(folder_tables(folder)))
+    """Whether a folder holds tables, and is none in the parquet layout, nor one of DSRL's files."""
+    if is_lerobot(folder):
+        return True
+    readme = folder / CARD_FILE
+    if any(file.suffix.lower() in DSRL_SUFFIXES for file in folder.iterdir()):
+        return False
+    return bool(folder_tables(folder)) and not (readme.is_file() and declared_configs(readme))
 
 
 def is_table(path: Path) -> bool:

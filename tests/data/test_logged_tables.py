@@ -201,7 +201,7 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "cannot be read as a table: Empty CSV file"),
+        ("a.csv", b"", "is empty, not a table"),
         ("a.csv", b"x,y\n1,2\n3\n", "cannot be read as a table: .*Expected 2 columns, got 1"),
         ("a.csv", b"x,x\n1,2\n", "has several columns with the name 'x'"),
         ("a.parquet", b"PAR1 and no more", "is not a parquet file, or it is cut off or damaged"),
@@ -419,6 +419,7 @@ def test_a_folder_with_one_file_per_episode(tmp_path, suffix, tells):
         rows = {name: values[start : start + length] for name, values in log.items()}
         write(tmp_path / f"run_{number}.{suffix}", rows)
         start += length
+    (tmp_path / "README.md").write_text("# Runs of a robot\n")  # a card that declares nothing
     (tmp_path / "notes.txt").write_text("not looked at")
     ended = (1,) if tells in ("terminated", "ends") else ()
     expected = TransitionDataset.from_columns(make_columns(lengths=lengths, terminated=ended))
