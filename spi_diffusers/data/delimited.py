@@ -71,9 +71,7 @@ def read_csv(path: Path, given: CsvFormat | None = None) -> "pa.Table":
     content = _content(path, given.encoding)
     head = bytes(memoryview(content)[:_HEAD]).decode(errors="ignore")
     if not head.strip():
-        raise DatasetError(
-            f"{path}: is empty, not a table: the first line must hold the names of its columns"
-        )
+        raise DatasetError(f"{path}: is empty, not a table with names in its first line")
     delimiter = given.delimiter or _find_delimiter(path, head)
     table = _read(path, content, delimiter, given.decimal or ".")
     decimal = given.decimal or _find_decimal(path, table)
