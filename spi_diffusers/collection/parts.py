@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -91,7 +92,8 @@ def play_parts(
     started = False
     try:
         with pool, our_end:  # left in reverse order, so that an error does not wait for busy workers
-            jobs = {pool.submit(_report_part, part): part for part in parts}
+            with _interrupts_blocked():
+                jobs = {pool.submit(_report_part, part): part for part in parts}
             while jobs:
                 done, _ = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
                 while not queue.empty():
@@ -107,6 +109,19 @@ def play_parts(
             f"a worker process was killed (is there enough memory for so many workers{guard}?); what was "
             "collected is kept, and the same collection goes on from it"
         ) from error
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start workers that Ctrl-C does not reach even while they import; here it is only put off."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _queue: Any = None  # of a worker: where it reports to

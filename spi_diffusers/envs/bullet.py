@@ -17,10 +17,13 @@ import contextlib
 import ctypes
 import functools
 import os
+import signal
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import gymnasium
@@ -72,10 +75,11 @@ class BulletEnv(gymnasium.Env):
         # until the first reset(seed=...).
         self._generator = np.random.RandomState()
         make = make_simulator or _registered(task)
-        with as_global_generator(self._generator), _quiet():
-            self._simulator = make()
-        # A client that nobody closes holds more than 20 MB for the life of the process.
-        self._close_simulator = weakref.finalize(self, _close, self._simulator)
+        with _interrupts_deferred():  # pybullet's client that is half made complains when it goes
+            with as_global_generator(self._generator), _quiet():
+                self._simulator = make()
+            # A client that nobody closes holds more than 20 MB for the life of the process.
+            self._close_simulator = weakref.finalize(self, _close, self._simulator)
         self.observation_space = self._simulator.observation_space
         self.action_space = self._simulator.action_space
 
@@ -252,6 +256,23 @@ def _seed_generator(generator: np.random.RandomState, seed: int) -> None:
     while seed := seed >> 32:
         words.append(seed & 0xFFFFFFFF)
     generator.seed(words[0] if len(words) == 1 else words)
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait until the end, in the thread that Python hands it to."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        before(*caught[0])
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -340,3 +341,24 @@ def test_behaviour_policies_learn(tmp_path):
     dataset = collect_one("ballcircle", tmp_path, load_collect_config("ballcircle", steps=80_000))
     assert dataset.episodes.best_return_within(40.0) > 400
     assert dataset.episodes.cost_return.max() <= get_task("ballcircle").cost_max
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_ctrl_c_while_workers_start_is_one_line(tmp_path, seconds):
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "import sys; from spi_diffusers.cli import main; sys.exit(main())"
+    words = ["data", "collect", "--task", "ballcircle", "--output", str(tmp_path / "set"), "--runs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--workers", "2", "--quiet"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal sends the signal to all of a group
+    )
+    while not (tmp_path / "set" / ".collect" / "ballcircle" / "collect.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "spi data collect: interrupted\n")

@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,7 +16,7 @@ import pytest
 
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.envs import make_env
-from spi_diffusers.envs.bullet import BulletEnv, as_global_generator, global_generator_kept
+from spi_diffusers.envs.bullet import BulletEnv, _registered, as_global_generator, global_generator_kept
 
 pytest.importorskip("bullet_safety_gym")
 
@@ -381,3 +382,21 @@ def test_a_client_that_pybullet_has_freed_already_is_closed_quietly():
     env.reset()
     env.unwrapped._simulator.bc.disconnect()  # what an interrupt may do before the environment is closed
     env.close()
+
+
+def test_an_interrupt_while_a_simulator_is_made_comes_after_it():
+    task = TASKS["OfflineBallCircle-v0"]
+    made = []
+
+    def make():
+        os.kill(os.getpid(), signal.SIGINT)
+        made.append(_registered(task)())
+        return made[0]
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            BulletEnv(task, make_simulator=make)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(made) == 1
