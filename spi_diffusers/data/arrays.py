@@ -39,6 +39,9 @@ DSRL_NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
 def load_npz(
     path: Path, task: Task | None = None, columns: ColumnNames | None = None, *, clip_actions: bool = False
 ) -> TransitionDataset:
@@ -80,7 +83,7 @@ def load_hdf5(
     except ImportError as error:
         raise ImportError(f"{path}: reading HDF5 needs h5py: pip install 'spi-diffusers[hdf5]'") from error
 
-    check_signature(path, b"\x89HDF\r\n\x1a\n", "an HDF5 file")
+    check_signature(path, _HDF5, "an HDF5 file")
     try:
         with h5py.File(path, "r") as file:
             names = _hdf5_names(file)
@@ -217,9 +220,10 @@ def own_dataset(path: Path, file: Any, name: str) -> Any:
 
 
 def own_values(path: Path) -> None:
-    """Refuse, by DatasetError, an HDF5 file any of whose values are in another file."""
+    """Refuse, by DatasetError, what is no HDF5 file, or one any of whose values are in another file."""
     import h5py
 
+    check_signature(path, _HDF5, "an HDF5 file")
     with h5py.File(path, "r") as file:
         for name in _hdf5_names(file):
             own_dataset(path, file, name)

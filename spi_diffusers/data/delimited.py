@@ -4,13 +4,14 @@ import codecs
 import gzip
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.network import say
+from spi_diffusers.data.signatures import check_signature, check_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,6 +71,9 @@ def read_csv(path: Path, given: CsvFormat | None = None) -> "pa.Table":
     given = given or CsvFormat()
     content = _content(path, given.encoding)
     head = bytes(memoryview(content)[:_HEAD]).decode(errors="ignore")
+    if match := re.match(r"sep=(.)\r?\n", head):  # a line for Excel, which no other program knows
+        given = replace(given, delimiter=given.delimiter or match[1])
+        content, head = content.slice(len(match[0].encode())), head[match.end() :]
     if not head.strip():
         raise DatasetError(f"{path}: is empty, not a table with names in its first line")
     delimiter = given.delimiter or _find_delimiter(path, head)
@@ -112,8 +116,10 @@ def _content(path: Path, encoding: str | None) -> "pa.Buffer":
     import pyarrow as pa
 
     if path.name.lower().endswith(".gz"):
+        check_signature(path, b"\x1f\x8b", "a gzip file")
         raw = pa.py_buffer(_unpacked(path))
     else:
+        check_text(path, "a CSV table")
         size = path.stat().st_size
         check_size(str(path), size, size)
         raw = pa.OSFile(str(path)).read_buffer()
@@ -145,8 +151,7 @@ def _unpacked(path: Path) -> bytes:
             return stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(
-            f"{path}: cannot be read as a table: it is no gzip file, or it is cut off or damaged "
-            f"({say(error)})"
+            f"{path}: cannot be read as a table: the gzip file is cut off or damaged ({say(error)})"
         ) from error
 
 

@@ -136,6 +136,11 @@ class ParquetRows:
                     f"{file}: rows {group.start} to {group.stop - 1} cannot be read: {say(error)}"
                 ) from error
             if batch is None:
+                if position < wanted[-1][1]:
+                    raise DatasetError(
+                        f"{file}: declares rows {group.start} to {group.stop - 1}, but holds none "
+                        f"from {position} on; it is cut off or damaged"
+                    )
                 return
             first, arrays = batch
             position = first + _length(arrays)

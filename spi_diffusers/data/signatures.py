@@ -21,11 +21,25 @@ _SIGNATURES = {
 
 def check_signature(path: Path, expected: bytes, kind: str) -> None:
     """Refuse, by DatasetError, a file that does not start as files of its kind do; it says what it is."""
-    with path.open("rb") as file:
-        head = file.read(32)
+    head = _head(path)
     if head.startswith(expected):
         return
     if not head:
         raise DatasetError(f"{path}: is empty (0 bytes), not {kind}")
-    is_ = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), "something else")
+    is_ = _describe(head) or "something else"
     raise DatasetError(f"{path}: is not {kind} but {is_} (it starts with the bytes {head[:8].hex(' ')})")
+
+
+def check_text(path: Path, kind: str) -> None:
+    """Refuse, by DatasetError, a file that is no text of its kind but an archive, a page or a pointer."""
+    if is_ := _describe(_head(path)):
+        raise DatasetError(f"{path}: is not {kind} but {is_}")
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(32)
+
+
+def _describe(head: bytes) -> str | None:
+    return next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)

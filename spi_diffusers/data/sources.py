@@ -36,6 +36,7 @@ from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tables import (
     LEROBOT_INFO,
     folder_tables,
+    is_csv,
     is_lerobot,
     is_table,
     is_table_folder,
@@ -91,6 +92,9 @@ def find_parts(source: str | os.PathLike[str], request: Request) -> list[Part]:
     """Find out what a source is, and what is to be converted of it: one part per config."""
     kind, path = source_kind(source), local_path(source)
     check_revision(source, request.revision)
+    tables = [path] if kind == "file" else folder_tables(path) if kind == "folder" else []
+    if request.csv != CsvFormat() and not any(is_csv(table) for table in tables):
+        raise DatasetError(f"{source}: --delimiter, --decimal and --encoding (csv=) are for CSV files only")
     if kind == "minari":
         return [_minari_part(str(source), request)]
     if kind == "file":

@@ -88,10 +88,15 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(TABLE_SUFFIXES)
 
 
+def is_csv(path: Path) -> bool:
+    """Whether a file is a table of text by its name."""
+    return is_table(path) and path.suffix.lower() != ".parquet"
+
+
 def _table_part(path: Path, csv: CsvFormat | None, *, is_episode: bool) -> Columns:
     if not is_table(path):
         raise DatasetError(f"{path}: is not a table; expected {', '.join(TABLE_SUFFIXES)}")
-    if path.suffix.lower() == ".parquet":
+    if not is_csv(path):
         return parquet_part([path], str(path), is_episode=is_episode)
     table = read_csv(path, csv)
     return Columns(

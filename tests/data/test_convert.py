@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
+from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, load_transitions
 from spi_diffusers.data.roles import ColumnNames
@@ -330,6 +331,14 @@ def test_columns_are_named_alike_for_every_source(dsrl_folder, tmp_path, kind):
         convert(source, tmp_path / "new", tasks=[BALL], columns=ColumnNames(cost="c"))
     written = convert(source, tmp_path / "new", tasks=[BALL], columns=ColumnNames(terminated=ends))
     assert written[BALL.name].sha256 == make_dataset(terminated=(0, 1, 2)).sha256
+
+
+def test_options_of_csv_files_are_refused_for_others(dsrl_folder, tmp_path):
+    write_parquet_dataset(make_dataset(task=BALL), tmp_path / "set")
+    for source in (dsrl_folder, tmp_path / "set", "embedded", dsrl_folder / BALL.dataset_file):
+        with pytest.raises(DatasetError, match=r"--encoding \(csv=\) are for CSV files only"):
+            convert(source, tmp_path / "new", csv=CsvFormat(decimal=","))
+    assert not (tmp_path / "new").exists()
 
 
 def test_tables_in_a_folder_of_files_are_not_skipped(dsrl_folder, tmp_path):

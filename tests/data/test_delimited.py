@@ -36,6 +36,7 @@ SAME = {
     "carriage returns": PLAIN.replace("\n", "\r\n"),
     "plus signs": PLAIN.replace("1.5", "+1.5"),
     "no last newline": PLAIN[:-1],
+    "a line for Excel": "sep=;\r\n" + PLAIN.replace(",", ";"),
 }
 
 
@@ -144,7 +145,27 @@ def test_what_is_no_table(tmp_path, content, message):
         read_csv(tmp_path / "x.csv")
 
 
-@pytest.mark.parametrize("change", [lambda content: content[:-9], lambda _: b"no gzip"])
+@pytest.mark.parametrize(
+    ("content", "is_"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a Git LFS pointer; fetch",
+        ),
+        (b"<!doctype html><title>Log in</title>", "an HTML or XML page"),
+        (b"PK\x03\x04 and so on", "a zip archive"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz", "x.tsv"])
+def test_other_files_by_the_name_of_a_table(tmp_path, content, is_, name):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"{re.escape(name)}: is not a (CSV table|gzip file) but {is_}"):
+        read_csv(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda content: content[:-9], lambda content: content[:99] + content[120:]]
+)
 def test_gzip_that_is_damaged(tmp_path, change):
     (tmp_path / "x.csv.gz").write_bytes(change(gzip.compress(PLAIN.encode() * 50)))
     with pytest.raises(DatasetError, match=r"x\.csv\.gz: cannot be read as a table: "):

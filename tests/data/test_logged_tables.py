@@ -205,7 +205,7 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
         ("a.csv", b"x,y\n1,2\n3\n", "cannot be read as a table: .*Expected 2 columns, got 1"),
         ("a.csv", b"x,x\n1,2\n", "has several columns with the name 'x'"),
         ("a.parquet", b"PAR1 and no more", "is not a parquet file, or it is cut off or damaged"),
-        ("a.csv.gz", b"no gzip", "cannot be read as a table"),
+        ("a.csv.gz", b"no gzip", "is not a gzip file but something else"),
         ("a.xlsx", b"", "is not a table; expected .csv, .csv.gz, .tsv, .tsv.gz, .parquet"),
     ],
 )

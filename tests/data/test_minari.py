@@ -111,6 +111,10 @@ def test_minari_files_that_link_to_others_are_refused(monkeypatch, tmp_path):
         store["episode_0/rewards"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "/rewards")
     with pytest.raises(DatasetError, match="'episode_0/rewards' keeps its values in another file"):
         load_transitions("minari:test/ball-v0")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    for source in ("minari:test/ball-v0", tmp_path / "minari" / "test" / "ball-v0"):
+        with pytest.raises(DatasetError, match="Git LFS pointer"):
+            load_transitions(source)
 
 
 def test_minari_without_infos(monkeypatch, tmp_path):

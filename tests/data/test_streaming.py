@@ -395,6 +395,24 @@ def test_large_data_is_streamed_and_small_data_is_not(untouched, monkeypatch):
     assert not exceeds_memory(untouched / "none", BALL)
 
 
+def test_rows_that_are_declared_but_not_there(tmp_path):
+    folder = write_parquet_dataset(make_dataset(), tmp_path / "set", config_name="c")
+    (folder / "c" / "stats.json").unlink()  # else it tells that the file has changed
+    path = folder / "c" / "train-00000-of-00001.parquet"
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    # 9, as the format writes it; the last one is the row group's number of rows, then comes the file's.
+    places = [place for place in range(footer, len(content) - 8) if content[place] == 2 * 9]
+    changed = bytearray(content)
+    for place in places[-2:]:
+        changed[place] = 2 * 12
+    path.write_bytes(changed)
+    with pytest.raises(
+        DatasetError, match=r"parquet: declares rows 0 to 11, but holds none from 9 on; it is"
+    ):
+        open_stream(folder, progress=False)
+
+
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_CGROUPS", ())
     machine = memory.available_memory()
