@@ -45,6 +45,9 @@ def read_card(readme: Path) -> "DatasetCard":
 
 def declared_configs(readme: Path) -> dict[str, dict[str, Any]]:
     """What a dataset card says of each config, by its name, in its order; errors as for `read_card`."""
+    with readme.open("rb") as file:
+        if file.read(64).lstrip(b"\xef\xbb\xbf \r\n")[:3] != b"---":
+            return {}  # no YAML header, of which the Hub's client would warn
     return {config["config_name"]: config for config in read_card(readme).data.get("configs") or []}
 
 

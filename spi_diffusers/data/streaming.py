@@ -14,6 +14,7 @@ from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
+from spi_diffusers.data.tables import is_table_folder
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task, source_kind
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
 from spi_diffusers.files import local_path
@@ -175,7 +176,7 @@ def _open_rows(
         rows = folder_rows(EMBEDDED_FOLDER, config)
         rows.source = f"embedded:{rows.config}"
         return rows
-    if kind == "folder":
+    if kind == "folder" and not is_table_folder(local_path(text)):
         return folder_rows(local_path(text), config)
     if kind != "hub":
         raise DatasetError(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.roles import ColumnNames
+from spi_diffusers.data.streaming import exceeds_memory, open_stream
 from spi_diffusers.data.tables import load_table, load_table_folder
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -424,6 +425,9 @@ def test_a_folder_with_one_file_per_episode(tmp_path, suffix, tells):
     ended = (1,) if tells in ("terminated", "ends") else ()
     expected = TransitionDataset.from_columns(make_columns(lengths=lengths, terminated=ended))
     assert load_table_folder(tmp_path).sha256 == load_transitions(tmp_path).sha256 == expected.sha256
+    assert not exceeds_memory(tmp_path)
+    with pytest.raises(DatasetError, match=r"cannot be streamed.*spi data convert"):
+        open_stream(tmp_path)
 
 
 def test_numbered_parts_of_a_table_are_joined(tmp_path):
