@@ -66,6 +66,8 @@ def find_local_policy(policy: str | os.PathLike[str], revision: str | None = Non
             holds no policy. The message names the nearest existing folder.
         PolicyError: A revision of a local folder was asked for.
     """
+    if not isinstance(policy, str | os.PathLike) or not str(policy):
+        raise PolicyError(f"a policy is named by its folder or its id on the Hub, not by {policy!r:.200}")
     path, name = local_path(policy), str(policy)
     if path.exists():
         if revision is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from spi_diffusers.config.validation import Count, Flag, NotNegative, Text, Whole, listed, settings, short
+from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings, short
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import knows_limit
@@ -23,6 +23,7 @@ from spi_diffusers.files import (
     INFO_FILE,
     PolicyError,
 )
+from spi_diffusers.numerics import own_numerics
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -58,7 +59,7 @@ class EvaluationSpec:
     seeds: SeveralSeeds = (0,)
     extractions: SeveralExtractions | None = None
     feedback: Flag = True
-    simulator: Text = "auto"
+    simulator: Literal["auto", "bullet", "gymnasium", "safety_gymnasium", "dsrl"] = "auto"
     num_candidates: Count | None = None
     num_inference_steps: Count | None = None
 
@@ -67,8 +68,8 @@ class EvaluationSpec:
         known: tuple[str, ...] | None = getattr(pipeline, "extractions", None)
         if known is None:  # what diffusers loads with trust_remote_code
             raise PolicyError(
-                f"{type(pipeline).__module__}.{type(pipeline).__name__} has no training record: load the "
-                "policy with spi_diffusers.SPIPolicyPipeline.from_pretrained"
+                f"{type(pipeline).__module__}.{type(pipeline).__name__} is no policy with a training record: "
+                "give a folder, an id on the Hub, or what SPIPolicyPipeline.from_pretrained loads"
             )
         chosen = self.extractions or known
         sampling = (self.num_candidates, self.num_inference_steps)
@@ -137,7 +138,7 @@ def evaluate(
         on_rollout: Gets the name of the extraction and the episodes of every rollout.
 
     Returns:
-        One entry per extraction and limit, sorted as in a results file.
+        One entry per extraction and limit, in the order in which they were asked for, "safe" first.
 
     Raises:
         ValueError: The policy was trained for another task, or an argument is out of its range.
@@ -151,8 +152,8 @@ def evaluate(
         from spi_diffusers.pipelines.loading import load_pipeline
 
         policy = load_pipeline(policy)
-    known = policy_task(policy, task)
     spec.ways(policy)
+    known = policy_task(policy, task)
     info = training_of(policy)
     if info is None:
         logger.warning("The policy has no record of its training: its results say that it is unknown.")
@@ -163,6 +164,7 @@ def evaluate(
     return evaluate_pipeline(policy, known, spec, info, progress, on_rollout)
 
 
+@own_numerics()
 def evaluate_pipeline(
     pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
     task: Task,
@@ -179,7 +181,7 @@ def evaluate_pipeline(
     for extraction in ways:
         policy = spec.acting(pipeline, extraction)
         entries += evaluate_policy(policy, task, spec, extraction, train_info, progress, on_rollout)
-    return Results(sorted(entries, key=lambda entry: entry.key))
+    return Results(entries)
 
 
 def evaluate_policy(

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.config.validation import flatten
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, TrainInfo, describe_key
 from spi_diffusers.files import local_path, read_json, written_aside
 from spi_diffusers.locks import turn
@@ -80,12 +81,15 @@ class Results(list[EvaluationEntry]):
         return plot_limits(self, path, self.behavior)
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame: one row per entry, one column per field of `EvaluationEntry`."""
+        """A pandas DataFrame: one row per entry, one column per field of `EvaluationEntry`.
 
+        Columns of fields within fields have dotted names, such as `dataset.sha256` and `versions.torch`.
+        """
         import pandas as pd  # type: ignore[import-untyped]
 
-        names = [field.name for field in fields(EvaluationEntry)]
-        return pd.DataFrame([entry.to_dict() for entry in self], columns=names)
+        rows = [flatten(entry.to_dict()) for entry in self]
+        names = [field.name for field in fields(EvaluationEntry) if field.name not in ("dataset", "versions")]
+        return pd.DataFrame(rows, columns=None if rows else names)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a results file, which `spi compare` and `read_results` read; one that is there is replaced.
@@ -98,7 +102,10 @@ class Results(list[EvaluationEntry]):
     def __repr__(self) -> str:
         if not self and not self.behavior:
             return "Results: no entries"
-        return "\n".join(line.rstrip() for line in self._printed().export_text().splitlines())
+        try:
+            return "\n".join(line.rstrip() for line in self._printed().export_text().splitlines())
+        except (ValueError, AttributeError) as error:  # entries of the same key, or what is no entry
+            return f"Results: {len(self)} entries that make no table: {error}"
 
     def _repr_html_(self) -> str:
         return self._printed().export_html(inline_styles=True, code_format="<pre>{code}</pre>")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,8 +107,10 @@ def shown(value: float, digits: int = 2) -> str:
 
     A mean of 0.895 may be off in its last bit, and would be 0.89 in one table and 0.90 in another.
     """
+    if not abs(value) < 1e12:  # of a limit of next to nothing; all its digits would fill the table
+        return f"{float(value):.3g}"
     exact = Decimal(repr(round(float(value), 9)))
-    return str(exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    return str(exact.quantize(Decimal((0, (1,), -digits)), ROUND_HALF_UP, Context(prec=40)))
 
 
 def shown_range(counts: Iterable[int]) -> str:

@@ -31,7 +31,7 @@ def mlp(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for width_in, width_out in itertools.pairwise(widths):
         # In place, as fresh memory for activations takes longer than computing them.
-        layers += [nn.Linear(width_in, width_out), nn.ReLU(inplace=True)]
+        layers += [nn.Linear(width_in, width_out, dtype=torch.float32), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 
@@ -275,7 +275,7 @@ class BatchConstrainedActor(ModelMixin, ConfigMixin):
         )
         self.reward_critics, self.cost_critics = reward, cost
         #: The Lagrange multiplier lambda at the end of training.
-        self.register_buffer("multiplier", torch.zeros(()))
+        self.register_buffer("multiplier", torch.zeros((), dtype=torch.float32))
 
     def forward(self, observation: Tensor, latent: Tensor) -> Tensor:
         """The action for given latents.
@@ -307,7 +307,8 @@ class BatchConstrainedActor(ModelMixin, ConfigMixin):
     def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions in [-1, 1], shape (B, A), for normalized observations (B, O)."""
         shape = (len(observation), self.config.num_candidates, self.vae.latent_dim)
-        return self(observation, randn_tensor(shape, generator=generator, device=observation.device))
+        device = observation.device
+        return self(observation, randn_tensor(shape, generator, device, torch.float32))
 
 
 class DiffusionActor(ModelMixin, ConfigMixin):
@@ -368,7 +369,7 @@ class DiffusionActor(ModelMixin, ConfigMixin):
     def choose(self, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Index of the candidate to act with, drawn with probability softmax(Q^r); (B, N) -> (B,)."""
         # By diffusers' source of randomness, whose generator may be of another device than the values.
-        normal = randn_tensor((len(values), 1), generator=generator, device=values.device)
+        normal = randn_tensor((len(values), 1), generator, values.device, torch.float32)
         below = values.softmax(dim=1).cumsum(dim=1) < torch.special.ndtr(normal)
         return below.sum(dim=1).clamp_max(values.shape[1] - 1)
 
@@ -390,7 +391,7 @@ class DiffusionActor(ModelMixin, ConfigMixin):
         """Actions in [-1, 1], shape (B, A), for normalized observations (B, O)."""
         size, number = len(observation), self.config.num_candidates
         shape = (len(self.coefficients), size * number, self.config.action_dim)
-        noise = randn_tensor(shape, generator=generator, device=observation.device)
+        noise = randn_tensor(shape, generator, observation.device, torch.float32)
         candidates, values = self(observation, noise)
         chosen = self.choose(values, generator)
         return candidates[torch.arange(size, device=chosen.device), chosen]

@@ -33,8 +33,8 @@ class CostCalibration(ModelMixin, ConfigMixin):
         super().__init__()
         if num_knots < 1:
             raise ValueError(f"num_knots must be at least 1, got {num_knots}.")
-        self.register_buffer("allowed_rates", torch.full((num_knots,), torch.nan))
-        self.register_buffer("realised_rates", torch.full((num_knots,), torch.nan))
+        self.register_buffer("allowed_rates", torch.full((num_knots,), torch.nan, dtype=torch.float32))
+        self.register_buffer("realised_rates", torch.full((num_knots,), torch.nan, dtype=torch.float32))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "CostCalibration":

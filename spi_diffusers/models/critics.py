@@ -39,8 +39,8 @@ class BatchedLinear(nn.Module):
     def __init__(self, num_networks: int, in_features: int, out_features: int):
         super().__init__()
         bound = 1.0 / math.sqrt(in_features)  # the initialization of nn.Linear
-        self.weight = nn.Parameter(torch.empty(num_networks, in_features, out_features))
-        self.bias = nn.Parameter(torch.empty(num_networks, 1, out_features))
+        self.weight = nn.Parameter(torch.empty(num_networks, in_features, out_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(num_networks, 1, out_features, dtype=torch.float32))
         nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 

@@ -92,15 +92,15 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             )
         self._check_action_range(action_dim, action_low, action_high)
         self.time_mlp = nn.Sequential(
-            nn.Linear(time_embed_dim, 2 * time_embed_dim),
+            nn.Linear(time_embed_dim, 2 * time_embed_dim, dtype=torch.float32),
             get_activation(activation),
-            nn.Linear(2 * time_embed_dim, time_embed_dim),
+            nn.Linear(2 * time_embed_dim, time_embed_dim, dtype=torch.float32),
         )
         widths = [action_dim + time_embed_dim + observation_dim + int(use_safety_weight), *hidden_dims]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), get_activation(activation)]
-        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim))
+            layers += [nn.Linear(width_in, width_out, dtype=torch.float32), get_activation(activation)]
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], action_dim, dtype=torch.float32))
 
         self._coefficient_cache: tuple[Any, int, Tensor | None] | None = None
 
@@ -302,7 +302,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         coefficients = self._cached_coefficients(scheduler, steps)
         if coefficients is None:
             return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator)
-        noise = randn_tensor((steps, *shape), generator=generator, device=observation.device)
+        noise = randn_tensor((steps, *shape), generator, observation.device, torch.float32)
         return self.denoise(observation, safety_weight, coefficients, noise)
 
     def _cached_coefficients(self, scheduler: Any, steps: int) -> Tensor | None:
@@ -338,7 +338,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             extra["generator"] = generator
         # Schedulers that threshold need a channel axis: (B, 1, A).
         shape = (len(observation), 1, self.config.action_dim)
-        sample = randn_tensor(shape, generator=generator, device=observation.device)
+        sample = randn_tensor(shape, generator, observation.device, torch.float32)
         sample = sample * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             scaled = scheduler.scale_model_input(sample, timestep).squeeze(1)

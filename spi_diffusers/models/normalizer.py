@@ -38,8 +38,8 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
         for name, value in (("observation_dim", observation_dim), ("clip", clip), ("epsilon", epsilon)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}.")
-        self.register_buffer("mean", torch.full((observation_dim,), torch.nan))
-        self.register_buffer("std", torch.full((observation_dim,), torch.nan))
+        self.register_buffer("mean", torch.full((observation_dim,), torch.nan, dtype=torch.float32))
+        self.register_buffer("std", torch.full((observation_dim,), torch.nan, dtype=torch.float32))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "ObservationNormalizer":

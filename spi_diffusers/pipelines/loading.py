@@ -150,6 +150,9 @@ class CheckedLoading(_Base):
 
     @training_record.setter
     def training_record(self, record: dict[str, dict[str, Any]] | None) -> None:
+        parts = record.values() if isinstance(record, dict) else [record]
+        if record is not None and not all(isinstance(part, dict) for part in parts):
+            raise ValueError(f"training_record must hold the dicts config and info, got {shown(record)}.")
         if record is not None and record.keys() != {"config", "info"}:
             raise ValueError(f"training_record must have the keys config and info, got {sorted(record)}.")
         self._training_record = record
@@ -217,6 +220,9 @@ class CheckedLoading(_Base):
         if not kwargs.setdefault("use_safetensors", True):
             raise ValueError("use_safetensors=False would load a pickle, which can run code: refused.")
         _refuse(**{name: kwargs.pop(name, None) for name in ("variant", "custom_pipeline", "use_flashpack")})
+        if kwargs.get("dtype") is None and kwargs.get("torch_dtype") is None:
+            kwargs["dtype"] = torch.float32  # not what the process has chosen for its own networks
+        kwargs.pop("low_cpu_mem_usage", None)  # without it diffusers would not cast to the type asked for
         trust = bool(kwargs.get("trust_remote_code", False))
         options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
         folder = str(resolve_policy(pretrained_model_name_or_path, trust_remote_code=trust, **options))

@@ -15,6 +15,7 @@ from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.files import POLICY_FOLDER
+from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
@@ -124,6 +125,7 @@ class RunResult:
     is_main_process: bool
 
 
+@own_numerics()
 def run_training(
     config: TrainConfig,
     callback: Callback | None = None,

@@ -13,6 +13,8 @@ from policy_factory import edit_json, make_run
 
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.envs.make import _SIMULATORS
 from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate, evaluate_policy
 from spi_diffusers.evaluation.folder import evaluate_to_folder
 from spi_diffusers.evaluation.results import read_results
@@ -196,7 +198,7 @@ def test_safe_extraction_needs_a_limit(pipeline):
         _play(PipelinePolicy(pipeline), cost_limit=None)
 
 
-def test_evaluate_gives_entries_of_both_extractions_sorted(pipeline):
+def test_evaluate_gives_entries_of_both_extractions_as_they_were_asked_for(pipeline):
     entries = evaluate(
         pipeline,
         cost_limits=iter([20, 10]),
@@ -207,12 +209,26 @@ def test_evaluate_gives_entries_of_both_extractions_sorted(pipeline):
     )
 
     assert [(e.extraction, e.cost_limit, e.feedback, e.episodes) for e in entries] == [
-        ("reward", 10, False, 2),
-        ("reward", 20, False, 2),
-        ("safe", 10, True, 2),
         ("safe", 20, True, 2),
+        ("safe", 10, True, 2),
+        ("reward", 20, False, 2),
+        ("reward", 10, False, 2),
     ]
     assert {entry.task for entry in entries} == {"OfflineBallCircle-v0"}
+
+
+@pytest.mark.parametrize("policy", [None, 3, [], object(), {}])
+def test_what_is_no_policy_is_refused(policy):
+    with pytest.raises(PolicyError, match=r"is no policy with a training record: give a folder"):
+        evaluate(policy)
+
+
+def test_simulators_are_those_of_make_env():
+    known = {name for makers in _SIMULATORS.values() for name in makers}
+    for name in ("auto", *known):
+        assert EvaluationSpec(simulator=name).simulator == name
+    with pytest.raises(ConfigError, match=r"simulator must be one of auto, .*, got 'bulet'; did you mean"):
+        EvaluationSpec(simulator="bulet")
 
 
 def test_a_pipeline_of_another_task_is_refused(pipeline):
@@ -297,7 +313,7 @@ def test_a_pipeline_of_the_shipped_class_is_refused_with_what_to_do(pipeline):
     from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
     shipped = SPIPolicyPipeline(**pipeline.components, task=pipeline.config.task)
-    with pytest.raises(PolicyError, match=r"load the policy with spi_diffusers\.SPIPolicyPipeline"):
+    with pytest.raises(PolicyError, match=r"what SPIPolicyPipeline\.from_pretrained loads"):
         evaluate(shipped, "ballcircle", episodes=1)
 
 

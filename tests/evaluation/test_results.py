@@ -362,9 +362,19 @@ def test_results_read_as_a_table():
 
 def test_results_as_a_data_frame():
     frame = RESULTS.to_frame()
-    assert list(frame.columns) == list(make_entry().to_dict())
+    entry = make_entry().to_dict()
+    nested = [f"{name}.{key}" for name in ("dataset", "versions") for key in entry.pop(name)]
+    assert list(frame.columns) == [*entry, *nested]
     assert frame.cost_limit.tolist() == [10.0, 20.0]
-    assert list(Results().to_frame().columns) == list(frame.columns)
+    assert frame["dataset.sha256"][0] == RESULTS[0].dataset["sha256"]
+    assert list(Results().to_frame().columns) == list(entry)
+
+
+def test_entries_of_one_key_are_shown_as_no_table():
+    twice = Results(RESULTS)
+    twice += RESULTS
+    assert repr(twice).startswith("Results: 4 entries that make no table: two entries have the key")
+    assert repr(Results([1])).startswith("Results: 1 entries that make no table")
 
 
 def test_saved_results_are_a_results_file(tmp_path):

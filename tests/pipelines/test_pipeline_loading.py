@@ -103,6 +103,15 @@ def test_half_a_record_is_none_and_a_broken_one_is_named(tmp_path):
     assert SPIPolicyPipeline.from_pretrained(tmp_path).training_record is None
     with pytest.raises(ValueError, match="must have the keys config and info, got"):
         make_pipeline().training_record = {"info": {}}
+    for record in (3, "x", [], {"config": 1, "info": {}}, {"config": {}, "info": None}):
+        with pytest.raises(ValueError, match="must hold the dicts config and info, got"):
+            make_pipeline().training_record = record
+
+
+@pytest.mark.parametrize("name", [None, "", 3, [], b"outputs/x"])
+def test_a_policy_must_be_named(name):
+    with pytest.raises(PolicyError, match="a policy is named by its folder or its id on the Hub, not by"):
+        SPIPolicyPipeline.from_pretrained(name)
 
 
 def test_a_policy_is_found_in_its_folder_or_its_runs(tmp_path):
