@@ -5,7 +5,7 @@
 """
 
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.card import size_category
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, to_arrow
-from spi_diffusers.files import local_path, to_json
+from spi_diffusers.files import local_path, name_aside, remove_leftovers, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,15 +81,18 @@ def write_lerobot_dataset(
         FileExistsError: the folder holds something.
         OSError: the disk is full, or the place cannot be written to.
     """
-    folder = check_new_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
-    ) as aside:
-        new = Path(aside) / "new"
-        _write(dataset, new, folder.resolve().name, license)
-        new.replace(folder)
-    return folder
+    target = check_new_folder(folder).resolve()
+    aside = name_aside(target)
+    try:
+        aside.mkdir(parents=True)
+        _write(dataset, aside, target.name, license)
+        aside.replace(target)
+        remove_leftovers(target.parent, of=target)
+    except OSError as error:
+        raise OSError(error.errno, f"the dataset cannot be written ({error})", str(folder)) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return local_path(folder)
 
 
 def check_new_folder(folder: str | os.PathLike[str]) -> Path:

@@ -145,3 +145,14 @@ def test_a_folder_that_holds_something_stays_as_it_is(tmp_path):
     with pytest.raises(FileExistsError, match="arm: holds something already"):
         write_lerobot_dataset(make_dataset(), tmp_path / "arm")
     assert tree(tmp_path) == before
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="the dataset cannot be written"):
+        write_lerobot_dataset(make_dataset(), tmp_path / "file" / "arm")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real").mkdir()
+    assert write_lerobot_dataset(make_dataset(), tmp_path / "link") == tmp_path / "link"
+    assert load_transitions(tmp_path / "real").sha256 == make_dataset().sha256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "real"]
