@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         table.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {text}")
     csv = parser.add_argument_group("CSV files", "found out by default, where the file leaves no doubt")
     csv.add_argument("--delimiter", metavar="CHAR", help="between columns, such as , ; or \\t")
-    csv.add_argument("--decimal", choices=(".", ","), help="the decimal mark")
+    csv.add_argument("--decimal", choices=(".", ","), metavar="MARK", help="the decimal mark, . or ,")
     csv.add_argument(
         "--encoding", metavar="NAME", help="of the text, such as latin-1 or cp1252 (default: utf-8)"
     )

@@ -151,7 +151,7 @@ def _spread(name: str, there: Sequence[str]) -> list[tuple[str, ...]]:
     for each in there:
         if match := numbered.fullmatch(each):
             groups[match.groups()].append(each)
-        elif each.startswith(f"{name}/"):
+        elif each.startswith(f"{name}/") or ("." in name and each.startswith(f"{name}.")):  # LeRobot's dots
             groups[("/",)].append(each)
     return [tuple(sorted(group, key=natural_order)) for group in groups.values()]
 
@@ -176,6 +176,12 @@ def _check_consecutive(source: str, role: str, names: Sequence[str]) -> None:
         )
 
 
+def _entry(name: str) -> int | str:
+    """Which of several columns of a vector one is: its number, or its name in its group."""
+    number = _number(name)
+    return re.split(r"[/.]", name)[-1] if number is None or "/" in name else number
+
+
 def _check_same_entries(
     source: str, chosen: Mapping[str, tuple[str, ...]], given: Mapping[str, object]
 ) -> None:
@@ -183,11 +189,7 @@ def _check_same_entries(
     if any(given[role] is not None for role in ("observation", "next_observation")):
         return
     first, second = chosen.get("observation", ()), chosen.get("next_observation", ())
-    entries = [
-        [name.rpartition("/")[2] if "/" in name else _number(name) for name in names]
-        for names in (first, second)
-    ]
-    if len(first) > 1 and len(second) > 1 and entries[0] != entries[1]:
+    if len(first) > 1 and len(second) > 1 and [*map(_entry, first)] != [*map(_entry, second)]:
         raise DatasetError(
             f"{source}: the observation has the columns {list_names(first)}, the next observation "
             f"{list_names(second)}; both need the same ones, in the same order"

@@ -95,6 +95,23 @@ def test_without_a_cost_the_option_is_named(tmp_path, version):
         load_transitions(tmp_path / "arm", "robot")
 
 
+def test_a_state_in_parts_is_one_vector(tmp_path):
+    columns = write_recording(tmp_path / "arm", "v3.0")
+    for path in (tmp_path / "arm" / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        state = np.array(table["observation.state"].to_pylist())
+        table = table.drop_columns(["observation.state"])
+        for name, part in (
+            ("observation.state.wrist", state[:, 5:]),
+            ("observation.state.arm", state[:, :5]),
+        ):
+            table = table.append_column(name, pa.array(part.tolist()))
+        pq.write_table(table, path)
+    named = ColumnNames(cost="next.damage")
+    (data,) = convert(tmp_path / "arm", tmp_path / "set", columns=named).values()
+    assert data.transitions.observation.tolist() == columns["observation"][[0, 1, 3, 5, 6, 7]].tolist()
+
+
 @pytest.mark.parametrize(("observation_dim", "action_dim"), [(8, 2), (1, 1)])
 def test_there_and_back_with_the_same_values(tmp_path, monkeypatch, observation_dim, action_dim):
     columns = make_columns(

@@ -205,10 +205,19 @@ def test_damaged_page(tmp_path):
         load_transitions(folder, BALL)
 
 
-def test_foreign_file(folder):
-    (folder / BALL.name / TRAIN_FILE).write_bytes(b"\xff\xd8\xff\xe0" + bytes(5000))
-    with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is not a parquet file"):
-        load_transitions(folder, BALL)
+@pytest.mark.parametrize(
+    ("content", "is_"),
+    [
+        (b"\xff\xd8\xff\xe0" + bytes(5000), "a JPEG image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer; .*git lfs pull"),
+        (b"<!doctype html>", "an HTML or XML page"),
+    ],
+)
+def test_foreign_file(folder, content, is_):
+    (folder / BALL.name / TRAIN_FILE).write_bytes(content)
+    for load in (load_transitions, open_stream):
+        with pytest.raises(DatasetError, match=rf"{TRAIN_FILE}: is not a parquet file but {is_}"):
+            load(folder, BALL)
 
 
 def test_file_is_gone(folder):
