@@ -4,7 +4,6 @@ import argparse
 import importlib
 import os
 import re
-import select
 import signal
 import sys
 import traceback
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from spi_diffusers import __version__
-from spi_diffusers.commands.output import show_messages
+from spi_diffusers.commands.output import lost_output, secure_streams, show_messages
 from spi_diffusers.commands.parser import CommandParser, finish
 
 _EXAMPLES = """\
@@ -41,6 +40,8 @@ COMMANDS = {
     "data": "Collect, convert, describe and publish datasets.",
     "tasks": "List the tasks and what each needs.",
 }
+#: Those whose work is what they print.
+_ONLY_PRINT = ("compare", "leaderboard", "card", "tasks")
 #: Arguments with such names are completed as files.
 _FILES = re.compile(r"FILE|DIR|FOLDER|POLICY|SRC|DST|DATASET|RESULTS")
 
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 where a part of the work could not be done, which is listed; 2 for an error that one
-        line explains; 128 + N when signal N stopped a training run, 130 on Ctrl-C, and 128 + SIGPIPE when who
-        read the output, such as `head`, has read enough (1 in the middle of a table).
+        line explains; 128 + N when signal N stopped a training run, 130 on Ctrl-C. Output that cannot be
+        written changes it only where the output is all that was asked for, to 1; it is 0 where `head` has
+        read enough.
     """
     words = [_with_dashes(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     parsed: list[argparse.Namespace] = []
@@ -63,7 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     (args,) = parsed
     show_messages()
-    return run_with_messages(lambda: args.run(args), args.parser.prog, show_traceback=args.traceback)
+    code = run_with_messages(lambda: args.run(args), args.parser.prog, show_traceback=args.traceback)
+    is_all = args.command in _ONLY_PRINT and not getattr(args, "output", None)
+    if not code and is_all and (lost := lost_output()):
+        print(f"{args.parser.prog}: error: the output cannot be written: {lost.strerror}", file=sys.stderr)
+        return 1
+    return code
 
 
 def run_with_messages(
@@ -79,24 +86,25 @@ def run_with_messages(
     Returns:
         Exit code, as of `main`.
     """
+    secure_streams()
     program = program or os.path.basename(sys.argv[0])
     try:
         code = job() or 0
-        if sys.stdout is not None:  # closed, by >&-
-            sys.stdout.flush()  # here, where it can be told quietly that nobody reads any more
+        sys.stdout.flush()  # here, where it can be told what was lost
         return code
     except KeyboardInterrupt as interrupt:
         print(f"{program}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _reader_is_gone():
-            return 128 + signal.SIGPIPE
         if not _is_known(error):
             raise
+        from spi_diffusers.data.network import hide_tokens
+
         if show_traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
-            traceback.print_exc()
+            text = traceback.format_exc()
         else:
-            print(f"{program}: error: {_one_line(error)}", file=sys.stderr)
+            text = f"{program}: error: {_one_line(error)}\n"
+        print(hide_tokens(text), end="", file=sys.stderr)
         return 2
 
 
@@ -181,20 +189,6 @@ def _print_completion(args: argparse.Namespace) -> None:
 
 
 # ---- errors
-
-
-def _reader_is_gone() -> bool:
-    """Whether stdout's reader has closed the pipe; if so, discard the rest."""
-    try:
-        output = sys.stdout.fileno()
-    except OSError:  # the output is no file
-        return False
-    poll = select.poll()
-    poll.register(output, 0)
-    if not any(event & select.POLLERR for _, event in poll.poll(0)):
-        return False  # the pipe that broke is another one
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # else Python complains when it ends
-    return True
 
 
 def _is_known(error: Exception) -> bool:

@@ -238,10 +238,10 @@ def test_tasks_in_detail(capsys):
 
 
 def test_a_reader_that_has_read_enough_is_no_error():
-    for arguments, code in (("", 1), (" --json", 141)):  # tables are rich's, which ends with 1
+    for arguments in ("", " --json"):
         command = f"{sys.executable} -m spi_diffusers.cli tasks{arguments} | true"
         result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-        assert (result.returncode, result.stderr) == (code, "")
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_tasks_as_json_and_only_what_is_installed(capsys):

@@ -1,6 +1,7 @@
 """The parser of every command: one-line errors with the nearest name, short usage lines, wrapped help."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -27,7 +28,20 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with an error in one line."""
-        self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help explains)\n")
+        from spi_diffusers.data.network import hide_tokens
+
+        self.exit(2, hide_tokens(f"{self.prog}: error: {message} ({self.prog} --help explains)\n"))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, which would take the value of an option before a command for the command."""
+        words = sys.argv[1:] if args is None else list(args)
+        commands = next((one.choices for one in self._actions if one.nargs == argparse.PARSER), {}) or {}
+        place = next((number for number, word in enumerate(words) if word in commands), 0)
+        for word in words[:place]:
+            name = word.partition("=")[0]
+            if name.startswith("-") and name not in self._option_string_actions:
+                self.error(f"{name} stands before the command; options come after it")
+        return super().parse_known_args(words, namespace)
 
     def refuse(self, unknown: str) -> NoReturn:
         """End with an error for an argument that does not exist."""
