@@ -16,6 +16,8 @@ from typing import Any
 from spi_diffusers.documents import DocumentError, parse_json
 
 # ---- names in the folder of a training run
+#: Where commands write, unless they are told otherwise.
+OUTPUTS_FOLDER = "outputs"
 CONFIG_FILE = "train_config.json"
 #: Beside a policy's weights: what an evaluation must know about their training.
 INFO_FILE = "train_info.json"
@@ -73,15 +75,31 @@ def find_local_policy(policy: str | os.PathLike[str], revision: str | None = Non
         if revision is not None:
             raise PolicyError(f"{path}: revision={revision} applies to Hub ids only; this is a local folder")
         return find_policy_folder(path)
-    if not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(
-            f"{name}: no such folder, and not an id on the Hub (org/name){did_you_mean(path)}"
-        )
-    if path.parent.exists() and revision is None and (hint := did_you_mean(path)):  # outputs/balcircle
-        raise FileNotFoundError(
-            f"{name}: no such folder{hint} For one on the Hub, name a revision such as main"
-        )
+    check_hub_id(name, revision, "; for one on the Hub, name a revision such as main")
     return None
+
+
+def check_hub_id(name: str, revision: str | None = None, advice: str = "") -> None:
+    """Refuse, by FileNotFoundError, what is not on disk and is not, or hardly, an id on the Hub.
+
+    Args:
+        name: What is looked for.
+        revision: Branch, tag or commit: whoever names one means the Hub.
+        advice: What to do if it is on the Hub nevertheless.
+    """
+    hint = did_you_mean(local_path(name))
+    if not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"{name}: no such folder, and not an id on the Hub (org/name){hint}")
+    if revision is None and is_mistyped(name):
+        raise FileNotFoundError(f"{name}: no such folder{hint}{advice}")
+
+
+def is_mistyped(name: str) -> bool:
+    """Whether what is not on disk is rather a path with a typing error than an id on the Hub: something like
+    it is beside it, or it begins as the folders do that commands make.
+    """
+    path = local_path(name)
+    return path.parts[:1] == (OUTPUTS_FOLDER,) or (path.parent.exists() and bool(did_you_mean(path)))
 
 
 def find_policy_folder(path: str | os.PathLike[str]) -> Path:

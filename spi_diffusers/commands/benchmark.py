@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import print_tables
-from spi_diffusers.files import local_path
+from spi_diffusers.files import OUTPUTS_FOLDER, local_path
 
 if TYPE_CHECKING:
     from spi_diffusers.benchmark.suites import Cell
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
-    return _run(spec.cells(), args.output or Path("outputs") / "benchmark", args)
+    return _run(spec.cells(), args.output or Path(OUTPUTS_FOLDER) / "benchmark", args)
 
 
 def _run(cells: list["Cell"], output: Path, args: argparse.Namespace) -> int:

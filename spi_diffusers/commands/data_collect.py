@@ -1,6 +1,7 @@
 """`spi data collect`: make a dataset in the simulator."""
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with _ProgressBars(quiet=args.quiet) as bars:
         collect(*wanted, workers=args.workers, on_progress=bars.show, on_written=bars.finish)
-    print(f"Written: {args.output}\nNext: spi data describe {args.output} --task {tasks[0].name}")
+    following = ["spi", "data", "describe", args.output, "--task", tasks[0].name]
+    print(f"Written: {args.output}\nNext: {shlex.join(following)}")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import re
 
 from spi_diffusers.commands.output import print_tables
-from spi_diffusers.files import local_path
+from spi_diffusers.files import OUTPUTS_FOLDER, local_path
 
 EXAMPLES = """\
 examples:
@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
     plain = re.sub(r"[^\w.-]+", "-", Path(dataset.source).name).strip("-.")
     # Of several files of one task each has a folder of its own.
     name = dataset.task.short_name if dataset.task is not None and told is None else plain or "data"
-    files = save_description(dataset, description, args.output or Path("outputs", "data", name))
+    files = save_description(dataset, description, args.output or Path(OUTPUTS_FOLDER, "data", name))
     print("Written: " + ", ".join(str(path) for path in files))
     return 0

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import hide_hub_bars, print_tables
-from spi_diffusers.files import local_path
+from spi_diffusers.files import OUTPUTS_FOLDER, local_path
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from spi_diffusers.hub.publish_all import FoundPolicies, Outcome, TrainedPolicy
     from spi_diffusers.hub.upload import UploadOptions
 
-DEFAULT_FOLDER = "outputs"
 DEFAULT_COLLECTION = "Safe policies by SPI"
 #: Options that only go with --all, and those that do not go with it.
 _ONLY_WITH_ALL = ("seed", "exclude", "collection", "no_collection", "dataset")
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.no_collection and (args.dataset or args.collection != DEFAULT_COLLECTION):
         raise ValueError("--no-collection leaves nothing for --collection and --dataset to do")
     folder, organization = (
-        (DEFAULT_FOLDER, args.folder) if args.repo_id is None else (args.folder, args.repo_id)
+        (OUTPUTS_FOLDER, args.folder) if args.repo_id is None else (args.folder, args.repo_id)
     )
     if organization is None:
         raise ValueError("the following arguments are required: ORG (spi publish --help explains)")

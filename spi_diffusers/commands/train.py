@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -70,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     if result.is_main_process:
         print(f"Trained {training.step} updates in {training.seconds:.0f} s: {result.policy_folder}")
         print(
-            f"Next: spi evaluate {result.policy_folder}"
+            f"Next: spi evaluate {shlex.quote(str(result.policy_folder))}"
             if result.task is not None
             else "Next: act with it in your own environment, as the data has no DSRL task; "
-            f"spi card {result.policy_folder} shows how."
+            f"spi card {shlex.quote(str(result.policy_folder))} shows how."
         )
     return 0
 

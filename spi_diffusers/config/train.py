@@ -32,7 +32,7 @@ from spi_diffusers.config.validation import (
     short,
 )
 from spi_diffusers.data.tasks import TASKS, resolve_task
-from spi_diffusers.files import local_path, nearest
+from spi_diffusers.files import OUTPUTS_FOLDER, local_path, nearest
 
 
 @settings
@@ -187,7 +187,7 @@ class TrainConfig:
         if len(set(self.trackers)) < len(self.trackers):
             raise ValueError(f"trackers must not repeat, got {short(self.trackers)}")
         self._check_algorithm()
-        self.output_dir = str(local_path(self.output_dir or Path("outputs") / self._run_name()))
+        self.output_dir = str(local_path(self.output_dir or Path(OUTPUTS_FOLDER) / self._run_name()))
         return self
 
     def _check_algorithm(self) -> None:

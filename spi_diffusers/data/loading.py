@@ -25,7 +25,7 @@ from spi_diffusers.data.tasks import (
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import local_path
+from spi_diffusers.files import did_you_mean, local_path
 
 #: The dataset that ships with the package: a folder in the parquet layout.
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
@@ -146,7 +146,8 @@ def file_task(path: Path, task: Task | None) -> Task | None:
 def check_is_there(dataset: str | os.PathLike[str] | None) -> None:
     """Refuse what is not on disk and cannot be the id of a Hub dataset, with a MissingDatasetError."""
     if source_kind(dataset) == "missing":
-        raise MissingDatasetError(f"{dataset}: no such file or folder (give {_FORMS})")
+        hint = did_you_mean(local_path(str(dataset)))
+        raise MissingDatasetError(f"{dataset}: no such file or folder{hint} (give {_FORMS})")
 
 
 def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:

@@ -97,7 +97,8 @@ def fetch_snapshot(repo_id: str, *, token: str | bool | None = None, **options: 
     """
     from huggingface_hub import snapshot_download
 
-    load = partial(snapshot_download, repo_id, token=clean_token(token), **options)
+    options |= {"token": clean_token(token), "library_name": "spi-diffusers"}
+    load = partial(snapshot_download, repo_id, **options)
     return Path(with_retries(load, what=f"Loading {repo_id}"))
 
 
@@ -140,9 +141,11 @@ def explain(error: BaseException) -> str:
     )
 
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-        is_off = isinstance(error.__cause__, OfflineModeIsEnabled)
-        why = "HF_HUB_OFFLINE is set" if is_off else explain(error.__cause__)
-        return f"{why}, and the cache does not hold it"
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            return explain(cause)
+        why = "HF_HUB_OFFLINE is set" if isinstance(cause, OfflineModeIsEnabled) else say(cause)
+        return f"the Hub cannot be reached ({why}), and the cache does not hold it"
     if isinstance(error, LocalTokenNotFoundError):
         return "no access token: log in with `hf auth login`, or give --token"
     if not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, HfHubHTTPError):

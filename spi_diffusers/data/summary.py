@@ -9,6 +9,7 @@ Otherwise one pass over the rows, a column at a time, finds it and checks every 
 import hashlib
 import io
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -100,7 +101,12 @@ def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside
         raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
     if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
         raise ValueError("its observation has other dimensions")
-    return DatasetSummary(str(stats["sha256"]), mean, std, episodes)
+    if not bool(mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+        raise ValueError("the mean or the std of its observation is not finite, or negative")
+    digest = str(stats.get("sha256"))
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(f"its sha256 is no checksum but {digest[:80]}")
+    return DatasetSummary(digest, mean, std, episodes)
 
 
 def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from spi_diffusers.files import HUB_ID, local_path
+from spi_diffusers.files import HUB_ID, is_mistyped, local_path
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
@@ -194,7 +194,7 @@ def source_kind(dataset: str | os.PathLike[str] | None) -> str:
     if text.lower() == DSRL_DATASET_REPO.lower():
         return "dsrl-hub"
     is_file = text.lower().endswith((*DSRL_SUFFIXES, *TABLE_SUFFIXES))
-    return "hub" if HUB_ID.fullmatch(text) and not is_file else "missing"
+    return "hub" if HUB_ID.fullmatch(text) and not is_file and not is_mistyped(text) else "missing"
 
 
 def resolve_task(

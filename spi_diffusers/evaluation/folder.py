@@ -18,6 +18,7 @@ from spi_diffusers.files import (
     EVALUATION_FOLDER,
     INFO_FILE,
     METRICS_FILE,
+    OUTPUTS_FOLDER,
     REPLAY_FILE,
     RESULTS_FILE,
     PolicyError,
@@ -116,7 +117,7 @@ def evaluate_to_folder(
 def _default_output(policy: str, folder: Path | None, apart: Sequence[str], revision: str | None) -> Path:
     name = "-".join([EVALUATION_FOLDER, *apart])
     if folder is None:
-        return Path("outputs") / name / (policy if revision is None else f"{policy}@{revision}")
+        return Path(OUTPUTS_FOLDER) / name / (policy if revision is None else f"{policy}@{revision}")
     in_a_run = (folder.parent / CONFIG_FILE).is_file()
     return (folder.parent if in_a_run else folder) / name
 

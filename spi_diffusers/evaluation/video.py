@@ -16,7 +16,7 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.entries import check_cost_limit
-from spi_diffusers.files import local_path, short_name, written_aside
+from spi_diffusers.files import OUTPUTS_FOLDER, local_path, short_name, written_aside
 
 if TYPE_CHECKING:
     from spi_diffusers.evaluation.rollouts import Policy
@@ -158,7 +158,7 @@ def play_episode(
     return record_replay(
         spec.acting(pipeline, way),
         known,
-        output or Path("outputs") / "play" / name,
+        output or Path(OUTPUTS_FOLDER) / "play" / name,
         cost_limit=limit,
         seed=seed,
         feedback=feedback,

@@ -1,20 +1,17 @@
 """Results of policies, from folders and from the Hub, without loading the policies."""
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
-from huggingface_hub.errors import RemoteEntryNotFoundError
-
-from spi_diffusers.data.network import with_retries
+from spi_diffusers.data.network import fetch_snapshot
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.evaluation.results import Results, read_results
 from spi_diffusers.files import (
+    CARD_FILE,
     EVALUATION_FOLDER,
-    HUB_ID,
     POLICY_FOLDER,
     RESULTS_FILE,
-    did_you_mean,
+    check_hub_id,
     local_path,
 )
 from spi_diffusers.hub.upload import HubError, explained, hub_api
@@ -43,11 +40,8 @@ def read_policy_results(policy: str, *, token: str | None = None) -> Results:
             raise FileNotFoundError(f"{file}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
         file = folders[0] / RESULTS_FILE
     elif not file.exists():
-        if not HUB_ID.fullmatch(policy):
-            raise FileNotFoundError(
-                f"{policy}: no such folder, and not an id on the Hub (org/name){did_you_mean(file)}"
-            )
-        return _download(policy, token)
+        check_hub_id(policy)
+        return _download(policy, token, "no such folder, and its results cannot be read from the Hub")
     return read_results(file)
 
 
@@ -81,12 +75,9 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
         return [model.id for model in hub_api(token).list_models(author=author, filter=task.name)]
 
 
-def _download(repo_id: str, token: str | None) -> Results:
-    with explained(f"{repo_id}: its results cannot be read"):
-        try:
-            load = partial(hub_api(token).hf_hub_download, repo_id, RESULTS_FILE)
-            file = with_retries(load, what=f"Reading the results of {repo_id}")
-        except RemoteEntryNotFoundError as error:
-            why = f"there is no {RESULTS_FILE}: it was published without an evaluation"
-            raise HubError(f"{repo_id}: {why}") from error
-    return read_results(file)
+def _download(repo_id: str, token: str | None, failed: str = "its results cannot be read") -> Results:
+    with explained(f"{repo_id}: {failed}"):
+        folder = fetch_snapshot(repo_id, allow_patterns=[CARD_FILE, RESULTS_FILE], token=token)
+    if not (folder / RESULTS_FILE).is_file():
+        raise HubError(f"{repo_id}: there is no {RESULTS_FILE}: it was published without an evaluation")
+    return read_results(folder / RESULTS_FILE)

@@ -68,7 +68,9 @@ def resolve_policy(
             folder = fetch_snapshot(name, revision=revision, allow_patterns=patterns, **again)
     except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
         hint = did_you_mean(local_path(policy))
-        raise PolicyError(f"{name}: cannot be loaded from the Hub: {explain(error)}{hint}") from error
+        raise PolicyError(
+            f"{name}: no such folder, and cannot be loaded from the Hub: {explain(error)}{hint}"
+        ) from error
     if not (folder / INDEX_FILE).is_file():
         raise PolicyError(f"{name}: holds no policy: {INDEX_FILE} is missing.")
     return folder

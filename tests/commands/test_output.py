@@ -91,7 +91,9 @@ def test_characters_that_the_terminal_has_not_got_are_replaced(encoding, shown):
         "from spi_diffusers.cli import run_with_messages\n"
         "from spi_diffusers.commands.output import print_tables\n"
         "def job():\n"
-        "    table = Table(box=box.SQUARE, show_header=False); table.add_row('✓ ✗ ± ü'); print_tables(table)\n"
+        "    table = Table(box=box.SQUARE, show_header=False)\n"
+        "    table.add_row('✓ ✗ ± ü')\n"
+        "    print_tables(table)\n"
         "raise SystemExit(run_with_messages(job))\n"
     )
     environment = {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}

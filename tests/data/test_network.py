@@ -125,10 +125,10 @@ def test_a_change_is_asked_for_again_only_where_the_hub_has_refused_it(monkeypat
 
 def test_what_is_not_in_the_cache_is_told_with_the_reason():
     assert explain(in_vain(OfflineModeIsEnabled("off"))) == (
-        "HF_HUB_OFFLINE is set, and the cache does not hold it"
+        "the Hub cannot be reached (HF_HUB_OFFLINE is set), and the cache does not hold it"
     )
     assert explain(in_vain(httpx2.ConnectError("no route"))).startswith(
-        "ConnectError: no route, and the cache"
+        "reached (ConnectError: no route), and the cache"
     )
 
 

@@ -117,7 +117,11 @@ def change_stats(folder, **changes):
 
 
 @pytest.mark.parametrize(
-    "what", ["rows", "episodes", "broken", "count", "files", "dimensions", "no episodes"]
+    "what",
+    [
+        *("rows", "episodes", "broken", "count", "files", "dimensions", "no episodes"),
+        *("no digest", "empty digest", "negative std"),
+    ],
 )
 def test_statistics_that_do_not_belong_to_the_rows_are_not_used(folder, data, caplog, scans, what):
     config = folder / BALL.name
@@ -143,6 +147,14 @@ def test_statistics_that_do_not_belong_to_the_rows_are_not_used(folder, data, ca
     elif what == "dimensions":
         columns = json.loads((config / "stats.json").read_text())["columns"]
         columns["observation"] = columns["action"]
+        change_stats(folder, columns=columns)
+    elif what == "no digest":
+        change_stats(folder, sha256=None)
+    elif what == "empty digest":
+        change_stats(folder, sha256="")
+    elif what == "negative std":
+        columns = json.loads((config / "stats.json").read_text())["columns"]
+        columns["observation"]["std"][0] = -1.0
         change_stats(folder, columns=columns)
     stream = open_stream(folder, BALL, progress=False)
     assert len(scans) == 1
@@ -184,7 +196,7 @@ def spoiled(what):
     index = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     frame = np.concatenate([np.arange(length) for length in LENGTHS])
     columns |= {"episode_index": index, "frame_index": frame}
-    if what == "nan":
+    if what == "negative std":
         columns["next_observation"][41, 3] = np.nan
     elif what == "negative cost":
         columns["cost"][30] = -1
@@ -343,7 +355,7 @@ def open_stream_rows(folder):
             r"'action' reaches from -1 to 1\.2, outside \[-1, 1\]",
         ),
         ({"cost": {"min": -2.0, "max": 1.0}}, "'cost' has the negative value -2"),
-        ({"reward": {"min": float("nan"), "max": 1.0}}, "'reward' has values that are not finite"),
+        ({"reward": {"min": float("negative std"), "max": 1.0}}, "'reward' has values that are not finite"),
     ],
 )
 def test_extremes_in_the_statistics_tell_of_bad_values_before_training(folder, scans, changes, message):

@@ -60,11 +60,40 @@ def test_a_policy_without_a_record_acts_but_its_results_would_be_of_nobody_knows
             evaluate_to_folder(name)
 
 
+def test_a_gated_policy_says_where_access_is_asked_for(hub, tmp_path):
+    upload(hub, make_run(tmp_path / "run") / "policy", "org/spi")
+    gated = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to it is restricted"}
+    for status in (401, 403):
+        hub.faults.set(Fault("status", "", "/resolve/", times=99, number=status, headers=gated))
+        with pytest.raises(PolicyError, match=f"access must be asked for on {hub.url}/org/spi; then log in"):
+            SPIPolicyPipeline.from_pretrained("org/spi")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("drop before", "", "/resolve/"),
+        Fault("drop within", "GET", "/resolve/"),
+        Fault("status", "GET", "/api/models/", times=2, number=503),
+        Fault("status", "GET", "/tree/", number=429),
+    ],
+    ids=lambda fault: f"{fault.kind} {fault.path}",
+)
+def test_a_request_that_fails_once_is_made_again(hub, tmp_path, fault):
+    upload(hub, make_run(tmp_path / "run") / "policy", "org/spi")
+    hub.faults.set(fault)
+    assert SPIPolicyPipeline.from_pretrained("org/spi").config.task == BALL.name
+    assert hub.faults.happened
+
+
 def test_what_is_no_policy_is_refused(hub, tmp_path):
     hub.store.put("models", "org/other", {"README.md": b"A language model.", "config.json": b"{}"})
     for name, message in (
         ("org/other", r"org/other: holds no policy: model_index\.json is missing"),
-        ("org/nothing", "org/nothing: cannot be loaded from the Hub: there is no such repository"),
+        (
+            "org/nothing",
+            "org/nothing: no such folder, and cannot be loaded from the Hub: there is no",
+        ),
     ):
         with pytest.raises(PolicyError, match=message):
             load_pipeline(name)

@@ -50,7 +50,7 @@ def test_from_the_hub(hub):
     assert read_policy_results("org/plain") == sorted(ENTRIES, key=lambda entry: entry.key)
     with pytest.raises(HubError, match=r"org/silent: there is no results\.json"):
         read_policy_results("org/silent")
-    with pytest.raises(HubError, match="org/nothing: its results cannot be read"):
+    with pytest.raises(HubError, match="org/nothing: no such folder, and its results cannot be read from"):
         read_policy_results("org/nothing", token=TOKEN)
 
 
@@ -77,7 +77,7 @@ def test_all_of_an_author_and_of_a_collection(hub):
 
 def test_a_hub_that_cannot_be_reached_is_not_taken_for_missing_results(hub):
     hub.faults.set(Fault("status", "HEAD", "/resolve/", times=99, number=500))
-    with pytest.raises(HubError, match="org/plain: its results cannot be read"):
+    with pytest.raises(HubError, match="org/plain: no such folder, and its results cannot be read"):
         read_policy_results("org/plain")
 
 

@@ -191,6 +191,27 @@ def test_a_policy_that_cannot_act_is_not_published(run):
         check_acts(read_policy_files(run))
 
 
+@pytest.mark.parametrize("token", [f" {TOKEN}\n", f"{TOKEN}\r\n"])
+def test_blanks_round_a_token_do_not_matter(hub, run, token):
+    assert push(hub, run, token=token).changed
+
+
+def test_a_token_is_shown_nowhere(hub, run, capsys, monkeypatch):
+    secret = "hf_SECRET1234567890"
+    for token in (secret, f"{secret}\nx", f"{secret}é", f"Bearer {secret}"):
+        words = ["publish", str(run), "org/spi", "--token", token, "--traceback"]
+        assert main(words) == 2
+        assert "SECRET" not in "".join(capsys.readouterr())
+    assert "SECRET" not in repr(UploadOptions(token=secret))
+    assert hub.store.repos == {}
+
+
+def test_an_empty_token_is_none(hub, run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert main(["publish", str(run), "org/spi", "--token", "", "--quiet"]) == 0
+    assert published(hub).head.title == "Publish policy"
+
+
 # ---- faults
 
 

@@ -133,6 +133,8 @@ def test_a_missing_folder_is_said_at_once_with_the_nearest_name(tmp_path, monkey
             FileNotFoundError, match=r"no such folder.*did you mean.*outputs/ballcircle-seed0\?"
         ):
             resolve_policy(name)
+    with pytest.raises(FileNotFoundError, match="outputs/quite-another: no such folder; for one on the Hub"):
+        resolve_policy("outputs/quite-another")
     with pytest.raises(
         FileNotFoundError, match=r"nothing: no such folder, and not an id on the Hub \(org/name\)$"
     ):
