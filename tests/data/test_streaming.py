@@ -355,7 +355,7 @@ def open_stream_rows(folder):
             r"'action' reaches from -1 to 1\.2, outside \[-1, 1\]",
         ),
         ({"cost": {"min": -2.0, "max": 1.0}}, "'cost' has the negative value -2"),
-        ({"reward": {"min": float("negative std"), "max": 1.0}}, "'reward' has values that are not finite"),
+        ({"reward": {"min": float("nan"), "max": 1.0}}, "'reward' has values that are not finite"),
     ],
 )
 def test_extremes_in_the_statistics_tell_of_bad_values_before_training(folder, scans, changes, message):
