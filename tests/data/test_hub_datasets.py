@@ -113,7 +113,9 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home") / "exp [v2] {a}*"  # no cache's folder is a pattern
+    home.mkdir()
+    return home
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pytest
 from data_factory import make_columns, make_dataset, to_dsrl
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.loading import (
     EMBEDDED_FOLDER,
     MissingDatasetError,
@@ -15,8 +16,8 @@ from spi_diffusers.data.loading import (
     embedded_tasks,
     load_transitions,
 )
-from spi_diffusers.data.streaming import open_stream
-from spi_diffusers.data.tasks import UnknownTaskError, get_task
+from spi_diffusers.data.streaming import exceeds_memory, open_stream
+from spi_diffusers.data.tasks import UnknownTaskError, get_task, source_kind
 from spi_diffusers.data.writing import write_parquet_dataset
 
 REPOSITORY = Path(__file__).parents[2]
@@ -134,6 +135,20 @@ def test_missing_file(name, tmp_path, monkeypatch):
         return
     with pytest.raises(MissingDatasetError, match=f"{name}: no such file or folder"):
         load_transitions(name, "ballcircle")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("lab/sett", r"; did you mean lab/set\?"), ("outputs/none", r" \(give")]
+)
+def test_a_mistyped_folder_is_told_at_once_and_not_looked_for_on_the_hub(tmp_path, monkeypatch, name, hint):
+    (tmp_path / "lab" / "set").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody is asked
+    assert not exceeds_memory(name)
+    for ask in (load_transitions, lambda dataset: convert_dataset(dataset, "new")):
+        with pytest.raises(MissingDatasetError, match=rf"^{name}: no such file or folder{hint}"):
+            ask(name)
+    assert source_kind("lab/quite-another") == "hub"
 
 
 def test_unknown_suffix(tmp_path):

@@ -2,7 +2,12 @@ import re
 
 import httpx2
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from spi_diffusers.data.network import clean_token, explain, is_refused, is_transient, say, with_retries
 
@@ -123,12 +128,19 @@ def test_a_change_is_asked_for_again_only_where_the_hub_has_refused_it(monkeypat
     assert explain(caught.value) == "the Hub asks to wait 3600 s (too many requests)"
 
 
+@pytest.mark.parametrize(("kind", "folder"), [("dataset", "datasets/"), ("model", "")])
+def test_who_may_not_read_a_gated_repository_is_told_where_to_ask(kind, folder):
+    error = GatedRepoError("gated", response=http_error(403).response)
+    error.repo_type, error.repo_id = kind, "org/x"
+    assert f"access must be asked for on https://huggingface.co/{folder}org/x; then log in" in explain(error)
+
+
 def test_what_is_not_in_the_cache_is_told_with_the_reason():
     assert explain(in_vain(OfflineModeIsEnabled("off"))) == (
         "the Hub cannot be reached (HF_HUB_OFFLINE is set), and the cache does not hold it"
     )
-    assert explain(in_vain(httpx2.ConnectError("no route"))).startswith(
-        "reached (ConnectError: no route), and the cache"
+    assert explain(in_vain(httpx2.ConnectError("no route"))).endswith(
+        "reached (ConnectError: no route), and the cache does not hold it"
     )
 
 

@@ -196,7 +196,7 @@ def spoiled(what):
     index = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
     frame = np.concatenate([np.arange(length) for length in LENGTHS])
     columns |= {"episode_index": index, "frame_index": frame}
-    if what == "negative std":
+    if what == "nan":
         columns["next_observation"][41, 3] = np.nan
     elif what == "negative cost":
         columns["cost"][30] = -1

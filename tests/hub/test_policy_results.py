@@ -46,6 +46,16 @@ def test_what_is_not_there(tmp_path):
         read_policy_results(str(tmp_path / "nothing"))
 
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "ball-seed0").mkdir(parents=True)
+    for name, hint in (("runs/bal-seed0", "; did you mean runs/ball-seed0?"), ("outputs/a", "")):
+        with pytest.raises(FileNotFoundError) as caught:
+            read_policy_results(name)
+        assert str(caught.value) == f"{name}: no such folder{hint}"
+    assert hub.log == []
+
+
 def test_from_the_hub(hub):
     assert read_policy_results("org/plain") == sorted(ENTRIES, key=lambda entry: entry.key)
     with pytest.raises(HubError, match=r"org/silent: there is no results\.json"):
