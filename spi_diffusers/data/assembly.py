@@ -9,7 +9,7 @@ import numpy as np
 
 from spi_diffusers.data.arrow import column_to_numpy, is_list
 from spi_diffusers.data.columns import COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.roles import DONE, ColumnNames, choose_columns
+from spi_diffusers.data.roles import ColumnNames, choose_columns, find_done
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
 
@@ -59,7 +59,7 @@ def dataset_from_parts(
     names: dict[str, str] = {}
     episodes = 0
     for part in parts:
-        raw, part_names = _read_roles(part, named or ColumnNames(), stacklevel + 1)
+        raw, part_names = _read_roles(part, named or ColumnNames(), None if raws else stacklevel + 1)
         if raws:  # a single one is checked as a whole, below
             _must_agree(part.source, raw, parts[0].source, raws[0])
         if len(parts) > 1:
@@ -123,21 +123,24 @@ def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str
 
 
 def _read_roles(
-    part: Columns, named: ColumnNames, stacklevel: int
+    part: Columns, named: ColumnNames, stacklevel: int | None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The values of each role, with the ends of all episodes, and what the source calls it."""
+    """The values of each role, with the ends of all episodes, and what the source calls it.
+
+    `stacklevel` is None where it has been warned of the same before.
+    """
     chosen = choose_columns(part.source, part.names, named)
     if "frame_index" in part.names:
         chosen.setdefault("frame_index", ("frame_index",))
     if not part.is_episode and not chosen.keys() & {"terminated", "truncated", "episode_index"}:
-        done = next((name for name in DONE if name in part.names), None)
+        done = find_done(part.names)
         hint = "" if done is None else f" Column {done!r} may be one of these: say which."
         raise DatasetError(
             f"{part.source}: nothing tells where an episode ends; name the column that holds the "
             "episode's number (--episode-column), or those of its ends (--terminated-column, "
             f"--truncated-column).{hint}"
         )
-    _check_done(part, chosen, stacklevel + 1)
+    _check_done(part, chosen, None if stacklevel is None else stacklevel + 1)
     values = part.read([name for names in chosen.values() for name in names])
     raw: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
@@ -163,14 +166,16 @@ def _read_roles(
     return raw, names
 
 
-def _check_done(part: Columns, chosen: Mapping[str, tuple[str, ...]], stacklevel: int) -> None:
+def _check_done(part: Columns, chosen: Mapping[str, tuple[str, ...]], stacklevel: int | None) -> None:
     """Do not pass silently over a flag that may say that the task ended."""
     taken = {name for names in chosen.values() for name in names}
-    done = next((name for name in DONE if name in part.names and name not in taken), None)
+    done = find_done([name for name in part.names if name not in taken])
     ends_known = part.is_episode or chosen.keys() & {"truncated", "episode_index"}
     if done is None or ("terminated" in chosen and ends_known):
         return
     if done == "next.done":  # LeRobot: the last step of an episode
+        if stacklevel is None:
+            return
         warnings.warn(
             f"{part.source}: column 'next.done' tells that an episode ended, not whether the task ended it: "
             "every end is taken as truncated. If the task ended there, say --terminated-column next.done",

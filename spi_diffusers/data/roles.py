@@ -32,8 +32,8 @@ _USUAL = {
     "episode_index": ("episode", "episode_id", "episodes", "trajectory", "trajectory_id", "traj_id"),
 }
 _NEEDED = ("observation", "action", "reward", "cost")
-#: Names of flags that say that an episode ended, but not whether the task ended it.
-DONE = ("done", "dones", "next.done")
+# Flags of an ended episode that do not say whether the task ended it: done, is_done, next.done, infos/dones.
+_DONE = re.compile(r"(.*[._/])?(is)?dones?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class ColumnNames:
 def column_option(role: str) -> str:
     """The option of `spi data convert` that names the column(s) of a role."""
     return f"--{word(role).replace('_', '-')}-column" + ("s" if role in VECTOR_COLUMNS else "")
+
+
+def find_done(names: Sequence[str]) -> str | None:
+    """The first column that says that an episode ended, but not whether the task ended it."""
+    return next(filter(_DONE.fullmatch, names), None)
 
 
 # ---- which columns

@@ -361,7 +361,7 @@ def test_a_list_of_one_is_a_number_and_lists_are_put_side_by_side(tmp_path):
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
 
 
-@pytest.mark.parametrize("done", ["done", "dones"])
+@pytest.mark.parametrize("done", ["done", "dones", "is_done", "Done"])
 def test_a_flag_beside_the_episode_is_not_passed_over(tmp_path, done):
     columns, log = usual_log(terminated=done, truncated=None)
     path = write(tmp_path / "log.csv", log)
