@@ -8,16 +8,14 @@ import functools
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 import diffusers
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from spi_diffusers.config.validation import (
     Count,
     Flag,
-    Number,
-    Positive,
     Share,
     ShareBetween,
     Steps,
@@ -28,30 +26,33 @@ from spi_diffusers.config.validation import (
 )
 from spi_diffusers.files import nearest, read_json
 from spi_diffusers.models.noise_model import SCHEDULERS
+from spi_diffusers.pipelines.spi_policy import LARGEST
 
 #: Configs and headers of ours are smaller. Both are read before anything is known about a folder.
 MAX_CONFIG_BYTES = 1_000_000
+_Real = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
+_PositiveReal = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0, le=LARGEST)]
 _TYPES: dict[Any, Any] = {
     int: Count,
-    float: Number,
+    float: _Real,
     bool: Flag,
     str: Text,
     Sequence[int]: list[Count],
-    Sequence[float]: list[Number],
-    float | Sequence[float]: Number | list[Number],
+    Sequence[float]: list[_Real],
+    float | Sequence[float]: _Real | list[_Real],
 }
-#: What diffusers' annotations of its schedulers leave open. Left out is what does not go with a model that
-#: predicts the noise of a few large steps.
+#: What diffusers' annotations of its schedulers leave open; None as well where that is the default. Left out
+#: is what does not go with a model that predicts the noise of a few large steps.
 _SCHEDULER_TYPES: dict[str, Any] = {
     "num_train_timesteps": Steps,
     "beta_start": ShareBetween,
     "beta_end": ShareBetween,
     "beta_schedule": Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"],
-    "trained_betas": list[ShareBetween] | None,
-    "variance_type": Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"] | None,
+    "trained_betas": list[ShareBetween],
+    "variance_type": Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"],
     "prediction_type": Literal["epsilon"],
-    "clip_sample_range": Positive,
-    "sample_max_value": Positive,
+    "clip_sample_range": _PositiveReal,
+    "sample_max_value": _PositiveReal,
     "dynamic_thresholding_ratio": Share,
     "timestep_spacing": Literal["linspace", "leading", "trailing"],
     "steps_offset": Whole,
@@ -62,8 +63,8 @@ _SCHEDULER_TYPES: dict[str, Any] = {
     "use_dynamic_shifting": Literal[False],
     "timestep_type": Literal["discrete"],
     "lambda_min_clipped": float,  # minus infinity by default
-    "sigma_min": Positive | None,
-    "sigma_max": Positive | None,
+    "sigma_min": _PositiveReal,
+    "sigma_max": _PositiveReal,
     "shift_terminal": None,
     "solver_p": None,
 }
@@ -80,7 +81,8 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # constructors of components and schedulers raise many types
-        raise ValueError(f"{path}: {error}") from error
+        message = " ".join(str(error).split())
+        raise ValueError(f"{path}: {message:.400}") from error
 
 
 def check_fields(path: str, config: Mapping[str, Any], known: Iterable[str], required: Iterable[str]) -> None:
@@ -102,7 +104,7 @@ def check_fields(path: str, config: Mapping[str, Any], known: Iterable[str], req
 
 def check_config(path: str, config: Mapping[str, Any], model_class: Any) -> None:
     """Check the config of a component; ValueError names file and field."""
-    parameters = _parameters(model_class)
+    parameters = {name: parameter.annotation for name, parameter in _parameters(model_class).items()}
     check_class(path, config, model_class.__name__)
     check_fields(path, config, parameters, parameters)
     _check_types(path, config, {name: _TYPES[hint] for name, hint in parameters.items()})
@@ -121,15 +123,18 @@ def check_scheduler(path: str, class_name: str) -> None:
     required = [name for name in parameters if same_version or name in _SCHEDULER_TYPES]
     check_fields(path, config, known, required)
     hints = {
-        name: _SCHEDULER_TYPES.get(name) if name in _SCHEDULER_TYPES else _scheduler_type(hint)
-        for name, hint in parameters.items()
+        name: _scheduler_type(name, parameter.annotation, parameter.default)
+        for name, parameter in parameters.items()
     }
     _check_types(path, config, hints)
     steps, betas = config["num_train_timesteps"], config.get("trained_betas")
     if betas is not None and len(betas) != steps:
         raise ValueError(f"{path}: trained_betas must be a list of num_train_timesteps={steps} numbers.")
     with naming(path):
-        kind.from_config(config).set_timesteps(steps)
+        scheduler = kind.from_config(config)
+        scheduler.set_timesteps(steps)
+        if float(scheduler.timesteps.max()) > steps - 1:
+            raise ValueError(f"steps_offset={config['steps_offset']} leads beyond the last timestep.")
 
 
 def check_class(path: str, config: Mapping[str, Any], class_name: str) -> None:
@@ -138,17 +143,20 @@ def check_class(path: str, config: Mapping[str, Any], class_name: str) -> None:
         raise ValueError(f"{path} is of a {short(config.get('_class_name'))}, expected {class_name!r}.")
 
 
-def _scheduler_type(hint: Any) -> Any:
+def _scheduler_type(name: str, hint: Any, default: Any) -> Any:
+    if name in _SCHEDULER_TYPES:
+        hint = _SCHEDULER_TYPES[name]
+        return hint if hint is None or default is not None else hint | None
     if get_origin(hint) is Literal:
         return hint
     return Whole if hint is int else Flag | None if hint == bool | None else _TYPES[hint]
 
 
 @functools.cache
-def _parameters(kind: Any) -> dict[str, Any]:
-    """The annotations of a constructor by name."""
+def _parameters(kind: Any) -> dict[str, inspect.Parameter]:
+    """What a constructor takes, by name."""
     parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    return {parameter.name: parameter.annotation for parameter in parameters}
+    return {parameter.name: parameter for parameter in parameters}
 
 
 def _check_types(path: str, config: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ def pipeline_class(folder: Path) -> "type[CheckedLoading]":
     path = folder / INDEX_FILE
     name = with_installed_modules(read_config(path)).get("_class_name", "SPIPolicyPipeline")
     if name not in known:
-        raise ValueError(f"{path} is of a {name}: it cannot be loaded as a {' or a '.join(known)}.")
+        raise ValueError(f"{path} is of a {name!s:.200}: it cannot be loaded as a {' or a '.join(known)}.")
     return known[name]
 
 

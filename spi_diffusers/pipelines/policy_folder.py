@@ -70,7 +70,9 @@ def check_policy_folder(
     index = with_installed_modules(read_config(path))
     class_name = index.get("_class_name")
     if class_name != pipeline_class.__name__:
-        raise ValueError(f"{path} is of a {class_name}: it cannot be loaded as a {pipeline_class.__name__}.")
+        raise ValueError(
+            f"{path} is of a {class_name!s:.200}: it cannot be loaded as a {pipeline_class.__name__}."
+        )
     if "format_version" in index:  # before the fields, of which a newer one may have others
         with naming(path):
             SPIPolicyPipeline.check_format_version(index["format_version"])

@@ -12,7 +12,6 @@ import logging
 import math
 import numbers
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -38,7 +37,8 @@ logger = logging.getLogger(__name__)
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
 #: careful policy has saved would be thrown away in the last steps, for little reward.
 PACE_HEADROOM = 1.5
-LARGEST = sys.float_info.max
+#: Of any setting or argument: beyond it, whole numbers and float32 give out.
+LARGEST = 1e18
 
 
 @dataclass
@@ -162,8 +162,8 @@ def as_number(
         name: What messages call it.
         value: A number of Python, NumPy or torch, but no bool.
         low: Smallest value.
-        high: Largest value; by default any that is finite.
-        whole: Whether it must be an int, below 2^63.
+        high: Largest value.
+        whole: Whether it must be an int.
         below: Whether `high` itself is too large.
 
     Returns:
@@ -176,8 +176,7 @@ def as_number(
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
         number = value.item()
     is_number = isinstance(number, int if whole else int | float) and not isinstance(number, bool)
-    largest = min(high, 2**63 - 1) if whole else high
-    if not is_number or not low <= number <= largest or (below and number == high):  # NaN is refused, too
+    if not is_number or not low <= number <= high or (below and number == high):  # NaN is refused, too
         limits = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < LARGEST else f"of at least {low:g}"
         kind = "whole" if whole else "finite"
         raise ValueError(f"{name} must be a {kind} number {limits}, got {shown(value)}.")
