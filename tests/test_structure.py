@@ -67,11 +67,14 @@ def test_modules_import_each_other_in_no_circle():
         visit(name, ())
 
 
-def test_shipped_files_need_nothing_of_this_package():
+def test_shipped_files_need_nothing_of_this_package(tmp_path):
+    from spi_diffusers.pipelines.saving import pipeline_code
+
     shipped = ["noise_model", "critics", "normalizer", "cost_calibration"]
     models = PACKAGE / "models"
-    files = [PACKAGE / "pipelines" / "spi_policy.py", *(models / f"{name}.py" for name in shipped)]
-    for file in files:
+    files = [PACKAGE / "pipelines" / "checks.py", *(models / f"{name}.py" for name in shipped)]
+    (tmp_path / "pipeline.py").write_bytes(pipeline_code())
+    for file in [tmp_path / "pipeline.py", *files]:
         text = file.read_text(encoding="utf-8")
         assert imported(file, anywhere=True) == set(), file
         assert not re.search(r"^\s*from \.", text, re.M), file

@@ -8,12 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from spi_diffusers.pipelines.loading import CheckedLoading
-from spi_diffusers.pipelines.spi_policy import (
-    FORMAT_VERSION,
+from spi_diffusers.pipelines.checks import (
     LARGEST,
-    DiffusersMethods,
-    SPIPolicyPipeline,
     as_batch,
     as_generator,
     as_number,
@@ -22,6 +18,8 @@ from spi_diffusers.pipelines.spi_policy import (
     check_same,
     check_text,
 )
+from spi_diffusers.pipelines.loading import CheckedLoading
+from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, DiffusersMethods, SPIPolicyPipeline
 
 
 class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):

@@ -23,10 +23,10 @@ from spi_diffusers.files import (
     to_json,
     write_durably,
 )
+from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files, shown
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
 from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
-from spi_diffusers.pipelines.spi_policy import CHECKSUMS, damaged_files, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Base

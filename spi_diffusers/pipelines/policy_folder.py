@@ -13,6 +13,7 @@ from spi_diffusers import models
 from spi_diffusers.config.validation import short
 from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, check_is_content
 from spi_diffusers.models.noise_model import SCHEDULERS
+from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files
 from spi_diffusers.pipelines.component_configs import (
     MAX_CONFIG_BYTES,
     check_config,
@@ -21,7 +22,7 @@ from spi_diffusers.pipelines.component_configs import (
     naming,
     read_config,
 )
-from spi_diffusers.pipelines.spi_policy import CHECKSUMS, MAX_CANDIDATES, SPIPolicyPipeline, damaged_files
+from spi_diffusers.pipelines.spi_policy import MAX_CANDIDATES, SPIPolicyPipeline
 
 #: Modules of the component classes. A published folder names the copies that it ships, and one saved from
 #: such copies names diffusers' module cache; the class names are the same everywhere.

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, name_aside, remove_leftovers, sha256_of, to_json
+from spi_diffusers.pipelines.checks import CHECKSUMS, index_sha256
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
-from spi_diffusers.pipelines.spi_policy import CHECKSUMS, index_sha256
 
 #: diffusers finds the pipeline's code by this name.
 PIPELINE_MODULE = "pipeline"
@@ -38,7 +39,7 @@ def with_code(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes
         return index, {}  # a class of the user, who has its code
     is_baseline = class_name == "BaselinePolicyPipeline"
     index["_class_name"] = [PIPELINE_MODULE, class_name]
-    code = {f"{PIPELINE_MODULE}.py": _BASELINE_CODE if is_baseline else _source("pipelines", "spi_policy")}
+    code = {f"{PIPELINE_MODULE}.py": _BASELINE_CODE if is_baseline else pipeline_code()}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
             continue
@@ -116,6 +117,15 @@ def moved_when_complete(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def pipeline_code() -> bytes:
+    """The code of SPI's pipeline as one file: `spi_policy.py` with `checks.py` in place of its import."""
+    code, checks = _source("pipelines", "spi_policy").decode(), _source("pipelines", "checks").decode()
+    importing = re.compile(
+        r"^from spi_diffusers\.pipelines\.checks import \(.*?^\)\n", re.MULTILINE | re.DOTALL
+    )
+    return importing.sub(lambda _: checks, code).encode()
 
 
 def _source(package: str, module: str) -> bytes:

@@ -1,18 +1,14 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This very file is shipped inside a policy's Hub repository, as `pipeline.py`: it needs only torch, numpy and
-diffusers. It is one file because diffusers puts the shipped code of all local policies into one flat package
-and reloads only the pipeline's own file: a second policy would act with the first one's neighbours. What the
-installed package adds, checked loading and publishing, is in `hub_policy.py`.
+This file is shipped in a policy's folder and Hub repository as `pipeline.py`, with `checks.py` in place of
+its import: it needs only torch, numpy and diffusers. It is one file there because diffusers puts the shipped
+code of all local policies into one flat package and reloads only the pipeline's own file: a second policy
+would act with the first one's neighbours. What the installed package adds, checked loading, saving and
+publishing, is in `hub_policy.py`.
 """
 
-import hashlib
-import json
-import logging
 import math
-import numbers
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,23 +18,28 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from spi_diffusers.pipelines.checks import (
+    as_batch,
+    as_generator,
+    as_number,
+    check_finite,
+    check_given,
+    check_origin,
+    check_same,
+    check_text,
+    per_observation,
+    shown,
+)
+
 FORMAT_VERSION = 1
-INDEX_FILE = "model_index.json"
-#: The entry of the index that holds the SHA-256 of every file of the policy, and of the rest of the index.
-#: diffusers ignores it, but downloads it with the index.
-CHECKSUMS = "_sha256"
 SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 NUM_CANDIDATES = 50
 MAX_CANDIDATES = 100_000
 EXTRACTIONS = ("reward", "safe")
 SELECTIONS = ("candidate", "weight")
-logger = logging.getLogger(__name__)
-
 #: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
 #: careful policy has saved would be thrown away in the last steps, for little reward.
 PACE_HEADROOM = 1.5
-#: Of any setting or argument: beyond it, whole numbers and float32 give out.
-LARGEST = 1e18
 
 
 @dataclass
@@ -119,185 +120,6 @@ class CostAllowance:
 
     rate: Tensor
     recovery: Tensor | None
-
-
-def check_given(**components: Any) -> None:
-    """Raise ValueError if a component is None."""
-    for name, component in components.items():
-        if component is None:
-            raise ValueError(f"The {name} is missing: a policy cannot act without it.")
-
-
-def check_finite(**networks: Any) -> None:
-    """Raise ValueError if a weight of a network is NaN or infinite."""
-    for name, network in networks.items():
-        bad = [key for key, value in network.state_dict().items() if not bool(value.isfinite().all())]
-        if bad:
-            raise ValueError(f"The {name}'s weights are not finite: {bad[0]} ({len(bad)} in all).")
-
-
-def check_same(key: str, **components: Any) -> None:
-    """Raise ValueError if components differ in a setting that they must share."""
-    (first, expected), *others = ((name, component.config[key]) for name, component in components.items())
-    for name, value in others:
-        if value != expected:
-            raise ValueError(
-                f"The {name}'s {key} is {value}, but the {first}'s is {expected}: these components do not "
-                "belong together."
-            )
-
-
-def shown(value: Any) -> str:
-    """How messages show a value: on one line, at most 200 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def as_number(
-    name: str, value: Any, low: float, high: float = LARGEST, *, whole: bool = False, below: bool = False
-) -> Any:
-    """A setting or an argument as a plain number.
-
-    Args:
-        name: What messages call it.
-        value: A number of Python, NumPy or torch, but no bool.
-        low: Smallest value.
-        high: Largest value.
-        whole: Whether it must be an int.
-        below: Whether `high` itself is too large.
-
-    Returns:
-        An int or a float.
-
-    Raises:
-        ValueError: It is no number, or out of range.
-    """
-    number = value
-    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
-        number = value.item()
-    is_number = isinstance(number, int if whole else int | float) and not isinstance(number, bool)
-    if not is_number or not low <= number <= high or (below and number == high):  # NaN is refused, too
-        limits = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < LARGEST else f"of at least {low:g}"
-        kind = "whole" if whole else "finite"
-        raise ValueError(f"{name} must be a {kind} number {limits}, got {shown(value)}.")
-    return number
-
-
-def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
-    """Numbers of any library as float32.
-
-    Args:
-        name: What messages call them.
-        value: A number, a torch tensor, or what NumPy makes an array of.
-        kinds: NumPy's letters of the data types that are taken; "b" for true and false.
-
-    Returns:
-        A tensor of the same shape; float32, where the tensor was.
-
-    Raises:
-        ValueError: It holds something else than numbers: text, complex numbers, masked ones, lists of
-            several lengths, a dict.
-    """
-    if isinstance(value, Tensor):
-        no_bool = value.dtype == torch.bool and "b" not in kinds
-        if value.layout != torch.strided or value.is_quantized or value.is_complex() or no_bool:
-            kind = f"{value.dtype}, {value.layout}"
-            raise ValueError(f"{name} must be a number or a dense array of numbers, got a tensor of {kind}.")
-        return value.detach().to(torch.float32)
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
-        raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")
-    if isinstance(value, Mapping):
-        raise ValueError(f"{name} is a dict: put its numbers into one array, in the order of the training.")
-    parts = value if isinstance(value, list | tuple) else [value]
-    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
-        raise ValueError(f"{name} has masked numbers: fill them first, got {shown(value)}.")
-    try:
-        array = np.asarray(value)
-        if array.dtype == object and all(isinstance(item, numbers.Real) for item in array.flat):
-            array = array.astype(np.float64)
-        if array.dtype.kind not in kinds:
-            raise ValueError(f"data type {array.dtype}")
-        with np.errstate(all="ignore"):  # what is too large is infinite then, and named by its index
-            return torch.from_numpy(array.astype(np.float32, order="C"))
-    except Exception as error:  # whatever NumPy and other libraries raise about their types
-        raise ValueError(
-            f"{name} must be a number or an array of numbers, in rows of one length, got {shown(value)}."
-        ) from error
-
-
-def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor, bool, bool]:
-    """Check an observation.
-
-    Args:
-        observation: Shape (size,) or (B, size), of any kind that NumPy takes.
-        size: Numbers in an observation.
-        device: Where to put it.
-
-    Returns:
-        The observation as (B, size), float32; whether it was a single one; whether it was no torch tensor.
-
-    Raises:
-        ValueError: It has another shape, holds something else than numbers, or NaN or infinity.
-    """
-    tensor = as_numbers("observation", observation, kinds="biuf").to(device)
-    if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
-        raise ValueError(
-            f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or (batch, {size})."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-        raise ValueError(f"observation is NaN or infinite at index {position}.")
-    single = tensor.ndim == 1
-    return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
-
-
-def as_generator(generator: Any) -> torch.Generator | None:
-    """A source of randomness from itself, or from a seed; ValueError for anything else."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    try:
-        return torch.Generator().manual_seed(as_number("generator", generator, 0, whole=True))
-    except ValueError:
-        raise ValueError(
-            "generator must be one torch.Generator for the whole batch, or a seed (a whole number of 0 or "
-            f"more), got {shown(generator)}."
-        ) from None
-
-
-def check_text(name: str, value: Any) -> None:
-    """Raise ValueError if a setting is neither text nor None."""
-    if not (value is None or isinstance(value, str)):
-        raise ValueError(f"{name} must be text or None, got {shown(value)}.")
-
-
-def index_sha256(index: Mapping[str, Any]) -> str:
-    """SHA-256 of a `model_index.json`, with the checksums of all other files, but for this very number."""
-    others = {name: value for name, value in index[CHECKSUMS].items() if name != INDEX_FILE}
-    rest = {**index, CHECKSUMS: others}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def damaged_files(folder: str, index: Mapping[str, Any]) -> list[str]:
-    """Files of a policy folder that are not those that were saved, by the checksums in its index.
-
-    Files that are not there are left out: a part of a repository may have been downloaded.
-    """
-    if CHECKSUMS not in index:
-        logger.warning("%s: has no checksums, so damage would not be seen; save it again.", folder)
-        return []
-    sums = index[CHECKSUMS]
-    if not isinstance(sums, dict) or sums.get(INDEX_FILE) != index_sha256(index):
-        return [INDEX_FILE]
-    damaged = []
-    for name in sorted(sums.keys() - {INDEX_FILE}):
-        path = os.path.join(folder, name)
-        if os.path.isabs(name) or ".." in name.split("/"):
-            return [INDEX_FILE]
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
-                    damaged.append(name)
-    return damaged
 
 
 class DiffusersMethods:
@@ -416,18 +238,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             component.eval()
 
     def _check_origin(self, component: Any) -> None:
-        """Raise ValueError if the policy folder that a component was just loaded from is damaged."""
-        folder = os.path.dirname(str(component.config.get("_name_or_path", "")))
-        path = os.path.join(folder, INDEX_FILE)
-        if folder and os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                damaged = damaged_files(folder, json.load(file))
-            if damaged:
-                place = os.path.join(folder, damaged[0])
-                raise ValueError(
-                    f"{place} is damaged: its checksum is not the one in {INDEX_FILE}. Get it anew; from the "
-                    "Hub with force_download=True."
-                )
+        check_origin(component)
 
     @classmethod
     def check_settings(
@@ -603,7 +414,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
         even_rate = None
         if cost_limit is not None:
-            limit = _per_observation("cost_limit", cost_limit, batch, device)
+            limit = per_observation("cost_limit", cost_limit, batch, device)
             if bool((limit < 0).any()):
                 raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
             if self.config.max_episode_steps is None:
@@ -619,8 +430,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
                 raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
             calibrated = even_rate if self.calibration is None else self.calibration(even_rate)
             return extraction, CostAllowance(calibrated, None)
-        budget = _per_observation("cost_budget", cost_budget, batch, device)
-        steps = _per_observation("steps_left", steps_left, batch, device)
+        budget = per_observation("cost_budget", cost_budget, batch, device)
+        steps = per_observation("steps_left", steps_left, batch, device)
         if bool((steps < 1).any()):
             raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
         reserve = self.config.budget_reserve
@@ -674,15 +485,3 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             # Without termination, and for costs in [0, 1], Q^c = 1 / (1 - gamma) - Q^c' exactly.
             cost = 1.0 / (1.0 - self.config.gamma) - safety
         return safety[:count], cost[:count], cost[-count:]
-
-
-def _per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
-    """A number, or one per observation, as float32 (B,)."""
-    tensor = as_numbers(name, value).to(device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) not in (1, batch)):
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; pass one number or one per observation ({batch},)."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
-    return tensor.expand(batch)

@@ -16,6 +16,7 @@ from spi_diffusers.hub.policy_files import is_ours, read_policy_files
 from spi_diffusers.hub.publish import assemble, copy_folder
 from spi_diffusers.locks import held
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.saving import pipeline_code
 
 PACKAGE = Path(spi_diffusers.__file__).parent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -74,7 +75,7 @@ def test_shipped_code_stands_alone(made):
     allowed = {"torch", "numpy", "diffusers", "huggingface_hub"}
     content = assemble(read_policy_files(made), "org/x")
     sources = {path: data(content, path) for path in content if path.endswith(".py")}
-    assert sources["pipeline.py"] == (PACKAGE / "pipelines" / "spi_policy.py").read_bytes()
+    assert sources["pipeline.py"] == pipeline_code()
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom):
