@@ -51,8 +51,20 @@ class PolicyError(ValueError):
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """A path as a user gives it, in which `~` is the home folder; all that come in go through here."""
-    return Path(os.path.expanduser(path))
+    """A path as a user gives it, in which `~` is the home folder; all that come in go through here.
+
+    ValueError: a name in it, or in the current folder's path, is no text. Arrow and safetensors open no such
+    file, and would say so only after hours of training.
+    """
+    found = Path(os.path.expanduser(path))
+    try:
+        str(found.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(found.absolute()).decode(errors="backslashreplace")
+        raise ValueError(
+            f"{shown}: has a name that is not UTF-8; rename it, or choose another folder"
+        ) from None
+    return found
 
 
 def find_local_policy(policy: str | os.PathLike[str], revision: str | None = None) -> Path | None:

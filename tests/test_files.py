@@ -137,3 +137,16 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_comes_in(tmp_path, monkeypat
     assert (home / "x" / "y.txt").read_text() == "new"
     assert local_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
     assert os.listdir(tmp_path) == ["home"]
+
+
+def test_a_path_that_no_library_opens_is_refused_at_once(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    message = r"caf\\xe9.*: has a name that is not UTF-8; rename it"
+    with pytest.raises(ValueError, match=message):
+        make_train_config({"task": "ballcircle", "output_dir": str(folder / "run")})
+    with pytest.raises(ValueError, match=message):
+        load_transitions(folder / "log.csv")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=message):
+        make_train_config({"task": "ballcircle"})
