@@ -34,6 +34,7 @@ from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import check_dynamics, merge_results, read_results
 from spi_diffusers.files import METRICS_FILE, RESULTS_FILE, local_path
 from spi_diffusers.locks import held
+from spi_diffusers.progress import progress_bar
 from spi_diffusers.training.metrics import last_step
 
 logger = logging.getLogger(__name__)
@@ -149,13 +150,11 @@ class _Progress:
     """A bar over the updates of all cells, so that its ETA knows that some are longer than others."""
 
     def __init__(self, benchmark: Benchmark, done: Iterable[Cell], *, disable: bool):
-        from tqdm.auto import tqdm
-
         self._output = benchmark.output
         self._updates = {cell: int(config["updates"]) for cell, config in benchmark.configs.items()}
         self._done = {cell: self._updates[cell] for cell in done}
         self._finished = len(self._done)
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=sum(self._updates.values()),
             initial=sum(self._done.values()),  # done before: it says nothing about the speed
             unit=" updates",

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.columns import (
@@ -35,6 +34,7 @@ from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import parse_json
 from spi_diffusers.files import sha256_of
+from spi_diffusers.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,9 @@ def scanned_summary(
     ColumnChecker(rows.source).check_widths(rows.widths, task)
     digest, moments = hashlib.sha256(), _Moments(rows.widths["observation"])
     sums: dict[str, np.ndarray] = {}
-    with tqdm(total=1 + len(COLUMNS), desc="reading once", unit=" column", disable=not progress) as bar:
+    with progress_bar(
+        total=1 + len(COLUMNS), desc="reading once", unit=" column", disable=not progress
+    ) as bar:
         start, length, terminated = _scan_episodes(rows)
         bar.update()
         for name in COLUMNS:

@@ -196,7 +196,7 @@ def _play(
     feedback: bool,
     progress: bool,
 ) -> Rollout:
-    from tqdm.auto import tqdm
+    from spi_diffusers.progress import progress_bar
 
     episodes = env.num_envs
     returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
@@ -205,7 +205,7 @@ def _play(
     policy.reset(seed, cost_limit)
     observation, infos = env.reset()
     start = time.perf_counter()
-    with tqdm(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
+    with progress_bar(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
         limit = "none" if cost_limit is None else f"{cost_limit:g}"
         bar.set_description(f"{task.short_name}, {episodes} episodes, limit {limit}")
         for step in range(task.max_episode_steps):

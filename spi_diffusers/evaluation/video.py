@@ -17,6 +17,7 @@ import numpy as np
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.entries import check_cost_limit
 from spi_diffusers.files import OUTPUTS_FOLDER, local_path, short_name, written_aside
+from spi_diffusers.progress import progress_bar
 
 if TYPE_CHECKING:
     from spi_diffusers.evaluation.rollouts import Policy
@@ -75,8 +76,6 @@ def record_replay(
     ValueError: a negative limit or seed, or another suffix; OSError: the video cannot be written, what was
     there is untouched; ImportError: a package for videos, or the simulator, is missing.
     """
-    from tqdm.auto import tqdm
-
     from spi_diffusers.envs import episode_seeds, make_env
     from spi_diffusers.evaluation.rollouts import check_actions, limits_for_step
 
@@ -103,7 +102,7 @@ def record_replay(
         with (
             written_aside(path) as aside,
             _encoder(aside, rate, picture.shape) as write,
-            tqdm(**bar_style) as bar,
+            progress_bar(**bar_style) as bar,
         ):
             ended = False
             write(picture)

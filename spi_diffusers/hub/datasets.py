@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from spi_diffusers.data.card import (
     BEGIN,
     EPISODES_FILE,
@@ -27,6 +25,7 @@ from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.files import CARD_FILE, sha256_of
 from spi_diffusers.hub.upload import HubError, UploadOptions, UploadPlan, plan_upload
+from spi_diffusers.progress import progress_bar
 
 #: What a config's folder may hold; nothing else is published.
 _ROWS = "train-*.parquet"
@@ -77,7 +76,7 @@ def check_folder(files: DatasetFiles, *, progress: bool = True) -> None:
     """Check that every config loads and is what its `stats.json` and the card say; DatasetError says what
     does not agree.
     """
-    for config in tqdm(files.configs, desc="checking", unit=" config", disable=not progress):
+    for config in progress_bar(files.configs, desc="checking", unit=" config", disable=not progress):
         stats = _read_stats(files.folder / config / STATS_FILE, config)
         _check_file_entries(files, config, stats)
         rows = folder_rows(files.folder, config)

@@ -8,10 +8,10 @@ policy was extracted to please.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration
@@ -21,6 +21,7 @@ from spi_diffusers.pipelines.spi_policy import (
     extract_safe,
     group_means,
 )
+from spi_diffusers.progress import progress_bar
 
 #: Episode costs the critic is held to at the knots, in units of cost.
 DEFAULT_KNOTS = (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -159,7 +160,7 @@ def calibrate(
     starts = (dataset.frame_index == 0).nonzero().squeeze(1)[:NUM_STARTS]
     first = transitions.gather(starts).observation
 
-    bar = tqdm(total=len(rows) + len(first), desc="calibrating", unit="obs", disable=not progress)
+    bar = progress_bar(total=len(rows) + len(first), desc="calibrating", unit="obs", disable=not progress)
     next_candidates = _candidates(pipeline, batch.next_observation, generator, bar)
     first_candidates = _candidates(pipeline, first, generator, bar)
     bar.close()
@@ -205,7 +206,7 @@ class _Candidates:
 
 
 def _candidates(
-    pipeline: SPIPolicyPipeline, observation: Tensor, generator: torch.Generator, bar: tqdm
+    pipeline: SPIPolicyPipeline, observation: Tensor, generator: torch.Generator, bar: Any
 ) -> _Candidates:
     parts = []
     for chunk in observation.split(256):

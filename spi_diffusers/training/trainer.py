@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE, remove_leftovers
+from spi_diffusers.progress import progress_bar
 from spi_diffusers.training.build import (
     Dataset,
     build_algorithm,
@@ -337,8 +337,8 @@ class Trainer:
 
     # ---- logging
 
-    def _progress_bar(self) -> tqdm:
-        return tqdm(
+    def _progress_bar(self) -> Any:
+        return progress_bar(
             total=self.config.updates,
             initial=self.step,
             unit=" updates",
@@ -347,7 +347,7 @@ class Trainer:
             disable=not (self._progress and self.accelerator.is_main_process),
         )
 
-    def _log(self, bar: tqdm, updates_per_second: float) -> None:
+    def _log(self, bar: Any, updates_per_second: float) -> None:
         """Write the metrics' means since the last log to metrics.jsonl, the trackers and the bar."""
         means = self._window.close()
         if not self.accelerator.is_main_process:

@@ -64,6 +64,19 @@ def test_work_goes_on_without_its_output(tmp_path, command):
     assert "Traceback" not in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize("where", ["2> >(true)", "2>&-", "2> /dev/full"])
+def test_a_progress_bar_that_cannot_be_shown_stops_no_script(tmp_path, where):
+    code = (
+        "from spi_diffusers.progress import progress_bar\n"
+        "with progress_bar(range(300), disable=False, mininterval=0, dynamic_ncols=True) as bar:\n"
+        "    for number in bar: bar.set_postfix(number=number)\n"
+        "print(number)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    result = shell(f'"$PYTHON" script.py {where}', tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "299\n", "")
+
+
 def test_where_the_output_is_all_its_loss_is_an_error(tmp_path):
     result = shell("spi tasks --json > /dev/full", tmp_path)
     assert result.returncode == 1
