@@ -307,9 +307,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
     def _cached_coefficients(self, scheduler: Any, steps: int) -> Tensor | None:
         """Coefficients of a scheduler that `denoise` reproduces; None for any other."""
-        cached = self._coefficient_cache
-        if cached is None or cached[0] is not scheduler or cached[1] != steps:
-            config = scheduler.config
+        cached, config = self._coefficient_cache, scheduler.config
+        if cached is None or cached[0] is not config or cached[1] != steps:  # a change makes a new config
             reproduced = type(scheduler) is DDPMScheduler and (
                 config.prediction_type == "epsilon"
                 and config.variance_type == "fixed_small"
@@ -319,7 +318,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
                 and config.timestep_spacing in ("leading", "trailing")
                 and config.steps_offset == 0
             )
-            cached = (scheduler, steps, self.ddpm_coefficients(scheduler, steps) if reproduced else None)
+            cached = (config, steps, self.ddpm_coefficients(scheduler, steps) if reproduced else None)
             self._coefficient_cache = cached
         return cached[2]
 

@@ -98,7 +98,11 @@ def test_a_swapped_scheduler_is_used_at_once_and_swapping_back_restores_the_acti
         assert not torch.equal(swap(pipe, name)(observation, generator=seeded()).candidates, before)
     pipe.scheduler = original
     assert torch.equal(pipe(observation, generator=seeded()).candidates, before)
-    # The number of steps is not remembered either.
+    # Neither settings nor the number of steps are remembered.
+    pipe.scheduler.register_to_config(clip_sample=False)
+    assert not torch.equal(pipe(observation, generator=seeded()).candidates, before)
+    pipe.scheduler.register_to_config(clip_sample=True)
+    assert torch.equal(pipe(observation, generator=seeded()).candidates, before)
     pipe(observation, num_inference_steps=2)
     assert torch.equal(pipe(observation, generator=seeded()).candidates, before)
 
