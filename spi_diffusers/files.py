@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_file(path: str | os.PathLike[str], max_bytes: int = -1) -> bytes:
+    """The first `max_bytes` of a file, or all of it.
+
+    Raises:
+        OSError: There is none, it cannot be read, or it is a pipe or the like, which would be waited for; the
+            message names it.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is no regular file")
+    try:
+        with open(path, "rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:  # of a failed read, it has no name
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
 def check_is_content(path: str | os.PathLike[str]) -> None:
     """Refuse a Git LFS pointer, which stands for a file in a clone that was made without LFS; ValueError."""
-    with open(path, "rb") as file:
-        if file.read(24) == b"version https://git-lfs.":
-            raise ValueError(
-                f"{path} is a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` "
-                "in its clone."
-            )
+    if read_file(path, 24) == b"version https://git-lfs.":
+        raise ValueError(
+            f"{path} is a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` "
+            "in its clone."
+        )
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -338,8 +354,7 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) ->
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            text = file.read(max_bytes + 1)
+        text = read_file(path, max_bytes + 1)
         if len(text) > max_bytes:
             raise DocumentError(f"it has more than {max_bytes} bytes")
         check_is_content(path)

@@ -17,6 +17,7 @@ from spi_diffusers.files import (
     local_path,
     name_aside,
     nearest,
+    read_file,
     remove_leftovers,
     short_name,
     written_aside,
@@ -150,3 +151,16 @@ def test_a_path_that_no_library_opens_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
         make_train_config({"task": "ballcircle"})
+
+
+def test_what_cannot_be_read_is_named_and_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / "text").write_bytes(b"hello")
+    assert (read_file(tmp_path / "text"), read_file(tmp_path / "text", 2)) == (b"hello", b"he")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is no regular file"):
+        read_file(tmp_path / "pipe")
+    (tmp_path / "memory").symlink_to("/proc/self/mem")  # its first page cannot be read
+    with pytest.raises(OSError, match=r"Input/output error: .*memory"):
+        read_file(tmp_path / "memory")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        read_file(tmp_path / "nothing")

@@ -15,7 +15,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
 from spi_diffusers.data.tasks import resolve_task
 from spi_diffusers.documents import MAX_YAML_BYTES, DocumentError, parse_json, parse_yaml
-from spi_diffusers.files import local_path
+from spi_diffusers.files import local_path, read_file
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, values by dotted key)
 
@@ -135,12 +135,13 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no such config file")
-    if path.stat().st_size > MAX_YAML_BYTES:
+    content = read_file(path, MAX_YAML_BYTES + 1)
+    if len(content) > MAX_YAML_BYTES:
         raise ConfigError(f"{path}: has more than {MAX_YAML_BYTES} bytes, too many for settings")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start})"

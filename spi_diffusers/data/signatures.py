@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.files import read_file
 
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive",
@@ -37,8 +38,10 @@ def check_text(path: Path, kind: str) -> None:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(32)
+    try:
+        return read_file(path, 32)
+    except OSError as error:
+        raise DatasetError(str(error)) from None
 
 
 def _describe(head: bytes) -> str | None:
