@@ -24,8 +24,8 @@ from spi_diffusers.collection.config import CollectionSpec
 from spi_diffusers.collection.dataset import is_collected
 
 pytestmark = pytest.mark.slow
-#: What the clock decides, and the checksum of a file that holds such a thing.
-CLOCK = TIMINGS | {"train_seconds", "steps_per_second", "sha256"}
+#: What the clock decides, and the checksums of files that hold such a thing.
+CLOCK = TIMINGS | {"train_seconds", "steps_per_second", "sha256", "train_info.json"}
 COMPARED = {".json", ".jsonl", ".safetensors", ".parquet"}
 
 TINY = """\

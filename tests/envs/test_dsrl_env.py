@@ -143,5 +143,5 @@ def test_their_environments_that_cannot_be_made(monkeypatch, installed):
         raise TypeError("an unexpected keyword")
 
     monkeypatch.setattr(registry[CAR.name], "entry_point", fail)
-    with pytest.raises(SimulatorNotInstalledError, match=r"by dsrl \(TypeError: an unexpected keyword\)"):
+    with pytest.raises(SimulatorNotInstalledError, match=r"by dsrl \(TypeError: an unexpected keyword"):
         make_env("carrun", simulator="dsrl")
