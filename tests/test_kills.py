@@ -25,7 +25,7 @@ from spi_diffusers.collection.dataset import is_collected
 
 pytestmark = pytest.mark.slow
 #: What the clock decides, and the checksums of files that hold such a thing.
-CLOCK = TIMINGS | {"train_seconds", "steps_per_second", "sha256", "train_info.json"}
+CLOCK = TIMINGS | {"train_seconds", "steps_per_second", "sha256", "_sha256"}
 COMPARED = {".json", ".jsonl", ".safetensors", ".parquet"}
 
 TINY = """\
