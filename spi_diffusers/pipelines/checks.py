@@ -209,11 +209,18 @@ def damaged_files(folder: str, index: Mapping[str, Any]) -> list[str]:
         path = os.path.join(folder, name)
         if os.path.isabs(name) or ".." in name.split("/"):
             return [INDEX_FILE]
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sums[name]:
-                    damaged.append(name)
+        if os.path.isfile(path) and _sha256(path) != sums[name]:
+            damaged.append(name)
     return damaged
+
+
+def _sha256(path: str) -> str | None:
+    """None where the disk does not give the file back."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def check_origin(component: Any) -> None:

@@ -64,6 +64,14 @@ def test_a_flipped_bit_in_any_file_is_named(folder, caplog):
     assert "has no checksums, so damage would not be seen" in caplog.text
 
 
+def test_a_file_that_the_disk_does_not_give_back_is_named(folder):
+    path = folder / "safety_critic" / "critics.py"
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # opens, and cannot be read
+    with pytest.raises(ValueError, match=r"safety_critic/critics\.py is damaged"):
+        SPIPolicyPipeline.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("change", [{"gamma": 0.91}, {"_diffusers_version": "1.0"}, {"_sha256": []}])
 def test_a_changed_setting_is_not_taken_for_the_trained_one(folder, change):
     path = folder / "model_index.json"
