@@ -47,7 +47,8 @@ def test_nothing_installed(site):
     bullet = simulator_status("bullet")
     assert not bullet.installed
     assert bullet.problem == "bullet-safety-gym and pybullet not installed"
-    assert bullet.install == 'pip install "spi-diffusers[bullet]"'
+    command = 'pip install "spi-diffusers[bullet]"'
+    assert bullet.install == (command if sys.version_info < (3, 12) else None)  # later, there are no wheels
     assert simulator_status("velocity").install == 'pip install "spi-diffusers[mujoco]"'
     for name in ("safety_gymnasium", "metadrive"):
         status = simulator_status(name)
@@ -76,6 +77,7 @@ def test_installed_versions_that_do_not_fit(site):
     assert status.install == 'pip install "spi-diffusers[mujoco]"'
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pybullet has no wheels for this Python")
 def test_bullet_beside_a_current_gymnasium_is_installed_without_taking_gymnasium_back(site):
     site("gymnasium", "1.4.0")
     command = install_command("bullet")
