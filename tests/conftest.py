@@ -1,5 +1,6 @@
 """What every test shares: one CPU thread, short videos, hypothesis without a deadline, missing simulators."""
 
+import signal
 from importlib.util import find_spec
 
 import hypothesis
@@ -27,6 +28,13 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts():
+    # Ignored in what a shell runs in the background; tests send them.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

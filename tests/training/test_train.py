@@ -1,5 +1,6 @@
 """`train()` from Python: the policy of `spi train`, callbacks, and what happens when it is stopped."""
 
+import multiprocessing.util
 import os
 import signal
 import tempfile
@@ -31,6 +32,7 @@ def temporary_folder(tmp_path, monkeypatch):
     """Where runs without an output folder work."""
     folder = tmp_path / "temporary"
     folder.mkdir()
+    multiprocessing.util.get_temp_dir()  # noted before: the path of a process's socket must be short
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
