@@ -110,7 +110,7 @@ def bits(folder):
 
 @pytest.fixture(scope="module")
 def start_folder(small_file, tmp_path_factory):
-    """What the jobs start from: data, settings, and a policy."""
+    """What the jobs start from: data and settings."""
     folder = tmp_path_factory.mktemp("start")
     shutil.copy(small_file, folder / "data.npz")
     (folder / "tiny.yaml").write_text(TINY)

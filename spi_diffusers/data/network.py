@@ -102,6 +102,10 @@ def fetch_snapshot(repo_id: str, *, token: str | bool | None = None, **options: 
     return Path(with_retries(load, what=f"Loading {repo_id}"))
 
 
+#: Tokens that were used, whatever form they have, so that no message shows them.
+_SEEN: set[str] = set()
+
+
 def clean_token(token: str | bool | None) -> str | bool | None:
     """An access token without the blanks that come with copying; None for an empty one.
 
@@ -111,6 +115,8 @@ def clean_token(token: str | bool | None) -> str | bool | None:
     if not isinstance(token, str):
         return token
     token = token.strip()
+    if len(token) >= 6:
+        _SEEN.add(token)
     if not re.fullmatch(r"[!-~]*", token):
         raise ValueError("the access token (--token) holds a blank or another character that no token has")
     return token or None
@@ -118,7 +124,9 @@ def clean_token(token: str | bool | None) -> str | bool | None:
 
 def hide_tokens(text: str) -> str:
     """A text that may be shown: without the access tokens that an error of another library may have in it."""
-    return re.sub(r"\bhf_[A-Za-z0-9]{6,}|(?<=Bearer )[^\s'\"]+", "<token>", text)
+    for token in _SEEN:
+        text = text.replace(token, "<token>")
+    return re.sub(r"\b(?:hf|api_org)_[A-Za-z0-9]{6,}|(?<=Bearer )[^\s'\"]+", "<token>", text)
 
 
 def say(error: BaseException) -> str:

@@ -222,9 +222,11 @@ def _registered(task: Task) -> Callable[[], Any]:
             import bullet_safety_gym  # noqa: F401  (registers the ids)
             from bullet_safety_gym.envs.builder import EnvironmentBuilder
     except ImportError as error:
+        command = install_command(task.simulator)
+        way = f"Install it with: {command}" if command else "Use Python 3.11"
         raise SimulatorNotInstalledError(
-            f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). Install it "
-            f"with: {install_command(task.simulator) or 'Python 3.11'} ({SIMULATORS[task.simulator].note})"
+            f"task {task.name} runs in bullet-safety-gym, which cannot be imported ({error}). {way} "
+            f"({SIMULATORS[task.simulator].note})"
         ) from error
     return functools.partial(EnvironmentBuilder, **gymnasium.spec(task.env_id).kwargs)
 

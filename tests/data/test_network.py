@@ -9,7 +9,15 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
 )
 
-from spi_diffusers.data.network import clean_token, explain, is_refused, is_transient, say, with_retries
+from spi_diffusers.data.network import (
+    clean_token,
+    explain,
+    hide_tokens,
+    is_refused,
+    is_transient,
+    say,
+    with_retries,
+)
 
 
 def http_error(status, headers=None):
@@ -150,6 +158,15 @@ def test_what_is_not_in_the_cache_is_told_with_the_reason():
 )
 def test_a_token_may_have_blanks_round_it(token, clean):
     assert clean_token(token) == clean
+
+
+@pytest.mark.parametrize("token", ["hf_abcdefgh", "api_org_abcdefgh", "of-my-own-server", "a.jwt+/=="])
+def test_a_token_of_any_form_is_hidden_once_it_was_used(token):
+    clean_token(f" {token}\n")
+    assert (
+        hide_tokens(f"GET https://host/x?token={token}: refused")
+        == "GET https://host/x?token=<token>: refused"
+    )
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,6 @@ def _work(bases: Path, name: str, first: int, count: int) -> list[dict[str, obje
     return [json.loads(line) for line in process.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_a_few_mutated_inputs(bases: Path, name: str) -> None:
-    assert _work(bases, name, 0, 20) == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first"), [(name, n) for name in COUNTS for n in range(0, COUNTS[name], SHARE)]
