@@ -282,10 +282,13 @@ def replace_folder(aside: Path, target: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder such that a kill in between never leaves a part of it under its name."""
+    """Remove a folder such that a kill in between never leaves a part of it under its name, and nothing that
+    is put there meanwhile is removed.
+    """
     aside = name_aside(folder)
     folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
+    remove_leftovers(folder.parent, of=folder)
 
 
 def sync_folder(folder: Path) -> None:

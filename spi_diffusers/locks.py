@@ -56,10 +56,11 @@ def held(
     place = place.parent if beside else place
     new = [part for part in (place, *place.parents) if not part.exists()]
     lock_file, holder = place / f"{prefix}{LOCK_FILE}", place / f"{prefix}{HOLDER_FILE}"
-    lock = FileLock(lock_file)
+    lock, ours = FileLock(lock_file), None
     try:
         place.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=wait)
+        ours = lock_file.stat()
     except Timeout:
         raise FolderInUseError(
             f"{folder}: {_who(holder)} works in this folder. Wait for its end, or choose another folder."
@@ -77,9 +78,12 @@ def held(
             holder.write_bytes(to_json(words))
         yield
     finally:
-        for file in (holder, lock_file):  # while it is still locked: later it may be another one's
-            with contextlib.suppress(OSError):
-                file.unlink()
+        with contextlib.suppress(OSError):
+            # While it is still locked: later it may be another one's; so may it be now, if the work has
+            # removed the folder.
+            if ours is None or os.path.samestat(ours, lock_file.stat()):
+                holder.unlink(missing_ok=True)
+                lock_file.unlink()
         lock.release()
         with contextlib.suppress(OSError):
             for part in new:  # only if nothing came of it

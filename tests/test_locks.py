@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from spi_diffusers.files import remove_folder
 from spi_diffusers.locks import FolderInUseError, held
 
 HOLD = """
@@ -53,6 +54,18 @@ def test_what_nothing_came_of_is_removed(tmp_path, beside):
         assert folder.exists() != beside
         with pytest.raises(FolderInUseError):
             held(folder, "training", beside=beside).__enter__()
+    assert os.listdir(tmp_path) == []
+
+
+def test_who_removes_the_folder_does_not_free_the_next_ones_lock(tmp_path):
+    folder = tmp_path / "run"
+    first = held(folder, "collection")
+    first.__enter__()
+    remove_folder(folder)
+    with held(folder, "training"):
+        first.__exit__(None, None, None)
+        with pytest.raises(FolderInUseError, match="another training"):
+            held(folder, "collection").__enter__()
     assert os.listdir(tmp_path) == []
 
 

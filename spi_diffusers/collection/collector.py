@@ -1,6 +1,5 @@
 """From specs to datasets: behavior policies are played, kept on disk as they go, thinned, and written."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +14,7 @@ from spi_diffusers.data.card import read_card
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config
 from spi_diffusers.envs import make_env
-from spi_diffusers.files import read_json, replace_file, to_json
+from spi_diffusers.files import read_json, remove_folder, replace_file, to_json
 from spi_diffusers.locks import held
 
 #: In the work folder: the record of the collection that it belongs to.
@@ -77,7 +76,7 @@ def collect(
             if spec.keep_work:
                 (spec.work / _KEPT_FILE).touch()
             else:
-                shutil.rmtree(spec.work)
+                remove_folder(spec.work)
             if on_written is not None:
                 on_written(spec, datasets[-1])
 
@@ -98,7 +97,7 @@ def clear_work(spec: CollectionSpec) -> None:
     """Remove the work folder that a kill has left of a finished collection; what `keep_work` kept stays."""
     if spec.work.is_dir() and not spec.keep_work and not (spec.work / _KEPT_FILE).exists():
         with held(spec.work, "collection"):
-            shutil.rmtree(spec.work)
+            remove_folder(spec.work)
         _remove_if_empty(spec.work.parent)
 
 

@@ -277,6 +277,15 @@ def test_two_collections_at_once_into_one_folder_are_refused(work_only):
     collect_one("ballcircle", work_only, CONFIG)
 
 
+def test_a_collection_that_begins_as_another_one_ends_keeps_its_lock(work_only):
+    work = work_only / ".collect" / "ballcircle"
+    spec, second = CollectionSpec("ballcircle", work_only, CONFIG), held(work, "collection")
+    collect(spec, on_written=lambda *_: second.__enter__())
+    with pytest.raises(FolderInUseError, match=r"another collection \(process"):
+        held(work, "collection").__enter__()
+    second.__exit__(None, None, None)
+
+
 def test_what_a_kill_after_the_writing_leaves_is_removed_and_what_was_kept_stays(reference, tmp_path):
     folder = shutil.copytree(reference, tmp_path / "ball")
     spec = CollectionSpec("ballcircle", folder, CONFIG)
