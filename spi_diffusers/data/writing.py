@@ -104,8 +104,8 @@ def write_parquet_dataset(
             )
             (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
             _move_into_place(aside, folder, config)
-        for left_in in (folder, folder.parent):
-            remove_leftovers(left_in, of=folder)
+            for left_in in (folder, folder.parent):
+                remove_leftovers(left_in, of=folder)
     except FileExistsError:
         raise
     except OSError as error:

@@ -33,7 +33,7 @@ def test_every_policy_is_found_and_named(tmp_path):
     make(tmp_path, "deep/down/here", "OfflineCarCircle-v0")
     make(tmp_path, "paper/policy", "OfflineHopperVelocityGymnasium-v1", algorithm="spi-paper")
     make(tmp_path, "other/policy", algorithm="BCQ_Lag")
-    make(tmp_path, ".policy.12-0a1b2c3d-0.tmp")  # left by a run that was killed while saving
+    make(tmp_path, ".policy.0a1b2c3d-12-0a1b2c3d-0.tmp")  # left by a run that was killed while saving
     make(tmp_path, "run/policy/copy")  # part of a policy
     assert found(tmp_path) == {
         "run/policy": "spi-ballcircle",
