@@ -63,7 +63,7 @@ def load_npz(
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             wanted = _wanted(path, names, columns)
             headers = {name: _npz_shape(path, archive, name) for name in wanted}
-            check_size(str(path), sum(map(_bytes, headers.values())), path.stat().st_size)
+            check_size(str(path), sum(map(_bytes, headers.values())))
             arrays = {name: _npz_array(path, archive, name) for name in wanted}
     except DatasetError:
         raise
@@ -88,7 +88,7 @@ def load_hdf5(
         with h5py.File(path, "r") as file:
             names = _hdf5_names(file)
             datasets = {name: own_dataset(path, file, name) for name in _wanted(path, names, columns)}
-            check_size(str(path), sum(map(_bytes, datasets.values())), path.stat().st_size)
+            check_size(str(path), sum(map(_bytes, datasets.values())))
             arrays = {name: _hdf5_array(path, item) for name, item in datasets.items()}
     except (DatasetError, ImportError):
         raise

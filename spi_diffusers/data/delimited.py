@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.data.columns import DatasetError, list_names
-from spi_diffusers.data.memory import check_size
+from spi_diffusers.data.memory import available_memory, check_size
 from spi_diffusers.data.network import say
 from spi_diffusers.data.signatures import check_signature, check_text
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _HEAD = 1 << 16  # bytes that are looked at to find out how columns are separated
 _CHUNK = 1 << 20
+_COPIES = 2  # in memory at once: the text, and the table of it, which is no smaller
 _THOUSANDS = " '\u2019\u00a0\u202f"  # besides the one of . and , that is not the decimal mark
 _BOMS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -120,8 +121,7 @@ def _content(path: Path, encoding: str | None) -> "pa.Buffer":
         raw = pa.py_buffer(_unpacked(path))
     else:
         check_text(path, "a CSV table")
-        size = path.stat().st_size
-        check_size(str(path), size, size)
+        check_size(str(path), _COPIES * path.stat().st_size)
         raw = pa.OSFile(str(path)).read_buffer()
     bom = next((bom for bom in _BOMS if raw.slice(0, min(3, raw.size)).to_pybytes().startswith(bom)), b"")
     encoding = encoding or _BOMS.get(bom, "utf-8")
@@ -139,20 +139,20 @@ def _content(path: Path, encoding: str | None) -> "pa.Buffer":
     return raw.slice(len(bom)) if bom == codecs.BOM_UTF8 else raw
 
 
-def _unpacked(path: Path) -> bytes:
-    """The content of a gzip file; how large it is is found out first, without keeping any of it."""
+def _unpacked(path: Path) -> bytearray:
+    """The content of a gzip file, which does not tell how large it is: no more is unpacked than fits."""
+    available = available_memory()
+    content = bytearray()
     try:
-        size = 0
         with gzip.open(path) as stream:
             while block := stream.read(_CHUNK):
-                size += len(block)
-                check_size(str(path), size, path.stat().st_size)
-        with gzip.open(path) as stream:
-            return stream.read()
+                check_size(str(path), _COPIES * (len(content) + len(block)), available)
+                content += block
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(
             f"{path}: cannot be read as a table: the gzip file is cut off or damaged ({say(error)})"
         ) from error
+    return content
 
 
 # ---- what is found out

@@ -15,10 +15,6 @@ _CGROUPS = (
         "total_inactive_file",
     ),
 )
-#: Files up to this size in memory are read, however small they are on the disk.
-_SMALL = 1 << 28
-#: Real measurements are compressed less than this; what grows further was made to fill the memory.
-_LARGEST_RATIO = 200
 
 
 def available_memory() -> int:
@@ -38,19 +34,16 @@ def available_memory() -> int:
     return available
 
 
-def check_size(source: str, needed: int, stored: int) -> None:
-    """Refuse, by DatasetError, data that would take `needed` bytes in memory and takes `stored` in its file.
+def check_size(source: str, needed: int, available: int | None = None) -> None:
+    """Refuse, by DatasetError, data that needs more bytes of memory than are available (by default, now).
 
     Files can declare any size: one of a kilobyte may unfold to more than the memory holds.
     """
-    if needed > _SMALL and needed > _LARGEST_RATIO * stored:
-        raise DatasetError(
-            f"{source}: declares {needed / 1e9:,.1f} GB of values in {max(stored, 1) / 1e6:,.3f} MB, which "
-            "no real data does; it is damaged, or was made to fill the memory"
-        )
-    available = available_memory()
+    if available is None:
+        available = available_memory()
     if needed > available:
         raise DatasetError(
-            f"{source}: takes {needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free; "
-            "convert it on a machine with more memory (spi data convert), or in parts: the result is streamed"
+            f"{source}: needs {needed / 1e9:,.1f} GB of memory, and {available / 1e9:,.1f} GB are free; "
+            "stream it if it is in the parquet layout (--streaming), else turn it into that on a machine "
+            "with more memory (spi data convert), or free some"
         )

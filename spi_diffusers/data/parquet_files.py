@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spi_diffusers.data.assembly import Columns, Values
 from spi_diffusers.data.columns import DatasetError, list_names
-from spi_diffusers.data.memory import check_size
+from spi_diffusers.data.memory import available_memory, check_size
 from spi_diffusers.data.network import say
 from spi_diffusers.data.signatures import check_signature
 
@@ -28,9 +28,9 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
         raise DatasetError(f"{files[0]}: has several columns with the name {list_names(twice)}")
 
     def read(wanted: list[str]) -> Mapping[str, Values]:
-        stored = sum(file.stat().st_size for file in files)
-        # A first bound (float32), before anything is read; how long lists are is known only then.
-        check_size(source, 4 * sum(each.num_rows for each in metadata) * len(wanted), stored)
+        available = available_memory()
+        declared = [_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True)]
+        check_size(source, sum(declared), available)
         batches: list[list[pa.RecordBatch]] = []
         total = 0
         for file in files:
@@ -44,7 +44,7 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
                 for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
                     batches[-1].append(batch.select(wanted))
                     total += batches[-1][-1].nbytes
-                    check_size(source, total, stored)
+                    check_size(source, total, available)
             except DatasetError:
                 raise
             except Exception as error:  # ArrowException or OSError
@@ -68,6 +68,24 @@ def _metadata(file: Path) -> "pq.FileMetaData":
     try:
         return pq.read_metadata(file)
     except Exception as error:  # ArrowException or OSError
+        raise damaged(file, error) from error
+
+
+def _declared_bytes(file: Path, metadata: "pq.FileMetaData", wanted: Sequence[str]) -> int:
+    """What the values of some columns take as float32, by what the file says of itself."""
+    names = sorted(metadata.schema.to_arrow_schema().names, key=len)
+    try:
+        leaves = [
+            number
+            for number in range(metadata.num_columns)
+            for path in [
+                f"{metadata.schema.column(number).path}."
+            ]  # of a list it goes on: state.list.element
+            if [name for name in names if path.startswith(f"{name}.")][-1] in wanted
+        ]
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        return 4 * sum(group.column(number).num_values for group in groups for number in leaves)
+    except Exception as error:  # ArrowException, UnicodeError or IndexError
         raise damaged(file, error) from error
 
 

@@ -3,6 +3,7 @@ import shutil
 import pytest
 from data_factory import make_dataset
 
+from spi_diffusers.data import memory
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -19,3 +20,12 @@ def written_template(tmp_path_factory):
 def written(written_template, tmp_path):
     """A copy of it."""
     return shutil.copytree(written_template, tmp_path / "set")
+
+
+@pytest.fixture
+def little_memory(tmp_path_factory, monkeypatch):
+    """A container with 10 MB of memory left."""
+    group = tmp_path_factory.mktemp("cgroup")
+    for name, text in (("limit", "11000000"), ("usage", "1000000"), ("memory.stat", "cached 0")):
+        (group / name).write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "_CGROUPS", ((str(group), "limit", "usage", "cached"),))

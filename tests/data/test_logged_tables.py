@@ -475,9 +475,26 @@ def test_a_lfs_pointer_is_told(tmp_path):
         load_table(tmp_path / "log.parquet")
 
 
-def test_parquet_that_declares_more_than_any_data_has_is_not_read(tmp_path):
+@pytest.mark.parametrize("width", [1, 40])
+def test_parquet_that_unfolds_to_more_than_memory_is_not_read(tmp_path, little_memory, width):
     names = ("observation", "action", "reward", "cost", "terminated")
-    column = pa.array(np.zeros(14_000_000, np.int8))
-    pq.write_table(pa.table(dict.fromkeys(names, column)), tmp_path / "log.parquet", compression="zstd")
-    with pytest.raises(DatasetError, match=r"log\.parquet: declares [\d.]+ GB of values in"):
+    rows = dict.fromkeys(names, pa.array(np.zeros(count := 2_600_000 // max(width, 4), np.int8)))
+    rows["observation"] = pa.FixedSizeListArray.from_arrays(np.zeros(count * width, np.int8), width)
+    pq.write_table(pa.table(rows), tmp_path / "log.parquet", compression="zstd")
+    with pytest.raises(DatasetError, match=r"log\.parquet: needs 0\.0 GB of memory, and 0\.0 GB are free"):
         load_table(tmp_path / "log.parquet")
+
+
+@pytest.mark.slow
+def test_well_compressed_data_is_loaded(tmp_path):
+    rows, width = 80_000, 900  # 288 MB
+    hot = np.zeros((rows, width), np.int8)
+    hot[np.arange(rows), np.arange(rows) // 100] = 1
+    observation = pa.FixedSizeListArray.from_arrays(hot.reshape(-1), width)
+    zeros = np.zeros(rows, np.float32)
+    log = {"observation": observation, "action": zeros, "reward": zeros, "cost": zeros}
+    log["truncated"] = np.arange(rows) % 100 == 99
+    log["next_observation"] = observation
+    pq.write_table(pa.table(log), tmp_path / "log.parquet", compression="zstd")
+    data = load_table(tmp_path / "log.parquet")
+    assert data.transitions.observation[-1].argmax() == 799
