@@ -19,7 +19,7 @@ from spi_diffusers.data.assembly import dataset_from_parts
 from spi_diffusers.data.card import STATS_FILE, declared_configs, declared_files, written_config
 from spi_diffusers.data.columns import ColumnChecker, DatasetError
 from spi_diffusers.data.network import explain, fetch_snapshot, with_retries
-from spi_diffusers.data.parquet_files import parquet_part
+from spi_diffusers.data.parquet_files import parquet_part, parquet_parts
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -85,7 +85,7 @@ def _load_files(
 ) -> TransitionDataset:
     label = f"{source} ({config})" if config not in source else source
     return dataset_from_parts(
-        [parquet_part(files, label)],
+        parquet_parts(files, label, columns or ColumnNames()),
         *(label, columns, TASKS.get(config)),
         clip_actions=clip_actions,
         stacklevel=4,

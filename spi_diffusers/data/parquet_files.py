@@ -1,5 +1,6 @@
 """Columns of parquet files, and what is wrong with a file that is none."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from spi_diffusers.data.assembly import Columns, Values
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import available_memory, check_size
 from spi_diffusers.data.network import say
+from spi_diffusers.data.roles import ColumnNames, choose_columns
 from spi_diffusers.data.signatures import check_signature
 
 if TYPE_CHECKING:
@@ -15,6 +17,24 @@ if TYPE_CHECKING:
 
 #: Rows that are decoded at a time: what `write_parquet_dataset` puts into a row group.
 _BATCH_ROWS = 1 << 18
+#: Numbered parts of one table, whose rows go on from file to file, as `datasets` writes them.
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
+
+
+def are_shards(files: Sequence[Path]) -> bool:
+    """Whether files are by their names the numbered parts of one table."""
+    return all(_SHARD.fullmatch(file.name) for file in files)
+
+
+def parquet_parts(files: Sequence[Path], source: str, named: ColumnNames) -> list[Columns]:
+    """One part of files whose rows may go on from file to file; else one each, with which an episode ends."""
+    whole = parquet_part(files, source)
+    if len(files) == 1 or are_shards(files):
+        return [whole]
+    chosen = choose_columns(source, whole.names, named)
+    if "truncated" in chosen or ("episode_index" in chosen and "frame_index" in whole.names):
+        return [whole]  # which tell where an episode goes on
+    return [parquet_part([file], str(file), is_episode=True) for file in files]
 
 
 def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False) -> Columns:

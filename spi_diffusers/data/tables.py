@@ -7,7 +7,7 @@ from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.card import declared_configs
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
-from spi_diffusers.data.parquet_files import parquet_part
+from spi_diffusers.data.parquet_files import are_shards, parquet_part
 from spi_diffusers.data.roles import ColumnNames, natural_order
 from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -15,8 +15,8 @@ from spi_diffusers.files import CARD_FILE
 
 #: What makes a folder a LeRobot dataset, of version 2 or 3.
 LEROBOT_INFO = "meta/info.json"
-#: Parts of one table, whose rows go on from file to file, as `datasets` and LeRobot 3 write them.
-_SHARD = re.compile(r"(.*-\d{5}-of-\d{5}|file-\d+)\.parquet")
+#: What LeRobot 3 calls the parts of its table.
+_LEROBOT_SHARD = re.compile(r"file-\d+\.parquet")
 
 
 def load_table(
@@ -48,13 +48,14 @@ def load_table_folder(
     """Load a folder of tables, or a LeRobot dataset; arguments and errors are those of `load_table`.
 
     Files are taken in natural order of their names. An episode ends with its file: where nothing else tells
-    the episodes apart, each file is one. Only numbered parts of one table (`train-00000-of-00002.parquet`)
-    are joined as they are.
+    the episodes apart, each file is one. Only numbered parts of one table (`train-00000-of-00002.parquet`,
+    LeRobot's `file-000.parquet`) are joined as they are.
     """
     files = folder_tables(folder)
     if not files:
         raise DatasetError(f"{folder}: holds no table ({', '.join(TABLE_SUFFIXES)})")
-    if all(_SHARD.fullmatch(file.name) for file in files):
+    are_lerobots = is_lerobot(folder) and all(_LEROBOT_SHARD.fullmatch(file.name) for file in files)
+    if are_lerobots or are_shards(files):
         parts = [parquet_part(files, str(folder))]
     else:
         parts = [_table_part(file, csv, is_episode=True) for file in files]

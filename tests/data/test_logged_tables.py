@@ -438,6 +438,36 @@ def test_numbered_parts_of_a_table_are_joined(tmp_path):
     assert load_table_folder(tmp_path).sha256 == data.sha256
 
 
+@pytest.mark.parametrize("tells", ["nothing", "terminated", "constant"])
+@pytest.mark.parametrize("name", ["file-{}", "ep-{}", "file-{}-of-3"])
+@pytest.mark.parametrize("card", [False, True])
+def test_no_episode_goes_on_in_another_file(tmp_path, name, tells, card):
+    columns = make_columns(lengths=(5, 5, 5), terminated=(2,))
+    log = {role: columns[role] for role in ("reward", "cost", *(["terminated"] * (tells == "terminated")))}
+    vectors = {role: columns[role] for role in ("observation", "next_observation", "action")}
+    log |= {"episode": np.zeros(15, int)} if tells == "constant" else {}
+    for start in (0, 5, 10):
+        rows = {role: values[start : start + 5] for role, values in log.items()}
+        rows |= {role: pa.array([*values[start : start + 5]]) for role, values in vectors.items()}
+        write(tmp_path / f"{name.format(start // 5)}.parquet", rows)
+    if card:
+        header = "---\nconfigs:\n- config_name: arm\n  data_files: '*.parquet'\n---\n"
+        (tmp_path / "README.md").write_text(header)
+    assert load_transitions(tmp_path).episodes.length.tolist() == [5, 5, 5]
+
+
+@pytest.mark.parametrize("tells", ["truncated", "frame_index"])
+def test_below_a_card_columns_may_tell_that_an_episode_goes_on(tmp_path, tells):
+    data = make_dataset(lengths=(5, 4))
+    table = to_arrow(data).drop_columns(
+        ["truncated"] if tells == "frame_index" else ["episode_index", "frame_index"]
+    )
+    for number, rows in enumerate((table.slice(0, 3), table.slice(3))):
+        pq.write_table(rows, tmp_path / f"000{number}.parquet")
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: a\n  data_files: '*.parquet'\n---\n")
+    assert load_transitions(tmp_path).sha256 == data.sha256
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
