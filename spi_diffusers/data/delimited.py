@@ -79,9 +79,11 @@ def read_csv(path: Path, given: CsvFormat | None = None) -> "pa.Table":
         raise DatasetError(f"{path}: is empty, not a table with names in its first line")
     delimiter = given.delimiter or _find_delimiter(path, head)
     table = _read(path, content, delimiter, given.decimal or ".")
-    decimal = given.decimal or _find_decimal(path, table)
+    decimal = given.decimal or _find_decimal(table)
     if decimal != (given.decimal or "."):
         table = _read(path, content, delimiter, decimal)
+    if given.decimal is None:
+        _check_no_doubt(path, table, decimal)
     return _convert_texts(table, decimal)
 
 
@@ -182,32 +184,31 @@ def _without_quotes(line: str) -> str:
     return re.sub(r'"[^"]*"', "", line)
 
 
-def _find_decimal(path: Path, table: "pa.Table") -> str:
-    """The decimal mark, from the columns that are no numbers with a decimal point."""
-    doubtful: tuple[str, str] | None = None
-    for name, texts in _texts(table).items():
-        fits = [mark for mark in (".", ",") if _are_numbers(texts, mark)]
-        if fits == [","]:
-            return ","
-        if fits == [".", ","] and (example := next((text for text in texts if "," in text), None)):
-            doubtful = doubtful or (name, example)
-        elif fits == ["."]:
-            return "."
-    if doubtful and not _has_points(table):
-        raise DatasetError(
-            f"{path}: column {doubtful[0]!r} holds {doubtful[1]!r}, whose comma may separate decimals or "
-            "thousands; say which with --decimal , or --decimal . (spi data convert)"
-        )
+def _find_decimal(table: "pa.Table") -> str:
+    """The decimal mark of the first column that is of numbers with one mark only."""
+    for texts in _texts(table).values():
+        if len(fits := _fitting_marks(texts)) == 1:
+            return fits[0]
     return "."
 
 
-def _has_points(table: "pa.Table") -> bool:
-    """Whether any number has a decimal point, as those that are no whole numbers have."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    floats = [column for column in table.columns if pa.types.is_floating(column.type)]
-    return any(pc.any(pc.not_equal(column, pc.trunc(column))).as_py() for column in floats)
+def _check_no_doubt(path: Path, table: "pa.Table", decimal: str) -> None:
+    """Refuse numbers whose other mark may separate thousands, or decimals, where nothing tells which."""
+    other = "," if decimal == "." else "."
+    doubtful: tuple[str, str] | None = None
+    for name, texts in _texts(table).items():
+        fits = _fitting_marks(texts)
+        example = next((text for text in texts if other in text), None)
+        if example is not None and fits == [decimal]:
+            return  # in this column it separates thousands
+        if example is not None and len(fits) == 2:
+            doubtful = doubtful or (name, example)
+    if doubtful:
+        mark = "comma" if other == "," else "point"
+        raise DatasetError(
+            f"{path}: column {doubtful[0]!r} holds {doubtful[1]!r}, whose {mark} may separate decimals or "
+            "thousands; say which with --decimal , or --decimal . (spi data convert)"
+        )
 
 
 def _convert_texts(table: "pa.Table", decimal: str) -> "pa.Table":
@@ -238,9 +239,13 @@ def _texts(table: "pa.Table") -> dict[str, list[str]]:
     }
 
 
+def _fitting_marks(texts: list[str]) -> list[str]:
+    return [mark for mark in (".", ",") if _are_numbers(texts, mark)]
+
+
 def _are_numbers(texts: list[str], decimal: str) -> bool:
     """Whether all texts are numbers with this decimal mark, thousands separated or not."""
     other = "," if decimal == "." else "."
-    thousands = rf"\d{{1,3}}(?:([{other}{_THOUSANDS}])\d{{3}}(?:\1\d{{3}})*)?"
+    thousands = rf"[1-9]\d{{0,2}}([{other}{_THOUSANDS}])\d{{3}}(?:\1\d{{3}})*"
     number = re.compile(rf"[+-]?(?:{thousands}|\d*)(?:\{decimal}\d*)?(?:[eE][+-]?\d+)?")
     return all(number.fullmatch(text) and any(map(str.isdigit, text)) for text in texts)

@@ -75,8 +75,40 @@ def test_a_comma_that_may_be_either_is_asked_for(tmp_path):
     assert read_csv(path, CsvFormat(decimal="."))["a"].to_pylist() == [1234, 2345]
     path.write_text("a;b\n1,234;1,5\n2,345;2\n")  # another column leaves no doubt
     assert read_csv(path)["a"].to_pylist() == [1.234, 2.345]
-    path.write_text("a;b\n1,234;1.5\n2,345;2\n")
+    path.write_text("a;b\n1,234;12,345,678\n2,345;2\n")
     assert read_csv(path)["a"].to_pylist() == [1234, 2345]
+
+
+@pytest.mark.parametrize(
+    ("cells", "word", "answers"),
+    [
+        ("1.234;0,5", "'1.234', whose point", {",": [1234, 0.5], ".": [1.234, "0,5"]}),
+        ("1,234;1.5", "'1,234', whose comma", {",": [1.234, "1.5"], ".": [1234, 1.5]}),
+        ("-1.000;0,5", "'-1.000', whose point", {",": [-1000, 0.5], ".": [-1, "0,5"]}),
+    ],
+)
+def test_a_mark_that_another_column_contradicts_is_asked_for(tmp_path, cells, word, answers):
+    path = tmp_path / "x.csv"
+    path.write_text(f"a;b\n{cells}\n")
+    with pytest.raises(DatasetError, match=rf"x\.csv: column 'a' holds {re.escape(word)} may.*--decimal"):
+        read_csv(path)
+    for decimal, values in answers.items():
+        assert [*read_csv(path, CsvFormat(decimal=decimal)).to_pylist()[0].values()] == values
+
+
+@pytest.mark.parametrize(
+    "text", ["t;a\n0.123;0,5\n0.456;0,7\n", "b;v\n0,123;1.5\n", "b;v\n-0,123;1.5\n", "b;v\n00,123;1.5\n"]
+)
+def test_thousands_never_begin_with_zero(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    values = [value for row in read_csv(tmp_path / "x.csv").to_pylist() for value in row.values()]
+    assert not any(isinstance(value, float) and abs(value) >= 100 for value in values)
+    assert any(isinstance(value, str) for value in values)  # refused where it is used as a number
+
+
+def test_zero_and_decimals_are_no_thousands(tmp_path):
+    (tmp_path / "x.csv").write_text("a;b\n0,123;1\n1,234;2\n")
+    assert read_csv(tmp_path / "x.csv")["a"].to_pylist() == [0.123, 1.234]
 
 
 def test_two_decimal_marks_are_not_mixed_up(tmp_path):
