@@ -308,6 +308,23 @@ def replace_folder(aside: Path, target: Path) -> None:
     remove_leftovers(target.parent, of=target)
 
 
+@contextlib.contextmanager
+def folder_aside(target: Path) -> Iterator[Path]:
+    """Give a new folder to fill, which takes the place of `target`, whatever is there, once that is done.
+
+    If anything fails on the way, the new folder is removed, and what was at `target` before is untouched.
+    Missing parents are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = name_aside(target)
+    aside.mkdir()
+    try:
+        yield aside
+        replace_folder(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder such that a kill in between never leaves a part of it under its name, and nothing that
     is put there meanwhile is removed.

@@ -25,7 +25,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files, shown
 from spi_diffusers.pipelines.component_configs import read_config
-from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
+from spi_diffusers.pipelines.policy_folder import check_policy_folder, is_own_file, with_installed_modules
 from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class CheckedLoading(_Base):
         check_policy_folder(folder, cls, trust_remote_code=trust)
         pipeline = super().from_pretrained(folder, **kwargs)
         config, info = Path(folder) / CONFIG_FILE, Path(folder) / INFO_FILE
-        if config.is_file() and info.is_file():
+        if is_own_file(config) and is_own_file(info):
             pipeline.training_record = {"config": read_json(config), "info": read_json(info)}
         return pipeline
 
@@ -288,9 +288,9 @@ class CheckedLoading(_Base):
                 write_durably(aside / INFO_FILE, to_json(record["info"]))
             complete_folder(aside)
             check_policy_folder(str(aside), type(self))
-            if record is None and (folder / INFO_FILE).exists():  # of the policy that was here before
-                (folder / INFO_FILE).unlink()
-                (folder / CONFIG_FILE).unlink(missing_ok=True)
+        if record is None and (folder / INFO_FILE).exists():  # of the policy that was here before
+            (folder / INFO_FILE).unlink()
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(str(repo_id), **kwargs)
 

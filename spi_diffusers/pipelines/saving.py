@@ -11,7 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, name_aside, remove_leftovers, sha256_of, to_json
+from spi_diffusers.files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    folder_aside,
+    name_aside,
+    remove_leftovers,
+    sha256_of,
+    to_json,
+)
 from spi_diffusers.pipelines.checks import CHECKSUMS, index_sha256
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
@@ -90,18 +98,24 @@ def seal_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def moved_when_complete(folder: Path) -> Iterator[Path]:
-    """A new folder to write; its files replace those of the same names in `folder` if all goes well.
+    """A new folder to write, which replaces `folder` if all goes well.
 
-    The index comes last, so that a policy of which a part was replaced is seen to be damaged.
+    Where `folder` holds other files than a policy's, or cannot be moved, these stay: the files replace those
+    of the same names, one by one. The index comes last, so that a policy of which a part was replaced is seen
+    to be damaged.
 
     Raises:
         NotADirectoryError: `folder` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; a policy is saved to a folder.")
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
+    if not folder.exists() or _is_replaceable(folder):
+        with folder_aside(folder) as aside:
+            yield aside
+            if folder.exists():
+                shutil.copymode(folder, aside)
+        return
     aside = name_aside(folder, folder)
     aside.mkdir()
     try:
@@ -111,12 +125,21 @@ def moved_when_complete(folder: Path) -> Iterator[Path]:
             target = folder / path.relative_to(aside)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
-    except BaseException:
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder holds nothing but a policy's files, and another one can be put in its place."""
+    try:
+        own = read_config(folder / INDEX_FILE)[CHECKSUMS].keys()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    fixed = folder.is_symlink() or folder.is_mount() or not os.access(folder.parent, os.W_OK)
+    if fixed or Path.cwd().is_relative_to(folder.resolve()):
+        return False
+    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return all(name in own for name in files)
 
 
 def pipeline_code() -> bytes:

@@ -1,6 +1,7 @@
 """Checksums of a policy folder: damage is named before anything is loaded, in whichever file it is."""
 
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -37,6 +38,11 @@ def files(folder):
 
 def flipped(content, bit):
     return content[: bit // 8] + bytes([content[bit // 8] ^ (1 << bit % 8)]) + content[bit // 8 + 1 :]
+
+
+def state(pipe):
+    weights = (pipe.components[name].state_dict() for name in ("noise_model", "reward_critic", "normalizer"))
+    return pipe.config.gamma, [value.tolist() for part in weights for value in part.values()]
 
 
 def actions(pipe):
@@ -206,3 +212,72 @@ def test_a_save_that_was_killed_half_way_is_seen(folder, tmp_path):
         SPIPolicyPipeline.from_pretrained(folder)
     make_pipeline(seed=1).save_pretrained(folder)
     SPIPolicyPipeline.from_pretrained(folder)
+
+
+def save_killed(pipe, folder, moves):
+    """Save in a process that dies at a move or removal; whether it came to its end before that."""
+    child = os.fork()
+    if child == 0:
+        left = iter(range(moves))
+
+        def dying(call):
+            return lambda *args, **kwargs: (
+                call(*args, **kwargs) if next(left, None) is not None else os._exit(9)
+            )
+
+        os.replace, os.rename, os.unlink = dying(os.replace), dying(os.rename), dying(os.unlink)
+        try:
+            pipe.save_pretrained(folder)
+        finally:
+            os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("other", ["settings", "weights"])
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_wherever_a_save_is_killed_the_old_or_the_new_policy_is_there_or_damage_is_seen(
+    saved, tmp_path, is_alone, other
+):
+    old, new = SPIPolicyPipeline.from_pretrained(saved), make_pipeline(seed=1)
+    if other == "settings":
+        new = SPIPolicyPipeline.from_pretrained(saved)
+        new.register_to_config(gamma=0.5)
+    states = [[state(pipe), record] for pipe, record in ((old, RECORD), (new, None))]
+    found, ended = [], False
+    while not ended:
+        folder = Path(shutil.copytree(saved, tmp_path / str(len(found)) / "policy"))
+        if not is_alone:
+            (folder / "README.md").write_text("mine")
+        ended = save_killed(new, folder, len(found))
+        try:
+            loaded = SPIPolicyPipeline.from_pretrained(folder)
+            found.append(states.index([state(loaded), loaded.training_record]))
+        except FileNotFoundError as error:  # between both renames of the whole folder
+            assert str(error).startswith(f"{folder}: no such folder")  # noqa: PT017
+            found.append("gone")
+        except ValueError as error:
+            assert " is damaged, or was changed after the policy was saved" in str(error)  # noqa: PT017
+            found.append("damaged")
+        new.save_pretrained(folder)
+        loaded = SPIPolicyPipeline.from_pretrained(folder)
+        assert [state(loaded), loaded.training_record] == states[1]
+        assert set(os.listdir(folder.parent)) == {"policy"}
+        assert not (folder / "train_info.json").exists()
+        assert (folder / "README.md").exists() != is_alone
+    assert (found[0], found[-1]) == (0, 1)
+    if is_alone:
+        assert (found.count("gone"), found.count("damaged")) == (1, 0)
+
+
+def test_a_folder_that_cannot_be_moved_is_kept_and_gets_the_files(saved, folder, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(folder)
+    folder.chmod(0o750)
+    for name in (tmp_path / "link", Path()):
+        monkeypatch.chdir(folder)
+        make_pipeline(seed=1).save_pretrained(name)
+        assert (tmp_path / "link").is_symlink()
+        assert Path.cwd().samefile(folder)
+        assert torch.equal(actions(SPIPolicyPipeline.from_pretrained(name)), actions(make_pipeline(seed=1)))
+    monkeypatch.chdir(tmp_path)
+    make_pipeline(seed=2).save_pretrained(folder)
+    assert folder.stat().st_mode & 0o777 == 0o750
