@@ -17,6 +17,7 @@ from spi_diffusers.pipelines.checks import (
     check_given,
     check_same,
     check_text,
+    make_settings_plain,
 )
 from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, DiffusersMethods, SPIPolicyPipeline
@@ -72,6 +73,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         check_same("observation_dim", actor=actor, normalizer=normalizer)
         self.register_modules(actor=actor, normalizer=normalizer)
         self.register_to_config(**settings)
+        make_settings_plain(self, *self.components.values())
         actor.eval()
         normalizer.eval()
 

@@ -31,6 +31,27 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
+def as_plain(value: Any) -> Any:
+    """A number of NumPy or torch as one of Python, also in a list; anything else as it is."""
+    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if type(value) in (list, tuple):
+        plain = type(value)(as_plain(item) for item in value)
+        return value if all(new is old for new, old in zip(plain, value, strict=True)) else plain
+    return value
+
+
+def make_settings_plain(*parts: Any) -> None:
+    """Turn numbers of other libraries in the settings of components into those that a config file holds."""
+    for part in parts:
+        settings = {} if part is None else {name: (old, as_plain(old)) for name, old in part.config.items()}
+        changed = {name: new for name, (old, new) in settings.items() if new is not old}
+        if changed:
+            part.register_to_config(**changed)
+
+
 def as_number(
     name: str, value: Any, low: float, high: float = LARGEST, *, whole: bool = False, below: bool = False
 ) -> Any:
@@ -50,9 +71,7 @@ def as_number(
     Raises:
         ValueError: It is no number, or out of range.
     """
-    number = value
-    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
-        number = value.item()
+    number = as_plain(value)
     is_number = isinstance(number, int if whole else int | float) and not isinstance(number, bool)
     if not is_number or not low <= number <= high or (below and number == high):  # NaN is refused, too
         limits = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < LARGEST else f"of at least {low:g}"

@@ -23,7 +23,7 @@ from spi_diffusers.files import (
     to_json,
     write_durably,
 )
-from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files, shown
+from spi_diffusers.pipelines.checks import CHECKSUMS, as_plain, damaged_files, make_settings_plain, shown
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, is_own_file, with_installed_modules
 from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
@@ -198,7 +198,8 @@ class CheckedLoading(_Base):
         for name, part in [("", self), *sorted(self.components.items())]:
             if part is None:
                 continue
-            settings = {key: value for key, value in part.config.items() if not key.startswith("_")}
+            config = part.config.items()
+            settings = {key: as_plain(value) for key, value in config if not key.startswith("_")}
             digest.update(f"{name} {json.dumps(settings, sort_keys=True, default=str)}".encode())
             if isinstance(part, torch.nn.Module):
                 for key, value in part.state_dict().items():
@@ -281,6 +282,7 @@ class CheckedLoading(_Base):
             )
             record = None
         type(self)(**self.components, **self.parameters)  # what cannot be made again cannot be loaded
+        make_settings_plain(self, *self.components.values())
         with moved_when_complete(folder) as aside:
             super().save_pretrained(aside)
             if record is not None:

@@ -27,6 +27,7 @@ from spi_diffusers.pipelines.checks import (
     check_origin,
     check_same,
     check_text,
+    make_settings_plain,
     per_observation,
     shown,
 )
@@ -234,6 +235,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             calibration.check()
         self.register_modules(**networks, scheduler=scheduler, normalizer=normalizer, calibration=calibration)
         self.register_to_config(**settings)
+        make_settings_plain(self, *self.components.values())
         for component in (*networks.values(), normalizer):
             component.eval()
 

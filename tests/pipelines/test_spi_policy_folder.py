@@ -5,14 +5,15 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from pipeline_factory import make_pipeline, seeded
+from pipeline_factory import make_normalizer, make_pipeline, seeded
 from safetensors.torch import load_file, save_file
 
-from spi_diffusers.models import CostCalibration
-from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.models import CostCalibration, GaussianActor, TwinCritic
+from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -87,6 +88,27 @@ def test_saving_what_was_loaded_changes_no_file(saved, tmp_path):
     for path in sorted(saved.rglob("*")):
         if path.suffix == ".safetensors":
             assert (tmp_path / path.relative_to(saved)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor, np.array], ids=str)
+def test_numbers_of_other_libraries_are_kept_as_plain_ones(tmp_path, number):
+    sizes = {"observation_dim": number(3), "action_dim": number(2), "hidden_dims": [number(8)]}
+    settings = {"max_episode_steps": number(200), "task": "OfflineBallCircle-v0"}
+    pipe = make_pipeline(reward_critic=TwinCritic(**sizes), gamma=np.float32(0.5), **settings)
+    actor = GaussianActor(**sizes | {"hidden_dims": (number(8),)})
+    limits = {"cost_limit": number(5), "action_low": np.float32(-2), "action_high": number(2)}
+    baseline = BaselinePolicyPipeline(actor, make_normalizer(), algorithm="cpq", **settings, **limits)
+    pipe.training_record = {"config": {}, "info": {}}
+    pipe.register_to_config(gamma=np.float64(0.25))
+    pipe.training_record = {"config": {}, "info": {}}
+    for one in (pipe, baseline):
+        assert type(one.config.max_episode_steps) is int
+        one.save_pretrained(tmp_path)
+        loaded = type(one).from_pretrained(tmp_path)
+        for name in ("task", "max_episode_steps", "cost_limit", "action_low", "action_high"):
+            assert loaded.config.get(name) == one.config.get(name), name
+        assert loaded.is_as_trained == one.is_as_trained == (one is pipe)
+    assert pipe.config.gamma == 0.25
 
 
 def test_a_swapped_scheduler_is_saved(tmp_path):
