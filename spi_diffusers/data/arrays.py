@@ -119,7 +119,7 @@ def _from_arrays(
 
 
 def _bytes(item: Any) -> int:
-    return math.prod(item.shape) * int(item.dtype.itemsize)
+    return math.prod(item.shape or ()) * int(item.dtype.itemsize)
 
 
 def _unreadable(path: Path, name: str, error: Exception) -> DatasetError:
@@ -219,14 +219,13 @@ def own_dataset(path: Path, file: Any, name: str) -> Any:
     return item
 
 
-def own_values(path: Path) -> None:
-    """Refuse, by DatasetError, what is no HDF5 file, or one any of whose values are in another file."""
+def own_values(path: Path) -> int:
+    """Bytes of all values; DatasetError for what is no HDF5 file, or if any value is in another file."""
     import h5py
 
     check_signature(path, _HDF5, "an HDF5 file")
     with h5py.File(path, "r") as file:
-        for name in _hdf5_names(file):
-            own_dataset(path, file, name)
+        return sum(_bytes(own_dataset(path, file, name)) for name in _hdf5_names(file))
 
 
 def _check_filters(path: Path, item: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spi_diffusers.data.arrow import column_to_numpy, is_list
 from spi_diffusers.data.columns import COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.roles import ColumnNames, choose_columns, find_done
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -29,12 +30,14 @@ class Columns:
         names: of all columns.
         read: gives the columns with some of these names.
         is_episode: whether it is one episode, where nothing else tells.
+        size: bytes of memory that some of them will take, by what the file says, as far as not read yet.
     """
 
     source: str
     names: Sequence[str]
     read: Callable[[list[str]], Mapping[str, Values]]
     is_episode: bool = False
+    size: Callable[[list[str]], int] = lambda wanted: 0
 
 
 def dataset_from_parts(
@@ -53,13 +56,16 @@ def dataset_from_parts(
 
     Raises:
         DatasetError: columns are missing, ambiguous or named for two roles, nothing tells where episodes end,
-            or the columns do not pass the checks of `TransitionDataset.from_columns`.
+            the columns do not fit into memory together, or do not pass the checks of
+            `TransitionDataset.from_columns`.
     """
+    named = named or ColumnNames()
+    check_size(source, sum(part.size(_flat(_choose(part, named))) for part in parts))
     raws: list[dict[str, np.ndarray]] = []
     names: dict[str, str] = {}
     episodes = 0
     for part in parts:
-        raw, part_names = _read_roles(part, named or ColumnNames(), None if raws else stacklevel + 1)
+        raw, part_names = _read_roles(part, named, None if raws else stacklevel + 1)
         if raws:  # a single one is checked as a whole, below
             _must_agree(part.source, raw, parts[0].source, raws[0])
         if len(parts) > 1:
@@ -122,6 +128,17 @@ def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str
     return {name: values[~drop] for name, values in new.items()}, int(drop.sum())
 
 
+def _choose(part: Columns, named: ColumnNames) -> dict[str, tuple[str, ...]]:
+    chosen = choose_columns(part.source, part.names, named)
+    if "frame_index" in part.names:
+        chosen.setdefault("frame_index", ("frame_index",))
+    return chosen
+
+
+def _flat(chosen: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return [name for names in chosen.values() for name in names]
+
+
 def _read_roles(
     part: Columns, named: ColumnNames, stacklevel: int | None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -129,9 +146,7 @@ def _read_roles(
 
     `stacklevel` is None where it has been warned of the same before.
     """
-    chosen = choose_columns(part.source, part.names, named)
-    if "frame_index" in part.names:
-        chosen.setdefault("frame_index", ("frame_index",))
+    chosen = _choose(part, named)
     if not part.is_episode and not chosen.keys() & {"terminated", "truncated", "episode_index"}:
         done = find_done(part.names)
         hint = "" if done is None else f" Column {done!r} may be one of these: say which."
@@ -141,7 +156,7 @@ def _read_roles(
             f"--truncated-column).{hint}"
         )
     _check_done(part, chosen, None if stacklevel is None else stacklevel + 1)
-    values = part.read([name for names in chosen.values() for name in names])
+    values = part.read(_flat(chosen))
     raw: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
     for role, columns in chosen.items():

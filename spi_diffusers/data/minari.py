@@ -17,6 +17,7 @@ import numpy as np
 from spi_diffusers.data.arrays import own_values
 from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.network import say
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import MINARI_PREFIX, Task
@@ -50,8 +51,8 @@ def load_minari(
         else:
             folder = local_path(dataset)
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
-        for file in sorted(Path(loaded.storage.data_path).glob("*.hdf5")):
-            own_values(file)
+        files = sorted(Path(loaded.storage.data_path).glob("*.hdf5"))
+        check_size(source, sum(map(own_values, files)))
         episodes = [dict(_episode_columns(f"{source}: episode {e.id}", e)) for e in loaded.iterate_episodes()]
     except DatasetError:
         raise

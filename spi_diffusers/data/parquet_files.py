@@ -49,8 +49,6 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
 
     def read(wanted: list[str]) -> Mapping[str, Values]:
         available = available_memory()
-        declared = [_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True)]
-        check_size(source, sum(declared), available)
         batches: list[list[pa.RecordBatch]] = []
         total = 0
         for file in files:
@@ -78,7 +76,10 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
             raise DatasetError(f"{source}: its files have columns of other types: {say(error)}") from error
         return {name: table.column(name) for name in wanted}
 
-    return Columns(source, names, read, is_episode)
+    def size(wanted: list[str]) -> int:
+        return sum(_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True))
+
+    return Columns(source, names, read, is_episode, size)
 
 
 def _metadata(file: Path) -> "pq.FileMetaData":

@@ -7,6 +7,7 @@ from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.card import declared_configs
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
+from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.parquet_files import are_shards, parquet_part
 from spi_diffusers.data.roles import ColumnNames, natural_order
 from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task
@@ -54,6 +55,8 @@ def load_table_folder(
     files = folder_tables(folder)
     if not files:
         raise DatasetError(f"{folder}: holds no table ({', '.join(TABLE_SUFFIXES)})")
+    # A table takes no less than its text. Parquet files say themselves what they take.
+    check_size(str(folder), sum(file.stat().st_size for file in files if is_csv(file)))
     are_lerobots = is_lerobot(folder) and all(_LEROBOT_SHARD.fullmatch(file.name) for file in files)
     if are_lerobots or are_shards(files):
         parts = [parquet_part(files, str(folder))]

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -398,6 +400,16 @@ def test_one_row(tmp_path, rows, more):
         load_table(path)
 
 
+def test_columns_and_files_may_have_raised_digits(tmp_path):
+    columns, log = robot_log()
+    for i in range(8):
+        log[f"obs_{i}²" if i % 2 else f"obs_{i}"] = log.pop(f"obs_{i}")
+    log["next_observation"] = pa.array([*columns["next_observation"]])
+    write(tmp_path / "run_1².parquet", log)
+    data = load_table_folder(tmp_path, NAMED)
+    assert data.transitions.observation.tolist() == columns["observation"].tolist()
+
+
 # ---- folders of tables
 
 
@@ -513,6 +525,20 @@ def test_parquet_that_unfolds_to_more_than_memory_is_not_read(tmp_path, little_m
     pq.write_table(pa.table(rows), tmp_path / "log.parquet", compression="zstd")
     with pytest.raises(DatasetError, match=r"log\.parquet: needs 0\.0 GB of memory, and 0\.0 GB are free"):
         load_table(tmp_path / "log.parquet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_that_fit_into_memory_only_one_by_one_are_not_read(tmp_path, little_memory, suffix):
+    zeros = np.zeros(375_000, np.int8)
+    log = dict.fromkeys(("observation_0", "action_0", "reward", "cost"), zeros)
+    path = write(tmp_path / f"a.{suffix}", log)
+    for name in "bcd":
+        shutil.copy(path, tmp_path / f"{name}.{suffix}")
+    # One alone is read, before it is found to have no end.
+    with pytest.raises(DatasetError, match=rf"a\.{suffix}: nothing tells where an episode ends"):
+        load_table(path)
+    with pytest.raises(DatasetError, match=rf"^{tmp_path}: needs 0\.0 GB of memory, and 0\.0 GB are free"):
+        load_table_folder(tmp_path)
 
 
 @pytest.mark.slow

@@ -117,6 +117,15 @@ def test_minari_files_that_link_to_others_are_refused(monkeypatch, tmp_path):
             load_transitions(source)
 
 
+def test_minari_that_is_larger_than_memory_is_not_read(monkeypatch, tmp_path, little_memory):
+    minari_dataset(monkeypatch, tmp_path / "minari")
+    (file,) = (tmp_path / "minari").rglob("*.hdf5")
+    with h5py.File(file, "a") as store:  # sparse: nothing of it is in the file
+        store.create_dataset("episode_0/infos/picture", shape=(10**6, 64), dtype="u1", chunks=(1 << 10, 64))
+    with pytest.raises(DatasetError, match=r"minari:test/ball-v0: needs 0\.1 GB of memory, and 0\.0 GB are"):
+        load_transitions("minari:test/ball-v0")
+
+
 def test_minari_without_infos(monkeypatch, tmp_path):
     minari_dataset(monkeypatch, tmp_path / "minari", infos=False)
     with pytest.raises(DatasetError, match=r"no episode has infos.*record_infos=True"):
