@@ -209,4 +209,4 @@ def word(role: str) -> str:
 def natural_order(name: str) -> list[tuple[int, int | str]]:
     """A key that sorts names with numbers in them by these numbers: obs_2 before obs_10."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
