@@ -157,4 +157,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: {'is not valid JSON: ' if is_json else ''}{error}") from None
     if not isinstance(content, dict | None):
         raise ConfigError(f"{source}: must hold settings as key: value, got {short(content)}")
-    return flatten(content or {})
+    try:
+        return flatten(content or {})
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}", error.name) from None

@@ -99,11 +99,14 @@ def short(value: Any) -> str:
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """{"spi": {"eta": 1}} -> {"spi.eta": 1}."""
+    """{"spi": {"eta": 1}} -> {"spi.eta": 1}; ConfigError if the same field is there in both forms."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         is_group = isinstance(value, Mapping) and value  # an empty one would vanish
-        flat |= flatten(value, f"{path}{key}.") if is_group else {f"{path}{key}": value}
+        new = flatten(value, f"{path}{key}.") if is_group else {f"{path}{key}": value}
+        if twice := flat.keys() & new.keys():
+            raise ConfigError(f"{min(twice)} is set twice", min(twice))
+        flat |= new
     return flat
 
 

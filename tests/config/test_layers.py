@@ -309,6 +309,7 @@ def test_importing_and_making_a_config_needs_no_torch():
         ("updates: 1:30", r"updates must be a whole number of at least 1, got '1:30'"),
         ("updates: 3\nseed: 1\nupdates: 4", r"line 4, column 1: updates is set twice"),
         ("spi: {eta: 0.1}\nspi: {gamma: 0.9}", "spi is set twice"),
+        ("spi: {eta: 0.1}\nspi.eta: 0.2", r"settings\.yaml: spi\.eta is set twice"),
         ("spi: &a\n  next_action: *a", "aliases are not read"),
         (f"spi: {'[' * 5000}", "nested too deeply"),
     ],
