@@ -10,7 +10,7 @@ from spi_diffusers.data.network import say
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import DocumentError, parse_yaml
-from spi_diffusers.files import read_json
+from spi_diffusers.files import read_file, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BEGIN = "<!-- spi-diffusers: tasks, written by write_parquet_dataset -->"
 END = "<!-- spi-diffusers: end of tasks -->"
 STATS_FILE, EPISODES_FILE = "stats.json", "episodes.parquet"
-_MAX_CARD_CHARACTERS = 2_000_000
+_MAX_CARD_BYTES = 2_000_000
 _TEMPLATES = Path(__file__).parent
 
 
@@ -28,10 +28,9 @@ def read_card(readme: Path) -> "DatasetCard":
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     try:
-        with readme.open(encoding="utf-8", newline="") as file:
-            text = file.read(_MAX_CARD_CHARACTERS + 1)
-        if len(text) > _MAX_CARD_CHARACTERS:
-            raise DocumentError(f"the card has more than {_MAX_CARD_CHARACTERS} characters")
+        text = read_file(readme, _MAX_CARD_BYTES + 1).decode("utf-8")
+        if len(text) > _MAX_CARD_BYTES:
+            raise DocumentError(f"the card has more than {_MAX_CARD_BYTES} bytes")
         if header := REGEX_YAML_BLOCK.search(text):
             parse_yaml(header[2])  # within our limits; the library has none
         card = DatasetCard.load(readme)
@@ -45,9 +44,8 @@ def read_card(readme: Path) -> "DatasetCard":
 
 def declared_configs(readme: Path) -> dict[str, dict[str, Any]]:
     """What a dataset card says of each config, by its name, in its order; errors as for `read_card`."""
-    with readme.open("rb") as file:
-        if file.read(64).lstrip(b"\xef\xbb\xbf \r\n")[:3] != b"---":
-            return {}  # no YAML header, of which the Hub's client would warn
+    if read_file(readme, 64).lstrip(b"\xef\xbb\xbf \r\n")[:3] != b"---":
+        return {}  # no YAML header, of which the Hub's client would warn
     return {config["config_name"]: config for config in read_card(readme).data.get("configs") or []}
 
 

@@ -110,16 +110,17 @@ def clean_token(token: str | bool | None) -> str | bool | None:
     """An access token without the blanks that come with copying; None for an empty one.
 
     ValueError, which does not show it, if it has characters that no token has: they would fail in a header,
-    in an error that does.
+    in an error that does. Where none is given, the one that the Hub's client takes is looked at.
     """
-    if not isinstance(token, str):
-        return token
-    token = token.strip()
-    if len(token) >= 6:
-        _SEEN.add(token)
-    if not re.fullmatch(r"[!-~]*", token):
-        raise ValueError("the access token (--token) holds a blank or another character that no token has")
-    return token or None
+    from huggingface_hub import get_token
+
+    used = (token if isinstance(token, str) else get_token() or "").strip()
+    if len(used) >= 6:
+        _SEEN.add(used)
+    if not re.fullmatch(r"[!-~]*", used):
+        source = "--token" if isinstance(token, str) else "HF_TOKEN, or that of `hf auth login`"
+        raise ValueError(f"the access token ({source}) holds a blank or another character that no token has")
+    return used or None if isinstance(token, str) else token
 
 
 def hide_tokens(text: str) -> str:

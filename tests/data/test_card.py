@@ -135,6 +135,12 @@ def test_config_that_was_removed_by_hand(written):
     assert "## OfflineBallCircle-v0" not in readme.read_text()
 
 
+def test_a_card_that_the_disk_does_not_give_back_is_named(tmp_path):
+    (tmp_path / "README.md").symlink_to("/proc/self/mem")  # opens, and cannot be read
+    with pytest.raises(DatasetError, match=r"README\.md: .*Input/output error"):
+        read_card(tmp_path / "README.md")
+
+
 def test_unreadable_card_stops_before_anything_changes(written):
     (written / "README.md").write_text("---\nconfigs: [\n---\n")
     before = tree(written)

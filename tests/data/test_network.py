@@ -176,3 +176,13 @@ def test_what_cannot_be_a_token_is_not_shown(token):
     with pytest.raises(ValueError, match="holds a blank or another character") as caught:
         clean_token(token)
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_token_of_the_environment_is_looked_at_too(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_SÉCRET")
+    with pytest.raises(ValueError, match=r"access token \(HF_TOKEN.*another character") as caught:
+        clean_token(None)
+    assert "CRET" not in str(caught.value)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
+    assert clean_token(None) is None
+    assert "environment" not in hide_tokens("refused: hf_of_the_environment")
