@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -46,7 +47,14 @@ def repeated(observation: Tensor, like: Tensor) -> Tensor:
     return observation if like.dim() == 2 else observation.unsqueeze(1).expand(-1, like.shape[1], -1)
 
 
-class DeterministicActor(ModelMixin, ConfigMixin):
+class _Actor(ModelMixin, ConfigMixin):
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in diffusers, but from safetensors only: it would fall back to a pickle."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
+
+class DeterministicActor(_Actor):
     """BC's policy: an MLP that maps an observation to one action, squashed by tanh.
 
     Args:
@@ -75,7 +83,7 @@ class DeterministicActor(ModelMixin, ConfigMixin):
         return self(observation)
 
 
-class GaussianActor(ModelMixin, ConfigMixin):
+class GaussianActor(_Actor):
     """A Gaussian squashed by tanh: an MLP gives mean and log standard deviation before the tanh.
 
     Args:
@@ -212,7 +220,7 @@ class PerturbationModel(nn.Module):
         return (action + shift).clamp(-1.0, 1.0)
 
 
-class BatchConstrainedActor(ModelMixin, ConfigMixin):
+class BatchConstrainedActor(_Actor):
     """BCQ-Lag's policy: draws candidates from an action VAE, perturbs them, and acts with the best one.
 
     Args:
@@ -311,7 +319,7 @@ class BatchConstrainedActor(ModelMixin, ConfigMixin):
         return self(observation, randn_tensor(shape, generator, device, torch.float32))
 
 
-class DiffusionActor(ModelMixin, ConfigMixin):
+class DiffusionActor(_Actor):
     """Diffusion-QL's policy: denoises candidates, and draws one by a softmax over its Q^r (the lower twin).
 
     Args:

@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -88,6 +89,11 @@ class TwinCritic(ModelMixin, ConfigMixin):
         for width_in, width_out in itertools.pairwise(widths):
             layers += [BatchedLinear(2, width_in, width_out), get_activation(activation)]
         self.net = nn.Sequential(*layers, BatchedLinear(2, widths[-1], num_heads))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "TwinCritic":
+        """As in diffusers, but from safetensors only: it would fall back to a pickle."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
 
     def forward(
         self,

@@ -120,6 +120,11 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         if not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"action_low must lie below action_high and both be finite: {lows}, {highs}.")
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "MLPNoiseModel":
+        """As in diffusers, but from safetensors only: it would fall back to a pickle."""
+        return super().from_pretrained(*args, **{**kwargs, "use_safetensors": True})
+
     def forward(
         self,
         noisy_action: Tensor,

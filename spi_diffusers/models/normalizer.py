@@ -44,7 +44,9 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "ObservationNormalizer":
         """As in diffusers, but `torch_dtype` does not change the statistics."""
-        return super().from_pretrained(*args, **{**kwargs, "torch_dtype": None, "dtype": None})
+        return super().from_pretrained(
+            *args, **{**kwargs, "torch_dtype": None, "dtype": None, "use_safetensors": True}
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ObservationNormalizer":
         # `to`, `half` and their like all come here; only their change of device is taken.

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from spi_diffusers.models import TwinCritic
+from spi_diffusers.models import (
+    CostCalibration,
+    GaussianActor,
+    MLPNoiseModel,
+    ObservationNormalizer,
+    TwinCritic,
+)
 
 
 def make_critic(seed=0, **options):
@@ -96,3 +102,22 @@ def test_save_and_load(tmp_path):
     loaded = TwinCritic.from_pretrained(str(tmp_path))
     arguments = (torch.randn(4, 3), torch.randn(4, 2), torch.rand(4))
     assert torch.equal(loaded(*arguments).values, critic(*arguments).values)
+
+
+@pytest.mark.parametrize(
+    "component",
+    [
+        TwinCritic(3, 2, hidden_dims=[4]),
+        MLPNoiseModel(3, 2, hidden_dims=[4]),
+        GaussianActor(3, 2, hidden_dims=[4]),
+        ObservationNormalizer(3),
+        CostCalibration(2),
+    ],
+    ids=lambda component: type(component).__name__,
+)
+def test_no_component_is_loaded_from_a_pickle(component, tmp_path, monkeypatch):
+    component.save_pretrained(tmp_path, safe_serialization=False)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    for options in ({}, {"use_safetensors": False}):
+        with pytest.raises(OSError, match="safetensors"):
+            type(component).from_pretrained(tmp_path, **options)
