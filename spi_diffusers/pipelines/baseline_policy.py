@@ -18,6 +18,7 @@ from spi_diffusers.pipelines.checks import (
     check_same,
     check_text,
     make_settings_plain,
+    without_autocast,
 )
 from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, DiffusersMethods, SPIPolicyPipeline
@@ -104,6 +105,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             raise ValueError(f"action_low must lie below action_high, got {low} and {high}.")
 
     @torch.no_grad()
+    @without_autocast
     def __call__(
         self,
         observation: Tensor | np.ndarray | Sequence[float],

@@ -3,12 +3,13 @@
 Saving puts this file into `pipeline.py` with `spi_policy.py`, so it needs only torch and NumPy.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,20 @@ def as_number(
     return number
 
 
+def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a pipeline's call: inside the caller's `torch.autocast`, too, it acts as it always does."""
+
+    @functools.wraps(call)
+    def own(self: Any, *args: Any, **kwargs: Any) -> Any:
+        device = self.normalizer.mean.device.type
+        if not torch.is_autocast_enabled(device):
+            return call(self, *args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return call(self, *args, **kwargs)
+
+    return own
+
+
 def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
     """Numbers of any library as float32.
 
@@ -100,6 +115,8 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         if value.layout != torch.strided or value.is_quantized or value.is_complex() or no_bool:
             kind = f"{value.dtype}, {value.layout}"
             raise ValueError(f"{name} must be a number or a dense array of numbers, got a tensor of {kind}.")
+        if value.is_meta or value.is_nested:
+            raise ValueError(f"{name} must be a tensor with one block of numbers in memory.")
         return value.detach().to(torch.float32)
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
         raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")

@@ -1,9 +1,11 @@
 """Loading of policies from a folder or the Hub, with the record of their training."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -230,7 +232,8 @@ class CheckedLoading(_Base):
         options = {key: kwargs.pop(key) for key in _HUB_OPTIONS if key in kwargs}
         folder = str(resolve_policy(pretrained_model_name_or_path, trust_remote_code=trust, **options))
         check_policy_folder(folder, cls, trust_remote_code=trust)
-        pipeline = super().from_pretrained(folder, **kwargs)
+        with _no_bar():  # five files of a megabyte; and a bar that cannot be shown would end the loading
+            pipeline = super().from_pretrained(folder, **kwargs)
         config, info = Path(folder) / CONFIG_FILE, Path(folder) / INFO_FILE
         if is_own_file(config) and is_own_file(info):
             pipeline.training_record = {"config": read_json(config), "info": read_json(info)}
@@ -311,3 +314,14 @@ class CheckedLoading(_Base):
         if isinstance(loaded, tuple):  # further results were asked for
             return (with_installed_modules(loaded[0]), *loaded[1:])
         return with_installed_modules(loaded)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    was_enabled = diffusers_logging.is_progress_bar_enabled()
+    diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            diffusers_logging.enable_progress_bar()

@@ -30,6 +30,7 @@ from spi_diffusers.pipelines.checks import (
     make_settings_plain,
     per_observation,
     shown,
+    without_autocast,
 )
 
 FORMAT_VERSION = 1
@@ -281,6 +282,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         )
 
     @torch.no_grad()
+    @without_autocast
     def __call__(
         self,
         observation: Tensor | np.ndarray | Sequence[float],

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from pipeline_factory import make_pipeline, seeded
+from pipeline_factory import make_normalizer, make_pipeline, seeded
 
 from spi_diffusers import BaselinePolicyPipeline, SPIPolicyPipeline, train
 from spi_diffusers.evaluation.summary import shown
+from spi_diffusers.models import GaussianActor
 
 
 @contextlib.contextmanager
@@ -77,6 +78,18 @@ def test_the_same_actions_are_taken(saved, state):
         same(act(DiffusionPipeline.from_pretrained(str(saved), trust_remote_code=True)), expected)
         same(act(make_pipeline()), expected)
         same(act(swapped), expected_by_steps)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_callers_autocast_does_not_reach_the_policy(saved, dtype):
+    policy = SPIPolicyPipeline.from_pretrained(saved)
+    baseline = BaselinePolicyPipeline(GaussianActor(3, 2, hidden_dims=[4]), make_normalizer())
+    observation = np.linspace(0.1, 1.0, 6).reshape(2, 3)
+    expected = act(policy), baseline(observation, generator=seeded())
+    with torch.autocast("cpu", dtype):
+        assert not torch.equal(torch.ones(2, 2) @ torch.full((2, 2), 0.1), torch.full((2, 2), 0.2))
+        same(act(policy), expected[0])
+        same(baseline(observation, generator=seeded()), expected[1])
 
 
 def test_a_type_that_is_asked_for_is_taken(saved):

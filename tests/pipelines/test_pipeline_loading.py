@@ -1,6 +1,9 @@
 """Where a policy is found, and its training record, which is saved beside the weights."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
 from pipeline_factory import make_normalizer, make_pipeline
@@ -145,3 +148,11 @@ def test_a_missing_folder_is_said_at_once_with_the_nearest_name(tmp_path, monkey
         resolve_policy("outputs")
     with pytest.raises(PolicyError, match="outputs: revision=v1 applies to Hub ids only"):
         resolve_policy("outputs", "v1")
+
+
+@pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full"])
+def test_a_closed_terminal_does_not_end_loading_from_python(tmp_path, stream):
+    make_pipeline().save_pretrained(tmp_path)
+    code = f"from spi_diffusers import SPIPolicyPipeline as P; P.from_pretrained({str(tmp_path)!r})"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {stream}"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

@@ -61,6 +61,8 @@ GENERATOR = "generator must be one torch.Generator for the whole batch, or a see
             torch.zeros(3, dtype=torch.complex64),
             "must be a number or a dense array of numbers",
         ),
+        (torch.zeros(3, device="meta"), "must be a tensor with one block of numbers in memory"),
+        (torch.nested.nested_tensor([torch.zeros(3)]), "must be a tensor with one block of numbers"),
         (torch.zeros(3).to_sparse(), "must be a number or a dense array of numbers"),
         (np.ma.masked_array([0.0, 1.0, 2.0], [0, 1, 0]), "has masked numbers: fill them first"),
         ([np.ma.masked_array([0.0, 1.0, 2.0], [0, 1, 0])], "has masked numbers: fill them first"),
