@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Render the card of a policy."""
-    from spi_diffusers.files import written_aside
+    from spi_diffusers.files import local_path, written_aside
     from spi_diffusers.hub.card import policy_card
     from spi_diffusers.hub.policy_files import read_policy_files
 
@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with written_aside(args.output) as aside:
         aside.write_text(card, encoding="utf-8")
-    print(f"Written: {args.output}")
+    print(f"Written: {local_path(args.output)}")
     return 0

@@ -120,12 +120,12 @@ def leaf_types(cls: type, path: str = "") -> dict[str, Any]:
 
 def unknown_field(name: str, known: Iterable[str]) -> ConfigError:
     """The error for a field that does not exist, with the nearest name."""
-    known = list(known)
-    hint = nearest(name, known)
-    if not hint:  # "eta" is for "spi.eta"
-        last = {key.rsplit(".", 1)[-1]: key for key in known}
-        close = difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1)
-        hint = f"; did you mean {last[close[0]]}?" if close else ""
+    known, own = list(known), name.rsplit(".", 1)[-1]
+    last = {key.rsplit(".", 1)[-1]: key for key in known}
+    close = difflib.get_close_matches(own, last, n=1)
+    # "eta" and "algorithm.eta" are for "spi.eta".
+    hint = "" if own in last else nearest(name, known)
+    hint = hint or (f"; did you mean {last[close[0]]}?" if close else "")
     return ConfigError(f"unknown setting {name}{hint}", name)
 
 

@@ -228,6 +228,7 @@ def test_yaml_reads_a_bare_no_as_false_and_we_do_not(tmp_path):
         ("foo: 1", r"unknown setting foo"),
         ("spi: {gama: 0.9}", r"unknown setting spi.gama; did you mean spi.gamma\?"),
         ("eta: 0.9", r"unknown setting eta; did you mean spi.eta\?"),
+        ("algorithm.eta: 0.9", r"unknown setting algorithm.eta; did you mean spi.eta\?"),
         ("updates: {many: 1}", r"unknown setting updates.many; did you mean updates\?"),
         ("spi: 3", r"spi must be a group of settings, got 3"),
         ("spi: {cost_remap: 3}", r"spi.cost_remap must be a group of settings, got 3"),
