@@ -2,6 +2,8 @@
 
 import contextlib
 import decimal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from pipeline_factory import make_normalizer, make_pipeline, seeded
 from spi_diffusers import BaselinePolicyPipeline, SPIPolicyPipeline, train
 from spi_diffusers.evaluation.summary import shown
 from spi_diffusers.models import GaussianActor
+from spi_diffusers.numerics import own_numerics
 
 
 @contextlib.contextmanager
@@ -49,6 +52,19 @@ def same(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("last", [0, 1], ids=["the first ends last", "the second ends last"])
+def test_of_two_jobs_the_last_to_end_puts_the_default_type_back(last):
+    with default_dtype(torch.bfloat16), ThreadPoolExecutor(1) as thread:
+        jobs = [own_numerics(), own_numerics()]
+        calls = [lambda call: call(), lambda call: thread.submit(call).result()]  # each in its own thread
+        for job, run in zip(jobs, calls, strict=True):
+            run(job.__enter__)
+            assert torch.get_default_dtype() == torch.float32
+        for index, expected in ((1 - last, torch.float32), (last, torch.bfloat16)):
+            calls[index](partial(jobs[index].__exit__, None, None, None))
+            assert torch.get_default_dtype() == expected
 
 
 @pytest.fixture(scope="module")
