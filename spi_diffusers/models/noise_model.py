@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.models.activations import get_activation
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
@@ -44,6 +44,19 @@ SCHEDULERS = (
     *("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"),
     *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
 )
+
+
+def _own_copy(scheduler: Any) -> Any:
+    """A scheduler for one call, as `step` counts and solvers remember: threads share the original.
+
+    Its tensors and config are not copied, which would take longer than a denoising step: schedulers put
+    others in their place, but do not change them.
+    """
+    own = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if not isinstance(value, Tensor | FrozenDict):
+            setattr(own, name, copy.deepcopy(value))
+    return own
 
 
 class MLPNoiseModel(ModelMixin, ConfigMixin):
@@ -335,7 +348,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         steps: int,
         generator: torch.Generator | None,
     ) -> Tensor:
-        scheduler = copy.deepcopy(scheduler)  # each call has its own: `step` counts, and solvers remember
+        scheduler = _own_copy(scheduler)
         scheduler.set_timesteps(steps, device=observation.device)
         extra = {}
         if "generator" in inspect.signature(scheduler.step).parameters:

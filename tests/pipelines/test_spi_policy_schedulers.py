@@ -11,6 +11,9 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -30,6 +33,9 @@ SWAPS = {
     ),
     "UniPC": (UniPCMultistepScheduler, {"timestep_spacing": "trailing"}),
     "Euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    "LMS": (LMSDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    "Heun": (HeunDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    "KDPM2": (KDPM2DiscreteScheduler, {"timestep_spacing": "trailing"}),
 }
 
 
@@ -159,8 +165,9 @@ def test_threads_that_share_a_policy_get_the_actions_of_their_seeds(name):
 
     seeds = range(24)
     alone = [act(seed) for seed in seeds]
-    before = dict(vars(pipe.scheduler))
+    before, content = dict(vars(pipe.scheduler)), repr(vars(pipe.scheduler))
     with ThreadPoolExecutor(8) as threads:
         together = list(threads.map(act, seeds))
     assert all(map(torch.equal, together, alone))
     assert all(vars(pipe.scheduler)[key] is value for key, value in before.items()), "it is not changed"
+    assert repr(before) == content, "nor is what it holds"
