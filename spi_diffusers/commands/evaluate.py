@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="folder for results, plots and video (default: evaluation/ in the run)",
+        help="folder for results, plots and video, of one evaluation at a time; results in it stay "
+        "(default: evaluation/ in the run)",
     )
     parser.add_argument("--no-plots", action="store_true", help="do not draw plots")
     parser.add_argument("--no-video", action="store_true", help="do not record an episode")

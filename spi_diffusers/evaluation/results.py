@@ -183,9 +183,10 @@ def merge_results(
 ) -> Results:
     """Put entries into a results file: same key replaces, others are added, the rest stays.
 
-    Evaluations that run side by side may merge into the same file: each waits for its turn. A run that has
-    entries now is no longer listed as diverged; `outdated` tells of a present entry whether it goes. Returns
-    what the file holds now. ResultsFileError: the present file cannot be read (it is left as it is), two new
+    Processes that merge into the same file at once wait for their turn; of `evaluate_to_folder`, which writes
+    more than this file, one at a time works in a folder. A run that has entries now is no longer listed as
+    diverged; `outdated` tells of a present entry whether it goes. Returns what the file holds now.
+    ResultsFileError: the present file cannot be read (it is left as it is), two new
     entries have the same key, or the present ones were simulated by another mujoco.
     """
     new = _sorted_unique(entries, path)
