@@ -11,7 +11,7 @@ from spi_diffusers.data.download import download_dsrl_file
 from spi_diffusers.data.minari import load_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tables import is_table, is_table_folder, load_table, load_table_folder
+from spi_diffusers.data.tables import data_kind, is_table, load_table, load_table_folder
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
@@ -21,7 +21,6 @@ from spi_diffusers.data.tasks import (
     UnknownTaskError,
     get_task,
     resolve_task,
-    source_kind,
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
@@ -80,7 +79,7 @@ def load_transitions(
         >>> dataset = load_transitions("ballcircle")
         >>> dataset.episodes.best_return_within(10.0)
     """
-    kind = source_kind(dataset)
+    kind = data_kind(dataset)
     if kind == "missing" and task is None and re.fullmatch(r"[\w-]+", str(dataset)):
         try:
             kind, dataset, task = "embedded", None, get_task(str(dataset))
@@ -95,9 +94,9 @@ def load_transitions(
         return _load_dsrl(known, revision, clip_actions, is_downloaded=kind == "dsrl")
     if kind == "minari":
         return load_minari(str(dataset), known, clip_actions=clip_actions)
+    if kind == "tables":
+        return load_table_folder(path, task=_only_task(path, known, config), clip_actions=clip_actions)
     if kind == "folder":
-        if is_table_folder(path):
-            return load_table_folder(path, task=_only_task(path, known, config), clip_actions=clip_actions)
         return load_folder(path, config, clip_actions=clip_actions)
     if kind == "file":
         return load_file(path, file_task(path, known), clip_actions=clip_actions)
@@ -145,7 +144,7 @@ def file_task(path: Path, task: Task | None) -> Task | None:
 
 def check_is_there(dataset: str | os.PathLike[str] | None) -> None:
     """Refuse what is not on disk and cannot be the id of a Hub dataset, with a MissingDatasetError."""
-    if source_kind(dataset) == "missing":
+    if data_kind(dataset) == "missing":
         hint = did_you_mean(local_path(str(dataset)))
         raise MissingDatasetError(f"{dataset}: no such file or folder{hint} (give {_FORMS})")
 
@@ -157,7 +156,7 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
     """
     known = get_task(task)
     check_is_there(dataset)
-    if source_kind(dataset) == "folder":
+    if data_kind(dataset) == "folder":
         configs = folder_configs(local_path(dataset))
         if known.name not in configs:
             raise MissingDatasetError(
@@ -172,8 +171,8 @@ def embedded_tasks() -> list[str]:
 
 def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None) -> None:
     """Refuse a revision of data that has none, with a DatasetError."""
-    kind = source_kind(dataset)
-    if revision is not None and kind in ("embedded", "minari", "file", "folder"):
+    kind = data_kind(dataset)
+    if revision is not None and kind in ("embedded", "minari", "file", "folder", "tables"):
         source = "the data in the package" if kind == "embedded" else dataset
         raise DatasetError(f"{source}: is local; revision={revision!r} applies to Hub datasets only")
 

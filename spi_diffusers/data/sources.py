@@ -35,11 +35,11 @@ from spi_diffusers.data.parquet import (
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tables import (
     LEROBOT_INFO,
+    data_kind,
     folder_tables,
     is_csv,
     is_lerobot,
     is_table,
-    is_table_folder,
     load_table_folder,
 )
 from spi_diffusers.data.tasks import (
@@ -49,7 +49,6 @@ from spi_diffusers.data.tasks import (
     TASKS,
     Task,
     get_task,
-    source_kind,
     task_of_file,
 )
 from spi_diffusers.data.transitions import TransitionDataset
@@ -90,16 +89,20 @@ class Request:
 
 def find_parts(source: str | os.PathLike[str], request: Request) -> list[Part]:
     """Find out what a source is, and what is to be converted of it: one part per config."""
-    kind, path = source_kind(source), local_path(source)
+    kind, path = data_kind(source), local_path(source)
     check_revision(source, request.revision)
-    tables = [path] if kind == "file" else folder_tables(path) if kind == "folder" else []
+    tables = [path] if kind == "file" else folder_tables(path) if kind == "tables" else []
     if request.csv != CsvFormat() and not any(is_csv(table) for table in tables):
         raise DatasetError(f"{source}: --delimiter, --decimal and --encoding (csv=) are for CSV files only")
     if kind == "minari":
         return [_minari_part(str(source), request)]
     if kind == "file":
         return [_file_part(path, request)]
-    if kind == "folder" or path.is_dir():
+    if kind == "tables":
+        name = path.resolve().name
+        label = f"LeRobot dataset {name}" if is_lerobot(path) else name
+        return [_tables_part(path, name, label, request)]
+    if kind == "folder":
         return _folder_parts(path, request)
     if kind == "embedded":
         return _folder_parts(EMBEDDED_FOLDER, request)
@@ -131,10 +134,6 @@ def _file_part(path: Path, request: Request) -> Part:
 
 
 def _folder_parts(path: Path, request: Request) -> list[Part]:
-    if is_table_folder(path):
-        name = path.resolve().name
-        source = f"LeRobot dataset {name}" if is_lerobot(path) else name
-        return [_tables_part(path, name, source, request)]
     if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]

@@ -14,8 +14,8 @@ from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient, say
 from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
-from spi_diffusers.data.tables import is_table_folder
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task, source_kind
+from spi_diffusers.data.tables import data_kind
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
 from spi_diffusers.files import local_path
 
@@ -170,13 +170,13 @@ def exceeds_memory(
 def _open_rows(
     dataset: str | os.PathLike[str] | None, config: str | None, revision: str | None
 ) -> ParquetRows:
-    kind, text = source_kind(dataset), str(dataset)
+    kind, text = data_kind(dataset), str(dataset)
     check_revision(dataset, revision)
     if kind == "embedded":
         rows = folder_rows(EMBEDDED_FOLDER, config)
         rows.source = f"embedded:{rows.config}"
         return rows
-    if kind == "folder" and not is_table_folder(local_path(text)):
+    if kind == "folder":
         return folder_rows(local_path(text), config)
     if kind != "hub":
         raise DatasetError(

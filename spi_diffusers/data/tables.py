@@ -1,5 +1,6 @@
 """Logged transitions in CSV and parquet tables: one, a folder with one file per episode, or LeRobot's."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from spi_diffusers.data.delimited import CsvFormat, read_csv
 from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.parquet_files import are_shards, parquet_part
 from spi_diffusers.data.roles import ColumnNames, natural_order
-from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task
+from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task, source_kind
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import CARD_FILE
+from spi_diffusers.files import CARD_FILE, local_path
 
 #: What makes a folder a LeRobot dataset, of version 2 or 3.
 LEROBOT_INFO = "meta/info.json"
@@ -77,14 +78,21 @@ def is_lerobot(folder: Path) -> bool:
     return (folder / LEROBOT_INFO).is_file()
 
 
-def is_table_folder(folder: Path) -> bool:
-    """Whether a folder holds tables, and is none in the parquet layout, nor one of DSRL's files."""
+def data_kind(dataset: str | os.PathLike[str] | None) -> str:
+    """What a dataset's name stands for: as `source_kind`, but `tables` for a folder of them, also LeRobot's.
+
+    A folder whose card declares configs, or with one of DSRL's files, stays a `folder`.
+    """
+    kind = source_kind(dataset)
+    if kind != "folder":
+        return kind
+    folder = local_path(str(dataset))
     if is_lerobot(folder):
-        return True
+        return "tables"
     readme = folder / CARD_FILE
-    if any(file.suffix.lower() in DSRL_SUFFIXES for file in folder.iterdir()):
-        return False
-    return bool(folder_tables(folder)) and not (readme.is_file() and declared_configs(readme))
+    if any(file.suffix.lower() in DSRL_SUFFIXES for file in folder.iterdir()) or not folder_tables(folder):
+        return "folder"
+    return "folder" if readme.is_file() and declared_configs(readme) else "tables"
 
 
 def is_table(path: Path) -> bool:

@@ -17,6 +17,7 @@ from spi_diffusers.data.loading import (
     load_transitions,
 )
 from spi_diffusers.data.streaming import exceeds_memory, open_stream
+from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import UnknownTaskError, get_task, source_kind
 from spi_diffusers.data.writing import write_parquet_dataset
 
@@ -221,6 +222,28 @@ def test_a_source_that_is_not_there_is_refused_before_anything_is_read(tmp_path)
         check_source(EMBEDDED_FOLDER, "carrun")
     with pytest.raises(DatasetError, match="is not a dataset folder"):
         check_source(tmp_path, "carrun")
+    (tmp_path / "run.csv").write_text("a,b\n")
+    check_source(tmp_path, "carrun")  # tables have no configs
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["a.csv", "b.parquet"], "tables"),
+        (["meta/info.json", "data/chunk-000/file-000.parquet", "README.md"], "tables"),
+        (["meta/info.json", "x.npz"], "tables"),
+        (["a.csv", "x.npz"], "folder"),
+        (["a.parquet", "README.md"], "folder"),
+        (["notes.txt", ".a.csv"], "folder"),
+        (["data/metadata.json", "a.csv"], "minari"),
+    ],
+    ids=str,
+)
+def test_what_a_folder_is(tmp_path, files, kind):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("---\nconfigs:\n- config_name: a\n---\n" if name == "README.md" else "")
+    assert data_kind(tmp_path) == kind
 
 
 def test_a_config_of_no_task_by_its_name_in_memory_and_streamed(tmp_path):
