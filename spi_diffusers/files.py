@@ -309,20 +309,41 @@ def replace_folder(aside: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_aside(target: Path) -> Iterator[Path]:
-    """Give a new folder to fill, which takes the place of `target`, whatever is there, once that is done.
+def folder_aside(target: Path, *, replace: bool) -> Iterator[Path]:
+    """Give a new folder to fill, which takes the place of `target` once that is done.
 
     If anything fails on the way, the new folder is removed, and what was at `target` before is untouched.
     Missing parents are made.
+
+    Args:
+        target: Where it goes.
+        replace: Replace whatever is there then; else it must be nothing, or an empty folder.
+
+    Yields:
+        The folder to fill, in the same one.
+
+    Raises:
+        OSError: It cannot be written, or there is something that must not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = name_aside(target)
     aside.mkdir()
     try:
         yield aside
-        replace_folder(aside, target)
+        if replace:
+            replace_folder(aside, target)
+        else:
+            aside.replace(target)
+            sync_folder(target.parent)
+            remove_leftovers(target.parent, of=target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """FileExistsError if there is a file of this name, or a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists and is not empty; name a new folder")
 
 
 def remove_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from spi_diffusers.data.tasks import source_kind
 from spi_diffusers.evaluation.results import Results, merge_results, read_results
 from spi_diffusers.files import (
     find_local_policy,
+    folder_aside,
     local_path,
     name_aside,
     nearest,
@@ -80,6 +81,31 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(tmp
     assert sum(name.startswith(".config.") for name in os.listdir(tmp_path)) == 2
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(["config.json", living.name, ".config.123.json"])
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_appears_complete_or_leaves_what_was_there(tmp_path, replace):
+    target = tmp_path / "a" / "set"
+    with folder_aside(target, replace=replace) as aside:
+        (aside / "old").touch()
+        assert not target.exists()
+
+    def fill(fails=False):
+        with folder_aside(target, replace=replace) as aside:
+            (aside / "new").touch()
+            if fails:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(fails=True)
+    assert os.listdir(target) == ["old"]
+    if replace:
+        fill()
+    else:
+        with pytest.raises(OSError, match="not empty"):
+            fill()
+    assert os.listdir(target) == ["new" if replace else "old"]
+    assert os.listdir(target.parent) == ["set"]
 
 
 @pytest.mark.parametrize("number", [os.getpid(), 2**22 + 1], ids=["our number", "no number of ours"])

@@ -40,10 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from spi_diffusers.data.tasks import resolve_task
 
     resolve_task(args.task, args.dataset)  # before the heavy imports: a typing error shows at once
-    from spi_diffusers.data.lerobot import check_new_folder, write_lerobot_dataset
+    from spi_diffusers.data.lerobot import write_lerobot_dataset
     from spi_diffusers.data.loading import load_transitions
+    from spi_diffusers.data.writing import check_destination
+    from spi_diffusers.files import check_new_folder, local_path
 
-    check_new_folder(args.folder)
+    check_destination(args.folder)
+    check_new_folder(local_path(args.folder))
     dataset = load_transitions(
         args.dataset, args.task, revision=args.revision, clip_actions=args.clip_actions
     )

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         return _publish(args)
 
-    from spi_diffusers.hub.publish import check_new_folder
+    from spi_diffusers.files import check_new_folder
     from spi_diffusers.locks import held
 
     with held(args.output, "publication", beside=True):

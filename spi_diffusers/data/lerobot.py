@@ -5,7 +5,6 @@
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.card import size_category
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, to_arrow
-from spi_diffusers.files import local_path, name_aside, remove_leftovers, to_json
+from spi_diffusers.files import check_new_folder, folder_aside, local_path, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,26 +80,15 @@ def write_lerobot_dataset(
         FileExistsError: the folder holds something.
         OSError: the disk is full, or the place cannot be written to.
     """
-    target = check_new_folder(folder).resolve()
-    aside = name_aside(target)
-    try:
-        aside.mkdir(parents=True)
-        _write(dataset, aside, target.name, license)
-        aside.replace(target)
-        remove_leftovers(target.parent, of=target)
-    except OSError as error:
-        raise OSError(error.errno, f"the dataset cannot be written ({error})", str(folder)) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return local_path(folder)
-
-
-def check_new_folder(folder: str | os.PathLike[str]) -> Path:
-    """Refuse a folder that holds something, before there is anything to write; see `check_destination`."""
     check_destination(folder)
     path = local_path(folder)
-    if path.exists() and any(path.iterdir()):
-        raise FileExistsError(f"{folder}: holds something already; name a new folder")
+    check_new_folder(path)
+    target = path.resolve()
+    try:
+        with folder_aside(target, replace=False) as aside:
+            _write(dataset, aside, target.name, license)
+    except OSError as error:
+        raise OSError(error.errno, f"the dataset cannot be written ({error})", str(folder)) from error
     return path
 
 

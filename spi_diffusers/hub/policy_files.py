@@ -71,7 +71,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     demo write them. FileNotFoundError: no policy or no evaluation there; ValueError: a file cannot be read,
     or the results are about other weights.
     """
-    from spi_diffusers.pipelines.policy_folder import check_policy_folder, is_own_file
+    from spi_diffusers.pipelines.policy_folder import check_policy_folder
     from spi_diffusers.pipelines.saving import with_code
 
     policy = find_policy_folder(folder)
@@ -80,7 +80,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     check_policy_folder(str(policy))
     index, _ = with_code(read_json(policy / INDEX_FILE))
     info, config = (
-        _without_local_paths(read_json(path)) if is_own_file(path) else {}
+        _without_local_paths(read_json(path)) if path.is_file() else {}
         for path in (policy / INFO_FILE, policy / CONFIG_FILE)
     )
     if info:

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import re
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,9 @@ from spi_diffusers.files import (
     REPLAY_FILE,
     RESULTS_FILE,
     WEIGHTS_FILE,
-    PolicyError,
-    name_aside,
+    check_new_folder,
+    folder_aside,
     read_json,
-    remove_leftovers,
     sha256_of,
     to_json,
 )
@@ -123,30 +121,19 @@ def publish_pipeline(
 
 
 def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
-    """Write what would be published to a new local folder, complete or not at all; PolicyError if it is not
-    empty.
+    """Write what would be published to a new local folder, complete or not at all; FileExistsError if it is
+    not empty.
     """
     check_new_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = name_aside(folder)
     try:
-        for path, data in assemble(files, repo_id).items():
-            target = aside / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
-        aside.replace(folder)
-        remove_leftovers(folder.parent, of=folder)
+        with folder_aside(folder, replace=False) as aside:
+            for path, data in assemble(files, repo_id).items():
+                target = aside / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data if isinstance(data, bytes) else data.read_bytes())
     except OSError as error:
         raise OSError(error.errno, f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
-
-
-def check_new_folder(folder: Path) -> None:
-    """PolicyError if there is a file of this name, or a folder that is not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PolicyError(f"{folder}: exists and is not empty; name a new folder")
 
 
 def _config(path: Path) -> Path | bytes:

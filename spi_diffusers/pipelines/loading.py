@@ -27,7 +27,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.pipelines.checks import CHECKSUMS, as_plain, damaged_files, make_settings_plain, shown
 from spi_diffusers.pipelines.component_configs import read_config
-from spi_diffusers.pipelines.policy_folder import check_policy_folder, is_own_file, with_installed_modules
+from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
 from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class CheckedLoading(_Base):
         with _no_bar():  # five files of a megabyte; and a bar that cannot be shown would end the loading
             pipeline = super().from_pretrained(folder, **kwargs)
         config, info = Path(folder) / CONFIG_FILE, Path(folder) / INFO_FILE
-        if is_own_file(config) and is_own_file(info):
+        if config.is_file() and info.is_file():
             pipeline.training_record = {"config": read_json(config), "info": read_json(info)}
         return pipeline
 
@@ -286,18 +286,19 @@ class CheckedLoading(_Base):
             record = None
         type(self)(**self.components, **self.parameters)  # what cannot be made again cannot be loaded
         make_settings_plain(self, *self.components.values())
-        with moved_when_complete(folder) as aside:
-            super().save_pretrained(aside)
-            if record is not None:
-                write_durably(aside / CONFIG_FILE, to_json(record["config"]))
-                write_durably(aside / INFO_FILE, to_json(record["info"]))
-            complete_folder(aside)
-            check_policy_folder(str(aside), type(self))
-        if record is None and (folder / INFO_FILE).exists():  # of the policy that was here before
-            (folder / INFO_FILE).unlink()
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        with moved_when_complete(folder, has_record=record is not None) as aside:
+            self._write(aside, record)
         if push_to_hub:
             self.push_to_hub(str(repo_id), **kwargs)
+
+    def _write(self, folder: Path, record: dict[str, dict[str, Any]] | None) -> None:
+        """Fill a new folder; ValueError if it could not be loaded."""
+        super().save_pretrained(folder)
+        if record is not None:
+            write_durably(folder / CONFIG_FILE, to_json(record["config"]))
+            write_durably(folder / INFO_FILE, to_json(record["info"]))
+        complete_folder(folder)
+        check_policy_folder(str(folder), type(self))
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Self:

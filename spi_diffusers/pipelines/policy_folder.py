@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,15 +55,6 @@ def with_installed_modules(index: dict[str, Any]) -> dict[str, Any]:
             entry = [INSTALLED_MODULES.get(entry[1], entry[0]), entry[1]]
         changed[name] = entry
     return changed
-
-
-def is_own_file(path: Path) -> bool:
-    """Whether a file is there and, by the index beside it, part of the policy.
-
-    A save that was killed may have left the record of the policy that was here before.
-    """
-    sums = read_config(path.with_name(INDEX_FILE)).get(CHECKSUMS)
-    return path.is_file() and (sums is None or path.name in sums)
 
 
 def check_policy_folder(

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.files import (
+    CONFIG_FILE,
     INDEX_FILE,
+    INFO_FILE,
     WEIGHTS_FILE,
     folder_aside,
     name_aside,
@@ -97,12 +99,12 @@ def seal_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def moved_when_complete(folder: Path) -> Iterator[Path]:
+def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
     """A new folder to write, which replaces `folder` if all goes well.
 
     Where `folder` holds other files than a policy's, or cannot be moved, these stay: the files replace those
-    of the same names, one by one. The index comes last, so that a policy of which a part was replaced is seen
-    to be damaged.
+    of the same names, one by one, and a training record that is not replaced goes. The index comes last, so
+    that a policy of which a part was replaced is seen to be damaged.
 
     Raises:
         NotADirectoryError: `folder` is a file.
@@ -111,7 +113,7 @@ def moved_when_complete(folder: Path) -> Iterator[Path]:
         raise NotADirectoryError(f"{folder} is a file; a policy is saved to a folder.")
     remove_leftovers(folder)
     if not folder.exists() or _is_replaceable(folder):
-        with folder_aside(folder) as aside:
+        with folder_aside(folder, replace=True) as aside:
             yield aside
             if folder.exists():
                 shutil.copymode(folder, aside)
@@ -120,11 +122,19 @@ def moved_when_complete(folder: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
+        is_stale = not has_record and (folder / INFO_FILE).exists()
         paths = [path for path in aside.rglob("*") if path.is_file()]
         for path in sorted(paths, key=lambda path: path.name == INDEX_FILE):
+            if path.name == INDEX_FILE and is_stale:
+                (folder / INFO_FILE).write_bytes(
+                    b""
+                )  # to the old index, which may be all that differs, damage
+                (folder / CONFIG_FILE).unlink(missing_ok=True)
             target = folder / path.relative_to(aside)
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
+        if is_stale:
+            (folder / INFO_FILE).unlink()
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

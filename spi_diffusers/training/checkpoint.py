@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,9 @@ from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Inputs
 from spi_diffusers.files import (
-    name_aside,
+    folder_aside,
     read_json,
     remove_folder,
-    replace_folder,
     sync_folder,
     to_json,
     write_durably,
@@ -96,7 +94,6 @@ class CheckpointStore:
                 nothing is left behind.
         """
         target = self.path(step)
-        aside = name_aside(target)
         try:
             # Parameters may be views into one shared buffer; safetensors wants tensors of their own.
             payload = save_tensors(
@@ -104,14 +101,11 @@ class CheckpointStore:
             )
             files = {TENSORS_FILE: {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}}
             content = {"format_version": FORMAT_VERSION, "step": step, **state, "files": files}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            aside.mkdir()
-            write_durably(aside / TENSORS_FILE, payload)
-            write_durably(aside / STATE_FILE, to_json({**content, "sha256": _digest(content)}))
-            sync_folder(aside)
-            replace_folder(aside, target)
+            with folder_aside(target, replace=True) as aside:
+                write_durably(aside / TENSORS_FILE, payload)
+                write_durably(aside / STATE_FILE, to_json({**content, "sha256": _digest(content)}))
+                sync_folder(aside)
         except OSError as error:
-            shutil.rmtree(aside, ignore_errors=True)
             older = self.steps()
             intact = (
                 f"The checkpoint of step {older[-1]} is intact: free some space and go on with --resume."

@@ -1,6 +1,5 @@
 """From a trainer to a policy folder: the pipeline is made, calibrated and saved."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import torch
 
 from spi_diffusers import pipelines
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CONFIG_FILE, INFO_FILE, name_aside, read_json, replace_folder
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
 from spi_diffusers.training.build import longest_episode
@@ -122,13 +121,10 @@ def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = Fals
             record["info"]["calibration"] = report
         pipeline.training_record = record  # the calibration belongs to what was trained
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = name_aside(folder)
     try:
-        pipeline.save_pretrained(str(aside), safe_serialization=True)
-        replace_folder(aside, folder)
+        with folder_aside(folder, replace=True) as aside:
+            pipeline._write(aside, pipeline.training_record)
     except Exception as error:  # safetensors reports a full disk as an error of its own kind
-        shutil.rmtree(aside, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error)
         number = getattr(error, "errno", None)
         message = f"{folder}: the policy cannot be saved: {reason}."

@@ -148,7 +148,7 @@ def test_export_and_back(tmp_path, capsys):
     assert main(["data", "convert", target, str(tmp_path / "again")]) == 0
     assert load_transitions(tmp_path / "again", "arm").sha256 == make_dataset().sha256
     assert "license: mit" in (tmp_path / "again" / "README.md").read_text()
-    assert "holds something already" in fails(capsys, *export[1:])
+    assert "exists and is not empty" in fails(capsys, *export[1:])
 
 
 def test_errors_are_one_line(tmp_path, capsys):

@@ -160,7 +160,7 @@ def test_a_folder_that_holds_something_stays_as_it_is(tmp_path):
     (tmp_path / "arm").mkdir()
     write_lerobot_dataset(make_dataset(), tmp_path / "arm")  # an empty one is new
     before = tree(tmp_path)
-    with pytest.raises(FileExistsError, match="arm: holds something already"):
+    with pytest.raises(FileExistsError, match="arm: exists and is not empty"):
         write_lerobot_dataset(make_dataset(), tmp_path / "arm")
     assert tree(tmp_path) == before
 

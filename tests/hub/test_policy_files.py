@@ -111,7 +111,7 @@ def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
 
 def test_a_copy_is_never_written_over_something(made, tmp_path):
     (tmp_path / "notes").write_text("mine")
-    with pytest.raises(ValueError, match="exists and is not empty"):
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
         copy_folder(read_policy_files(made), "org/x", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 

@@ -120,12 +120,13 @@ def train_with_file_size_limit_job(overrides: dict, limit: int, report: str) -> 
 
 def _die_at(moment: str) -> None:
     """Kill this process, as from outside, at a moment of the second checkpoint's life."""
+    from spi_diffusers import files
     from spi_diffusers.training import checkpoint
 
     def die(*_args):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    write, replace, remove = checkpoint.write_durably, checkpoint.replace_folder, checkpoint.remove_folder
+    write, replace, remove = checkpoint.write_durably, files.replace_folder, checkpoint.remove_folder
     seen = {"write": 0, "replace": 0}
 
     def write_durably(path, content):
@@ -154,7 +155,7 @@ def _die_at(moment: str) -> None:
         remove(folder)
 
     checkpoint.write_durably = write_durably
-    checkpoint.replace_folder = replace_folder
+    files.replace_folder = replace_folder
     checkpoint.remove_folder = remove_folder
 
 
