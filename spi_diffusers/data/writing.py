@@ -13,7 +13,8 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import local_path, name_aside, remove_leftovers, sha256_of
+from spi_diffusers.files import local_path, sha256_of
+from spi_diffusers.leftovers import name_aside, remove_leftovers
 from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:

@@ -17,11 +17,10 @@ from spi_diffusers.files import (
     INFO_FILE,
     WEIGHTS_FILE,
     folder_aside,
-    name_aside,
-    remove_leftovers,
     sha256_of,
     to_json,
 )
+from spi_diffusers.leftovers import name_aside, remove_leftovers
 from spi_diffusers.pipelines.checks import CHECKSUMS, index_sha256
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
@@ -126,9 +125,7 @@ def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
         paths = [path for path in aside.rglob("*") if path.is_file()]
         for path in sorted(paths, key=lambda path: path.name == INDEX_FILE):
             if path.name == INDEX_FILE and is_stale:
-                (folder / INFO_FILE).write_bytes(
-                    b""
-                )  # to the old index, which may be all that differs, damage
+                (folder / INFO_FILE).write_bytes(b"")  # damage, by the old index
                 (folder / CONFIG_FILE).unlink(missing_ok=True)
             target = folder / path.relative_to(aside)
             target.parent.mkdir(exist_ok=True)

@@ -19,7 +19,8 @@ from accelerate import Accelerator
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE, remove_leftovers
+from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
+from spi_diffusers.leftovers import remove_leftovers
 from spi_diffusers.progress import progress_bar
 from spi_diffusers.training.build import (
     Dataset,

@@ -14,7 +14,7 @@ import torch
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.files import name_aside
+from spi_diffusers.leftovers import name_aside
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointStore
 
 TIMINGS = {"seconds", "updates_per_second"}
