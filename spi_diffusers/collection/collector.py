@@ -15,6 +15,7 @@ from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config
 from spi_diffusers.envs import make_env
 from spi_diffusers.files import read_json, remove_folder, replace_file, to_json
+from spi_diffusers.leftovers import remove_leftovers
 from spi_diffusers.locks import held
 
 #: In the work folder: the record of the collection that it belongs to.
@@ -98,7 +99,8 @@ def clear_work(spec: CollectionSpec) -> None:
     if spec.work.is_dir() and not spec.keep_work and not (spec.work / _KEPT_FILE).exists():
         with held(spec.work, "collection"):
             remove_folder(spec.work)
-        _remove_if_empty(spec.work.parent)
+    remove_leftovers(spec.work.parent, of=spec.work)
+    _remove_if_empty(spec.work.parent)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -23,6 +23,7 @@ from spi_diffusers.collection.episodes import read_shards, round_significant
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.leftovers import name_aside
 from spi_diffusers.locks import FolderInUseError, held
 
 pytest.importorskip("bullet_safety_gym")
@@ -291,6 +292,8 @@ def test_what_a_kill_after_the_writing_leaves_is_removed_and_what_was_kept_stays
     spec = CollectionSpec("ballcircle", folder, CONFIG)
     clear_work(spec)
     (folder / ".collect" / "ballcircle" / "kept").unlink()
+    left = name_aside(spec.work)  # by a kill while it was being removed
+    left.with_name(re.sub(r"-[0-9a-f]{8}-\d+\.", "-00000000-0.", left.name)).mkdir()
     clear_work(spec)
     assert not (folder / ".collect").exists()
     assert (folder / TASK / "stats.json").is_file()
