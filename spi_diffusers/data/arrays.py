@@ -9,6 +9,7 @@ and nothing is read from any file but the one that was named.
 import importlib
 import math
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -61,6 +62,8 @@ def load_npz(
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise DatasetError(f"{path}: has several arrays named {twice[0]!r}")
             wanted = _wanted(path, names, columns)
             headers = {name: _npz_shape(path, archive, name) for name in wanted}
             check_size(str(path), sum(map(_bytes, headers.values())))
@@ -176,7 +179,7 @@ def _hdf5_names(file: Any) -> list[str]:
     def visit(path: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
             groups[f"{path}/"] = item
-        else:
+        elif isinstance(item, h5py.Dataset):
             names.append(path)
 
     file.visititems(visit)
@@ -210,11 +213,13 @@ def own_dataset(path: Path, file: Any, name: str) -> Any:
         elsewhere = item is None or item.file.filename != file.filename or item.external or item.is_virtual
     except Exception as error:
         raise _unreadable(path, name, error) from error
-    if elsewhere:
+    if item is None or elsewhere:
         raise DatasetError(
             f"{path}: column {name!r} keeps its values in another file (an external link, external storage "
             "or a virtual dataset), from which nothing is read; copy them into this file"
         )
+    if item.shape is None:
+        raise DatasetError(f"{path}: column {name!r} is empty (it holds no array)")
     _check_filters(path, item)
     return item
 

@@ -407,3 +407,26 @@ def test_a_file_with_dsrls_name_is_of_its_task(tmp_path):
     write_hdf5(tmp_path / BALL.dataset_file, to_dsrl(make_columns(observation_dim=3)))
     with pytest.raises(DatasetError, match="has 3 dimensions, but OfflineBallCircle-v0 has 8"):
         load_transitions(tmp_path / BALL.dataset_file)
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "twice.npz"
+    np.savez(path, **to_dsrl(make_columns()))
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile says so, too
+        archive.writestr("costs.npy", archive.read("costs.npy"))
+    with pytest.raises(DatasetError, match=r"twice\.npz: has several arrays named 'costs'"):
+        load_npz(path)
+
+
+def test_entries_of_an_hdf5_file_that_are_no_arrays_are_told(tmp_path):
+    for name, value, message in (
+        ("empty", h5py.Empty("f4"), r"empty\.hdf5: column 'costs' is empty"),
+        ("type", np.dtype("f4"), r"type\.hdf5: has no column .* for the cost"),
+    ):
+        path = tmp_path / f"{name}.hdf5"
+        with h5py.File(path, "w") as file:
+            for column, values in to_dsrl(make_columns()).items():
+                file[column] = value if column == "costs" else values
+        with pytest.raises(DatasetError, match=message):
+            load_hdf5(path)
