@@ -10,20 +10,20 @@ from spi_diffusers.benchmark.suites import BenchmarkSpec, Cell
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 
-TINY = """\
-network: {hidden_dims: [16, 16], time_embed_dim: 8}
-bc: {hidden_dims: [16, 16]}
-batch_size: 32
-calibrate: false
-log_every: 5
-checkpoint_every: 10
-"""
+TINY = {
+    "network": {"hidden_dims": [16, 16], "time_embed_dim": 8},
+    "bc": {"hidden_dims": [16, 16]},
+    "batch_size": 32,
+    "calibrate": False,
+    "log_every": 5,
+    "checkpoint_every": 10,
+}
 
 
-def tiny_config(folder: Path, extra: str = "") -> str:
+def tiny_config(folder: Path, **settings: Any) -> str:
     """A settings file that makes every training take a moment."""
     path = folder / "tiny.yaml"
-    path.write_text(TINY + extra)
+    path.write_text(json.dumps(TINY | settings))  # JSON is YAML
     return str(path)
 
 

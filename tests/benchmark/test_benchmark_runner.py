@@ -295,7 +295,7 @@ def test_a_worker_that_dies_is_tried_again_once_then_reported(tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_as_a_terminal_sends_it_lets_the_cell_save_one_checkpoint(tmp_path):
     pytest.importorskip("bullet_safety_gym")
-    config = tiny_config(tmp_path, "checkpoint_every: 100000\n")
+    config = tiny_config(tmp_path, checkpoint_every=100_000)
     words = command(tmp_path / "out", config, "--algorithms", "bc", "--seeds", "0", "--updates", "100000")
     process = start(words)
     cell = tmp_path / "out" / "runs" / "ballcircle" / "bc" / "seed0"
@@ -323,7 +323,7 @@ def test_points_of_a_learning_curve_are_played_again_for_more_episodes():
 @pytest.mark.slow
 def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_path):
     pytest.importorskip("bullet_safety_gym")
-    config = tiny_config(tmp_path, "lr_schedule: constant\n")
+    config = tiny_config(tmp_path, lr_schedule="constant")
     name = DRAWN
 
     def train(updates: int) -> list[EvaluationEntry]:
@@ -345,8 +345,8 @@ def test_points_of_a_learning_curve_are_the_policies_of_shorter_trainings(tmp_pa
 @pytest.mark.usefixtures("in_this_process")
 def test_a_diverged_seed_is_recorded_reported_and_not_tried_again(tmp_path, capsys):
     pytest.importorskip("bullet_safety_gym")
-    settings = "learning_rate: 1.0e+30\nmax_grad_norm: 0\nmixed_precision: 'no'\n"
-    config = tiny_config(tmp_path, settings + "cpq: {hidden_dims: [16, 16], learning_rate: 1.0e+30}\n")
+    settings = {"learning_rate": 1e30, "max_grad_norm": 0, "mixed_precision": "no"}
+    config = tiny_config(tmp_path, **settings, cpq={"hidden_dims": [16, 16], "learning_rate": 1e30})
     output = tmp_path / "out"
     arguments = command(output, config, "--algorithms", "spi-paper", "cpq", "--seeds", "0")
     assert main([*arguments, "--updates", "20"]) == 1

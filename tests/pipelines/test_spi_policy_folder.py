@@ -90,7 +90,7 @@ def test_saving_what_was_loaded_changes_no_file(saved, tmp_path):
             assert (tmp_path / path.relative_to(saved)).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor, np.array], ids=str)
+@pytest.mark.parametrize("number", [np.int64, np.int32, torch.tensor, np.array], ids=lambda one: one.__name__)
 def test_numbers_of_other_libraries_are_kept_as_plain_ones(tmp_path, number):
     sizes = {"observation_dim": number(3), "action_dim": number(2), "hidden_dims": [number(8)]}
     settings = {"max_episode_steps": number(200), "task": "OfflineBallCircle-v0"}
