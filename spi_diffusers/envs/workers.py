@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError as WaitedTooLong
@@ -44,7 +45,7 @@ class WorkersVectorEnv(AsyncVectorEnv):
     def __init__(self, makers: Iterable[Callable[[], gymnasium.Env]]):
         # Forked workers would inherit torch's and the simulator's threads in an undefined state.
         _ending_all(AsyncVectorEnv.__init__)(
-            self, [functools.partial(_make, maker) for maker in makers], context="spawn"
+            self, [functools.partial(_make, maker, os.getpid()) for maker in makers], context="spawn"
         )
 
     reset_async = _ending_all(AsyncVectorEnv.reset_async)
@@ -91,6 +92,7 @@ def _how(exit_code: int) -> str:
     return f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
 
 
-def _make(maker: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
+def _make(maker: Callable[[], gymnasium.Env], parent: int) -> gymnasium.Env:
+    if os.getpid() != parent:  # gymnasium makes one in the parent, too, to see its spaces
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     return maker()
