@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: Deeper than anything of ours, and far from where Python's own recursion ends.
 MAX_DEPTH = 100
+#: Of a results file of a whole benchmark; what is read into memory takes up to twenty times as much.
+MAX_JSON_BYTES = 30_000_000
 #: Configurations and the headers of cards are smaller; YAML of a megabyte takes seconds to read.
 MAX_YAML_BYTES = 200_000
 
@@ -19,17 +21,18 @@ class DocumentError(ValueError):
     """A text cannot be read; the message is one line, and names the line of the text where that is known."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """What a JSON text says.
 
     Args:
         text: The text, in UTF-8 if it is bytes; a byte order mark is skipped.
+        max_bytes: Its largest size.
 
     Raises:
-        DocumentError: It is no JSON, is nested too deeply, or has a key twice in an object.
+        DocumentError: It is no JSON, too long, is nested too deeply, or has a key twice in an object.
     """
+    text = _decoded(text, max_bytes).removeprefix("\ufeff")
     try:
-        text = (text.decode("utf-8") if isinstance(text, bytes) else text).removeprefix("\ufeff")
         content = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise DocumentError("it is nested too deeply") from None
@@ -40,19 +43,18 @@ def parse_json(text: str | bytes) -> Any:
     return content
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str | bytes) -> Any:
     """What a YAML text says, with scalars as in YAML 1.2: `no` is text, 1e-3 is a number, and 010 is none.
 
     Args:
-        text: The text.
+        text: The text, in UTF-8 if it is bytes.
 
     Raises:
         DocumentError: It is no YAML, too long, is nested too deeply, or has aliases, tags or a key twice.
     """
     import yaml
 
-    if len(text) > MAX_YAML_BYTES:
-        raise DocumentError(f"it has more than {MAX_YAML_BYTES} characters")
+    text = _decoded(text, MAX_YAML_BYTES)
     try:
         content = yaml.load(text, _loader())
     except yaml.YAMLError as error:
@@ -123,6 +125,15 @@ _SCALARS = {
         "-+.0123456789",
     ),
 }
+
+
+def _decoded(text: str | bytes, max_bytes: int) -> str:
+    if len(text if isinstance(text, bytes) else text.encode(errors="replace")) > max_bytes:
+        raise DocumentError(f"it has more than {max_bytes} bytes")
+    try:
+        return text.decode("utf-8") if isinstance(text, bytes) else text
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"it is not in UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def _line(message: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spi_diffusers.documents import DocumentError, parse_json
+from spi_diffusers.documents import MAX_JSON_BYTES, DocumentError, parse_json
 from spi_diffusers.leftovers import name_aside, remove_leftovers
 
 # ---- names in the folder of a training run
@@ -36,9 +36,6 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 #: An id on the Hub: organization/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-#: Of a results file of a whole benchmark; what is read into memory takes up to twenty times as much.
-_MAX_JSON_BYTES = 30_000_000
 
 
 class PolicyError(ValueError):
@@ -338,7 +335,7 @@ def written_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Args:
@@ -352,10 +349,8 @@ def read_json(path: str | os.PathLike[str], max_bytes: int = _MAX_JSON_BYTES) ->
     path = Path(path)
     try:
         text = read_file(path, max_bytes + 1)
-        if len(text) > max_bytes:
-            raise DocumentError(f"it has more than {max_bytes} bytes")
         check_is_content(path)
-        content = parse_json(text)
+        content = parse_json(text, max_bytes)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing.") from None
     except DocumentError as error:

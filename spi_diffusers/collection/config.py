@@ -130,7 +130,7 @@ def load_collect_config(task: str | Task, **overrides: Any) -> CollectConfig:
     """
     folder = resources.files("spi_diffusers.collection") / "presets"
     preset = folder / f"{get_task(task).short_name}.yaml"
-    values = parse_yaml(preset.read_text(encoding="utf-8")) if preset.is_file() else {}
+    values = parse_yaml(preset.read_bytes()) if preset.is_file() else {}
     values |= {name: value for name, value in overrides.items() if value is not None}
     return CollectConfig(**values)
 

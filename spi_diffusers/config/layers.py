@@ -75,7 +75,7 @@ def make_train_config(
 def read_preset(name: str) -> dict[str, Any]:
     """The settings of `presets/<name>.yaml` by dotted key; none where there is no such file."""
     file = _PRESETS.joinpath(f"{name}.yaml")
-    return _parse(file.read_text(encoding="utf-8"), f"preset {name}.yaml") if file.is_file() else {}
+    return _parse(file.read_bytes(), f"preset {name}.yaml") if file.is_file() else {}
 
 
 # ---- merging
@@ -137,24 +137,15 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _read_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such config file")
-    content = read_file(path, MAX_YAML_BYTES + 1)
-    if len(content) > MAX_YAML_BYTES:
-        raise ConfigError(f"{path}: has more than {MAX_YAML_BYTES} bytes, too many for settings")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: is not a text file in UTF-8 ({error.reason} at byte {error.start})"
-        ) from None
-    return _parse(text, str(path))
+    return _parse(read_file(path, MAX_YAML_BYTES + 1), str(path))
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def _parse(text: bytes, source: str) -> dict[str, Any]:
     is_json = source.endswith(".json")
     try:
-        content = parse_json(text) if is_json else parse_yaml(text)
+        content = parse_json(text, MAX_YAML_BYTES) if is_json else parse_yaml(text)
     except DocumentError as error:
-        raise ConfigError(f"{source}: {'is not valid JSON: ' if is_json else ''}{error}") from None
+        raise ConfigError(f"{source}: {'cannot be read as JSON: ' if is_json else ''}{error}") from None
     if not isinstance(content, dict | None):
         raise ConfigError(f"{source}: must hold settings as key: value, got {short(content)}")
     try:

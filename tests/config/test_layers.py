@@ -265,10 +265,10 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         parse("--config", str(tmp_path / "nowhere.yaml"))
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"binary\.yaml: is not a text file"):
+    with pytest.raises(ConfigError, match=r"binary\.yaml: it is not in UTF-8: .* at byte"):
         parse("--config", str(tmp_path / "binary.yaml"))
     (tmp_path / "half.json").write_text('{"task": "ballcircle",')
-    with pytest.raises(ConfigError, match=r"half\.json: is not valid JSON: .* line 1 column"):
+    with pytest.raises(ConfigError, match=r"half\.json: cannot be read as JSON: .* line 1 column"):
         parse("--config", str(tmp_path / "half.json"))
 
 
@@ -325,7 +325,7 @@ def test_what_a_file_says_is_not_guessed(tmp_path, text, message):
 def test_a_key_that_json_sets_twice_is_refused(tmp_path):
     file = tmp_path / "settings.json"
     file.write_text('{"task": "ballcircle", "seed": 1, "seed": 2}')
-    with pytest.raises(ConfigError, match=r"settings\.json: is not valid JSON: seed is set twice"):
+    with pytest.raises(ConfigError, match=r"settings\.json: cannot be read as JSON: seed is set twice"):
         make_train_config(config_file=file)
 
 
