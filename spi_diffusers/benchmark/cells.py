@@ -263,15 +263,12 @@ def run_cell(folder: str | Path) -> Outcome:
 
 
 def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> list[EvaluationEntry]:
-    from diffusers.utils.logging import disable_progress_bar
-
     from spi_diffusers.config.train import TrainConfig
     from spi_diffusers.evaluation.results import read_results
     from spi_diffusers.pipelines.loading import load_pipeline
     from spi_diffusers.training.processes import make_accelerator
     from spi_diffusers.training.train import train_in_held_folder
 
-    disable_progress_bar()
     check_simulators([cell])  # on a cluster, this node may lack it
     train_config = TrainConfig(**{**config, "output_dir": str(folder), "resume": True})
     # The policy is saved whole or not at all, after everything else of the training.

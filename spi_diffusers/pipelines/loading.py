@@ -95,13 +95,7 @@ def load_pipeline(
     """Load a policy of SPI or of a baseline; arguments and errors as in `resolve_policy`."""
     folder = resolve_policy(policy, revision)
     kind: Any = pipeline_class(folder)
-    shows_bars = diffusers_logging.is_progress_bar_enabled()
-    diffusers_logging.disable_progress_bar()  # loading five small files needs none
-    try:
-        return kind.from_pretrained(str(folder))
-    finally:
-        if shows_bars:
-            diffusers_logging.enable_progress_bar()
+    return kind.from_pretrained(str(folder))
 
 
 def pipeline_class(folder: Path) -> "type[CheckedLoading]":
