@@ -14,7 +14,7 @@ from spi_diffusers.data.card import read_card
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, has_config
 from spi_diffusers.envs import make_env
-from spi_diffusers.files import read_json, remove_folder, replace_file, to_json
+from spi_diffusers.files import CARD_FILE, read_json, remove_folder, replace_file, to_json
 from spi_diffusers.leftovers import remove_leftovers
 from spi_diffusers.locks import held
 
@@ -117,8 +117,8 @@ def _check_can_start(spec: CollectionSpec) -> None:
             f"{folder / task.name}: exists already; choose another folder, or replace it with overwrite=True "
             "(--overwrite)"
         )
-    if (folder / "README.md").is_file():
-        read_card(folder / "README.md")
+    if (folder / CARD_FILE).is_file():
+        read_card(folder / CARD_FILE)
     if config.scripted_episodes and task.short_name != "carcircle":
         raise CollectionError(
             f"scripted_episodes must be 0 for {task.short_name}: only carcircle has a scripted driver"

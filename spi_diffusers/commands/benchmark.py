@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spi_diffusers.commands.output import print_tables
-from spi_diffusers.files import OUTPUTS_FOLDER, local_path
+from spi_diffusers.files import OUTPUTS_FOLDER, RESULTS_FILE, local_path
 
 if TYPE_CHECKING:
     from spi_diffusers.benchmark.suites import Cell
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         if given := [name for name in _OF_A_RUN if _is_given(getattr(args, name))]:
             options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise ValueError(f"--report runs nothing and takes all that its files hold: leave {options} out.")
-        sources = [path / "results.json" if path.is_dir() else path for path in args.report]
+        sources = [path / RESULTS_FILE if path.is_dir() else path for path in args.report]
         _report(sources, args.output or sources[0].parent / "report", args.quiet)
         return 0
     from spi_diffusers.benchmark.suites import BenchmarkSpec

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.card import size_category
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import check_destination, to_arrow
-from spi_diffusers.files import check_new_folder, folder_aside, local_path, to_json
+from spi_diffusers.files import CARD_FILE, check_new_folder, folder_aside, local_path, to_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +134,7 @@ def _write(dataset: TransitionDataset, folder: Path, name: str, license: str) ->
         rows=len(dataset),
         source=Path(dataset.source).name,
     )
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    (folder / CARD_FILE).write_text(readme, encoding="utf-8")
 
 
 def _frames(dataset: TransitionDataset) -> "pa.Table":

@@ -134,7 +134,7 @@ def _file_part(path: Path, request: Request) -> Part:
 
 
 def _folder_parts(path: Path, request: Request) -> list[Part]:
-    if (path / "README.md").is_file() and any(path.glob("*/*.parquet")):
+    if (path / CARD_FILE).is_file() and any(path.glob("*/*.parquet")):
         configs = _choose(str(path), folder_configs(path), request)
         return [_layout_part(path, config, request) for config in configs]
     files = sorted(item for item in path.iterdir() if item.suffix.lower() in DSRL_SUFFIXES)
@@ -183,7 +183,7 @@ def _layout_part(folder: Path, config: str, request: Request, repo_id: str | Non
     else:  # a snapshot's folder is named by its commit
         load = partial(load_hub, repo_id, config, request.columns, revision=folder.name)
         load = partial(load, clip_actions=request.clip_actions)
-    path, readme = folder / config / STATS_FILE, folder / "README.md"
+    path, readme = folder / config / STATS_FILE, folder / CARD_FILE
     stats = read_stats_file(path) if path.is_file() else {}
     license = read_card(readme).data.get("license") if readme.is_file() else None
     if isinstance(license, list):  # of several it does not say which one is this config's
@@ -267,7 +267,7 @@ def _tables_part(
     if len(request.tasks) > 1:
         raise DatasetError(f"{source}: belongs to one task, not {len(request.tasks)}")
     task = request.tasks[0] if request.tasks else None
-    readme = folder / "README.md"
+    readme = folder / CARD_FILE
     license = read_card(readme).data.get("license") if readme.is_file() else None
 
     def load() -> TransitionDataset:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from spi_diffusers.files import HUB_ID, is_mistyped, local_path
+from spi_diffusers.files import CARD_FILE, HUB_ID, is_mistyped, local_path
 
 #: Hub dataset repository that holds DSRL's HDF5 files (CC BY 4.0); `Task.dataset_file` is a file in it.
 DSRL_DATASET_REPO = "YYY-45/DSRL"
@@ -186,7 +186,7 @@ def source_kind(dataset: str | os.PathLike[str] | None) -> str:
     if text.startswith(MINARI_PREFIX):
         return "minari"
     if path.is_dir():
-        is_layout = (path / "README.md").is_file()
+        is_layout = (path / CARD_FILE).is_file()
         is_minari = any((path / inner / "metadata.json").is_file() for inner in ("data", "."))
         return "minari" if is_minari and not is_layout else "folder"
     if path.exists():

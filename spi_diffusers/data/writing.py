@@ -13,7 +13,7 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import local_path, sha256_of
+from spi_diffusers.files import CARD_FILE, local_path, sha256_of
 from spi_diffusers.leftovers import name_aside, remove_leftovers
 from spi_diffusers.locks import turn
 
@@ -94,7 +94,7 @@ def write_parquet_dataset(
         (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         with turn(folder):
             _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
-            readme = folder / "README.md"
+            readme = folder / CARD_FILE
             there = read_stats(folder)
             tasks = [*(task for task in there if task["config"] != config), stats]
             card = make_card(
@@ -103,7 +103,7 @@ def write_parquet_dataset(
                 location=location or _location(folder),
                 replaced=[task for task in there if task["config"] == config],
             )
-            (aside / "new" / "README.md").write_text(str(card).rstrip() + "\n", encoding="utf-8")
+            (aside / "new" / CARD_FILE).write_text(str(card).rstrip() + "\n", encoding="utf-8")
             _move_into_place(aside, folder, config)
             for left_in in (folder, folder.parent):
                 remove_leftovers(left_in, of=folder)
@@ -273,7 +273,7 @@ def _move_into_place(aside: Path, folder: Path, config: str) -> None:
         target.rename(old)
     try:
         (new / config).rename(target)
-        (new / "README.md").replace(folder / "README.md")
+        (new / CARD_FILE).replace(folder / CARD_FILE)
     except BaseException:
         if had_one:
             shutil.rmtree(target, ignore_errors=True)
