@@ -13,6 +13,7 @@ from typing import Any
 from spi_diffusers import __version__
 from spi_diffusers.commands.output import lost_output, secure_streams, show_messages
 from spi_diffusers.commands.parser import CommandParser, finish
+from spi_diffusers.messages import hide_tokens
 
 _EXAMPLES = """\
 examples:
@@ -98,8 +99,6 @@ def run_with_messages(
     except Exception as error:
         if not _is_known(error):
             raise
-        from spi_diffusers.data.network import hide_tokens
-
         if show_traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
             text = traceback.format_exc()
         else:

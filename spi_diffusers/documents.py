@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.messages import one_line
+
 if TYPE_CHECKING:
     import yaml
 
@@ -37,7 +39,7 @@ def parse_json(text: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> Any:
     except RecursionError:
         raise DocumentError("it is nested too deeply") from None
     except ValueError as error:
-        raise DocumentError(_line(str(error))) from None
+        raise DocumentError(one_line(str(error))) from None
     _check_depth(content)
     _check_text(content, text)
     return content
@@ -61,9 +63,9 @@ def parse_yaml(text: str | bytes) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-        raise DocumentError(f"not valid YAML{place}: {_line(problem)}") from None
+        raise DocumentError(f"not valid YAML{place}: {one_line(problem)}") from None
     except ValueError as error:  # a number of thousands of digits
-        raise DocumentError(f"not valid YAML: {_line(str(error))}") from None
+        raise DocumentError(f"not valid YAML: {one_line(str(error))}") from None
     _check_text(content, text)
     return content
 
@@ -134,11 +136,6 @@ def _decoded(text: str | bytes, max_bytes: int) -> str:
         return text.decode("utf-8") if isinstance(text, bytes) else text
     except UnicodeDecodeError as error:
         raise DocumentError(f"it is not in UTF-8: {error.reason} at byte {error.start}") from None
-
-
-def _line(message: str) -> str:
-    message = " ".join(message.split())
-    return message if len(message) <= 200 else f"{message[:197]}..."
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from spi_diffusers.files import nearest
+from spi_diffusers.messages import hide_tokens
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -28,8 +29,6 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with an error in one line."""
-        from spi_diffusers.data.network import hide_tokens
-
         self.exit(2, hide_tokens(f"{self.prog}: error: {message} ({self.prog} --help explains)\n"))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

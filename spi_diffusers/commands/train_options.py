@@ -10,9 +10,10 @@ from typing import Any, Literal, get_args, get_origin
 from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.layers import make_train_config, read_preset
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.config.validation import ConfigError, leaf_types, short, union_parts, unwrap
+from spi_diffusers.config.validation import ConfigError, leaf_types, union_parts, unwrap
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.documents import DocumentError, parse_yaml
+from spi_diffusers.messages import shown
 
 #: What `spi train --help` shows, by the title of its group; `--help-all` shows the rest.
 _USUAL = {
@@ -197,4 +198,4 @@ def _read_yaml(key: str, text: str) -> Any:
     try:
         return parse_yaml(text)
     except DocumentError:
-        raise ConfigError(f"--{key} cannot be read: {short(text)} (command line)", key) from None
+        raise ConfigError(f"--{key} cannot be read: {shown(text)} (command line)", key) from None

@@ -12,10 +12,11 @@ from typing import Any
 
 from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, short, unknown_field
+from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, unknown_field
 from spi_diffusers.data.tasks import resolve_task
 from spi_diffusers.documents import MAX_YAML_BYTES, DocumentError, parse_json, parse_yaml
 from spi_diffusers.files import local_path, read_file
+from spi_diffusers.messages import shown
 
 Layer = tuple[str, dict[str, Any]]  # (what to call it in messages, values by dotted key)
 
@@ -147,7 +148,7 @@ def _parse(text: bytes, source: str) -> dict[str, Any]:
     except DocumentError as error:
         raise ConfigError(f"{source}: {'cannot be read as JSON: ' if is_json else ''}{error}") from None
     if not isinstance(content, dict | None):
-        raise ConfigError(f"{source}: must hold settings as key: value, got {short(content)}")
+        raise ConfigError(f"{source}: must hold settings as key: value, got {shown(content)}")
     try:
         return flatten(content or {})
     except ConfigError as error:

@@ -29,10 +29,10 @@ from spi_diffusers.config.validation import (
     Sizes,
     Whole,
     settings,
-    short,
 )
 from spi_diffusers.data.tasks import TASKS, resolve_task
 from spi_diffusers.files import OUTPUTS_FOLDER, local_path, nearest
+from spi_diffusers.messages import shown
 
 
 @settings
@@ -53,7 +53,7 @@ class NetworkConfig:
 def _known_algorithm(name: str) -> str:
     if name not in ALGORITHMS:
         hint = nearest(name, ALGORITHMS)
-        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {short(name)}{hint}")
+        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {shown(name)}{hint}")
     return name
 
 
@@ -185,7 +185,7 @@ class TrainConfig:
                 f"shuffle_buffer must be at least batch_size ({self.batch_size}), got {self.shuffle_buffer}"
             )
         if len(set(self.trackers)) < len(self.trackers):
-            raise ValueError(f"trackers must not repeat, got {short(self.trackers)}")
+            raise ValueError(f"trackers must not repeat, got {shown(self.trackers)}")
         self._check_algorithm()
         self.output_dir = str(local_path(self.output_dir or Path(OUTPUTS_FOLDER) / self._run_name()))
         return self

@@ -26,6 +26,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from spi_diffusers.files import nearest
+from spi_diffusers.messages import shown
 
 T = TypeVar("T")
 
@@ -92,12 +93,6 @@ def settings(cls: type[T] | None = None, *, frozen: bool = False) -> Any:
     return made
 
 
-def short(value: Any) -> str:
-    """How messages show a value: at most 200 characters."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """{"spi": {"eta": 1}} -> {"spi.eta": 1}; ConfigError if the same field is there in both forms."""
     flat: dict[str, Any] = {}
@@ -138,7 +133,7 @@ def bad_value(name: str, hint: Any, value: Any) -> ConfigError:
         expected = expected.replace("number", "finite number") if "whole" not in expected else expected
     kinds = [unwrap(part)[0] for part in union_parts(hint)]
     choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    message = f"{name} must be {expected}, got {short(value)}{nearest(str(value), choices)}"
+    message = f"{name} must be {expected}, got {shown(value)}{nearest(str(value), choices)}"
     if str in kinds and isinstance(value, bool | int | float):
         message += "; put it in quotes"
     return ConfigError(message, name)

@@ -20,11 +20,11 @@ import numpy as np
 from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.memory import check_size
-from spi_diffusers.data.network import say
 from spi_diffusers.data.roles import ColumnNames, choose_columns
 from spi_diffusers.data.signatures import check_signature
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.messages import say
 
 #: DSRL's name of each of our columns.
 DSRL_NAMES: Mapping[str, str] = MappingProxyType(

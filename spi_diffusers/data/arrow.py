@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spi_diffusers.data.columns import VECTOR_COLUMNS, DatasetError
+from spi_diffusers.messages import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,7 +62,7 @@ def _example(array: "pa.Array") -> str:
     texts = array.to_pylist()
     number = re.compile(r"[-+.\deE]+")
     text = next((text for text in texts if not number.fullmatch(text)), texts[0] if texts else "")
-    return f" such as {text[:200]!r}"
+    return f" such as {shown(text)}"
 
 
 def is_list(kind: "pa.DataType") -> bool:

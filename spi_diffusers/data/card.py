@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.network import say
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import DocumentError, parse_yaml
 from spi_diffusers.files import read_file, read_json
+from spi_diffusers.messages import say
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -36,7 +36,7 @@ def read_card(readme: Path) -> "DatasetCard":
         card = DatasetCard.load(readme)
         configs = [config["config_name"] for config in card.data.get("configs") or []]
     except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
-        raise DatasetError(f"{readme}: the YAML header cannot be read: {say(error):.300}") from error
+        raise DatasetError(f"{readme}: the YAML header cannot be read: {say(error)}") from error
     if not all(isinstance(name, str) for name in configs):
         raise DatasetError(f"{readme}: `configs` in the YAML header must have names, not {configs}")
     return card

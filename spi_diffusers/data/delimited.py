@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import available_memory, check_size
-from spi_diffusers.data.network import say
 from spi_diffusers.data.signatures import check_signature, check_text
+from spi_diffusers.messages import say
 
 if TYPE_CHECKING:
     import pyarrow as pa

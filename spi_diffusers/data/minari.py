@@ -18,11 +18,11 @@ from spi_diffusers.data.arrays import own_values
 from spi_diffusers.data.assembly import Columns, dataset_from_parts
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.memory import check_size
-from spi_diffusers.data.network import say
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import MINARI_PREFIX, Task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import local_path
+from spi_diffusers.messages import say
 
 
 def load_minari(

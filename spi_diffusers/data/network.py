@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spi_diffusers.messages import USED_TOKENS, hide_tokens, say
+
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 #: Seconds before the second attempt; doubled with every further one, up to 30.
 FIRST_PAUSE = 1.0
-_SAID = 400  # characters of another library's message, at most
 #: Seconds that the Hub may ask to wait; its limits count the requests of five minutes.
 _LONGEST_PAUSE = 300.0
 #: Errors of the HTTP library about the request itself, which stays as it is.
@@ -102,10 +103,6 @@ def fetch_snapshot(repo_id: str, *, token: str | bool | None = None, **options: 
     return Path(with_retries(load, what=f"Loading {repo_id}"))
 
 
-#: Tokens that were used, whatever form they have, so that no message shows them.
-_SEEN: set[str] = set()
-
-
 def clean_token(token: str | bool | None) -> str | bool | None:
     """An access token without the blanks that come with copying; None for an empty one.
 
@@ -116,25 +113,11 @@ def clean_token(token: str | bool | None) -> str | bool | None:
 
     used = (token if isinstance(token, str) else get_token() or "").strip()
     if len(used) >= 6:
-        _SEEN.add(used)
+        USED_TOKENS.add(used)
     if not re.fullmatch(r"[!-~]*", used):
         source = "--token" if isinstance(token, str) else "HF_TOKEN, or that of `hf auth login`"
         raise ValueError(f"the access token ({source}) holds a blank or another character that no token has")
     return used or None if isinstance(token, str) else token
-
-
-def hide_tokens(text: str) -> str:
-    """A text that may be shown: without the access tokens that an error of another library may have in it."""
-    for token in _SEEN:
-        text = text.replace(token, "<token>")
-    return re.sub(r"\b(?:hf|api_org)_[A-Za-z0-9]{6,}|(?<=Bearer )[^\s'\"]+", "<token>", text)
-
-
-def say(error: BaseException) -> str:
-    """An error as a part of one line of text: its type and its message."""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= _SAID else f"{text[:_SAID]}..."  # other libraries quote bytes without end
-    return hide_tokens(f"{type(error).__name__}: {text}".rstrip(".: "))
 
 
 def explain(error: BaseException) -> str:

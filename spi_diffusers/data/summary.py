@@ -28,12 +28,13 @@ from spi_diffusers.data.columns import (
     ColumnChecker,
     DatasetError,
 )
-from spi_diffusers.data.network import say, with_retries
+from spi_diffusers.data.network import with_retries
 from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.tasks import Task
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import parse_json
 from spi_diffusers.files import sha256_of
+from spi_diffusers.messages import say, shown
 from spi_diffusers.progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside
         raise ValueError("the mean or the std of its observation is not finite, or negative")
     digest = str(stats.get("sha256"))
     if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"its sha256 is no checksum but {digest[:80]}")
+        raise ValueError(f"its sha256 is no checksum but {shown(digest)}")
     return DatasetSummary(digest, mean, std, episodes)
 
 

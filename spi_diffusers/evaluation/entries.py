@@ -21,11 +21,11 @@ from spi_diffusers.config.validation import (
     Text,
     Whole,
     settings,
-    short,
 )
 from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.evaluation import knows_limit
+from spi_diffusers.messages import shown
 
 #: What identifies an entry: a newer one with the same values replaces an older one.
 KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "train_seed")
@@ -35,13 +35,13 @@ EntryKey = tuple[str, str, str, float, bool, int]
 
 def _known_task(name: str) -> str:
     if name not in TASKS:
-        raise ValueError(f"task must be the full name of a DSRL task, got {short(name)}")
+        raise ValueError(f"task must be the full name of a DSRL task, got {shown(name)}")
     return name
 
 
 def _known_source(source: dict[str, str]) -> dict[str, str]:
     if "id" not in source or not source.keys() & {"revision", "sha256"}:
-        raise ValueError(f'dataset must have an "id" and a "revision" or "sha256", got {short(source)}')
+        raise ValueError(f'dataset must have an "id" and a "revision" or "sha256", got {shown(source)}')
     return source
 
 
@@ -62,7 +62,7 @@ class _Record:
         """
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if not isinstance(values, Mapping):
-            raise ValueError(f"must be an object with named fields, got {short(values)}")
+            raise ValueError(f"must be an object with named fields, got {shown(values)}")
         missing = [name for name in known if name not in values]
         unknown = [name for name in values if name not in known and not cls.takes_more]
         for what, names in (("missing", missing), ("unknown", unknown)):
@@ -253,7 +253,7 @@ def check_cost_limit(cost_limit: Any) -> float:
     is_number = isinstance(cost_limit, Real) and not isinstance(cost_limit, bool)
     if not is_number or not math.isfinite(cost_limit) or cost_limit < 0:
         raise ValueError(
-            f"a cost limit must be a finite number of at least 0 (cost per episode), got {short(cost_limit)}"
+            f"a cost limit must be a finite number of at least 0 (cost per episode), got {shown(cost_limit)}"
         )
     return float(cost_limit)
 

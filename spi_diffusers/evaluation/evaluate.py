@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings, short
+from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import knows_limit
@@ -23,6 +23,7 @@ from spi_diffusers.files import (
     INFO_FILE,
     PolicyError,
 )
+from spi_diffusers.messages import shown
 from spi_diffusers.numerics import own_numerics
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _ALSO = {"safety_gymnasium": ("safety-gymnasium", "mujoco"), "dsrl": ("dsrl", "s
 
 def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
     if len(set(values)) < len(values):
-        raise ValueError(f"{info.field_name} holds the same value twice: {short(list(values))}")
+        raise ValueError(f"{info.field_name} holds the same value twice: {shown(list(values))}")
     return values
 
 

@@ -22,9 +22,9 @@ from spi_diffusers.config.validation import (
     Text,
     Whole,
     bad_value,
-    short,
 )
 from spi_diffusers.files import nearest, read_json
+from spi_diffusers.messages import shown
 from spi_diffusers.models.noise_model import SCHEDULERS
 from spi_diffusers.pipelines.checks import LARGEST
 
@@ -93,7 +93,7 @@ def check_fields(path: str, config: Mapping[str, Any], known: Iterable[str], req
     unknown = sorted(key for key in config if not key.startswith("_") and key not in known)
     if unknown:
         raise ValueError(
-            f"{path}: unknown field{'s' * (len(unknown) > 1)} {', '.join(map(short, unknown[:5]))}"
+            f"{path}: unknown field{'s' * (len(unknown) > 1)} {', '.join(map(shown, unknown[:5]))}"
             f"{nearest(unknown[0], known)}; this version knows no such setting and would act differently. If "
             "a newer one saved the policy, upgrade with `pip install -U spi-diffusers`."
         )
@@ -140,7 +140,7 @@ def check_scheduler(path: str, class_name: str) -> None:
 def check_class(path: str, config: Mapping[str, Any], class_name: str) -> None:
     """Refuse the config of another class."""
     if config.get("_class_name") != class_name:
-        raise ValueError(f"{path} is of a {short(config.get('_class_name'))}, expected {class_name!r}.")
+        raise ValueError(f"{path} is of a {shown(config.get('_class_name'))}, expected {class_name!r}.")
 
 
 def _scheduler_type(name: str, hint: Any, default: Any) -> Any:

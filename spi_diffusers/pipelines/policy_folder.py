@@ -10,8 +10,8 @@ from diffusers import ModelMixin
 from safetensors import safe_open
 
 from spi_diffusers import models
-from spi_diffusers.config.validation import short
 from spi_diffusers.files import INDEX_FILE, WEIGHTS_FILE, check_is_content
+from spi_diffusers.messages import shown
 from spi_diffusers.models.noise_model import SCHEDULERS
 from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files
 from spi_diffusers.pipelines.component_configs import (
@@ -88,7 +88,7 @@ def check_policy_folder(
         if entry == [None, None] and fields[name].default is None:
             continue
         if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
-            raise ValueError(f"{path}: '{name}' must name a library and a class, got {short(entry)}.")
+            raise ValueError(f"{path}: '{name}' must name a library and a class, got {shown(entry)}.")
         _check_component(folder, name, *entry, trust_remote_code=trust_remote_code)
     if damaged := damaged_files(folder, read_config(path)):
         raise ValueError(
@@ -105,13 +105,13 @@ def _check_component(
     place = os.path.join(folder, name)
     if not _LIBRARY_NAME.fullmatch(library):
         raise ValueError(
-            f"{index}: '{name}' names the library {short(library)}, which is not a valid module name."
+            f"{index}: '{name}' names the library {shown(library)}, which is not a valid module name."
         )
     if name == "scheduler":
         if library != "diffusers" or class_name not in SCHEDULERS:
             raise ValueError(
                 f"{index}: the scheduler must be one of diffusers' {', '.join(SCHEDULERS)}, got "
-                f"{short(class_name)} of {short(library)}."
+                f"{shown(class_name)} of {shown(library)}."
             )
         check_scheduler(os.path.join(place, "scheduler_config.json"), class_name)
         return

@@ -12,12 +12,11 @@ from huggingface_hub.errors import (
 from spi_diffusers.data.network import (
     clean_token,
     explain,
-    hide_tokens,
     is_refused,
     is_transient,
-    say,
     with_retries,
 )
+from spi_diffusers.messages import hide_tokens
 
 
 def http_error(status, headers=None):
@@ -93,11 +92,6 @@ def test_an_attempt_that_got_further_is_worth_going_on_with():
     with pytest.raises(TimeoutError):
         with_retries(call, what="it", attempts=3, progress=lambda: len(done))
     assert (done, len(outcomes)) == (["some", "more"], 1)
-
-
-def test_an_error_is_part_of_one_line():
-    assert say(ValueError("two\n  lines.")) == "ValueError: two lines"
-    assert say(TimeoutError()) == "TimeoutError"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""Parts of messages: values and errors, short, on one line, without access tokens. Imports nothing heavy."""
+
+import re
+from typing import Any
+
+#: Access tokens that were used, whatever form they have, so that no message shows them.
+USED_TOKENS: set[str] = set()
+
+
+def one_line(text: str, longest: int = 200) -> str:
+    """A text on one line, cut where it has more than `longest` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def shown(value: Any) -> str:
+    """How messages show a value: on one line, at most 200 characters."""
+    return one_line(repr(value))
+
+
+def say(error: BaseException) -> str:
+    """An error of another library as a part of one line of text: its type and its message."""
+    text = one_line(str(error), 400)  # other libraries quote bytes without end
+    return hide_tokens(f"{type(error).__name__}: {text}".rstrip(".: "))
+
+
+def hide_tokens(text: str) -> str:
+    """A text that may be shown: without the access tokens that an error of another library may have in it."""
+    for token in USED_TOKENS:
+        text = text.replace(token, "<token>")
+    return re.sub(r"\b(?:hf|api_org)_[A-Za-z0-9]{6,}|(?<=Bearer )[^\s'\"]+", "<token>", text)
