@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.documents import MAX_JSON_BYTES, DocumentError, parse_json
-from spi_diffusers.leftovers import name_aside, remove_leftovers
+from spi_diffusers.leftovers import hidden_folder, name_aside, remove_leftovers
 
 # ---- names in the folder of a training run
 #: Where commands write, unless they are told otherwise.
@@ -252,9 +252,7 @@ def folder_aside(target: Path, *, replace: bool) -> Iterator[Path]:
         OSError: It cannot be written, or there is something that must not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = name_aside(target)
-    aside.mkdir()
-    try:
+    with hidden_folder(target) as aside:
         yield aside
         if replace:
             replace_folder(aside, target)
@@ -262,8 +260,6 @@ def folder_aside(target: Path, *, replace: bool) -> Iterator[Path]:
             aside.replace(target)
             sync_folder(target.parent)
             remove_leftovers(target.parent, of=target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_new_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 #: Of this process, in the names of what it writes; a forked one has another number.
@@ -28,6 +29,17 @@ def name_aside(path: Path, place: Path | None = None) -> Path:
     """
     mark = f"{_machine()}-{os.getpid()}-{_PROCESS}-{next(_numbers)}"
     return (place or path.parent) / f".{path.stem}.{mark}.tmp{path.suffix}"
+
+
+@contextlib.contextmanager
+def hidden_folder(path: Path, place: Path | None = None) -> Iterator[Path]:
+    """A new folder by `name_aside`; what is not moved elsewhere is removed in the end."""
+    aside = name_aside(path, place)
+    aside.mkdir()
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CARD_FILE, local_path, sha256_of
-from spi_diffusers.leftovers import name_aside, remove_leftovers
+from spi_diffusers.leftovers import hidden_folder, remove_leftovers
 from spi_diffusers.locks import turn
 
 if TYPE_CHECKING:
@@ -76,37 +76,35 @@ def write_parquet_dataset(
     check_destination(folder)
     folder = local_path(folder)
     _check_replaceable(folder, config, overwrite)
-    aside: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # On the same file system as the folder, which may be a mount point or a link.
-        place = folder if folder.exists() else folder.parent
-        aside = name_aside(folder, place)
-        staged = aside / "new" / config
-        staged.mkdir(parents=True)
-        stats = _write_config(dataset, staged, config)
-        stats |= {
-            "source": source if source is not None else Path(dataset.source).name,
-            "license": license,
-            "description": description,
-            **(more_stats or {}),
-        }
-        (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
-        with turn(folder):
-            _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
-            readme = folder / CARD_FILE
-            there = read_stats(folder)
-            tasks = [*(task for task in there if task["config"] != config), stats]
-            card = make_card(
-                sorted(tasks, key=lambda task: task["config"]),
-                readme if readme.is_file() else None,
-                location=location or _location(folder),
-                replaced=[task for task in there if task["config"] == config],
-            )
-            (aside / "new" / CARD_FILE).write_text(str(card).rstrip() + "\n", encoding="utf-8")
-            _move_into_place(aside, folder, config)
-            for left_in in (folder, folder.parent):
-                remove_leftovers(left_in, of=folder)
+        with hidden_folder(folder, folder if folder.exists() else folder.parent) as aside:
+            staged = aside / "new" / config
+            staged.mkdir(parents=True)
+            stats = _write_config(dataset, staged, config)
+            stats |= {
+                "source": source if source is not None else Path(dataset.source).name,
+                "license": license,
+                "description": description,
+                **(more_stats or {}),
+            }
+            (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+            with turn(folder):
+                _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
+                readme = folder / CARD_FILE
+                there = read_stats(folder)
+                tasks = [*(task for task in there if task["config"] != config), stats]
+                card = make_card(
+                    sorted(tasks, key=lambda task: task["config"]),
+                    readme if readme.is_file() else None,
+                    location=location or _location(folder),
+                    replaced=[task for task in there if task["config"] == config],
+                )
+                (aside / "new" / CARD_FILE).write_text(str(card).rstrip() + "\n", encoding="utf-8")
+                _move_into_place(aside, folder, config)
+                for left_in in (folder, folder.parent):
+                    remove_leftovers(left_in, of=folder)
     except FileExistsError:
         raise
     except OSError as error:
@@ -115,9 +113,6 @@ def write_parquet_dataset(
             f"the dataset cannot be written ({error}); nothing that was there has changed",
             str(folder),
         ) from error
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

@@ -20,7 +20,7 @@ from spi_diffusers.files import (
     sha256_of,
     to_json,
 )
-from spi_diffusers.leftovers import name_aside, remove_leftovers
+from spi_diffusers.leftovers import hidden_folder, remove_leftovers
 from spi_diffusers.pipelines.checks import CHECKSUMS, index_sha256
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
@@ -117,9 +117,7 @@ def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
             if folder.exists():
                 shutil.copymode(folder, aside)
         return
-    aside = name_aside(folder, folder)
-    aside.mkdir()
-    try:
+    with hidden_folder(folder, folder) as aside:
         yield aside
         is_stale = not has_record and (folder / INFO_FILE).exists()
         paths = [path for path in aside.rglob("*") if path.is_file()]
@@ -132,8 +130,6 @@ def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
             os.replace(path, target)
         if is_stale:
             (folder / INFO_FILE).unlink()
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _is_replaceable(folder: Path) -> bool:
