@@ -15,6 +15,8 @@ from spi_diffusers.files import (
     local_path,
     nearest,
     read_file,
+    replace_file,
+    replace_folder,
     short_name,
     written_aside,
 )
@@ -159,3 +161,24 @@ def test_what_cannot_be_read_is_named_and_a_pipe_is_not_waited_for(tmp_path):
         read_file(tmp_path / "memory")
     with pytest.raises(FileNotFoundError, match="nothing"):
         read_file(tmp_path / "nothing")
+
+
+def test_replace_file_keeps_the_old_content_until_the_new_is_complete(tmp_path):
+    file = tmp_path / "a.json"
+    replace_file(file, b"old")
+    replace_file(file, b"new")
+    assert file.read_bytes() == b"new"
+    blocked = tmp_path / "folder"
+    (blocked / "inside").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        replace_file(blocked, b"a folder cannot be replaced by a file")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "folder"]
+
+
+def test_replace_folder_replaces_what_was_there(tmp_path):
+    for name, content in (("new", "1"), ("target", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(content)
+    replace_folder(tmp_path / "new", tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]

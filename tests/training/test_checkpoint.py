@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from spi_diffusers.algorithms.networks import CriticStack
-from spi_diffusers.files import replace_file, replace_folder
 from spi_diffusers.models import TwinCritic
 from spi_diffusers.training.checkpoint import (
     STATE_FILE,
@@ -178,27 +177,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where a folder should be")
     with pytest.raises(CheckpointWriteError, match="No earlier checkpoint"):
         CheckpointStore(tmp_path / "checkpoints").save(1, make_tensors(), {})
-
-
-def test_replace_file_keeps_the_old_content_until_the_new_is_complete(tmp_path):
-    file = tmp_path / "a.json"
-    replace_file(file, b"old")
-    replace_file(file, b"new")
-    assert file.read_bytes() == b"new"
-    blocked = tmp_path / "folder"
-    (blocked / "inside").mkdir(parents=True)
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        replace_file(blocked, b"a folder cannot be replaced by a file")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "folder"]
-
-
-def test_replace_folder_replaces_what_was_there(tmp_path):
-    for name, content in (("new", "1"), ("target", "2")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(content)
-    replace_folder(tmp_path / "new", tmp_path / "target")
-    assert (tmp_path / "target" / "file").read_text() == "1"
-    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 def test_first_non_finite_names_the_tensor():
