@@ -88,7 +88,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x80\x04\x95 pickle?", "is not complete JSON: 'utf-8' codec can't decode"),
+        (b"\x80\x04\x95 pickle?", "is not complete JSON: it is not in UTF-8: invalid start byte at byte 0"),
         (b'{"learning_rate": 0.001}', "is not a results file"),
         (b"[1, 2]", "must hold a JSON object, got list"),
         (b'{"format_version": 2, "entries": []}', "has format version 2, this spi-diffusers reads up to 1"),
