@@ -10,20 +10,17 @@ import importlib
 import math
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from spi_diffusers.data.assembly import Columns, dataset_from_parts
+from spi_diffusers.data.assembly import SourceTable
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.memory import check_size
-from spi_diffusers.data.roles import ColumnNames, choose_columns
 from spi_diffusers.data.signatures import check_signature
-from spi_diffusers.data.tasks import Task
-from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.messages import say
 
 #: DSRL's name of each of our columns.
@@ -39,86 +36,71 @@ DSRL_NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def load_npz(
-    path: Path, task: Task | None = None, columns: ColumnNames | None = None, *, clip_actions: bool = False
-) -> TransitionDataset:
-    """Load a NumPy archive. Missing next observations are derived.
+def open_npz(path: Path) -> SourceTable:
+    """The arrays of a NumPy archive.
 
-    Args:
-        path: the `.npz` file.
-        task: fixes the dimensions and the action range, where given.
-        columns: which arrays hold what; by default those with usual names.
-        clip_actions: clip actions outside [-1, 1] instead of refusing them.
-
-    Raises:
-        DatasetError: the file is not such an archive, is cut off, holds pickled arrays, declares more than
-            fits into memory, or its columns do not pass the checks of `TransitionDataset.from_columns`.
+    DatasetError, here or when they are read, if the file is not such an archive, is cut off, or holds pickled
+    arrays where others are wanted.
     """
     check_signature(path, b"PK", "a NumPy archive (.npz)")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-            if twice := [name for name, count in Counter(names).items() if count > 1]:
-                raise DatasetError(f"{path}: has several arrays named {twice[0]!r}")
-            wanted = _wanted(path, names, columns)
-            headers = {name: _npz_shape(path, archive, name) for name in wanted}
-            check_size(str(path), sum(map(_bytes, headers.values())))
-            arrays = {name: _npz_array(path, archive, name) for name in wanted}
-    except DatasetError:
-        raise
-    except Exception as error:  # zipfile and zlib raise many unrelated types for damaged archives
-        raise DatasetError(
-            f"{path}: the NumPy archive cannot be opened; it is cut off or damaged ({say(error)})"
-        ) from error
-    return _from_arrays(path, names, arrays, task, columns, clip_actions)
+
+    def opened() -> AbstractContextManager[zipfile.ZipFile]:
+        return _opened(path, "NumPy archive", lambda: zipfile.ZipFile(path))
+
+    def size(wanted: list[str]) -> int:
+        with opened() as archive:
+            return sum(_bytes(_npz_shape(path, archive, name)) for name in wanted)
+
+    def read(wanted: list[str]) -> dict[str, np.ndarray]:
+        with opened() as archive:
+            return {name: _npz_array(path, archive, name) for name in wanted}
+
+    with opened() as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DatasetError(f"{path}: has several arrays named {twice[0]!r}")
+    return SourceTable(str(path), names, read, size=size)
 
 
-def load_hdf5(
-    path: Path, task: Task | None = None, columns: ColumnNames | None = None, *, clip_actions: bool = False
-) -> TransitionDataset:
-    """Load an HDF5 file, as `load_npz`; ImportError if h5py is not installed."""
+def open_hdf5(path: Path) -> SourceTable:
+    """The arrays of an HDF5 file; errors as of `open_npz`, and ImportError if h5py is not installed."""
     try:
         import h5py
     except ImportError as error:
         raise ImportError(f"{path}: reading HDF5 needs h5py: pip install 'spi-diffusers[hdf5]'") from error
 
     check_signature(path, _HDF5, "an HDF5 file")
+
+    def opened() -> AbstractContextManager[Any]:
+        return _opened(path, "HDF5 file", lambda: h5py.File(path, "r"))
+
+    def size(wanted: list[str]) -> int:
+        with opened() as file:
+            return sum(_bytes(own_dataset(path, file, name)) for name in wanted)
+
+    def read(wanted: list[str]) -> dict[str, np.ndarray]:
+        with opened() as file:
+            return {name: _hdf5_array(path, own_dataset(path, file, name)) for name in wanted}
+
+    with opened() as file:
+        return SourceTable(str(path), _hdf5_names(file), read, size=size)
+
+
+@contextmanager
+def _opened(path: Path, kind: str, open_file: Callable[[], Any]) -> Iterator[Any]:
+    """A file, and whatever is raised for a damaged one as a DatasetError."""
     try:
-        with h5py.File(path, "r") as file:
-            names = _hdf5_names(file)
-            datasets = {name: own_dataset(path, file, name) for name in _wanted(path, names, columns)}
-            check_size(str(path), sum(map(_bytes, datasets.values())))
-            arrays = {name: _hdf5_array(path, item) for name, item in datasets.items()}
+        with open_file() as file:
+            yield file
     except (DatasetError, ImportError):
         raise
-    except Exception as error:  # h5py raises many unrelated types for damaged files
+    except Exception as error:  # zipfile, zlib and h5py raise many unrelated types for damaged files
         raise DatasetError(
-            f"{path}: the HDF5 file cannot be opened; it is cut off or damaged ({say(error)})"
+            f"{path}: the {kind} cannot be opened; it is cut off or damaged ({say(error)})"
         ) from error
-    return _from_arrays(path, names, arrays, task, columns, clip_actions)
-
-
-def _wanted(path: Path, names: list[str], columns: ColumnNames | None) -> list[str]:
-    chosen = choose_columns(str(path), names, columns or ColumnNames())
-    index = ["frame_index"] if "frame_index" in names else []
-    return list(dict.fromkeys([name for found in chosen.values() for name in found] + index))
-
-
-def _from_arrays(
-    path: Path,
-    names: list[str],
-    arrays: Mapping[str, np.ndarray],
-    task: Task | None,
-    columns: ColumnNames | None,
-    clip_actions: bool,
-) -> TransitionDataset:
-    part = Columns(str(path), names, lambda chosen: arrays)
-    # Warnings point at the caller of `load_npz` or `load_hdf5`.
-    return dataset_from_parts([part], str(path), columns, task, clip_actions=clip_actions, stacklevel=4)
 
 
 def _bytes(item: Any) -> int:

@@ -22,8 +22,8 @@ Values: TypeAlias = Union[np.ndarray, "pa.ChunkedArray"]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of a file, or of all of a source: what they are called, and how some of them are read.
+class SourceTable:
+    """A table in a source, such as a file: what its columns are called, and how some of them are read.
 
     Attributes:
         source: what to call it in messages.
@@ -40,19 +40,18 @@ class Columns:
     size: Callable[[list[str]], int] = lambda wanted: 0
 
 
-def dataset_from_parts(
-    parts: Sequence[Columns],
+def dataset_from_tables(
+    tables: Sequence[SourceTable],
     source: str,
     named: ColumnNames | None = None,
     task: Task | None = None,
     *,
     clip_actions: bool = False,
-    stacklevel: int = 2,
 ) -> TransitionDataset:
-    """Make the dataset of one or several files with the same columns.
+    """Make the dataset of one or several tables with the same columns.
 
-    No episode reaches from one part into the next. A missing `next_observation` is derived, with a warning,
-    see `derive_next_observation`; `stacklevel` says whose line that names (2: the caller's).
+    No episode reaches from one table into the next. A missing `next_observation` is derived, with a warning,
+    see `derive_next_observation`.
 
     Raises:
         DatasetError: columns are missing, ambiguous or named for two roles, nothing tells where episodes end,
@@ -60,16 +59,18 @@ def dataset_from_parts(
             `TransitionDataset.from_columns`.
     """
     named = named or ColumnNames()
-    check_size(source, sum(part.size(_flat(_choose(part, named))) for part in parts))
+    chosen = [_choose(table, named) for table in tables]
+    check_size(source, sum(table.size(_flat(roles)) for table, roles in zip(tables, chosen, strict=True)))
     raws: list[dict[str, np.ndarray]] = []
     names: dict[str, str] = {}
     episodes = 0
-    for part in parts:
-        raw, part_names = _read_roles(part, named, None if raws else stacklevel + 1)
-        if raws:  # a single one is checked as a whole, below
-            _must_agree(part.source, raw, parts[0].source, raws[0])
-        if len(parts) > 1:
-            checker = ColumnChecker(part.source, part_names)
+    for table, roles in zip(tables, chosen, strict=True):
+        _check_ends(table, roles, warn=not raws)
+        raw, table_names = _read_roles(table, roles)
+        if raws:
+            _must_agree(table.source, raw, tables[0].source, raws[0])
+        if len(tables) > 1:  # a single one is checked as a whole, below
+            checker = ColumnChecker(table.source, table_names)
             raw |= {
                 name: checker.clean_column(name, raw[name], task, clip_actions=clip_actions)
                 for name in COLUMNS
@@ -80,7 +81,7 @@ def dataset_from_parts(
                 raw["episode_index"] = raw["episode_index"] + episodes
                 episodes = int(raw["episode_index"].max(initial=episodes)) + 1
         raws.append(raw)
-        names = names or part_names
+        names = names or table_names
     if len(raws) == 1:
         joined = raws[0]
     else:
@@ -97,7 +98,7 @@ def dataset_from_parts(
         warnings.warn(
             f"{source}: has no column of the next observation; took the following row of each episode, and "
             f"dropped the last row of {dropped} truncated episodes, for which nothing follows",
-            stacklevel=stacklevel + 1,
+            stacklevel=2,
         )
     return TransitionDataset.from_columns(
         joined, task=task, source=source, names=names, clip_actions=clip_actions
@@ -128,9 +129,9 @@ def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str
     return {name: values[~drop] for name, values in new.items()}, int(drop.sum())
 
 
-def _choose(part: Columns, named: ColumnNames) -> dict[str, tuple[str, ...]]:
-    chosen = choose_columns(part.source, part.names, named)
-    if "frame_index" in part.names:
+def _choose(table: SourceTable, named: ColumnNames) -> dict[str, tuple[str, ...]]:
+    chosen = choose_columns(table.source, table.names, named)
+    if "frame_index" in table.names:
         chosen.setdefault("frame_index", ("frame_index",))
     return chosen
 
@@ -139,68 +140,65 @@ def _flat(chosen: Mapping[str, tuple[str, ...]]) -> list[str]:
     return [name for names in chosen.values() for name in names]
 
 
-def _read_roles(
-    part: Columns, named: ColumnNames, stacklevel: int | None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The values of each role, with the ends of all episodes, and what the source calls it.
+def _check_ends(table: SourceTable, chosen: Mapping[str, tuple[str, ...]], *, warn: bool) -> None:
+    """Refuse a table that does not tell where episodes end, or has a flag that may say that the task did it.
 
-    `stacklevel` is None where it has been warned of the same before.
+    `warn` is off where it has been warned of the same before.
     """
-    chosen = _choose(part, named)
-    if not part.is_episode and not chosen.keys() & {"terminated", "truncated", "episode_index"}:
-        done = find_done(part.names)
+    if not table.is_episode and not chosen.keys() & {"terminated", "truncated", "episode_index"}:
+        done = find_done(table.names)
         hint = "" if done is None else f" Column {done!r} may be one of these: say which."
         raise DatasetError(
-            f"{part.source}: nothing tells where an episode ends; name the column that holds the "
+            f"{table.source}: nothing tells where an episode ends; name the column that holds the "
             "episode's number (--episode-column), or those of its ends (--terminated-column, "
             f"--truncated-column).{hint}"
         )
-    _check_done(part, chosen, None if stacklevel is None else stacklevel + 1)
-    values = part.read(_flat(chosen))
+    taken = _flat(chosen)
+    done = find_done([name for name in table.names if name not in taken])
+    ends_known = table.is_episode or chosen.keys() & {"truncated", "episode_index"}
+    if done is None or ("terminated" in chosen and ends_known):
+        return
+    if done != "next.done":
+        raise DatasetError(
+            f"{table.source}: column {done!r} may say that the task itself ended (--terminated-column "
+            f"{done}) or that the episode was cut off (--truncated-column {done}); say which (spi data "
+            "convert)"
+        )
+    if warn:  # LeRobot's: the last step of an episode
+        warnings.warn(
+            f"{table.source}: column 'next.done' tells that an episode ended, not whether the task ended it: "
+            "every end is taken as truncated. If the task ended there, say --terminated-column next.done",
+            stacklevel=3,
+        )
+
+
+def _read_roles(
+    table: SourceTable, chosen: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The values of each role, with the ends of all episodes, and what the source calls it."""
+    values = table.read(_flat(chosen))
     raw: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
     for role, columns in chosen.items():
         names[role] = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
         if role in VECTOR_COLUMNS:
-            pieces = [_vector(part.source, name, values[name]) for name in columns]
-            raw[role] = _side_by_side(part.source, columns, pieces)
+            pieces = [_vector(table.source, name, values[name]) for name in columns]
+            raw[role] = _side_by_side(table.source, columns, pieces)
         elif role == "episode_index":
-            raw[role] = _number_episodes(part.source, columns[0], values[columns[0]])
+            raw[role] = _number_episodes(table.source, columns[0], values[columns[0]])
         else:
-            raw[role] = _one_each(part.source, columns[0], values[columns[0]])
+            raw[role] = _one_each(table.source, columns[0], values[columns[0]])
     rows = len(raw["reward"])
     raw.setdefault("terminated", np.zeros(rows, dtype=bool))
     if "truncated" not in raw:
         raw["truncated"] = np.zeros(rows, dtype=bool)
-        if ("episode_index" in raw or part.is_episode) and rows:
+        if ("episode_index" in raw or table.is_episode) and rows:
             number = raw.get("episode_index", np.zeros(rows))
-            checker = ColumnChecker(part.source, names)
+            checker = ColumnChecker(table.source, names)
             terminated = checker.clean_column("terminated", raw["terminated"], None)
             if len(number) == len(terminated) == rows:  # else refused by the checks of all columns
                 raw["truncated"] = np.append(np.diff(number) != 0, True) & ~terminated
     return raw, names
-
-
-def _check_done(part: Columns, chosen: Mapping[str, tuple[str, ...]], stacklevel: int | None) -> None:
-    """Do not pass silently over a flag that may say that the task ended."""
-    taken = {name for names in chosen.values() for name in names}
-    done = find_done([name for name in part.names if name not in taken])
-    ends_known = part.is_episode or chosen.keys() & {"truncated", "episode_index"}
-    if done is None or ("terminated" in chosen and ends_known):
-        return
-    if done == "next.done":  # LeRobot: the last step of an episode
-        if stacklevel is None:
-            return
-        warnings.warn(
-            f"{part.source}: column 'next.done' tells that an episode ended, not whether the task ended it: "
-            "every end is taken as truncated. If the task ended there, say --terminated-column next.done",
-            stacklevel=stacklevel + 1,
-        )
-    else:
-        raise DatasetError(
-            f"{part.source}: column {done!r} may say that the task itself ended (--terminated-column {done}) "
-            f"or that the episode was cut off (--truncated-column {done}); say which (spi data convert)"
-        )
 
 
 def _vector(source: str, name: str, values: Values) -> np.ndarray:

@@ -4,14 +4,15 @@ import os
 import re
 from pathlib import Path
 
-from spi_diffusers.data.arrays import load_hdf5, load_npz
+from spi_diffusers.data.arrays import open_hdf5, open_npz
+from spi_diffusers.data.assembly import dataset_from_tables
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import download_dsrl_file
-from spi_diffusers.data.minari import load_minari
+from spi_diffusers.data.minari import open_minari
 from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tables import data_kind, is_table, load_table, load_table_folder
+from spi_diffusers.data.tables import data_kind, is_table, open_table, open_tables
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
@@ -92,35 +93,42 @@ def load_transitions(
         return _load_embedded(known, clip_actions)
     if kind in ("dsrl", "dsrl-hub"):
         return _load_dsrl(known, revision, clip_actions, is_downloaded=kind == "dsrl")
-    if kind == "minari":
-        return load_minari(str(dataset), known, clip_actions=clip_actions)
     if kind == "tables":
-        return load_table_folder(path, task=_only_task(path, known, config), clip_actions=clip_actions)
+        _check_no_config(path, known, config)
+    if kind in ("minari", "tables", "file"):
+        known = file_task(path, known) if kind == "file" else known
+        return load_tables(str(dataset), known, clip_actions=clip_actions)
     if kind == "folder":
         return load_folder(path, config, clip_actions=clip_actions)
-    if kind == "file":
-        return load_file(path, file_task(path, known), clip_actions=clip_actions)
     check_is_there(dataset)
     return load_hub(str(dataset), config, revision=revision, clip_actions=clip_actions)
 
 
-def load_file(
-    path: Path,
+def load_tables(
+    dataset: str | os.PathLike[str],
     task: Task | None = None,
     columns: ColumnNames | None = None,
     *,
     csv: CsvFormat | None = None,
     clip_actions: bool = False,
 ) -> TransitionDataset:
-    """Load an HDF5 file, a NumPy archive or a table whose `columns` are named or have usual names.
+    """Load what is not in the parquet layout: a file, a folder of tables, a LeRobot or a Minari dataset.
 
-    DatasetError if its suffix is not known or it cannot be used; ImportError if h5py is needed and missing.
+    `columns` are named where they have no usual names; `csv` is how CSV files are written. A missing next
+    observation is derived, see `derive_next_observation`. DatasetError if the suffix of a file is not known,
+    or the data cannot be used; ImportError if h5py or minari is needed and missing.
     """
-    check_suffix(path)
-    if is_table(path):
-        return load_table(path, columns, task, csv=csv, clip_actions=clip_actions)
-    load = load_npz if path.suffix.lower() == ".npz" else load_hdf5
-    return load(path, task, columns, clip_actions=clip_actions)
+    kind, path = data_kind(dataset), local_path(dataset)
+    if kind == "minari":
+        tables = [open_minari(dataset, columns or ColumnNames())]
+    elif kind == "tables":
+        tables = open_tables(path, csv)
+    else:
+        check_suffix(path)
+        is_npz = path.suffix.lower() == ".npz"
+        tables = [open_table(path, csv) if is_table(path) else open_npz(path) if is_npz else open_hdf5(path)]
+    source = str(dataset if kind == "minari" else path)
+    return dataset_from_tables(tables, source, columns, task, clip_actions=clip_actions)
 
 
 def check_suffix(path: Path) -> None:
@@ -177,14 +185,13 @@ def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None)
         raise DatasetError(f"{source}: is local; revision={revision!r} applies to Hub datasets only")
 
 
-def _only_task(path: Path, task: Task | None, config: str | None) -> Task | None:
-    """The task of data without configs; UnknownTaskError if another name was given."""
+def _check_no_config(path: Path, task: Task | None, config: str | None) -> None:
+    """Refuse, by UnknownTaskError, a name that is no task's for data without configs."""
     if task is None and config is not None:
         raise UnknownTaskError(
             f"unknown task {config!r}, and {path} has no configs: leave the task out, or name the data with "
             f"`spi data convert {path} FOLDER --name {config}`"
         )
-    return task
 
 
 def _load_embedded(task: Task | None, clip_actions: bool) -> TransitionDataset:
@@ -207,4 +214,4 @@ def _load_dsrl(
     path = local_path(os.environ.get("DSRL_DATASET_DIR", "~/.dsrl/datasets")) / task.dataset_file
     if not (is_downloaded and revision is None and path.is_file()):
         path = download_dsrl_file(task, revision=revision)
-    return load_hdf5(path, task, clip_actions=clip_actions)
+    return load_tables(path, task, clip_actions=clip_actions)

@@ -15,28 +15,21 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.data.arrays import own_values
-from spi_diffusers.data.assembly import Columns, dataset_from_parts
+from spi_diffusers.data.assembly import SourceTable
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.memory import check_size
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tasks import MINARI_PREFIX, Task
-from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.tasks import MINARI_PREFIX
 from spi_diffusers.files import local_path
 from spi_diffusers.messages import say
 
 
-def load_minari(
-    dataset: str | os.PathLike[str],
-    task: Task | None = None,
-    columns: ColumnNames | None = None,
-    *,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a Minari dataset: `minari:` and an id (downloaded by Minari if it is not here), or a folder.
+def open_minari(dataset: str | os.PathLike[str], columns: ColumnNames) -> SourceTable:
+    """The steps of a Minari dataset: `minari:` and an id (downloaded by Minari if not here), or a folder.
 
-    `columns` names what is not found by usual names, such as a cost in `infos/damage`. An episode that Minari
-    stored without an end is truncated at its last step. DatasetError where observations or actions are no
-    numbers, there is no cost, or Minari or the checks refuse it; ImportError if minari is not installed.
+    `columns` are those that are named. An episode that Minari stored without an end is truncated at its last
+    step. DatasetError where there is nothing that may be the cost, or Minari refuses it; ImportError if
+    minari is not installed.
     """
     source = str(dataset)
     try:
@@ -61,7 +54,7 @@ def load_minari(
     if not episodes:
         raise DatasetError(f"{source}: zero episodes; a dataset needs at least one transition")
     names = [name for name in episodes[0] if all(name in episode for episode in episodes)]
-    if not any(name.startswith("infos/") for name in names) and (columns is None or columns.cost is None):
+    if not any(name.startswith("infos/") for name in names) and columns.cost is None:
         raise DatasetError(
             f"{source}: no episode has infos, which hold the cost of every step; record the dataset with "
             "record_infos=True, or name the column of the cost with --cost-column"
@@ -73,9 +66,7 @@ def load_minari(
         except ValueError as error:
             raise DatasetError(f"{source}: the episodes have entries of different shapes: {error}") from error
 
-    return dataset_from_parts(
-        [Columns(source, names, read)], source, columns, task, clip_actions=clip_actions, stacklevel=3
-    )
+    return SourceTable(source, names, read)
 
 
 def _episode_columns(where: str, episode: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spi_diffusers.data.assembly import dataset_from_parts
+from spi_diffusers.data.assembly import dataset_from_tables
 from spi_diffusers.data.card import STATS_FILE, declared_configs, declared_files, written_config
 from spi_diffusers.data.columns import ColumnChecker, DatasetError
 from spi_diffusers.data.network import explain, fetch_snapshot, with_retries
-from spi_diffusers.data.parquet_files import parquet_part, parquet_parts
+from spi_diffusers.data.parquet_files import open_files, open_parquet
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -54,7 +54,7 @@ def load_folder(
     paths = [Path(file) for file in files]
     if columns in (None, ColumnNames()) and (folder / config / STATS_FILE).is_file():
         for path in paths:  # what `write_parquet_dataset` wrote has all columns
-            names = parquet_part([path], str(path)).names
+            names = open_parquet([path], str(path)).names
             ColumnChecker(str(path)).check_present(names, names)
     return _load_files(paths, config, columns, source or str(folder), clip_actions)
 
@@ -84,11 +84,10 @@ def _load_files(
     files: list[Path], config: str, columns: ColumnNames | None, source: str, clip_actions: bool
 ) -> TransitionDataset:
     label = f"{source} ({config})" if config not in source else source
-    return dataset_from_parts(
-        parquet_parts(files, label, columns or ColumnNames()),
+    return dataset_from_tables(
+        open_files(files, label, columns or ColumnNames()),
         *(label, columns, TASKS.get(config)),
         clip_actions=clip_actions,
-        stacklevel=4,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spi_diffusers.data.assembly import Columns, Values
+from spi_diffusers.data.assembly import SourceTable, Values
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import available_memory, check_size
 from spi_diffusers.data.roles import ColumnNames, choose_columns
@@ -26,19 +26,19 @@ def are_shards(files: Sequence[Path]) -> bool:
     return all(_SHARD.fullmatch(file.name) for file in files)
 
 
-def parquet_parts(files: Sequence[Path], source: str, named: ColumnNames) -> list[Columns]:
-    """One part of files whose rows may go on from file to file; else one each, with which an episode ends."""
-    whole = parquet_part(files, source)
+def open_files(files: Sequence[Path], source: str, named: ColumnNames) -> list[SourceTable]:
+    """One table of files whose rows may go on from file to file; else one each, which ends an episode."""
+    whole = open_parquet(files, source)
     if len(files) == 1 or are_shards(files):
         return [whole]
     chosen = choose_columns(source, whole.names, named)
     if "truncated" in chosen or ("episode_index" in chosen and "frame_index" in whole.names):
         return [whole]  # which tell where an episode goes on
-    return [parquet_part([file], str(file), is_episode=True) for file in files]
+    return [open_parquet([file], str(file), is_episode=True) for file in files]
 
 
-def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False) -> Columns:
-    """The columns of parquet files whose rows go on from file to file; only those that are used are read."""
+def open_parquet(files: Sequence[Path], source: str, *, is_episode: bool = False) -> SourceTable:
+    """The table of parquet files whose rows go on from file to file; only those that are used are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -79,7 +79,7 @@ def parquet_part(files: Sequence[Path], source: str, *, is_episode: bool = False
     def size(wanted: list[str]) -> int:
         return sum(_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True))
 
-    return Columns(source, names, read, is_episode, size)
+    return SourceTable(source, names, read, is_episode, size)
 
 
 def _metadata(file: Path) -> "pq.FileMetaData":

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from spi_diffusers.data.arrays import load_hdf5
 from spi_diffusers.data.card import STATS_FILE, read_card, read_stats_file
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat
@@ -21,9 +20,8 @@ from spi_diffusers.data.loading import (
     check_revision,
     check_suffix,
     file_task,
-    load_file,
+    load_tables,
 )
-from spi_diffusers.data.minari import load_minari
 from spi_diffusers.data.parquet import (
     folder_configs,
     hub_configs,
@@ -40,7 +38,6 @@ from spi_diffusers.data.tables import (
     is_csv,
     is_lerobot,
     is_table,
-    load_table_folder,
 )
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
@@ -86,6 +83,10 @@ class Request:
         """The wanted tasks, for a source that has no configs; an unknown one raises."""
         return tuple(get_task(name) for name in self.wanted)
 
+    def load(self, dataset: str | os.PathLike[str], task: Task | None) -> TransitionDataset:
+        """Load data that is not in the parquet layout as it is asked for."""
+        return load_tables(dataset, task, self.columns, csv=self.csv, clip_actions=self.clip_actions)
+
 
 def find_parts(source: str | os.PathLike[str], request: Request) -> list[Part]:
     """Find out what a source is, and what is to be converted of it: one part per config."""
@@ -127,10 +128,9 @@ def _file_part(path: Path, request: Request) -> Part:
                 "name the data with name= (--name) if it has no DSRL task"
             )
         name = path.name.partition(".")[0]
-    load = partial(load_file, path, task, request.columns, csv=request.csv, clip_actions=request.clip_actions)
     told = task_of_file(path)
     license = _DSRL_LICENSE if told is not None and path.name == told.dataset_file else _UNKNOWN_LICENSE
-    return Part(name or (task.name if task else ""), load, path.name, license)
+    return Part(name or (task.name if task else ""), partial(request.load, path, task), path.name, license)
 
 
 def _folder_parts(path: Path, request: Request) -> list[Part]:
@@ -221,9 +221,9 @@ def _minari_part(source: str, request: Request) -> Part:
             f"{source}: say which one task the Minari dataset belongs to with tasks= (--task), or name it "
             "with name= (--name) if it has no DSRL task"
         )
-    load = partial(load_minari, source, task, request.columns, clip_actions=request.clip_actions)
     label = source if source.startswith(MINARI_PREFIX) else f"Minari dataset {Path(source).name}"
-    return Part(request.name or (task.name if task else ""), load, label, _UNKNOWN_LICENSE)
+    name = request.name or (task.name if task else "")
+    return Part(name, partial(request.load, source, task), label, _UNKNOWN_LICENSE)
 
 
 def _dsrl_parts(request: Request) -> list[Part]:
@@ -236,7 +236,7 @@ def _dsrl_parts(request: Request) -> list[Part]:
     logger.info("%s: %d files, %.0f MB, commit %s", DSRL_DATASET_REPO, len(files), megabytes, commit)
 
     def load(task: Task) -> TransitionDataset:
-        return load_hdf5(fetch(files[task.name]), task, request.columns, clip_actions=request.clip_actions)
+        return request.load(fetch(files[task.name]), task)
 
     parts = []
     for task in tasks:
@@ -271,12 +271,7 @@ def _tables_part(
     license = read_card(readme).data.get("license") if readme.is_file() else None
 
     def load() -> TransitionDataset:
-        return load_table_folder(
-            fetch() if fetch else folder,
-            *(request.columns, task),
-            csv=request.csv,
-            clip_actions=request.clip_actions,
-        )
+        return request.load(fetch() if fetch else folder, task)
 
     return Part(
         request.name or (task.name if task else name),

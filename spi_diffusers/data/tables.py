@@ -4,15 +4,14 @@ import os
 import re
 from pathlib import Path
 
-from spi_diffusers.data.assembly import Columns, dataset_from_parts
+from spi_diffusers.data.assembly import SourceTable
 from spi_diffusers.data.card import declared_configs
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
 from spi_diffusers.data.memory import check_size
-from spi_diffusers.data.parquet_files import are_shards, parquet_part
-from spi_diffusers.data.roles import ColumnNames, natural_order
-from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, Task, source_kind
-from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.parquet_files import are_shards, open_parquet
+from spi_diffusers.data.roles import natural_order
+from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, source_kind
 from spi_diffusers.files import CARD_FILE, local_path
 
 #: What makes a folder a LeRobot dataset, of version 2 or 3.
@@ -21,33 +20,24 @@ LEROBOT_INFO = "meta/info.json"
 _LEROBOT_SHARD = re.compile(r"file-\d+\.parquet")
 
 
-def load_table(
-    path: Path,
-    columns: ColumnNames | None = None,
-    task: Task | None = None,
-    *,
-    csv: CsvFormat | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a table of logged transitions: one row per step, episode after episode.
+def open_table(path: Path, csv: CsvFormat | None = None, *, is_episode: bool = False) -> SourceTable:
+    """A table in a file; a CSV file has the names of its columns in the first line, and is read at once.
 
-    A CSV file has the names in its first line; without `columns`, usual names are looked for. A missing next
-    observation is derived, see `assembly.derive_next_observation`. DatasetError if the file is not such a
-    table, is not written as `csv` says, or its columns are refused by `assembly.dataset_from_parts`.
+    DatasetError if the file is not such a table, or not written as `csv` says.
     """
-    part = _table_part(path, csv, is_episode=False)
-    return dataset_from_parts([part], str(path), columns, task, clip_actions=clip_actions, stacklevel=3)
+    if not is_csv(path):
+        return open_parquet([path], str(path), is_episode=is_episode)
+    table = read_csv(path, csv)
+    return SourceTable(
+        str(path),
+        table.column_names,
+        lambda wanted: {name: table.column(name) for name in wanted},
+        is_episode,
+    )
 
 
-def load_table_folder(
-    folder: Path,
-    columns: ColumnNames | None = None,
-    task: Task | None = None,
-    *,
-    csv: CsvFormat | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a folder of tables, or a LeRobot dataset; arguments and errors are those of `load_table`.
+def open_tables(folder: Path, csv: CsvFormat | None = None) -> list[SourceTable]:
+    """The tables of a folder, or of a LeRobot dataset; errors are those of `open_table`.
 
     Files are taken in natural order of their names. An episode ends with its file: where nothing else tells
     the episodes apart, each file is one. Only numbered parts of one table (`train-00000-of-00002.parquet`,
@@ -60,10 +50,8 @@ def load_table_folder(
     check_size(str(folder), sum(file.stat().st_size for file in files if is_csv(file)))
     are_lerobots = is_lerobot(folder) and all(_LEROBOT_SHARD.fullmatch(file.name) for file in files)
     if are_lerobots or are_shards(files):
-        parts = [parquet_part(files, str(folder))]
-    else:
-        parts = [_table_part(file, csv, is_episode=True) for file in files]
-    return dataset_from_parts(parts, str(folder), columns, task, clip_actions=clip_actions, stacklevel=3)
+        return [open_parquet(files, str(folder))]
+    return [open_table(file, csv, is_episode=True) for file in files]
 
 
 def folder_tables(folder: Path) -> list[Path]:
@@ -103,17 +91,3 @@ def is_table(path: Path) -> bool:
 def is_csv(path: Path) -> bool:
     """Whether a file is a table of text by its name."""
     return is_table(path) and path.suffix.lower() != ".parquet"
-
-
-def _table_part(path: Path, csv: CsvFormat | None, *, is_episode: bool) -> Columns:
-    if not is_table(path):
-        raise DatasetError(f"{path}: is not a table; expected {', '.join(TABLE_SUFFIXES)}")
-    if not is_csv(path):
-        return parquet_part([path], str(path), is_episode=is_episode)
-    table = read_csv(path, csv)
-    return Columns(
-        str(path),
-        table.column_names,
-        lambda wanted: {name: table.column(name) for name in wanted},
-        is_episode,
-    )

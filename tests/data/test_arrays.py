@@ -11,9 +11,9 @@ import pytest
 import torch
 from data_factory import make_columns, make_dataset, to_dsrl
 
-from spi_diffusers.data.arrays import DSRL_NAMES, load_hdf5, load_npz
+from spi_diffusers.data.arrays import DSRL_NAMES
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.loading import load_file, load_transitions
+from spi_diffusers.data.loading import load_tables, load_transitions
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import to_arrow
@@ -138,7 +138,7 @@ def test_other_names_are_usual_or_named(tmp_path, file_name, write, renamed, nam
     if isinstance(named, str):
         named = {role: named.format(name) for role, name in DSRL_NAMES.items()}
         named |= {role: (named[role],) for role in ("observation", "next_observation", "action")}
-    data = load_file(tmp_path / file_name, columns=ColumnNames(**named))
+    data = load_tables(tmp_path / file_name, columns=ColumnNames(**named))
     assert data.sha256 == make_dataset(terminated=(1,)).sha256
 
 
@@ -363,9 +363,9 @@ def test_each_format_recognises_the_other(tmp_path):
     (tmp_path / "a.npz").rename(tmp_path / "a.hdf5")
     (tmp_path / "b.hdf5").rename(tmp_path / "b.npz")
     with pytest.raises(DatasetError, match="is not an HDF5 file but a zip archive"):
-        load_hdf5(tmp_path / "a.hdf5")
+        load_tables(tmp_path / "a.hdf5")
     with pytest.raises(DatasetError, match="but an HDF5 file"):
-        load_npz(tmp_path / "b.npz")
+        load_tables(tmp_path / "b.npz")
 
 
 class Bomb:
@@ -416,7 +416,7 @@ def test_two_arrays_of_one_name_are_refused(tmp_path):
         warnings.simplefilter("ignore")  # zipfile says so, too
         archive.writestr("costs.npy", archive.read("costs.npy"))
     with pytest.raises(DatasetError, match=r"twice\.npz: has several arrays named 'costs'"):
-        load_npz(path)
+        load_tables(path)
 
 
 def test_entries_of_an_hdf5_file_that_are_no_arrays_are_told(tmp_path):
@@ -429,4 +429,4 @@ def test_entries_of_an_hdf5_file_that_are_no_arrays_are_told(tmp_path):
             for column, values in to_dsrl(make_columns()).items():
                 file[column] = value if column == "costs" else values
         with pytest.raises(DatasetError, match=message):
-            load_hdf5(path)
+            load_tables(path)

@@ -8,8 +8,8 @@ import pytest
 
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
+from spi_diffusers.data.loading import load_tables
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tables import load_table
 
 PLAIN = "obs_0,action_0,reward,cost,episode\n0.5,-1.25,2,0,a\n1.5,1e-3,3,1,a\n-.5,0.25,4,0,b\n"
 ROWS = [[0.5, -1.25, 2, 0, "a"], [1.5, 1e-3, 3, 1, "a"], [-0.5, 0.25, 4, 0, "b"]]
@@ -115,7 +115,7 @@ def test_two_decimal_marks_are_not_mixed_up(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("obs;act;reward;cost;episode\n1,5;2.5;1;0;a\n1,5;2.5;1;0;a\n")
     with pytest.raises(DatasetError, match=r"x\.csv: column 'act' must hold numbers, not string such as '2"):
-        load_table(path, ColumnNames(observation=("obs",), action=("act",)))
+        load_tables(path, columns=ColumnNames(observation=("obs",), action=("act",)))
 
 
 def test_a_delimiter_that_is_in_doubt_is_asked_for(tmp_path):

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.data.columns import COLUMNS, DatasetError
-from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.loading import load_tables, load_transitions
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.streaming import exceeds_memory, open_stream
-from spi_diffusers.data.tables import load_table, load_table_folder
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import to_arrow
@@ -53,7 +52,7 @@ def write(path, log):
 def test_named_columns(tmp_path, name):
     columns, log = robot_log(observation_dim=11)  # obs_10 sorts after obs_2
     with pytest.warns(UserWarning, match=r"log.*took the following row.*last row of 2 truncated episodes"):
-        data = load_table(write(tmp_path / name, log), NAMED)
+        data = load_tables(write(tmp_path / name, log), columns=NAMED)
     kept = [0, 1, 3, 4, 5, 6, 7]  # without the last rows of episodes 0 and 2, which did not terminate
     assert data.transitions.observation.tolist() == columns["observation"][kept].tolist()
     assert data.transitions.action.tolist() == columns["action"][kept].tolist()
@@ -65,7 +64,7 @@ def test_named_columns(tmp_path, name):
 
 def test_our_own_layout_needs_no_names(tmp_path):
     data = make_dataset(task=BALL, terminated=(0,))
-    loaded = load_table(write(tmp_path / "rows.parquet", to_arrow(data)), task=BALL)
+    loaded = load_tables(write(tmp_path / "rows.parquet", to_arrow(data)), task=BALL)
     assert loaded.sha256 == data.sha256
 
 
@@ -96,11 +95,11 @@ def test_any_numeric_types_give_the_same_data(
     path = write(tmp_path_factory.mktemp("t") / "t.parquet", table)
     expected = {name: columns[name] for name in COLUMNS} | {"reward": columns["cost"]}
     if has_next:
-        data = load_table(path, ColumnNames(**named))
+        data = load_tables(path, columns=ColumnNames(**named))
         assert data.sha256 == TransitionDataset.from_columns(expected).sha256
         return
     with pytest.warns(UserWarning, match="took the following row"):
-        data = load_table(path, ColumnNames(**named))
+        data = load_tables(path, columns=ColumnNames(**named))
     rows = np.flatnonzero(~columns["truncated"])
     assert data.transitions.observation.tolist() == columns["observation"][rows].tolist()
     batch = data.transitions
@@ -163,7 +162,7 @@ def test_bad_tables(tmp_path, names, change, message):
     path = write(tmp_path / "log.parquet", log | change)
     columns = ColumnNames(**(vars(NAMED) | names))
     with pytest.raises(DatasetError, match=rf"log\.parquet: .*{message}"):
-        load_table(path, columns)
+        load_tables(path, columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +182,7 @@ def test_a_column_has_one_role(tmp_path, names, column, first, second):
     path = write(tmp_path / "log.csv", log)
     roles = rf"both for the {first} \(--.*\) and for the {second} \(--"
     with pytest.raises(DatasetError, match=rf"log\.csv: column '{column}' is taken {roles}"):
-        load_table(path, ColumnNames(**(vars(NAMED) | names)))
+        load_tables(path, columns=ColumnNames(**(vars(NAMED) | names)))
 
 
 def test_task_fixes_dimensions_and_action_range(tmp_path):
@@ -191,13 +190,13 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
     with pytest.raises(
         DatasetError, match=r"column 'obs_0, obs_1, .*has 5 dimensions, but OfflineBallC.* has 8"
     ):
-        load_table(write(tmp_path / "log.csv", log), NAMED, BALL)
+        load_tables(write(tmp_path / "log.csv", log), BALL, NAMED)
     _, log = robot_log()
     path = write(tmp_path / "log.csv", log | {"gas": np.full(9, 7.0)})
     with pytest.raises(DatasetError, match="column 'steer, gas' has 9 rows outside"):
-        load_table(path, NAMED, BALL)
+        load_tables(path, BALL, NAMED)
     with pytest.warns(UserWarning, match="took the following row"):
-        data = load_table(path, NAMED, BALL, clip_actions=True)
+        data = load_tables(path, BALL, NAMED, clip_actions=True)
     assert data.transitions.action[:, 1].tolist() == [1.0] * 7
 
 
@@ -209,19 +208,19 @@ def test_task_fixes_dimensions_and_action_range(tmp_path):
         ("a.csv", b"x,x\n1,2\n", "has several columns with the name 'x'"),
         ("a.parquet", b"PAR1 and no more", "is not a parquet file, or it is cut off or damaged"),
         ("a.csv.gz", b"no gzip", "is not a gzip file but something else"),
-        ("a.xlsx", b"", "is not a table; expected .csv, .csv.gz, .tsv, .tsv.gz, .parquet"),
+        ("a.xlsx", b"", "files with the suffix '.xlsx' are not known"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DatasetError, match=rf"{name}: {message}"):
-        load_table(tmp_path / name)
+        load_tables(tmp_path / name)
 
 
 def test_header_without_rows(tmp_path):
     (tmp_path / "a.csv").write_text("observation,action,reward,cost,terminated\n")
     with pytest.raises(DatasetError, match=r"a\.csv: "):
-        load_table(tmp_path / "a.csv")
+        load_tables(tmp_path / "a.csv")
 
 
 # ---- columns with usual names
@@ -257,7 +256,7 @@ def usual_log(**renamed):
 )
 def test_usual_names_need_no_options(tmp_path, renamed):
     columns, log = usual_log(**renamed)
-    loaded = load_table(write(tmp_path / "log.csv", log))
+    loaded = load_tables(write(tmp_path / "log.csv", log))
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
 
 
@@ -267,7 +266,7 @@ def test_numbered_columns_are_in_natural_order_however_they_are_written(tmp_path
         name.replace("action_", "act[") + "]" * name.startswith("action_"): log[name]
         for name in reversed(log)
     }
-    loaded = load_table(write(tmp_path / "log.parquet", log))
+    loaded = load_tables(write(tmp_path / "log.parquet", log))
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
 
 
@@ -302,12 +301,12 @@ def test_what_is_ambiguous_is_asked_with_the_option_that_answers(tmp_path, renam
     if more is not None:
         log[more] = columns["reward"]
     with pytest.raises(DatasetError, match=rf"log\.parquet: .*{message}"):
-        load_table(write(tmp_path / "log.parquet", log))
+        load_tables(write(tmp_path / "log.parquet", log))
 
 
 def test_a_named_column_is_not_found_for_another_role(tmp_path):
     columns, log = usual_log(terminated="timeout", truncated=None)
-    loaded = load_table(write(tmp_path / "log.csv", log), ColumnNames(terminated="timeout"))
+    loaded = load_tables(write(tmp_path / "log.csv", log), columns=ColumnNames(terminated="timeout"))
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
 
 
@@ -339,15 +338,15 @@ def test_numbered_columns_have_one_style_and_no_gaps(tmp_path, change, message):
     log.pop(None, None)
     path = write(tmp_path / "log.csv", log)
     if message is None:
-        assert load_table(path).sha256 == TransitionDataset.from_columns(columns).sha256
+        assert load_tables(path).sha256 == TransitionDataset.from_columns(columns).sha256
         return
     with pytest.raises(DatasetError, match=rf"log\.csv: .*{message}"):
-        load_table(path)
+        load_tables(path)
     by_name = ColumnNames(
         observation=("observation_?",), next_observation=("next_observation_?",), action=("action*",)
     )
     try:
-        load_table(path, by_name)  # who names them decides
+        load_tables(path, columns=by_name)  # who names them decides
     except DatasetError as error:
         assert "dimensions" in str(error)  # noqa: PT017
 
@@ -359,7 +358,7 @@ def test_a_list_of_one_is_a_number_and_lists_are_put_side_by_side(tmp_path):
     log |= {"c": list(columns["observation"][:, 6:]), "action_0": columns["action"][:, 0]}
     log |= {"action_1": list(columns["action"][:, 1:]), "next_observation": list(columns["next_observation"])}
     path = write(tmp_path / "log.parquet", {name: pa.array(values) for name, values in log.items()})
-    loaded = load_table(path, ColumnNames(observation=("a", "b", "c")))
+    loaded = load_tables(path, columns=ColumnNames(observation=("a", "b", "c")))
     assert loaded.sha256 == TransitionDataset.from_columns(columns).sha256
 
 
@@ -368,17 +367,17 @@ def test_a_flag_beside_the_episode_is_not_passed_over(tmp_path, done):
     columns, log = usual_log(terminated=done, truncated=None)
     path = write(tmp_path / "log.csv", log)
     with pytest.raises(DatasetError, match=rf"column '{done}' may say .*--terminated-column.*; say which"):
-        load_table(path)
-    assert load_table(path, ColumnNames(terminated=done)).sha256
+        load_tables(path)
+    assert load_tables(path, columns=ColumnNames(terminated=done)).sha256
     with_both = write(tmp_path / "both.csv", usual_log()[1] | {done: columns["truncated"]})
-    assert load_table(with_both).sha256 == TransitionDataset.from_columns(columns).sha256
+    assert load_tables(with_both).sha256 == TransitionDataset.from_columns(columns).sha256
 
 
 def test_an_episode_is_told_by_one_value_per_row(tmp_path):
     _, log = usual_log(truncated=None)
     log["episode_index"] = [[1]] * 9
     with pytest.raises(DatasetError, match=r"'episode_index' must hold one number or name per row, not list"):
-        load_table(write(tmp_path / "log.parquet", log))
+        load_tables(write(tmp_path / "log.parquet", log))
 
 
 def test_everything_that_is_missing_is_told_at_once(tmp_path):
@@ -386,7 +385,7 @@ def test_everything_that_is_missing_is_told_at_once(tmp_path):
     path.write_text("a,b\n1,2\n")
     everything = r"no column 'c' for the cost .*observation \(--obs.*the action \(--act.*the reward \(--rew"
     with pytest.raises(DatasetError, match=everything):
-        load_table(path, ColumnNames(cost="c"))
+        load_tables(path, columns=ColumnNames(cost="c"))
 
 
 @pytest.mark.parametrize(("rows", "more"), [(1, {}), (1, {"next_observation_0": [2.0]})])
@@ -394,10 +393,10 @@ def test_one_row(tmp_path, rows, more):
     log = {"observation_0": [1.0], "action_0": [0.5], "reward": [1.0], "cost": [0], "episode": [0]}
     path = write(tmp_path / "log.csv", log | more)
     if more:
-        assert len(load_table(path)) == 1
+        assert len(load_tables(path)) == 1
         return
     with pytest.raises(DatasetError, match=r"log\.csv: zero rows are left of 1: every episode has one step"):
-        load_table(path)
+        load_tables(path)
 
 
 def test_columns_and_files_may_have_raised_digits(tmp_path):
@@ -406,7 +405,7 @@ def test_columns_and_files_may_have_raised_digits(tmp_path):
         log[f"obs_{i}²" if i % 2 else f"obs_{i}"] = log.pop(f"obs_{i}")
     log["next_observation"] = pa.array([*columns["next_observation"]])
     write(tmp_path / "run_1².parquet", log)
-    data = load_table_folder(tmp_path, NAMED)
+    data = load_tables(tmp_path, columns=NAMED)
     assert data.transitions.observation.tolist() == columns["observation"].tolist()
 
 
@@ -436,7 +435,7 @@ def test_a_folder_with_one_file_per_episode(tmp_path, suffix, tells):
     (tmp_path / "notes.txt").write_text("not looked at")
     ended = (1,) if tells in ("terminated", "ends") else ()
     expected = TransitionDataset.from_columns(make_columns(lengths=lengths, terminated=ended))
-    assert load_table_folder(tmp_path).sha256 == load_transitions(tmp_path).sha256 == expected.sha256
+    assert load_tables(tmp_path).sha256 == load_transitions(tmp_path).sha256 == expected.sha256
     assert not exceeds_memory(tmp_path)
     with pytest.raises(DatasetError, match=r"cannot be streamed.*spi data convert"):
         open_stream(tmp_path)
@@ -447,7 +446,7 @@ def test_numbered_parts_of_a_table_are_joined(tmp_path):
     table = to_arrow(data)
     for number, rows in enumerate((table.slice(0, 3), table.slice(3))):
         pq.write_table(rows, tmp_path / f"train-0000{number}-of-00002.parquet")
-    assert load_table_folder(tmp_path).sha256 == data.sha256
+    assert load_tables(tmp_path).sha256 == data.sha256
 
 
 @pytest.mark.parametrize("tells", ["nothing", "terminated", "constant"])
@@ -506,7 +505,7 @@ def test_what_is_wrong_in_a_folder_names_the_file(tmp_path, change, message):
     log |= {"terminated": [False] * 9} | change
     write(tmp_path / "b.csv", {name: values for name, values in log.items() if values is not None})
     with pytest.raises(DatasetError, match=message):
-        load_table_folder(tmp_path)
+        load_tables(tmp_path)
 
 
 def test_a_lfs_pointer_is_told(tmp_path):
@@ -514,7 +513,7 @@ def test_a_lfs_pointer_is_told(tmp_path):
     with pytest.raises(
         DatasetError, match=r"log\.parquet: is not a parquet file but a Git LFS poi.*lfs pull"
     ):
-        load_table(tmp_path / "log.parquet")
+        load_tables(tmp_path / "log.parquet")
 
 
 @pytest.mark.parametrize("width", [1, 40])
@@ -524,7 +523,7 @@ def test_parquet_that_unfolds_to_more_than_memory_is_not_read(tmp_path, little_m
     rows["observation"] = pa.FixedSizeListArray.from_arrays(np.zeros(count * width, np.int8), width)
     pq.write_table(pa.table(rows), tmp_path / "log.parquet", compression="zstd")
     with pytest.raises(DatasetError, match=r"log\.parquet: needs 0\.0 GB of memory, and 0\.0 GB are free"):
-        load_table(tmp_path / "log.parquet")
+        load_tables(tmp_path / "log.parquet")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -536,9 +535,9 @@ def test_tables_that_fit_into_memory_only_one_by_one_are_not_read(tmp_path, litt
         shutil.copy(path, tmp_path / f"{name}.{suffix}")
     # One alone is read, before it is found to have no end.
     with pytest.raises(DatasetError, match=rf"a\.{suffix}: nothing tells where an episode ends"):
-        load_table(path)
+        load_tables(path)
     with pytest.raises(DatasetError, match=rf"^{tmp_path}: needs 0\.0 GB of memory, and 0\.0 GB are free"):
-        load_table_folder(tmp_path)
+        load_tables(tmp_path)
 
 
 @pytest.mark.slow
@@ -552,5 +551,5 @@ def test_well_compressed_data_is_loaded(tmp_path):
     log["truncated"] = np.arange(rows) % 100 == 99
     log["next_observation"] = observation
     pq.write_table(pa.table(log), tmp_path / "log.parquet", compression="zstd")
-    data = load_table(tmp_path / "log.parquet")
+    data = load_tables(tmp_path / "log.parquet")
     assert data.transitions.observation[-1].argmax() == 799

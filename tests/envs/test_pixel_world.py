@@ -266,12 +266,13 @@ def test_actions_fill_the_box():
 
 
 def test_data_in_dsrl_layout_loads(tmp_path):
-    from spi_diffusers.data.arrays import DSRL_NAMES, load_npz
+    from spi_diffusers.data.arrays import DSRL_NAMES
+    from spi_diffusers.data.loading import load_tables
 
     columns = columns_of(collect_pixel_world(3, 6, seed=0))
     path = tmp_path / "pixel.npz"
     np.savez(path, **{DSRL_NAMES[name]: values for name, values in columns.items()})
-    assert load_npz(path).sha256 == collect_pixel_world(3, 6, seed=0).sha256
+    assert load_tables(path).sha256 == collect_pixel_world(3, 6, seed=0).sha256
 
 
 @pytest.mark.parametrize(
