@@ -1,23 +1,15 @@
 import dataclasses
 import os
-import shutil
 import signal
 import threading
 
 import pytest
 import torch
-from training_factory import assert_same_training, newest_checkpoint, read_metrics, tiny_config
+from training_factory import assert_same_training, newest_checkpoint, read_metrics, run, tiny_config
 
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
-from spi_diffusers.training.processes import intra_op_threads, resolve_overlap
-from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
-
-
-def train(config, dataset):
-    trainer = Trainer(config, dataset, progress=False)
-    return trainer, trainer.train()
 
 
 def stop_at(trainer, update, number=signal.SIGTERM):
@@ -36,7 +28,7 @@ def stop_at(trainer, update, number=signal.SIGTERM):
 def test_training_changes_the_weights_and_logs_every_few_updates(small_dataset, tmp_path):
     config = tiny_config(tmp_path, updates=20)
     fresh = Trainer(config, small_dataset, progress=False)
-    trainer, result = train(config, small_dataset)
+    trainer, result = run(config, small_dataset)
     assert (result.step, result.stopped_by) == (20, None)
     for name in ("noise_model", "ema_noise_model", "critics", "target_critics"):
         before, after = getattr(fresh.algorithm, name), getattr(trainer.algorithm, name)
@@ -55,15 +47,15 @@ def test_training_changes_the_weights_and_logs_every_few_updates(small_dataset, 
 
 
 def test_logged_losses_are_means_over_the_updates_since_the_last_line(small_dataset, tmp_path):
-    train(tiny_config(tmp_path / "each", updates=6, log_every=1), small_dataset)
-    train(tiny_config(tmp_path / "three", updates=6, log_every=3), small_dataset)
+    run(tiny_config(tmp_path / "each", updates=6, log_every=1), small_dataset)
+    run(tiny_config(tmp_path / "three", updates=6, log_every=3), small_dataset)
     each = [line["critic/reward_loss"] for line in read_metrics(tmp_path / "each")]
     three = [line["critic/reward_loss"] for line in read_metrics(tmp_path / "three")]
     assert three == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3])
 
 
 def test_the_optimisers_follow_the_schedule(small_dataset, tmp_path):
-    trainer, _ = train(tiny_config(tmp_path, updates=4, learning_rate=1e-3), small_dataset)
+    trainer, _ = run(tiny_config(tmp_path, updates=4, learning_rate=1e-3), small_dataset)
     for optimizer in trainer.algorithm.optimizers().values():
         assert optimizer.param_groups[0]["lr"] == trainer.config.learning_rate_at(3)
 
@@ -72,7 +64,7 @@ def test_the_seed_decides_everything_and_torchs_own_random_state_nothing(small_d
     checkpoints = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.rand(len(checkpoints))
-        train(tiny_config(tmp_path / name, seed=seed), small_dataset)
+        run(tiny_config(tmp_path / name, seed=seed), small_dataset)
         checkpoints.append(newest_checkpoint(tmp_path / name))
     assert_same_training(checkpoints[0], checkpoints[1])
     key = "noise_model/net.0.weight"
@@ -83,8 +75,8 @@ def test_the_seed_decides_everything_and_torchs_own_random_state_nothing(small_d
 
 
 def test_overlapping_the_two_halves_gives_the_same_result(small_dataset, tmp_path):
-    train(tiny_config(tmp_path / "a", overlap=False), small_dataset)
-    train(tiny_config(tmp_path / "b", overlap=True), small_dataset)
+    run(tiny_config(tmp_path / "a", overlap=False), small_dataset)
+    run(tiny_config(tmp_path / "b", overlap=True), small_dataset)
     assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
 
 
@@ -99,13 +91,13 @@ def test_overlapping_the_two_halves_gives_the_same_result(small_dataset, tmp_pat
     ids=["default", "chain in float32", "recorded next action", "paper"],
 )
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(small_dataset, tmp_path, overrides):
-    train(tiny_config(tmp_path / "whole", **overrides), small_dataset)
+    run(tiny_config(tmp_path / "whole", **overrides), small_dataset)
     trainer = Trainer(tiny_config(tmp_path / "parts", **overrides), small_dataset, progress=False)
     stop_at(trainer, 7)
     result = trainer.train()
     assert (result.step, result.stopped_by) == (7, signal.SIGTERM)
     assert trainer.checkpoints.steps() == [5, 7]
-    _, result = train(tiny_config(tmp_path / "parts", resume=True, **overrides), small_dataset)
+    _, result = run(tiny_config(tmp_path / "parts", resume=True, **overrides), small_dataset)
     assert (result.step, result.stopped_by) == (20, None)
     assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
@@ -113,7 +105,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(small_dataset, tm
 
 def test_metrics_after_the_checkpoint_are_not_repeated(small_dataset, tmp_path):
     """A run killed at update 14 has logged 12, but its checkpoint is of update 10."""
-    train(tiny_config(tmp_path / "whole", log_every=1), small_dataset)
+    run(tiny_config(tmp_path / "whole", log_every=1), small_dataset)
     config = tiny_config(tmp_path / "parts", log_every=1)
     trainer = Trainer(config, small_dataset, progress=False)
 
@@ -126,7 +118,7 @@ def test_metrics_after_the_checkpoint_are_not_repeated(small_dataset, tmp_path):
         trainer.train()
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 14, "learn')  # the line at which it was killed
-    train(dataclasses.replace(config, resume=True), small_dataset)
+    run(dataclasses.replace(config, resume=True), small_dataset)
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 
 
@@ -148,107 +140,17 @@ def test_a_signal_during_the_last_update_does_not_undo_the_end(small_dataset, tm
 
 def test_training_outside_the_main_thread_works(small_dataset, tmp_path):
     results = []
-    thread = threading.Thread(target=lambda: results.append(train(tiny_config(tmp_path), small_dataset)[1]))
+    thread = threading.Thread(target=lambda: results.append(run(tiny_config(tmp_path), small_dataset)[1]))
     thread.start()
     thread.join()
     assert results[0].step == 20
-
-
-def test_resuming_a_finished_run_changes_nothing(small_dataset, tmp_path):
-    train(tiny_config(tmp_path), small_dataset)
-    before = newest_checkpoint(tmp_path)
-    lines = (tmp_path / "metrics.jsonl").read_bytes()
-    trainer, result = train(tiny_config(tmp_path, resume=True), small_dataset)
-    assert result.step == 20
-    assert result.metrics == before.state["last_metrics"]
-    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
-    weights = trainer.policy().reward_critic.state_dict()
-    expected = before.tensors["critics/net.0.weight"][:2]
-    assert torch.equal(weights["net.0.weight"], expected)
-
-
-def test_resume_without_a_checkpoint_starts_at_the_beginning(small_dataset, tmp_path):
-    train(tiny_config(tmp_path / "a"), small_dataset)
-    train(tiny_config(tmp_path / "b", resume=True), small_dataset)
-    assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
-
-
-def test_resume_without_a_checkpoint_spares_what_another_run_has_left(small_dataset, tmp_path):
-    train(tiny_config(tmp_path), small_dataset)
-    shutil.rmtree(tmp_path / "checkpoints")
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunFolderError, match=r"without a checkpoint.*seed: 0 before, 7 now"):
-        train(tiny_config(tmp_path, resume=True, seed=7), small_dataset)
-    (tmp_path / "policy").mkdir()
-    with pytest.raises(RunFolderError, match="holds a finished policy, but no checkpoint to resume from"):
-        train(tiny_config(tmp_path, resume=True), small_dataset)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    with pytest.raises(RunFolderError, match="holds a run already"):
-        train(tiny_config(tmp_path), small_dataset)
-    (tmp_path / "metrics.jsonl").unlink()
-    with pytest.raises(RunFolderError, match=r"\(there is policy\)\. Choose another output_dir\."):
-        train(tiny_config(tmp_path), small_dataset)
-    (tmp_path / "metrics.jsonl").write_bytes(before[tmp_path / "metrics.jsonl"])
-    (tmp_path / "policy").rmdir()
-    train(tiny_config(tmp_path, resume=True), small_dataset)  # killed before its first checkpoint
-
-
-def test_resuming_for_fewer_updates_than_were_made_is_refused(small_dataset, tmp_path):
-    train(tiny_config(tmp_path, updates=10, lr_schedule="constant"), small_dataset)
-    with pytest.raises(RunFolderError, match="has made 10 updates already, more than updates=5"):
-        train(tiny_config(tmp_path, updates=5, lr_schedule="constant", resume=True), small_dataset)
-
-
-def test_a_new_run_over_an_old_one_is_refused_and_nothing_is_touched(small_dataset, tmp_path):
-    config = tiny_config(tmp_path)
-    train(config, small_dataset)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(RunFolderError, match=r"holds a run already.*--resume.*output_dir"):
-        train(config, small_dataset)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="is a file"):
-        train(tiny_config(tmp_path / "file"), small_dataset)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "complaint"),
-    [
-        ({"seed": 1}, r"seed: 0 in the checkpoint, 1 now"),
-        ({"learning_rate": 2e-3}, r"learning_rate: 0.001 in the checkpoint, 0.002 now"),
-        ({"spi.gamma": 0.9, "batch_size": 16}, r"batch_size: 32 .*spi.gamma: 0.98 "),
-        ({"network.hidden_dims": [32]}, r"network.hidden_dims: \[32, 32\] in the checkpoint, \[32\] now"),
-        ({"updates": 40}, r"updates: 20 in the checkpoint, 40 now"),  # moves the cosine schedule
-    ],
-)
-def test_resuming_with_other_settings_is_refused(small_dataset, tmp_path, overrides, complaint):
-    train(tiny_config(tmp_path), small_dataset)
-    with pytest.raises(RunFolderError, match=complaint):
-        train(tiny_config(tmp_path, resume=True, **overrides), small_dataset)
-
-
-def test_what_does_not_change_the_result_may_change_on_resume(small_dataset, tmp_path):
-    config = tiny_config(tmp_path / "a", updates=10, lr_schedule="constant")
-    train(config, small_dataset)
-    train(tiny_config(tmp_path / "b", updates=20, lr_schedule="constant"), small_dataset)
-    longer = {"updates": 20, "lr_schedule": "constant", "resume": True, "keep_checkpoints": 1}
-    longer |= {"budget_reserve": 1.0, "reserve_decay": 0.5, "selection": "weight", "calibrate": False}
-    train(tiny_config(tmp_path / "a", checkpoint_every=6, log_every=5, **longer), small_dataset)
-    assert_same_training(newest_checkpoint(tmp_path / "a"), newest_checkpoint(tmp_path / "b"))
-
-
-def test_resuming_on_other_data_is_refused(small_dataset, tmp_path):
-    train(tiny_config(tmp_path), small_dataset)
-    other = small_dataset.select_episodes(torch.arange(5))
-    with pytest.raises(RunFolderError, match=rf"the data differs.*{small_dataset.sha256[:16]}"):
-        train(tiny_config(tmp_path, resume=True), other)
 
 
 def test_divergence_is_an_error_that_names_metric_and_update_before_anything_is_saved(
     small_dataset, tmp_path
 ):
     config = tiny_config(tmp_path, updates=5, lr_schedule="constant")
-    train(config, small_dataset)
+    run(config, small_dataset)
     before = newest_checkpoint(tmp_path)
     trainer = Trainer(dataclasses.replace(config, updates=20, resume=True), small_dataset, progress=False)
     poison = trainer.sampler.draw
@@ -268,7 +170,7 @@ def test_divergence_is_an_error_that_names_metric_and_update_before_anything_is_
 def test_a_learning_rate_far_too_high_is_noticed(small_dataset, tmp_path):
     config = tiny_config(tmp_path, learning_rate=1e30, updates=50)
     with pytest.raises(TrainingDivergedError, match="after update"):
-        train(config, small_dataset)
+        run(config, small_dataset)
     store = CheckpointStore(tmp_path / "checkpoints")
     assert all(first_non_finite(store.load(step).tensors) is None for step in store.steps())
 
@@ -285,7 +187,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(small_dataset, tmp_path):
 
 
 def test_exported_modules_are_copies_that_compute_the_same(small_dataset, tmp_path):
-    trainer, _ = train(tiny_config(tmp_path), small_dataset)
+    trainer, _ = run(tiny_config(tmp_path), small_dataset)
     parts = trainer.policy().components
     batch = small_dataset.transitions.gather(torch.arange(16))
     state, weight = parts["normalizer"](batch.observation), torch.linspace(0, 1, 16)
@@ -311,35 +213,9 @@ def test_the_action_range_reaches_the_exported_policy(tmp_path):
 
     dataset = make_dataset(lengths=(20, 20), terminated=(), low=-3.0, high=5.0)
     options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 3}
-    trainer, _ = train(tiny_config(tmp_path, **options), dataset)
+    trainer, _ = run(tiny_config(tmp_path, **options), dataset)
     config = trainer.policy().noise_model.config
     assert (config.action_low, config.action_high) == (-3.0, 5.0)
-
-
-def test_threads_are_shared_out_and_restored(small_dataset, tmp_path):
-    before = torch.get_num_threads()
-    with intra_op_threads(tiny_config(tmp_path, threads=2), overlap=True):
-        assert torch.get_num_threads() == 1
-    with intra_op_threads(tiny_config(tmp_path, threads=2), overlap=False):
-        assert torch.get_num_threads() == 2
-    assert torch.get_num_threads() == before
-    trainer = Trainer(tiny_config(tmp_path, threads=1, learning_rate=1e30), small_dataset, progress=False)
-    with pytest.raises(TrainingDivergedError):
-        trainer.train()
-    assert torch.get_num_threads() == before
-
-
-def test_overlap_auto_needs_one_process_on_the_cpu_with_two_threads(tmp_path):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    two, one = tiny_config(tmp_path, threads=2), tiny_config(tmp_path, threads=1)
-    assert resolve_overlap(two, 1, cpu) is True
-    assert [resolve_overlap(*case) for case in ((one, 1, cpu), (two, 2, cpu), (two, 1, gpu))] == [False] * 3
-    forced = tiny_config(tmp_path, overlap=True)
-    assert resolve_overlap(forced, 1, cpu) is True
-    with pytest.raises(ConfigError, match="overlap=true needs one process"):
-        resolve_overlap(forced, 2, cpu)
-    with pytest.raises(ConfigError, match="overlap=true has no effect on bc"):
-        resolve_overlap(dataclasses.replace(forced, algorithm="bc", cost_limit=10.0), 1, cpu)
 
 
 def test_tensorboard_gets_the_metrics_and_a_resumed_run_repeats_none(small_dataset, tmp_path):
@@ -350,7 +226,7 @@ def test_tensorboard_gets_the_metrics_and_a_resumed_run_repeats_none(small_datas
     trainer = Trainer(config, small_dataset, progress=False)
     stop_at(trainer, 8)
     trainer.train()
-    train(dataclasses.replace(config, resume=True), small_dataset)
+    run(dataclasses.replace(config, resume=True), small_dataset)
     events = EventAccumulator(str(tmp_path / "tensorboard" / "spi-diffusers")).Reload()
     steps = [event.step for event in events.Scalars("policy/noise_loss")]
     assert steps == list(range(2, 21, 2))
@@ -410,12 +286,12 @@ def test_a_callback_changes_nothing(small_dataset, tmp_path):
 
 def test_a_callback_stops_training_with_a_checkpoint_to_go_on_from(small_dataset, tmp_path):
     whole, parts = (tiny_config(tmp_path / name, updates=12) for name in ("whole", "parts"))
-    train(whole, small_dataset)
+    run(whole, small_dataset)
     trainer = Trainer(parts, small_dataset, progress=False)
     result = trainer.train(callback=lambda progress: progress.stop() if progress.step == 6 else None)
     assert (result.step, result.stopped_by) == (6, None)
     assert trainer.checkpoints.steps()[-1] == 6
-    train(dataclasses.replace(parts, resume=True), small_dataset)
+    run(dataclasses.replace(parts, resume=True), small_dataset)
     assert_same_training(newest_checkpoint(tmp_path / "whole"), newest_checkpoint(tmp_path / "parts"))
     assert read_metrics(tmp_path / "whole") == read_metrics(tmp_path / "parts")
 

@@ -16,6 +16,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.leftovers import name_aside
 from spi_diffusers.training.checkpoint import Checkpoint, CheckpointStore
+from spi_diffusers.training.trainer import Trainer, TrainingResult
 
 TIMINGS = {"seconds", "updates_per_second"}
 
@@ -36,6 +37,12 @@ def tiny_config(output_dir, dataset=None, **overrides) -> TrainConfig:
     if overrides.get("algorithm", "spi").startswith("spi"):
         settings |= {"network.hidden_dims": [32, 32], "network.time_embed_dim": 8}
     return make_train_config(settings | overrides)
+
+
+def run(config, dataset) -> tuple[Trainer, TrainingResult]:
+    """Train in this process, without a progress bar."""
+    trainer = Trainer(config, dataset, progress=False)
+    return trainer, trainer.train()
 
 
 def newest_checkpoint(output_dir) -> Checkpoint:
@@ -74,8 +81,6 @@ def start_job(target, *args):
 
 def train_job(overrides: dict, die_at: str | None = None) -> None:
     """Train as `spi train` does; with `die_at`, SIGKILL this process at that moment of a checkpoint."""
-    from spi_diffusers.training.trainer import Trainer
-
     if die_at is not None:
         _die_at(die_at)
     config = tiny_config(**overrides)
@@ -106,8 +111,6 @@ def train_until_sigterm_job(temporary: str, moment: str, data: str, settings: di
 
 def train_with_file_size_limit_job(overrides: dict, limit: int, report: str) -> None:
     """Train while no file may grow beyond `limit` bytes: what a full disk looks like, without filling one."""
-    from spi_diffusers.training.trainer import Trainer
-
     config = tiny_config(**overrides)
     trainer = Trainer(config, load_transitions(config.dataset, config.task), progress=False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -162,7 +165,6 @@ def _die_at(moment: str) -> None:
 def save_policy_with_file_size_limit_job(overrides: dict, folder: str, limit: int, report: str) -> None:
     """Save a finished run's policy while no file may grow beyond `limit` bytes."""
     from spi_diffusers.training.export import save_policy
-    from spi_diffusers.training.trainer import Trainer
 
     config = tiny_config(**overrides, resume=True)
     trainer = Trainer(config, load_transitions(config.dataset, config.task), progress=False)
