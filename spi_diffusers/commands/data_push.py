@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         hide_hub_bars()
 
     from spi_diffusers.hub.datasets import check_folder, commit_message, find_files, plan_push, published_card
-    from spi_diffusers.hub.upload import UploadOptions, upload
+    from spi_diffusers.hub.upload import upload
+    from spi_diffusers.hub.upload_plan import UploadOptions
 
     files = find_files(local_path(args.folder))
     check_folder(files, progress=not args.quiet)

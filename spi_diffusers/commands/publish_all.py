@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from spi_diffusers.hub.hub_collection import CollectionPlan, Item
     from spi_diffusers.hub.publish_all import FoundPolicies, Outcome, TrainedPolicy
-    from spi_diffusers.hub.upload import UploadOptions
+    from spi_diffusers.hub.upload_plan import UploadOptions
 
 DEFAULT_COLLECTION = "Safe policies by SPI"
 #: Options that only go with --all, and those that do not go with it.
@@ -44,7 +44,7 @@ def add_arguments(parser: "argparse._ArgumentGroup") -> None:
 
 def upload_options(args: argparse.Namespace) -> "UploadOptions":
     """How to publish, from the options of the command line."""
-    from spi_diffusers.hub.upload import UploadOptions
+    from spi_diffusers.hub.upload_plan import UploadOptions
 
     return UploadOptions(
         branch=args.revision,
@@ -134,8 +134,8 @@ def _fill(
     plan: "CollectionPlan", items: "list[Item]", outcomes: "list[Outcome]", args: argparse.Namespace
 ) -> list[str]:
     """Fill the collection, or say what would be done; returns what failed."""
+    from spi_diffusers.hub.client import HubError
     from spi_diffusers.hub.hub_collection import fill_collection
-    from spi_diffusers.hub.upload import HubError
 
     missing = ", ".join(item_id for _, item_id in plan.missing(items))
     if args.dry_run:

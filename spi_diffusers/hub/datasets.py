@@ -24,7 +24,8 @@ from spi_diffusers.data.parquet_rows import folder_rows
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.files import CARD_FILE, sha256_of
-from spi_diffusers.hub.upload import HubError, UploadOptions, UploadPlan, plan_upload
+from spi_diffusers.hub.client import HubError
+from spi_diffusers.hub.upload_plan import UploadOptions, UploadPlan, plan_upload
 from spi_diffusers.progress import progress_bar
 
 #: What a config's folder may hold; nothing else is published.

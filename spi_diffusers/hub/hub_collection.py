@@ -10,7 +10,7 @@ from typing import Literal
 from huggingface_hub import Collection, HfApi
 
 from spi_diffusers.data.network import explain, with_retries
-from spi_diffusers.hub.upload import HubError, change, explained, hub_api
+from spi_diffusers.hub.client import HubError, change, explained, hub_api
 
 DESCRIPTION = "Safe offline reinforcement learning: policies that take their cost limit at run time."
 #: Kind and id of what a collection holds.

@@ -25,6 +25,7 @@ from spi_diffusers.files import (
     to_json,
 )
 from spi_diffusers.hub.card import eval_results_yaml, policy_card
+from spi_diffusers.hub.client import explained
 from spi_diffusers.hub.policy_files import (
     EVAL_RESULTS_FOLDER,
     PLOTS_FOLDER,
@@ -32,7 +33,8 @@ from spi_diffusers.hub.policy_files import (
     is_ours,
     read_policy_files,
 )
-from spi_diffusers.hub.upload import UploadOptions, UploadPlan, UploadResult, explained, plan_upload, upload
+from spi_diffusers.hub.upload import UploadResult, upload
+from spi_diffusers.hub.upload_plan import UploadOptions, UploadPlan, plan_upload
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline

@@ -25,7 +25,8 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.hub.policy_files import PolicyFiles, is_publishable, read_policy_files
 from spi_diffusers.hub.publish import check_acts, plan_publish
-from spi_diffusers.hub.upload import UploadOptions, UploadPlan, upload
+from spi_diffusers.hub.upload import upload
+from spi_diffusers.hub.upload_plan import UploadOptions, UploadPlan
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT
 
 logger = logging.getLogger(__name__)

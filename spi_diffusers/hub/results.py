@@ -14,7 +14,7 @@ from spi_diffusers.files import (
     check_hub_id,
     local_path,
 )
-from spi_diffusers.hub.upload import HubError, explained, hub_api
+from spi_diffusers.hub.client import HubError, explained, hub_api
 
 
 def results_folders(path: Path) -> list[Path]:

@@ -50,7 +50,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
         """
         # Publishing stands above this package, so it is imported by whoever publishes.
         from spi_diffusers.hub.publish import publish_pipeline
-        from spi_diffusers.hub.upload import UploadOptions
+        from spi_diffusers.hub.upload_plan import UploadOptions
 
         options = UploadOptions(
             branch=revision,

@@ -9,7 +9,8 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.hub.datasets import check_folder, commit_message, find_files, plan_push
-from spi_diffusers.hub.upload import UploadOptions, upload
+from spi_diffusers.hub.upload import upload
+from spi_diffusers.hub.upload_plan import UploadOptions
 
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 

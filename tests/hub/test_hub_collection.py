@@ -6,8 +6,8 @@ from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from spi_diffusers.hub.client import HubError
 from spi_diffusers.hub.hub_collection import check_dataset, fill_collection, plan_collection
-from spi_diffusers.hub.upload import HubError
 
 MODELS = [("model", f"org/m{number}") for number in range(6)]
 ADDED = "/api/collections/[^/]+/[^/]+/items$"

@@ -10,8 +10,8 @@ from policy_factory import BALL, ENTRIES, make_entry
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.entries import DivergedRun
 from spi_diffusers.evaluation.results import results_text, write_results
+from spi_diffusers.hub.client import HubError
 from spi_diffusers.hub.results import find_policies, read_policy_results
-from spi_diffusers.hub.upload import HubError
 
 CARD = f"---\ntags:\n- {BALL.name}\n---\n".encode()
 BETTER = (make_entry([700, 720], [5, 7], 10, algorithm="better"),)

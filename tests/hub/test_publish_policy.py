@@ -11,9 +11,11 @@ from policy_factory import ENTRIES, edit_json, make_entry, make_policy, make_run
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.results import write_results
+from spi_diffusers.hub.client import HubError
 from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.hub.publish import assemble, check_acts, plan_publish
-from spi_diffusers.hub.upload import HubError, UploadOptions, upload
+from spi_diffusers.hub.upload import upload
+from spi_diffusers.hub.upload_plan import UploadOptions
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 

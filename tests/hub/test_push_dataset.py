@@ -9,8 +9,10 @@ from dataset_pushes import BALL, CAR_RUN, assert_published, published, push, wri
 from hub_server import OTHER_TOKEN, READ_TOKEN, TOKEN
 
 from spi_diffusers.data.columns import DatasetError
+from spi_diffusers.hub.client import HubError
 from spi_diffusers.hub.datasets import find_files, plan_push, published_card
-from spi_diffusers.hub.upload import HubError, UploadOptions, plan_upload, upload
+from spi_diffusers.hub.upload import upload
+from spi_diffusers.hub.upload_plan import UploadOptions, plan_upload
 
 
 def test_one_commit_holds_everything(hub, folder):

@@ -6,7 +6,7 @@ import pytest
 from dataset_pushes import assert_published, published, push, write
 from hub_faults import Fault
 
-from spi_diffusers.hub.upload import HubError
+from spi_diffusers.hub.client import HubError
 
 
 def push_under_a_fault(hub, folder, fault, exists=True):
