@@ -25,7 +25,8 @@ from spi_diffusers.algorithms.constrained import (
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithm_settings import BEARLagConfig
-from spi_diffusers.models.actors import ActionVAE, GaussianActor
+from spi_diffusers.models.action_vae import ActionVAE
+from spi_diffusers.models.actors import GaussianActor
 
 
 def actor_loss(

@@ -13,7 +13,7 @@ from spi_diffusers.algorithms.base import Batch, PolicySizes
 from spi_diffusers.algorithms.losses import td_loss, td_target
 from spi_diffusers.algorithms.networks import Compute, CriticStack, Learner
 from spi_diffusers.config.algorithm_settings import ConstrainedConfig, LagrangianConfig
-from spi_diffusers.models.actors import ActionVAE
+from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.critics import TwinCritic
 
 #: Rows of one pass without gradients. Larger passes get their memory from the system anew each time, which

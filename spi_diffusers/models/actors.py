@@ -1,6 +1,5 @@
 """The baselines' policies: each has `act(observation, generator)`, with actions in [-1, 1]."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,40 +10,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
+from spi_diffusers.models.action_vae import ActionVAE
 from spi_diffusers.models.critics import TwinCritic
+from spi_diffusers.models.mlp import joined, mlp, repeated
 from spi_diffusers.models.noise_model import MLPNoiseModel
 
 SELECTIONS = ("reward", "lagrangian", "sample")
-#: Bounds of a policy's log standard deviation (Haarnoja et al. 2018), and of the VAE's encoder's, for
-#: numerical stability (Fujimoto et al. 2019).
+#: Bounds of a policy's log standard deviation (Haarnoja et al. 2018).
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-VAE_LOG_STD_MIN, VAE_LOG_STD_MAX = -4.0, 15.0
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers of these widths with ReLU in between.
-
-    Raises:
-        ValueError: A width is below one.
-    """
-    if min(widths) < 1:
-        raise ValueError(f"All sizes must be at least 1, got {list(widths)}.")
-    layers: list[nn.Module] = []
-    for width_in, width_out in itertools.pairwise(widths):
-        # In place, as fresh memory for activations takes longer than computing them.
-        layers += [nn.Linear(width_in, width_out, dtype=torch.float32), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers[:-1])
-
-
-def joined(network: nn.Module, *parts: Tensor) -> Tensor:
-    """Parts side by side, in the dtype of a network's weights: bfloat16 in a compute replica."""
-    dtype = next(network.parameters()).dtype
-    return torch.cat([part.to(dtype) for part in parts], dim=-1)
-
-
-def repeated(observation: Tensor, like: Tensor) -> Tensor:
-    """Observations (B, O) for actions or latents (B, N, ...), (B, N, O); as they are for (B, ...)."""
-    return observation if like.dim() == 2 else observation.unsqueeze(1).expand(-1, like.shape[1], -1)
 
 
 class _Actor(ModelMixin, ConfigMixin):
@@ -117,64 +90,6 @@ class GaussianActor(_Actor):
         """The squashed mean, in [-1, 1], shape (B, A): when it acts, the policy is not random."""
         mean, _ = self(observation)
         return mean.tanh()
-
-
-class ActionVAE(nn.Module):
-    """Conditional VAE of actions: encoder q(z | s, a) = N(mean, std^2), prior N(0, I), a = tanh(D(s, z)).
-
-    It draws actions like those in the data: BCQ's candidates, BEAR's support, CPQ's test for actions outside
-    the data. Source: Fujimoto, Meger and Precup, "Off-Policy Deep Reinforcement Learning without
-    Exploration" (2019).
-
-    Args:
-        observation_dim: Size O of a (normalized) observation.
-        action_dim: Size A of an action; latents have size L = 2 A.
-        hidden_dim: Width of the two hidden layers of encoder and decoder.
-
-    Raises:
-        ValueError: For sizes below one.
-    """
-
-    def __init__(self, observation_dim: int, action_dim: int, hidden_dim: int = 400):
-        super().__init__()
-        self.latent_dim = 2 * action_dim
-        self.encoder = mlp(observation_dim + action_dim, hidden_dim, hidden_dim, 2 * self.latent_dim)
-        self.decoder = mlp(observation_dim + self.latent_dim, hidden_dim, hidden_dim, action_dim)
-
-    def encode(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of the latent, each (B, L) float32, from (B, O) and (B, A)."""
-        mean, log_std = self.encoder(joined(self, observation, action)).float().chunk(2, dim=-1)
-        return mean, log_std.clamp(VAE_LOG_STD_MIN, VAE_LOG_STD_MAX)
-
-    def decode_raw(self, observation: Tensor, latent: Tensor) -> Tensor:
-        """Actions before the tanh.
-
-        Args:
-            observation: Shape (B, O).
-            latent: Shape (B, L), or (B, N, L) for N actions per observation.
-
-        Returns:
-            Shape (B, A) or (B, N, A), float32.
-        """
-        return self.decoder(joined(self, repeated(observation, latent), latent)).float()
-
-    def decode(self, observation: Tensor, latent: Tensor) -> Tensor:
-        """Actions in [-1, 1]; shapes as in `decode_raw`."""
-        return self.decode_raw(observation, latent).tanh()
-
-    def forward(self, observation: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct actions through a sampled latent.
-
-        Args:
-            observation: Shape (B, O).
-            action: Shape (B, A).
-            noise: Standard normal, shape (B, L).
-
-        Returns:
-            The reconstruction (B, A), and the latent's mean and log standard deviation (B, L).
-        """
-        mean, log_std = self.encode(observation, action)
-        return self.decode(observation, mean + log_std.exp() * noise), mean, log_std
 
 
 class PerturbationModel(nn.Module):

@@ -23,7 +23,7 @@ from spi_diffusers.algorithms.constrained import (
 )
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithm_settings import BCQLagConfig, BEARLagConfig, LagrangianConfig
-from spi_diffusers.models.actors import ActionVAE
+from spi_diffusers.models.action_vae import ActionVAE
 
 
 def task_of(cost_limit, steps):
