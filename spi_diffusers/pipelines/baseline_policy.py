@@ -20,8 +20,9 @@ from spi_diffusers.pipelines.checks import (
     make_settings_plain,
     without_autocast,
 )
+from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.loading import CheckedLoading
-from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, DiffusersMethods, SPIPolicyPipeline
+from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
 
 
 class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):

@@ -27,6 +27,9 @@ from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
 
 #: diffusers finds the pipeline's code by this name.
 PIPELINE_MODULE = "pipeline"
+_IMPORT = re.compile(
+    r"^from spi_diffusers\.pipelines\.(\w+) import (?:\(.*?^\)|[^\n(]*)\n", re.MULTILINE | re.DOTALL
+)
 #: Actors and their losses share code, so the baselines' is not shipped.
 _BASELINE_CODE = b'''"""The policy of a baseline acts with the package only: pip install spi-diffusers."""
 
@@ -146,12 +149,19 @@ def _is_replaceable(folder: Path) -> bool:
 
 
 def pipeline_code() -> bytes:
-    """The code of SPI's pipeline as one file: `spi_policy.py` with `checks.py` in place of its import."""
-    code, checks = _source("pipelines", "spi_policy").decode(), _source("pipelines", "checks").decode()
-    importing = re.compile(
-        r"^from spi_diffusers\.pipelines\.checks import \(.*?^\)\n", re.MULTILINE | re.DOTALL
-    )
-    return importing.sub(lambda _: checks, code).encode()
+    """The code of SPI's pipeline as one file: `spi_policy.py`, with the modules beside it that it imports."""
+    merged: set[str] = set()
+
+    def merge(module: str) -> str:
+        def source(found: re.Match[str]) -> str:
+            if found[1] in merged:
+                return ""
+            merged.add(found[1])
+            return merge(found[1])
+
+        return _IMPORT.sub(source, _source("pipelines", module).decode())
+
+    return merge("spi_policy").encode()
 
 
 def _source(package: str, module: str) -> bytes:

@@ -1,16 +1,16 @@
 """The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
 
-This file is shipped in a policy's folder and Hub repository as `pipeline.py`, with `checks.py` in place of
-its import: it needs only torch, numpy and diffusers. It is one file there because diffusers puts the shipped
-code of all local policies into one flat package and reloads only the pipeline's own file: a second policy
-would act with the first one's neighbours. What the installed package adds, checked loading, saving and
-publishing, is in `hub_policy.py`.
+This file is shipped in a policy's folder and Hub repository as `pipeline.py`, with the modules beside it that
+it needs in place of their imports; all of them need only torch, numpy and diffusers. It is one file there
+because diffusers puts the shipped code of all local policies into one flat package and reloads only the
+pipeline's own file: a second policy would act with the first one's modules. What the installed package adds,
+checked loading, saving and publishing, is in `hub_policy.py`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +28,22 @@ from spi_diffusers.pipelines.checks import (
     check_same,
     check_text,
     make_settings_plain,
-    per_observation,
     shown,
     without_autocast,
 )
+from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
+from spi_diffusers.pipelines.extraction import (
+    SAFETY_WEIGHT_GRID,
+    SELECTIONS,
+    cost_allowance,
+    extract_reward,
+    extract_safe,
+    group_means,
+)
 
 FORMAT_VERSION = 1
-SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 NUM_CANDIDATES = 50
 MAX_CANDIDATES = 100_000
-EXTRACTIONS = ("reward", "safe")
-SELECTIONS = ("candidate", "weight")
-#: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
-#: careful policy has saved would be thrown away in the last steps, for little reward.
-PACE_HEADROOM = 1.5
 
 
 @dataclass
@@ -70,90 +72,6 @@ class SPIPolicyOutput(BaseOutput):
     cost_rates: Tensor
     feasible: Tensor
     chosen: Tensor
-
-
-def extract_reward(reward_values: Tensor) -> Tensor:
-    """Eq. 12: the candidate with the highest Q^r. (B, N) -> (B,)."""
-    return reward_values.argmax(dim=1)
-
-
-def extract_safe(
-    reward_values: Tensor, safety_values: Tensor, feasible: Tensor, num_groups: int | None = None
-) -> Tensor:
-    """The feasible candidate with the highest Q^r; where none is feasible, the one with the highest Q^c'.
-
-    With groups, the group with the highest mean Q^r among those that are feasible, and its first candidate.
-
-    Args:
-        reward_values: Shape (B, N).
-        safety_values: Shape (B, N).
-        feasible: Shape (B, N), bool; with groups, the same for all candidates of a group.
-        num_groups: Number of groups of equally many candidates side by side.
-
-    Returns:
-        Index of the chosen candidate, shape (B,).
-    """
-    if num_groups is None:
-        best = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
-    else:
-        size = reward_values.shape[1] // num_groups
-        means = reward_values.unflatten(1, (num_groups, size)).mean(dim=2)
-        best = torch.where(feasible[:, ::size], means, -torch.inf).argmax(dim=1) * size
-    return torch.where(feasible.any(dim=1), best, safety_values.argmax(dim=1))
-
-
-def group_means(values: Tensor, num_groups: int | None) -> Tensor:
-    """Every candidate's mean over its group, (B, N) -> (B, N); without groups, the values themselves."""
-    if num_groups is None:
-        return values
-    groups = values.unflatten(1, (num_groups, -1))
-    return groups.mean(dim=2, keepdim=True).expand_as(groups).flatten(1)
-
-
-@dataclass(frozen=True)
-class CostAllowance:
-    """What a step may cost.
-
-    Attributes:
-        rate: Cost per step to hold the critic's predictions to, shape (B,).
-        recovery: Cost that even the safest way on from a candidate may still have, shape (B,); None where
-            the running cost is not fed back.
-    """
-
-    rate: Tensor
-    recovery: Tensor | None
-
-
-class DiffusersMethods:
-    """What diffusers offers to pipelines of many GB, for one of a few MB; mixed into a pipeline."""
-
-    @classmethod
-    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
-        """A pipeline of the components and settings of another one; those that are named are replaced."""
-        # Named, as diffusers takes over only components that a pipeline is annotated with, and not any.
-        return cast(Any, super()).from_pipe(pipeline, **{**pipeline.components, **kwargs})
-
-    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        """Move the whole policy to the device: to move its parts at each call would take longer than to act.
-
-        Args:
-            gpu_id: Number of the accelerator.
-            device: The device; by default the machine's accelerator.
-
-        Raises:
-            RuntimeError: No device is named, and there is no accelerator.
-        """
-        device = device or torch.accelerator.current_accelerator(check_available=True)
-        if device is None:
-            raise RuntimeError("There is no accelerator: name a device, or leave the policy where it is.")
-        device = torch.device(device)
-        cast(Any, self).to(device if gpu_id is None else torch.device(device.type, gpu_id))
-
-    enable_sequential_cpu_offload = enable_model_cpu_offload
-
-    def enable_group_offload(self, onload_device: Any, *args: Any, **kwargs: Any) -> None:
-        """Move the whole policy to the device that it would be loaded onto, as `enable_model_cpu_offload`."""
-        self.enable_model_cpu_offload(device=onload_device)
 
 
 class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
@@ -345,8 +263,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         )
         generator = as_generator(generator)
         batch, device = len(observations), observations.device
-        extraction, allowance = self._allowance(
-            extraction, cost_limit, cost_budget, steps_left, batch, device
+        extraction, allowance = cost_allowance(
+            self.config, self.calibration, extraction, cost_limit, cost_budget, steps_left, batch, device
         )
         weights, count = self._candidate_weights(extraction, safety_weight, num_candidates, device)
 
@@ -399,54 +317,6 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         """Number of groups that safe extraction compares; None where it compares candidates."""
         grouped = self.config.selection == "weight" and self.noise_model.config.use_safety_weight
         return len(SAFETY_WEIGHT_GRID) if grouped else None
-
-    def _allowance(
-        self,
-        extraction: str | None,
-        cost_limit: Any,
-        cost_budget: Any,
-        steps_left: Any,
-        batch: int,
-        device: torch.device,
-    ) -> tuple[str, CostAllowance | None]:
-        """Which extraction applies, and for the safe one what a step may cost."""
-        if extraction is None:
-            extraction = "reward" if cost_limit is None and cost_budget is None else "safe"
-        if extraction not in EXTRACTIONS:
-            raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {shown(extraction)}.")
-        if (cost_budget is None) != (steps_left is None):
-            raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
-        even_rate = None
-        if cost_limit is not None:
-            limit = per_observation("cost_limit", cost_limit, batch, device)
-            if bool((limit < 0).any()):
-                raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
-            if self.config.max_episode_steps is None:
-                raise ValueError(
-                    "This policy does not know its task's episode length: pass cost_budget and steps_left "
-                    "instead of cost_limit."
-                )
-            even_rate = limit / self.config.max_episode_steps
-        if extraction == "reward":
-            return extraction, None
-        if cost_budget is None:
-            if even_rate is None:
-                raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
-            calibrated = even_rate if self.calibration is None else self.calibration(even_rate)
-            return extraction, CostAllowance(calibrated, None)
-        budget = per_observation("cost_budget", cost_budget, batch, device)
-        steps = per_observation("steps_left", steps_left, batch, device)
-        if bool((steps < 1).any()):
-            raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
-        reserve = self.config.budget_reserve
-        if self.config.reserve_decay:
-            share = (steps / self.config.max_episode_steps).clamp_max(1.0)
-            reserve = reserve * share**self.config.reserve_decay
-        left = (budget - reserve).clamp_min(0.0)
-        rate = left / steps
-        if even_rate is not None:
-            rate = torch.minimum(rate, PACE_HEADROOM * even_rate)
-        return extraction, CostAllowance(rate, left)
 
     def _candidate_weights(
         self,

@@ -15,12 +15,8 @@ from torch import Tensor
 
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import CostCalibration
-from spi_diffusers.pipelines.spi_policy import (
-    SPIPolicyOutput,
-    SPIPolicyPipeline,
-    extract_safe,
-    group_means,
-)
+from spi_diffusers.pipelines.extraction import extract_safe, group_means
+from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput, SPIPolicyPipeline
 from spi_diffusers.progress import progress_bar
 
 #: Episode costs the critic is held to at the knots, in units of cost.

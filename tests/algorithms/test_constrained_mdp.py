@@ -18,7 +18,7 @@ from constrained_mdp import (
 )
 
 from spi_diffusers.envs.pixel_world import transition_table, white_policy
-from spi_diffusers.pipelines.spi_policy import extract_safe
+from spi_diffusers.pipelines.extraction import extract_safe
 
 
 def one_state() -> ConstrainedMDP:

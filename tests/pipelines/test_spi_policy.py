@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from pipeline_factory import make_normalizer, make_pipeline, seeded
 
 from spi_diffusers.models import MLPNoiseModel
-from spi_diffusers.pipelines.spi_policy import (
-    SAFETY_WEIGHT_GRID,
-)
+from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
 
 
 @pytest.fixture(scope="module")

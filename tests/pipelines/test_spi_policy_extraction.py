@@ -8,13 +8,8 @@ from hypothesis import strategies as st
 from pipeline_factory import pipeline_by_hand, seeded
 
 from spi_diffusers.models import CostCalibration
-from spi_diffusers.pipelines.spi_policy import (
-    PACE_HEADROOM,
-    SPIPolicyOutput,
-    extract_reward,
-    extract_safe,
-    group_means,
-)
+from spi_diffusers.pipelines.extraction import PACE_HEADROOM, extract_reward, extract_safe, group_means
+from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput
 
 
 @pytest.fixture(scope="module")
