@@ -6,7 +6,7 @@ from exact_noise_model import exact_noise_model
 
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
-from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 diffusers_logging.disable_progress_bar()
@@ -38,6 +38,18 @@ def make_pipeline(seed=0, conditioned=True, heads=2, noise_options=None, **optio
     }
     settings = {"max_episode_steps": STEPS, "gamma": GAMMA, "budget_reserve": 0.0}
     return SPIPolicyPipeline(**(components | settings | options))
+
+
+def full_pipeline() -> SPIPolicyPipeline:
+    """All components, and settings that are no defaults."""
+    calibration = CostCalibration(num_knots=2)
+    calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
+    return make_pipeline(
+        calibration=calibration,
+        task="OfflineBallCircle-v0",
+        budget_reserve=2.0,
+        noise_options={"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]},
+    )
 
 
 def linear_critic(conditioned: bool, *heads: dict[str, float], twin_gap: float = 0.0) -> TwinCritic:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from pipeline_factory import make_normalizer, make_pipeline, seeded
+from pipeline_factory import full_pipeline, make_normalizer, make_pipeline, seeded
 
 from spi_diffusers import BaselinePolicyPipeline, SPIPolicyPipeline, train
 from spi_diffusers.evaluation.summary import shown
@@ -68,13 +68,6 @@ def test_of_two_jobs_the_last_to_end_puts_the_default_type_back(last):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy")
-    make_pipeline().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(small_file):
     return short_training(small_file)
 
@@ -92,7 +85,7 @@ def test_the_same_actions_are_taken(saved, state):
     with STATES[state]():
         same(act(SPIPolicyPipeline.from_pretrained(saved)), expected)
         same(act(DiffusionPipeline.from_pretrained(str(saved), trust_remote_code=True)), expected)
-        same(act(make_pipeline()), expected)
+        same(act(full_pipeline()), expected)
         same(act(swapped), expected_by_steps)
 
 

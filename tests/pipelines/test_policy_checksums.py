@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from pipeline_factory import make_normalizer, make_pipeline, seeded
+from pipeline_factory import full_pipeline, make_normalizer, make_pipeline, seeded
 
-from spi_diffusers.models import CostCalibration, GaussianActor, TwinCritic
+from spi_diffusers.models import GaussianActor, TwinCritic
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 RECORD = {"config": {"seed": 3}, "info": {"algorithm": "spi", "updates": 7}}
@@ -19,17 +19,10 @@ RECORD = {"config": {"seed": 3}, "info": {"algorithm": "spi", "updates": 7}}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy") / "policy"
-    calibration = CostCalibration(num_knots=2).set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
-    pipe = make_pipeline(calibration=calibration)
+    folder, pipe = tmp_path_factory.mktemp("policy") / "policy", full_pipeline()
     pipe.training_record = RECORD
     pipe.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    return Path(shutil.copytree(saved, tmp_path / "policy"))
 
 
 def files(folder):

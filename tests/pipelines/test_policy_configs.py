@@ -16,7 +16,6 @@ from spi_diffusers import models
 from spi_diffusers.algorithms.losses import vp_betas
 from spi_diffusers.models import (
     BatchConstrainedActor,
-    CostCalibration,
     DeterministicActor,
     DiffusionActor,
     GaussianActor,
@@ -34,19 +33,6 @@ FILES = {
         for name in ("noise_model", "reward_critic", "safety_critic", "normalizer", "calibration")
     },
 }
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy") / "policy"
-    calibration = CostCalibration(num_knots=2).set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
-    make_pipeline(calibration=calibration).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    return Path(shutil.copytree(saved, tmp_path / "policy"))
 
 
 def edit(folder, file, change):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from pipeline_factory import make_normalizer, make_pipeline, seeded
+from pipeline_factory import full_pipeline, make_normalizer, make_pipeline, seeded
 from safetensors.torch import load_file, save_file
 
-from spi_diffusers.models import CostCalibration, GaussianActor, TwinCritic
+from spi_diffusers.models import GaussianActor, TwinCritic
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
@@ -20,30 +20,6 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "calibration")
 #: What a clear error is: one of these types, naming the component (which is its folder).
 CLEAR = (ValueError, OSError)
-
-
-def full_pipeline():
-    calibration = CostCalibration(num_knots=2)
-    calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
-    return make_pipeline(
-        calibration=calibration,
-        task="OfflineBallCircle-v0",
-        budget_reserve=2.0,
-        noise_options={"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]},
-    )
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy") / "policy"
-    full_pipeline().save_pretrained(str(folder), safe_serialization=True)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    """A copy to be damaged."""
-    return Path(shutil.copytree(saved, tmp_path / "policy"))
 
 
 def load(folder):

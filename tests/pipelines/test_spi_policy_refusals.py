@@ -2,35 +2,16 @@
 
 import json
 import resource
-import shutil
 import struct
 import time
-from pathlib import Path
 
 import pytest
-from pipeline_factory import make_pipeline
 
-from spi_diffusers.models import CostCalibration
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUGE = 10**12
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    import torch
-
-    folder = tmp_path_factory.mktemp("policy") / "policy"
-    calibration = CostCalibration(num_knots=2).set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
-    make_pipeline(calibration=calibration).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved, tmp_path):
-    return Path(shutil.copytree(saved, tmp_path / "policy"))
 
 
 def refused(folder, message, **options):
