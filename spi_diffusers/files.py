@@ -30,8 +30,8 @@ RESULTS_FILE = "results.json"
 REPLAY_FILE = "replay.mp4"
 #: What the Hub shows of a repository.
 CARD_FILE = "README.md"
-#: What makes a folder a diffusers pipeline.
-INDEX_FILE = "model_index.json"
+#: What makes a folder a diffusers pipeline, and the code that diffusers loads it with.
+INDEX_FILE, CODE_FILE = "model_index.json", "pipeline.py"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 #: An id on the Hub: organization/name.

@@ -10,6 +10,7 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.results import read_results, read_train_info
 from spi_diffusers.files import (
+    CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     INFO_FILE,
@@ -122,7 +123,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     if rest:
         return top in (*components, "calibration")
     return path in (
-        *(INDEX_FILE, "pipeline.py", RESULTS_FILE, REPLAY_FILE),
+        *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE),
         *(INFO_FILE, CONFIG_FILE),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.files import (
+    CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     INFO_FILE,
@@ -25,8 +26,6 @@ from spi_diffusers.pipelines.checks import CHECKSUMS, index_sha256
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import INSTALLED_MODULES
 
-#: diffusers finds the pipeline's code by this name.
-PIPELINE_MODULE = "pipeline"
 _IMPORT = re.compile(
     r"^from spi_diffusers\.pipelines\.(\w+) import (?:\(.*?^\)|[^\n(]*)\n", re.MULTILINE | re.DOTALL
 )
@@ -50,8 +49,8 @@ def with_code(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes
     if class_name not in ("SPIPolicyPipeline", "BaselinePolicyPipeline"):
         return index, {}  # a class of the user, who has its code
     is_baseline = class_name == "BaselinePolicyPipeline"
-    index["_class_name"] = [PIPELINE_MODULE, class_name]
-    code = {f"{PIPELINE_MODULE}.py": _BASELINE_CODE if is_baseline else pipeline_code()}
+    index["_class_name"] = [CODE_FILE.removesuffix(".py"), class_name]
+    code = {CODE_FILE: _BASELINE_CODE if is_baseline else pipeline_code()}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
             continue

@@ -22,6 +22,7 @@ from spi_diffusers.pipelines.checks import (
     as_batch,
     as_generator,
     as_number,
+    as_plain,
     check_finite,
     check_given,
     check_origin,
@@ -270,7 +271,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
 
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
-        candidates = self.noise_model.sample(self.scheduler, states, tiled, num_inference_steps, generator)
+        denoising_steps = as_plain(num_inference_steps)
+        candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
         (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
         guarded = allowance is not None and allowance.recovery is not None
         safety_values, cost_values, recovery_costs = self._safety(states, candidates, tiled, guarded)

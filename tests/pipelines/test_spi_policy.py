@@ -210,3 +210,11 @@ def test_no_action_leaves_the_range_by_rounding(bound, action):
     for value in (action, -1.0, 1.0):
         scaled = model.to_environment_range(torch.tensor([[value]])).numpy()
         assert low <= scaled[0, 0] <= high
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.array, torch.tensor], ids=["int64", "array", "tensor"])
+def test_counts_of_other_libraries_are_counts(pipe, kind):
+    wanted = {"num_candidates": 12, "num_inference_steps": 3}
+    given = {name: kind(count) for name, count in wanted.items()}
+    expected = pipe(torch.zeros(3), **wanted, generator=0).candidates
+    assert torch.equal(pipe(torch.zeros(3), **given, generator=0).candidates, expected)
