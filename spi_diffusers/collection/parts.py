@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +25,7 @@ from spi_diffusers.collection.config import CollectionError, CollectionSpec
 from spi_diffusers.collection.episodes import Episode, EpisodeFilter, read_shards, write_shard
 from spi_diffusers.collection.scripted import ScriptedRun
 from spi_diffusers.files import written_aside
+from spi_diffusers.signals import interrupts_deferred
 
 SCRIPTED = "scripted"
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -92,7 +92,7 @@ def play_parts(
     started = False
     try:
         with pool, our_end:  # left in reverse order, so that an error does not wait for busy workers
-            with _interrupts_blocked():
+            with interrupts_deferred():  # workers import for a while before they ignore it
                 jobs = {pool.submit(_report_part, part): part for part in parts}
             while jobs:
                 done, _ = wait(jobs, _SECONDS_BETWEEN_REPORTS, return_when=FIRST_EXCEPTION)
@@ -109,19 +109,6 @@ def play_parts(
             f"a worker process was killed (is there enough memory for so many workers{guard}?); what was "
             "collected is kept, and the same collection goes on from it"
         ) from error
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start workers that Ctrl-C does not reach even while they import; here it is only put off."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _queue: Any = None  # of a worker: where it reports to

@@ -17,13 +17,10 @@ import contextlib
 import ctypes
 import functools
 import os
-import signal
 import sys
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import gymnasium
@@ -31,6 +28,7 @@ import numpy as np
 
 from spi_diffusers.data.simulators import SIMULATORS, SimulatorNotInstalledError, install_command
 from spi_diffusers.data.tasks import Task
+from spi_diffusers.signals import interrupts_deferred
 
 # ruff: noqa: NPY002  (the simulators draw from the generator that the rule advises against)
 
@@ -75,7 +73,7 @@ class BulletEnv(gymnasium.Env):
         # until the first reset(seed=...).
         self._generator = np.random.RandomState()
         make = make_simulator or _registered(task)
-        with _interrupts_deferred():  # pybullet's client that is half made complains when it goes
+        with interrupts_deferred():  # pybullet's client that is half made complains when it goes
             with as_global_generator(self._generator), _quiet():
                 self._simulator = make()
             # A client that nobody closes holds more than 20 MB for the life of the process.
@@ -258,23 +256,6 @@ def _seed_generator(generator: np.random.RandomState, seed: int) -> None:
     while seed := seed >> 32:
         words.append(seed & 0xFFFFFFFF)
     generator.seed(words[0] if len(words) == 1 else words)
-
-
-@contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C wait until the end, in the thread that Python hands it to."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    caught: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        before(*caught[0])
 
 
 @contextlib.contextmanager

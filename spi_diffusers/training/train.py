@@ -17,15 +17,10 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.loading import load_pipeline
+from spi_diffusers.signals import StopRequest, raising_on_sigterm
 from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
-from spi_diffusers.training.processes import (
-    StopRequest,
-    held_by_all,
-    intra_op_threads,
-    make_accelerator,
-    raising_on_sigterm,
-)
+from spi_diffusers.training.processes import held_by_all, intra_op_threads, make_accelerator
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
 from spi_diffusers.training.trainer import Trainer, TrainingProgress, TrainingResult
 

@@ -22,6 +22,7 @@ from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
 from spi_diffusers.leftovers import remove_leftovers
 from spi_diffusers.progress import progress_bar
+from spi_diffusers.signals import StopSignals
 from spi_diffusers.training.build import (
     Dataset,
     build_algorithm,
@@ -39,7 +40,6 @@ from spi_diffusers.training.checkpoint import (
 from spi_diffusers.training.export import make_policy
 from spi_diffusers.training.metrics import MetricsLog, MetricsWindow
 from spi_diffusers.training.processes import (
-    StopSignals,
     agree,
     any_process,
     average_gradients,
