@@ -1,4 +1,8 @@
-"""Arrow columns as NumPy arrays."""
+"""Arrow columns as NumPy arrays.
+
+Row by row access of `datasets` is some 200 times slower than a tensor gather, so the columns are viewed
+without a copy, and copied once, whole, into contiguous tensors.
+"""
 
 import re
 from typing import TYPE_CHECKING

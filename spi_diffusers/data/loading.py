@@ -9,8 +9,8 @@ from spi_diffusers.data.assembly import dataset_from_tables
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import download_dsrl_file
+from spi_diffusers.data.layout import folder_configs, load_folder, load_hub
 from spi_diffusers.data.minari import open_minari
-from spi_diffusers.data.parquet import folder_configs, load_folder, load_hub
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tables import data_kind, is_table, open_table, open_tables
 from spi_diffusers.data.tasks import (

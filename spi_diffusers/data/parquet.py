@@ -1,260 +1,121 @@
-"""Datasets in the parquet layout, from a local folder or the Hub: their configs, and loading one whole.
+"""Columns of parquet files, and what is wrong with a file that is none."""
 
-The layout: `README.md` with one YAML config per task, and `<task>/train-*.parquet` with one row per
-transition: `observation`, `next_observation`, `action` (fixed-size float32 lists), `reward`, `cost`
-(float32), `terminated`, `truncated` (bool), `episode_index`, `frame_index` (int64).
-
-Row by row access of `datasets` is some 200 times slower than a tensor gather, so the Arrow columns are
-viewed as NumPy arrays without a copy and copied once, whole, into contiguous tensors.
-"""
-
-import glob
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spi_diffusers.data.assembly import dataset_from_tables
-from spi_diffusers.data.card import STATS_FILE, declared_configs, declared_files, written_config
-from spi_diffusers.data.columns import ColumnChecker, DatasetError
-from spi_diffusers.data.network import explain, fetch_snapshot, with_retries
-from spi_diffusers.data.parquet_files import open_files, open_parquet
-from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
-from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import CARD_FILE
+from spi_diffusers.data.assembly import SourceTable, Values
+from spi_diffusers.data.columns import DatasetError, list_names
+from spi_diffusers.data.memory import available_memory, check_size
+from spi_diffusers.data.roles import ColumnNames, choose_columns
+from spi_diffusers.data.signatures import check_signature
+from spi_diffusers.messages import say
 
-SPLIT = "train"
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
-#: The config of a repository on the Hub whose card declares none, as `datasets` calls it.
-_UNNAMED = "default"
-_TRAIN = re.compile(r"(?<![^\W_])train(?![^\W_])")
+#: Rows that are decoded at a time: what `write_parquet_dataset` puts into a row group.
+_BATCH_ROWS = 1 << 18
+#: Numbered parts of one table, whose rows go on from file to file, as `datasets` writes them.
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
 
 
-# ---- whole configs in memory
+def are_shards(files: Sequence[Path]) -> bool:
+    """Whether files are by their names the numbered parts of one table."""
+    return all(_SHARD.fullmatch(file.name) for file in files)
 
 
-def load_folder(
-    folder: Path,
-    config: str | None = None,
-    columns: ColumnNames | None = None,
-    *,
-    source: str | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a config, by default the only one, from a local folder in the parquet layout.
-
-    The files are read directly: nothing is downloaded, and no copy is left in a cache. `columns` are named
-    where they have other names than in the layout. `source` is what messages call the data. UnknownTaskError
-    if `config` is neither a config nor a DSRL task; DatasetError if the folder lacks it (the message lists
-    what there is), or a file is missing, damaged or fails the checks.
-    """
-    config, files = folder_files(folder, config)
-    paths = [Path(file) for file in files]
-    if columns in (None, ColumnNames()) and (folder / config / STATS_FILE).is_file():
-        for path in paths:  # what `write_parquet_dataset` wrote has all columns
-            names = open_parquet([path], str(path)).names
-            ColumnChecker(str(path)).check_present(names, names)
-    return _load_files(paths, config, columns, source or str(folder), clip_actions)
+def open_files(files: Sequence[Path], source: str, named: ColumnNames) -> list[SourceTable]:
+    """One table of files whose rows may go on from file to file; else one each, which ends an episode."""
+    whole = open_parquet(files, source)
+    if len(files) == 1 or are_shards(files):
+        return [whole]
+    chosen = choose_columns(source, whole.names, named)
+    if "truncated" in chosen or ("episode_index" in chosen and "frame_index" in whole.names):
+        return [whole]  # which tell where an episode goes on
+    return [open_parquet([file], str(file), is_episode=True) for file in files]
 
 
-def load_hub(
-    repo_id: str,
-    config: str | None = None,
-    columns: ColumnNames | None = None,
-    *,
-    revision: str | None = None,
-    clip_actions: bool = False,
-) -> TransitionDataset:
-    """Load a config, by default the only one, of a Hub dataset; its files stay in the Hub client's cache.
+def open_parquet(files: Sequence[Path], source: str, *, is_episode: bool = False) -> SourceTable:
+    """The table of parquet files whose rows go on from file to file; only those that are used are read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    The dataset's source is `repo_id@commit`. UnknownTaskError as for `load_folder`; DatasetError if
-    repository, revision or config does not exist, the Hub cannot be reached and nothing is cached, or the
-    columns do not pass the checks.
-    """
-    card, config, declared = _hub_config(repo_id, config, revision)
-    commit = card.name
-    folder = hub_snapshot(repo_id, _wider(_patterns(repo_id, config, declared)), commit)
-    files = [folder / name for name in _find(repo_id, config, declared, _in_folder(folder))]
-    return _load_files(files, config, columns, f"{repo_id}@{commit}", clip_actions)
+    metadata = [_metadata(file) for file in files]
+    names = metadata[0].schema.to_arrow_schema().names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DatasetError(f"{files[0]}: has several columns with the name {list_names(twice)}")
 
-
-def _load_files(
-    files: list[Path], config: str, columns: ColumnNames | None, source: str, clip_actions: bool
-) -> TransitionDataset:
-    label = f"{source} ({config})" if config not in source else source
-    return dataset_from_tables(
-        open_files(files, label, columns or ColumnNames()),
-        *(label, columns, TASKS.get(config)),
-        clip_actions=clip_actions,
-    )
-
-
-# ---- configs and their files
-
-
-def folder_configs(folder: Path) -> list[str]:
-    """List the configs (tasks) that the dataset card of a folder declares, in its order.
-
-    DatasetError without a readable card that declares configs, or if the files of one are gone.
-    """
-    readme = folder / CARD_FILE
-    if not readme.is_file():
-        inside = ", ".join(sorted(item.name for item in folder.iterdir())[:8]) or "nothing"
-        raise DatasetError(
-            f"{folder}: is not a dataset folder: it has no {CARD_FILE} that declares its configs (it holds "
-            f"{inside}). `spi data convert` makes such a folder"
-        )
-    configs = declared_configs(readme)
-    if not configs:
-        raise DatasetError(f"{readme}: the YAML header declares no `configs`; one per task is needed")
-    for name, config in configs.items():
-        # Whichever is wanted, a folder of which a part is missing is told.
-        if config == written_config(name) and not any((folder / name).glob("train-*.parquet")):
-            raise DatasetError(
-                f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
-                "the files, or remove the config from `configs` in the YAML header"
-            )
-    return list(configs)
-
-
-def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
-    """Pick the wanted one of the `names` of configs, or the only one.
-
-    UnknownTaskError if it is neither a config nor a DSRL task; DatasetError if the dataset (`where` in
-    messages) lacks it, or has several configs and none is wanted.
-    """
-    listing = ", ".join(names)
-    if wanted is None:
-        if len(names) == 1:
-            return names[0]
-        raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
-    if wanted not in names:
+    def read(wanted: list[str]) -> Mapping[str, Values]:
+        available = available_memory()
+        batches: list[list[pa.RecordBatch]] = []
+        total = 0
+        for file in files:
+            try:
+                parquet = pq.ParquetFile(file, page_checksum_verification=True)
+                there = parquet.schema_arrow.names
+                if missing := [name for name in wanted if name not in there]:
+                    raise DatasetError(f"{file}: has no column {list_names(missing)}, which {files[0]} has")
+                batches.append([])
+                # Others, such as pictures of the scene, would take memory for nothing.
+                for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted):
+                    batches[-1].append(batch.select(wanted))
+                    total += batches[-1][-1].nbytes
+                    check_size(source, total, available)
+            except DatasetError:
+                raise
+            except Exception as error:  # ArrowException or OSError
+                raise DatasetError(f"{file}: is cut off or damaged: {say(error)}") from error
         try:
-            get_task(wanted)
-        except UnknownTaskError as error:
-            raise UnknownTaskError(f"{error} Nor is it a config of {where}, which has {listing}") from None
-        raise DatasetError(f"{where}: has no config for task {wanted}. Available: {listing}")
-    return wanted
+            tables = [pa.Table.from_batches(each) for each in batches if each]
+            if not tables:
+                return {name: metadata[0].schema.to_arrow_schema().empty_table()[name] for name in wanted}
+            table = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DatasetError(f"{source}: its files have columns of other types: {say(error)}") from error
+        return {name: table.column(name) for name in wanted}
+
+    def size(wanted: list[str]) -> int:
+        return sum(_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True))
+
+    return SourceTable(source, names, read, is_episode, size)
 
 
-def folder_files(folder: Path, config: str | None) -> tuple[str, list[str]]:
-    """The name of a local config, and the files of its rows in order; errors as for `load_folder`."""
-    config = pick_config(str(folder), folder_configs(folder), config)
-    files = _find(str(folder), config, declared_configs(folder / CARD_FILE)[config], _in_folder(folder))
-    return config, [str(folder / name) for name in files]
+def _metadata(file: Path) -> "pq.FileMetaData":
+    import pyarrow.parquet as pq
 
-
-def hub_files(repo_id: str, config: str | None, revision: str | None) -> tuple[str, list[str], str]:
-    """The name of a config on the Hub, the files of its rows, and the commit; errors as for `load_hub`.
-
-    None is downloaded: they are named in the client's cache if it holds all of them, else on the Hub
-    (`hf://`).
-    """
-    from huggingface_hub import HfFileSystem
-
-    card, config, declared = _hub_config(repo_id, config, revision)
-    wanted: dict[str, Any] = {"allow_patterns": _wider(_patterns(repo_id, config, declared))}
-    wanted |= {"repo_type": "dataset", "revision": card.name, "local_files_only": True}
+    check_signature(file, b"PAR1", "a parquet file")
     try:
-        folder = fetch_snapshot(repo_id, **wanted)
-        files = _find(repo_id, config, declared, _in_folder(folder))
-        return config, [str(folder / name) for name in files], card.name
-    except (OSError, DatasetError):  # they are not, or not all, in the cache
-        root = f"datasets/{repo_id}@{card.name}/"
+        return pq.read_metadata(file)
+    except Exception as error:  # ArrowException or OSError
+        raise damaged(file, error) from error
 
-    def find(pattern: str) -> list[str]:
-        listed = partial(HfFileSystem().glob, root + pattern)
-        return [path.removeprefix(root) for path in with_retries(listed, what=f"{repo_id}: listing files")]
 
+def _declared_bytes(file: Path, metadata: "pq.FileMetaData", wanted: Sequence[str]) -> int:
+    """What the values of some columns take as float32, by what the file says of itself."""
+    names = sorted(metadata.schema.to_arrow_schema().names, key=len)
     try:
-        files = _find(repo_id, config, declared, find)
-    except DatasetError:
-        raise
-    except Exception as error:  # huggingface_hub, fsspec and httpx raise many unrelated types here
-        raise _not_loaded(repo_id, revision, error) from error
-    return config, [f"hf://{root}{name}" for name in files], card.name
+        leaves = [
+            number
+            for number in range(metadata.num_columns)
+            for path in [
+                f"{metadata.schema.column(number).path}."
+            ]  # of a list it goes on: state.list.element
+            if [name for name in names if path.startswith(f"{name}.")][-1] in wanted
+        ]
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        return 4 * sum(group.column(number).num_values for group in groups for number in leaves)
+    except Exception as error:  # ArrowException, UnicodeError or IndexError
+        raise damaged(file, error) from error
 
 
-def hub_snapshot(repo_id: str, patterns: list[str], revision: str | None) -> Path:
-    """The folder, named by its commit, with those files of a Hub dataset that match; else a DatasetError."""
-    try:
-        return fetch_snapshot(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns)
-    except Exception as error:  # huggingface_hub and httpx raise many unrelated types here
-        raise _not_loaded(repo_id, revision, error) from error
-
-
-def hub_configs(folder: Path) -> dict[str, dict[str, Any]]:
-    """What the card of a snapshot declares of each config, by name; one without a name where it has none."""
-    readme = folder / CARD_FILE
-    return (declared_configs(readme) if readme.is_file() else {}) or {_UNNAMED: {}}
-
-
-def _hub_config(repo_id: str, config: str | None, revision: str | None) -> tuple[Path, str, dict[str, Any]]:
-    """The card's folder, named by the commit; the name of a config, and what the card says of it."""
-    folder = hub_snapshot(repo_id, [CARD_FILE], revision)
-    configs = hub_configs(folder)
-    config = pick_config(repo_id, list(configs), config)
-    return folder, config, configs[config]
-
-
-def _not_loaded(repo_id: str, revision: str | None, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"{repo_id}: cannot be loaded from the Hub (revision {revision or 'main'!r}): {explain(error)}. (No "
-        "local file or folder has that name.)"
-    )
-
-
-def _patterns(where: str, config: str, declared: dict[str, Any]) -> list[str]:
-    """The patterns of a config's files, below its folder; every parquet file where the card names none."""
-    by_split = declared_files(declared) if declared.get("data_files") else {SPLIT: ["**/*.parquet"]}
-    if not by_split.get(SPLIT):
-        raise DatasetError(f"{where}: config {config!r} declares no files for the split {SPLIT!r}")
-    folder = PurePosixPath(str(declared.get("data_dir") or "."))
-    patterns = [str(folder / pattern) for pattern in by_split[SPLIT]]
-    for pattern in patterns:
-        if pattern.startswith("/") or ":/" in pattern or ".." in PurePosixPath(pattern).parts:
-            raise DatasetError(
-                f"{where}: config {config!r} takes rows from {pattern!r}; only the dataset's own files "
-                "are read"
-            )
-    return patterns
-
-
-def _wider(patterns: list[str]) -> list[str]:
-    """What a download asks for: the client's * stands for any text, with slashes, and ** for no less."""
-    return sorted({form for one in patterns for form in (one, one.replace("**/", ""), glob.escape(one))})
-
-
-def _find(
-    where: str, config: str, declared: dict[str, Any], find: Callable[[str], Iterable[str]]
-) -> list[str]:
-    """The names of a config's files; `find` gives those of the dataset that match a pattern."""
-    names = [name for pattern in _patterns(where, config, declared) for name in sorted(find(pattern))]
-    names = [name for name in dict.fromkeys(names) if not name.startswith(".") and "/." not in name]
-    if not declared.get("data_files"):  # of a repository without a card, what is not for tests
-        names = [name for name in names if _TRAIN.search(name)] or names
-    if not names:
-        raise DatasetError(f"{where}: config {config!r} has no files for the split {SPLIT!r}")
-    if not all(name.endswith(".parquet") for name in names):
-        raise DatasetError(
-            f"{where}: config {config!r} is not in parquet files, and nothing else loads. `spi data convert "
-            "TABLE FOLDER` turns a CSV table into such files"
-        )
-    return names
-
-
-def _in_folder(folder: Path) -> Callable[[str], Iterable[str]]:
-    """`find` for a local folder, whose own name is never a pattern."""
-
-    def find(pattern: str) -> Iterable[str]:
-        if (folder / pattern).is_file():
-            return [pattern]
-        try:  # ** alone stands for folders
-            found = list(folder.glob(f"{pattern}/*" if pattern.endswith("**") else pattern))
-        except ValueError as error:
-            raise DatasetError(f"{folder / CARD_FILE}: {pattern!r} is no pattern of files: {error}") from None
-        return (path.relative_to(folder).as_posix() for path in found if path.is_file())
-
-    return find
+def damaged(file: str | Path, error: Exception) -> DatasetError:
+    """The error for a file that cannot be opened as parquet; it says what the file is, if that is known."""
+    path = Path(file)
+    if path.is_file():
+        try:
+            check_signature(path, b"PAR1", "a parquet file")
+        except DatasetError as known:
+            return known
+    return DatasetError(f"{file}: is not a parquet file, or it is cut off or damaged ({say(error)})")

@@ -10,9 +10,9 @@ import numpy as np
 
 from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.layout import folder_files, hub_files
 from spi_diffusers.data.network import is_transient, with_retries
-from spi_diffusers.data.parquet import folder_files, hub_files
-from spi_diffusers.data.parquet_files import damaged
+from spi_diffusers.data.parquet import damaged
 from spi_diffusers.messages import say
 
 if TYPE_CHECKING:

@@ -14,6 +14,14 @@ from spi_diffusers.data.card import STATS_FILE, read_card, read_stats_file
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import fetch, find_dsrl_files
+from spi_diffusers.data.layout import (
+    folder_configs,
+    hub_configs,
+    hub_snapshot,
+    load_folder,
+    load_hub,
+    pick_config,
+)
 from spi_diffusers.data.loading import (
     EMBEDDED_FOLDER,
     check_is_there,
@@ -21,14 +29,6 @@ from spi_diffusers.data.loading import (
     check_suffix,
     file_task,
     load_tables,
-)
-from spi_diffusers.data.parquet import (
-    folder_configs,
-    hub_configs,
-    hub_snapshot,
-    load_folder,
-    load_hub,
-    pick_config,
 )
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.tables import (

@@ -9,7 +9,7 @@ from spi_diffusers.data.card import declared_configs
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.delimited import CsvFormat, read_csv
 from spi_diffusers.data.memory import check_size
-from spi_diffusers.data.parquet_files import are_shards, open_parquet
+from spi_diffusers.data.parquet import are_shards, open_parquet
 from spi_diffusers.data.roles import natural_order
 from spi_diffusers.data.tasks import DSRL_SUFFIXES, TABLE_SUFFIXES, source_kind
 from spi_diffusers.files import CARD_FILE, local_path

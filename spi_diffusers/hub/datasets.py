@@ -19,7 +19,7 @@ from spi_diffusers.data.card import (
     refresh_header,
 )
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.data.parquet import folder_configs
+from spi_diffusers.data.layout import folder_configs
 from spi_diffusers.data.parquet_rows import folder_rows
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import TASKS

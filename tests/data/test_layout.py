@@ -1,18 +1,16 @@
 import shutil
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from data_factory import make_dataset
 
-from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.tasks import get_task
-from spi_diffusers.data.writing import TRAIN_FILE, to_arrow, write_parquet_dataset
+from spi_diffusers.data.writing import TRAIN_FILE, write_parquet_dataset
 
 BALL = get_task("ballcircle")
 
@@ -265,28 +263,6 @@ def test_split_that_is_not_train(folder):
     readme.write_text(readme.read_text().replace("split: train", "split: test"))
     with pytest.raises(DatasetError, match="declares no files for the split 'train'"):
         load_transitions(folder, BALL)
-
-
-# ---- Arrow columns as NumPy arrays
-
-
-def test_a_single_chunk_is_viewed_without_a_copy():
-    table = to_arrow(make_dataset())
-    for name in ("observation", "action", "reward", "cost", "episode_index"):
-        chunk = table.column(name).chunk(0)
-        values = chunk.flatten() if hasattr(chunk, "flatten") and name in ("observation", "action") else chunk
-        view = column_to_numpy(table.column(name), name, "here")
-        assert view.__array_interface__["data"][0] == values.buffers()[1].address
-
-
-def test_slices_and_chunks_keep_their_rows():
-    table = to_arrow(make_dataset())
-    whole = np.array(table.column("observation").to_pylist(), dtype=np.float32)
-    sliced = table.slice(2, 5).column("observation")
-    np.testing.assert_array_equal(column_to_numpy(sliced, "observation", "here"), whole[2:7])
-    chunked = pa.concat_tables([table.slice(6), table.slice(1, 2)]).column("observation")
-    assert chunked.num_chunks == 2
-    np.testing.assert_array_equal(column_to_numpy(chunked, "observation", "here"), whole[[6, 7, 8, 1, 2]])
 
 
 def test_rows_may_be_links_of_the_user(folder, tmp_path):
