@@ -7,7 +7,7 @@ transition: `observation`, `next_observation`, `action` (fixed-size float32 list
 
 import glob
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +17,7 @@ from spi_diffusers.data.card import STATS_FILE, declared_configs, declared_files
 from spi_diffusers.data.columns import ColumnChecker, DatasetError
 from spi_diffusers.data.network import explain, fetch_snapshot, with_retries
 from spi_diffusers.data.parquet import open_files, open_parquet
-from spi_diffusers.data.roles import ColumnNames
+from spi_diffusers.data.roles import ColumnNames, natural_order
 from spi_diffusers.data.tasks import TASKS, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CARD_FILE
@@ -91,8 +91,8 @@ def _load_files(
 # ---- configs and their files
 
 
-def folder_configs(folder: Path) -> list[str]:
-    """List the configs (tasks) that the dataset card of a folder declares, in its order.
+def folder_configs(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the dataset card of a folder declares of each config (task), by name, in its order.
 
     DatasetError without a readable card that declares configs, or if the files of one are gone.
     """
@@ -113,10 +113,10 @@ def folder_configs(folder: Path) -> list[str]:
                 f"{readme}: declares the config {name!r}, but there is no {name}/train-*.parquet; restore "
                 "the files, or remove the config from `configs` in the YAML header"
             )
-    return list(configs)
+    return configs
 
 
-def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
+def pick_config(where: str, names: Collection[str], wanted: str | None = None) -> str:
     """Pick the wanted one of the `names` of configs, or the only one.
 
     UnknownTaskError if it is neither a config nor a DSRL task; DatasetError if the dataset (`where` in
@@ -125,7 +125,7 @@ def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
     listing = ", ".join(names)
     if wanted is None:
         if len(names) == 1:
-            return names[0]
+            return next(iter(names))
         raise DatasetError(f"{where}: holds several tasks; say which one: {listing}")
     if wanted not in names:
         try:
@@ -138,8 +138,9 @@ def pick_config(where: str, names: list[str], wanted: str | None = None) -> str:
 
 def folder_files(folder: Path, config: str | None) -> tuple[str, list[str]]:
     """The name of a local config, and the files of its rows in order; errors as for `load_folder`."""
-    config = pick_config(str(folder), folder_configs(folder), config)
-    files = _find(str(folder), config, declared_configs(folder / CARD_FILE)[config], _in_folder(folder))
+    configs = folder_configs(folder)
+    config = pick_config(str(folder), configs, config)
+    files = _find(str(folder), config, configs[config], _in_folder(folder))
     return config, [str(folder / name) for name in files]
 
 
@@ -192,7 +193,7 @@ def _hub_config(repo_id: str, config: str | None, revision: str | None) -> tuple
     """The card's folder, named by the commit; the name of a config, and what the card says of it."""
     folder = hub_snapshot(repo_id, [CARD_FILE], revision)
     configs = hub_configs(folder)
-    config = pick_config(repo_id, list(configs), config)
+    config = pick_config(repo_id, configs, config)
     return folder, config, configs[config]
 
 
@@ -228,7 +229,11 @@ def _find(
     where: str, config: str, declared: dict[str, Any], find: Callable[[str], Iterable[str]]
 ) -> list[str]:
     """The names of a config's files; `find` gives those of the dataset that match a pattern."""
-    names = [name for pattern in _patterns(where, config, declared) for name in sorted(find(pattern))]
+    names = [
+        name
+        for pattern in _patterns(where, config, declared)
+        for name in sorted(find(pattern), key=natural_order)
+    ]
     names = [name for name in dict.fromkeys(names) if not name.startswith(".") and "/." not in name]
     if not declared.get("data_files"):  # of a repository without a card, what is not for tests
         names = [name for name in names if _TRAIN.search(name)] or names

@@ -174,7 +174,7 @@ def check_source(dataset: str | os.PathLike[str], task: str | Task) -> None:
 
 def embedded_tasks() -> list[str]:
     """List the tasks (DSRL ids) whose data ships with the package."""
-    return folder_configs(EMBEDDED_FOLDER)
+    return list(folder_configs(EMBEDDED_FOLDER))
 
 
 def check_revision(dataset: str | os.PathLike[str] | None, revision: str | None) -> None:

@@ -5,7 +5,7 @@ Everything that can be refused is refused before a part is loaded.
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -201,14 +201,14 @@ def _layout_part(folder: Path, config: str, request: Request, repo_id: str | Non
     )
 
 
-def _choose(where: str, configs: list[str], request: Request) -> list[str]:
+def _choose(where: str, configs: Collection[str], request: Request) -> list[str]:
     """Pick the wanted ones of the configs that there are."""
     missing = [name for name in request.wanted if name in TASKS and name not in configs]
     if missing:
         raise DatasetError(
             f"{where}: has no config for {', '.join(missing)}. Available: {', '.join(configs)}"
         )
-    chosen = [pick_config(where, configs, name) for name in request.wanted] or configs
+    chosen = [pick_config(where, configs, name) for name in request.wanted] or list(configs)
     if request.name is not None and len(chosen) > 1:
         raise DatasetError(f"{where}: holds several configs; name= (--name) is for one")
     return chosen
@@ -256,7 +256,7 @@ def _hub_parts(repo_id: str, request: Request) -> list[Part]:
             return hub_snapshot(repo_id, [LEROBOT_INFO, "data/*/*.parquet"], folder.name)
 
         return [_tables_part(folder, name, source, request, fetch_tables)]
-    wanted = _choose(repo_id, list(hub_configs(folder)), request)
+    wanted = _choose(repo_id, hub_configs(folder), request)
     return [_layout_part(folder, config, request, repo_id) for config in wanted]
 
 

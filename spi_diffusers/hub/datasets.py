@@ -3,7 +3,7 @@
 import fnmatch
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from spi_diffusers.data.card import (
     BEGIN,
     EPISODES_FILE,
     STATS_FILE,
-    declared_configs,
     declared_files,
     read_card,
     read_stats_file,
@@ -154,9 +153,9 @@ def commit_message(files: DatasetFiles) -> str:
     return f"Transitions of {shown}"
 
 
-def _check_declared_files(folder: Path, configs: Sequence[str]) -> None:
+def _check_declared_files(folder: Path, configs: Mapping[str, dict[str, Any]]) -> None:
     """Every file pattern of the card must lie within what is published."""
-    for name, entry in declared_configs(folder / CARD_FILE).items():
+    for name, entry in configs.items():
         for pattern in itertools.chain(*declared_files(entry).values()):
             config, _, file = pattern.partition("/")
             if config not in configs or not fnmatch.fnmatchcase(file, _ROWS):

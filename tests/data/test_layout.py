@@ -123,6 +123,17 @@ def test_shards_and_row_groups_are_joined_in_order(folder):
     assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
 
 
+def test_files_are_in_the_order_of_their_numbers(folder):
+    path = folder / BALL.name / TRAIN_FILE
+    table = pq.read_table(path)
+    for name, rows in (("train-9", table.slice(0, 5)), ("train-10", table.slice(5))):
+        pq.write_table(rows, path.with_name(f"{name}.parquet"))
+    path.unlink()
+    (folder / BALL.name / "stats.json").unlink()
+    assert load_transitions(folder, BALL).sha256 == make_dataset().sha256
+    assert open_stream(folder, BALL, progress=False).sha256 == make_dataset().sha256
+
+
 @pytest.mark.parametrize(
     "name",
     ["exp [v2]", "{a,b}", "*", "?x*?", "10:30", "a::b", "file:", "'\"$x`", " ü\n", "#%41", "~", "x.zip"],
