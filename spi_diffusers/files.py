@@ -38,6 +38,10 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+#: What stands for a file in a clone that was made without Git LFS.
+LFS_POINTER = b"version https://git-lfs."
+
+
 class PolicyError(ValueError):
     """A policy cannot be used; the message names the folder, the file or the repository."""
 
@@ -179,7 +183,7 @@ def read_file(path: str | os.PathLike[str], max_bytes: int = -1) -> bytes:
 
 def check_is_content(path: str | os.PathLike[str]) -> None:
     """Refuse a Git LFS pointer, which stands for a file in a clone that was made without LFS; ValueError."""
-    if read_file(path, 24) == b"version https://git-lfs.":
+    if read_file(path, len(LFS_POINTER)) == LFS_POINTER:
         raise ValueError(
             f"{path} is a Git LFS pointer, not the file itself: run `git lfs install` and `git lfs pull` "
             "in its clone."

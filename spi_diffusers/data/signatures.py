@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.files import read_file
+from spi_diffusers.files import LFS_POINTER, read_file
 
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive",
@@ -15,7 +15,7 @@ _SIGNATURES = {
     b"\x1f\x8b": "a gzip file",
     b"PAR1": "a parquet file",
     b"\x80": "a Python pickle",
-    b"version https://git-lfs": "a Git LFS pointer; fetch the real file with `git lfs pull`",
+    LFS_POINTER: "a Git LFS pointer; fetch the real file with `git lfs pull`",
     b"<": "an HTML or XML page",
 }
 
