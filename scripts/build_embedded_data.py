@@ -11,7 +11,8 @@ from helpers import script_parser
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.card import STATS_FILE
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import EMBEDDED_FOLDER
 from spi_diffusers.data.writing import write_parquet_dataset
 
 TASK = "OfflineBallCircle-v0"

@@ -16,6 +16,7 @@ from spi_diffusers.data.tables import data_kind, is_table, open_table, open_tabl
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
+    EMBEDDED_FOLDER,
     MINARI_PREFIX,
     TABLE_SUFFIXES,
     Task,
@@ -26,9 +27,6 @@ from spi_diffusers.data.tasks import (
 )
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import did_you_mean, local_path
-
-#: The dataset that ships with the package: a folder in the parquet layout.
-EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 _FORMS = (
     "the org/name of a Hub dataset, a folder in the parquet layout, of a Minari or LeRobot dataset or of "

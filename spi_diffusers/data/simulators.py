@@ -14,14 +14,11 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import spi_diffusers
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS
-
-_EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, EMBEDDED_FOLDER, TASKS
 
 
 class SimulatorNotInstalledError(ImportError):
@@ -217,7 +214,7 @@ def list_tasks(
             "simulator_problem": status[task.simulator].problem,
             "install": status[task.simulator].install,
             "simulator_note": SIMULATORS[task.simulator].note,
-            "data_in_package": (_EMBEDDED_FOLDER / task.name).is_dir(),
+            "data_in_package": (EMBEDDED_FOLDER / task.name).is_dir(),
         }
         for task in TASKS.values()
         if task.simulator in status

@@ -23,7 +23,6 @@ from spi_diffusers.data.layout import (
     pick_config,
 )
 from spi_diffusers.data.loading import (
-    EMBEDDED_FOLDER,
     check_is_there,
     check_revision,
     check_suffix,
@@ -42,6 +41,7 @@ from spi_diffusers.data.tables import (
 from spi_diffusers.data.tasks import (
     DSRL_DATASET_REPO,
     DSRL_SUFFIXES,
+    EMBEDDED_FOLDER,
     MINARI_PREFIX,
     TASKS,
     Task,

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, check_revision, load_transitions
+from spi_diffusers.data.loading import check_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient
 from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
 from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
 from spi_diffusers.data.tables import data_kind
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, TASKS, Task, resolve_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, EMBEDDED_FOLDER, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
 from spi_diffusers.files import local_path
 from spi_diffusers.messages import say

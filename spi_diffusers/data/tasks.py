@@ -165,6 +165,8 @@ def task_of_file(path: Path) -> Task | None:
 
 #: What stands for the data in the package and for DSRL's own wherever a dataset is named.
 RESERVED_NAMES = ("embedded", "dsrl")
+#: The dataset that ships with the package: a folder in the parquet layout.
+EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 #: What a Minari dataset id starts with: `minari:D4RL/door/human-v2`.
 MINARI_PREFIX = "minari:"
 #: Suffixes of files in DSRL's layout, and of tables.

@@ -18,9 +18,9 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.delimited import CsvFormat
 from spi_diffusers.data.download import download_dsrl_file
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, MissingDatasetError, load_transitions
+from spi_diffusers.data.loading import MissingDatasetError, load_transitions
 from spi_diffusers.data.roles import ColumnNames
-from spi_diffusers.data.tasks import DSRL_DATASET_REPO, UnknownTaskError, get_task
+from spi_diffusers.data.tasks import DSRL_DATASET_REPO, EMBEDDED_FOLDER, UnknownTaskError, get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 

@@ -10,7 +10,6 @@ from data_factory import make_columns, make_dataset, to_dsrl
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.loading import (
-    EMBEDDED_FOLDER,
     MissingDatasetError,
     check_source,
     embedded_tasks,
@@ -18,7 +17,7 @@ from spi_diffusers.data.loading import (
 )
 from spi_diffusers.data.streaming import exceeds_memory, open_stream
 from spi_diffusers.data.tables import data_kind
-from spi_diffusers.data.tasks import UnknownTaskError, get_task, source_kind
+from spi_diffusers.data.tasks import EMBEDDED_FOLDER, UnknownTaskError, get_task, source_kind
 from spi_diffusers.data.writing import write_parquet_dataset
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from spi_diffusers.data.loading import EMBEDDED_FOLDER, load_transitions
+from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.tasks import EMBEDDED_FOLDER
 from spi_diffusers.data.writing import TRAIN_FILE
 
 REPOSITORY = Path(__file__).parents[2]
