@@ -183,11 +183,8 @@ def _layout_part(folder: Path, config: str, request: Request, repo_id: str | Non
     else:  # a snapshot's folder is named by its commit
         load = partial(load_hub, repo_id, config, request.columns, revision=folder.name)
         load = partial(load, clip_actions=request.clip_actions)
-    path, readme = folder / config / STATS_FILE, folder / CARD_FILE
+    path = folder / config / STATS_FILE
     stats = read_stats_file(path) if path.is_file() else {}
-    license = read_card(readme).data.get("license") if readme.is_file() else None
-    if isinstance(license, list):  # of several it does not say which one is this config's
-        license = license[0] if len(license) == 1 else None
     source = str(stats.get("source") or "")
     if repo_id is not None:
         here = f"{repo_id}, commit {folder.name}"
@@ -196,7 +193,7 @@ def _layout_part(folder: Path, config: str, request: Request, repo_id: str | Non
         request.name or config,
         load,
         source or folder.name,
-        str(stats.get("license") or license or _UNKNOWN_LICENSE),
+        str(stats.get("license") or _card_license(folder)),
         str(stats.get("description") or ""),
     )
 
@@ -267,8 +264,6 @@ def _tables_part(
     if len(request.tasks) > 1:
         raise DatasetError(f"{source}: belongs to one task, not {len(request.tasks)}")
     task = request.tasks[0] if request.tasks else None
-    readme = folder / CARD_FILE
-    license = read_card(readme).data.get("license") if readme.is_file() else None
 
     def load() -> TransitionDataset:
         return request.load(fetch() if fetch else folder, task)
@@ -277,5 +272,13 @@ def _tables_part(
         request.name or (task.name if task else name),
         load,
         source,
-        license if isinstance(license, str) else _UNKNOWN_LICENSE,
+        _card_license(folder),
     )
+
+
+def _card_license(folder: Path) -> str:
+    """The license that the card in a folder names, if it is one: of several it does not say which holds."""
+    readme = folder / CARD_FILE
+    named = read_card(readme).data.get("license") if readme.is_file() else None
+    licenses = named if isinstance(named, list) else [named]
+    return str(licenses[0]) if len(licenses) == 1 and licenses[0] else _UNKNOWN_LICENSE
