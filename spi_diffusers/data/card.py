@@ -28,12 +28,13 @@ def read_card(readme: Path) -> "DatasetCard":
     from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     try:
-        text = read_file(readme, _MAX_CARD_BYTES + 1).decode("utf-8")
-        if len(text) > _MAX_CARD_BYTES:
+        content = read_file(readme, _MAX_CARD_BYTES + 1)
+        if len(content) > _MAX_CARD_BYTES:
             raise DocumentError(f"the card has more than {_MAX_CARD_BYTES} bytes")
+        text = content.decode("utf-8")
         if header := REGEX_YAML_BLOCK.search(text):
             parse_yaml(header[2])  # within our limits; the library has none
-        card = DatasetCard.load(readme)
+        card = DatasetCard(text)
         configs = [config["config_name"] for config in card.data.get("configs") or []]
     except Exception as error:  # yaml, huggingface_hub and plain type errors of a malformed header
         raise DatasetError(f"{readme}: the YAML header cannot be read: {say(error)}") from error
