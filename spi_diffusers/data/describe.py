@@ -1,6 +1,5 @@
 """What a dataset holds: episodes, returns, costs, and how much of it keeps each cost limit."""
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import local_path
+from spi_diffusers.files import local_path, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,7 +114,7 @@ def save_description(
     folder = local_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text, picture = folder / "description.json", folder / "description.png"
-    text.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    text.write_bytes(to_json(description))
     _draw(dataset, description).savefig(picture)
     return [text, picture]
 

@@ -1,6 +1,5 @@
 """Write a dataset in the parquet layout: rows, episode table, statistics, and a dataset card."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_s
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
 from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
-from spi_diffusers.files import CARD_FILE, local_path, sha256_of
+from spi_diffusers.files import CARD_FILE, local_path, sha256_of, to_json
 from spi_diffusers.leftovers import hidden_folder, remove_leftovers
 from spi_diffusers.locks import turn
 
@@ -89,7 +88,7 @@ def write_parquet_dataset(
                 "description": description,
                 **(more_stats or {}),
             }
-            (staged / STATS_FILE).write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
+            (staged / STATS_FILE).write_bytes(to_json(stats))
             with turn(folder):
                 _check_replaceable(folder, config, overwrite)  # another process may have written it meanwhile
                 readme = folder / CARD_FILE
