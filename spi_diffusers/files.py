@@ -36,8 +36,6 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 #: An id on the Hub: organization/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 #: What stands for a file in a clone that was made without Git LFS.
 LFS_POINTER = b"version https://git-lfs."
 

@@ -11,7 +11,8 @@ import math
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,9 +47,7 @@ def open_npz(path: Path) -> SourceTable:
     arrays where others are wanted.
     """
     check_signature(path, b"PK", "a NumPy archive (.npz)")
-
-    def opened() -> AbstractContextManager[zipfile.ZipFile]:
-        return _opened(path, "NumPy archive", lambda: zipfile.ZipFile(path))
+    opened = partial(_opened, path, "NumPy archive", zipfile.ZipFile)
 
     def size(wanted: list[str]) -> int:
         with opened() as archive:
@@ -73,9 +72,7 @@ def open_hdf5(path: Path) -> SourceTable:
         raise ImportError(f"{path}: reading HDF5 needs h5py: pip install 'spi-diffusers[hdf5]'") from error
 
     check_signature(path, _HDF5, "an HDF5 file")
-
-    def opened() -> AbstractContextManager[Any]:
-        return _opened(path, "HDF5 file", lambda: h5py.File(path, "r"))
+    opened = partial(_opened, path, "HDF5 file", partial(h5py.File, mode="r"))
 
     def size(wanted: list[str]) -> int:
         with opened() as file:
@@ -90,10 +87,10 @@ def open_hdf5(path: Path) -> SourceTable:
 
 
 @contextmanager
-def _opened(path: Path, kind: str, open_file: Callable[[], Any]) -> Iterator[Any]:
+def _opened(path: Path, kind: str, open_file: Callable[[Path], Any]) -> Iterator[Any]:
     """A file, and whatever is raised for a damaged one as a DatasetError."""
     try:
-        with open_file() as file:
+        with open_file(path) as file:
             yield file
     except (DatasetError, ImportError):
         raise

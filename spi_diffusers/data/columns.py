@@ -10,7 +10,7 @@ import numpy as np
 
 from spi_diffusers.data.tasks import Task
 
-#: The columns of a transition in their order in the parquet layout (DSRL has other names, see `dsrl.py`).
+#: The columns of a transition in their order in the parquet layout (DSRL has other names, see `arrays.py`).
 VECTOR_COLUMNS = ("observation", "next_observation", "action")
 VALUE_COLUMNS = ("reward", "cost")
 FLAG_COLUMNS = ("terminated", "truncated")

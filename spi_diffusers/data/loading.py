@@ -121,10 +121,13 @@ def load_tables(
         tables = [open_minari(dataset, columns or ColumnNames())]
     elif kind == "tables":
         tables = open_tables(path, csv)
+    elif is_table(path):
+        tables = [open_table(path, csv)]
+    elif path.suffix.lower() == ".npz":
+        tables = [open_npz(path)]
     else:
         check_suffix(path)
-        is_npz = path.suffix.lower() == ".npz"
-        tables = [open_table(path, csv) if is_table(path) else open_npz(path) if is_npz else open_hdf5(path)]
+        tables = [open_hdf5(path)]
     source = str(dataset if kind == "minari" else path)
     return dataset_from_tables(tables, source, columns, task, clip_actions=clip_actions)
 

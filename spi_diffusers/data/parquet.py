@@ -95,15 +95,13 @@ def _metadata(file: Path) -> "pq.FileMetaData":
 def _declared_bytes(file: Path, metadata: "pq.FileMetaData", wanted: Sequence[str]) -> int:
     """What the values of some columns take as float32, by what the file says of itself."""
     names = sorted(metadata.schema.to_arrow_schema().names, key=len)
+
+    def column_of(leaf: int) -> str:
+        path = f"{metadata.schema.column(leaf).path}."  # of a list it goes on: state.list.element
+        return [name for name in names if path.startswith(f"{name}.")][-1]
+
     try:
-        leaves = [
-            number
-            for number in range(metadata.num_columns)
-            for path in [
-                f"{metadata.schema.column(number).path}."
-            ]  # of a list it goes on: state.list.element
-            if [name for name in names if path.startswith(f"{name}.")][-1] in wanted
-        ]
+        leaves = [leaf for leaf in range(metadata.num_columns) if column_of(leaf) in wanted]
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         return 4 * sum(group.column(number).num_values for group in groups for number in leaves)
     except Exception as error:  # ArrowException, UnicodeError or IndexError
