@@ -16,7 +16,10 @@ from pathlib import Path
 #: Of this process, in the names of what it writes; a forked one has another number.
 _PROCESS = secrets.token_hex(4)
 _numbers = itertools.count()
-_ASIDE = re.compile(r"\.(.*)\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-\d+\.tmp(\.[^.]+)?")
+#: By `name_aside`; `id` is a process's number on its machine.
+_ASIDE = re.compile(
+    r"\.(?P<stem>.*)\.(?P<machine>[0-9a-f]{8})-(?P<id>\d+)-(?P<process>[0-9a-f]{8})-\d+\.tmp(?P<suffix>\.[^.]+)?"
+)
 #: After it, what another machine has left half written counts as left by a killed process.
 _LEFTOVER_SECONDS = 24 * 3600
 
@@ -67,16 +70,16 @@ def remove_leftovers(folder: Path, of: Path | None = None) -> None:
         return
     for entry in entries:
         found = _ASIDE.fullmatch(entry.name)
-        if found is None or (of is not None and found[1] + (found[5] or "") != of.name):
+        if found is None or (of is not None and found["stem"] + (found["suffix"] or "") != of.name):
             continue
-        if found[2] != _machine():
+        if found["machine"] != _machine():
             gone = time.time() - _last_change(entry) > _LEFTOVER_SECONDS
-        elif int(found[3]) == os.getpid():
-            gone = found[4] != _PROCESS
+        elif int(found["id"]) == os.getpid():
+            gone = found["process"] != _PROCESS
         else:
             import psutil
 
-            gone = not psutil.pid_exists(int(found[3]))
+            gone = not psutil.pid_exists(int(found["id"]))
         if gone and entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif gone:

@@ -72,7 +72,8 @@ def secure_streams() -> None:
 
 def lost_output() -> OSError | None:
     """Why standard output could not be written; None if it could, or its reader has read enough."""
-    lost = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
+    stream = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    lost = stream.lost if isinstance(stream, _Stream) else None
     return None if lost is None or lost.errno == errno.EPIPE else lost
 
 
