@@ -11,9 +11,8 @@ batches.
 import argparse
 import gc
 import hashlib
-import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def act_all(policy: Any, batch: int | None, seeds: range, threads: int) -> str:
     """Act once for each seed, and return a checksum of all actions in the order of the seeds."""
     digest = hashlib.sha256()
-    if threads == 1:
-        for seed in seeds:
-            digest.update(act(policy, batch, seed))
-        return digest.hexdigest()
     with ThreadPoolExecutor(threads) as pool:
-        for some in batched(seeds, 1000):  # `map` would keep a future for each of a million
-            for action in pool.map(lambda seed: act(policy, batch, seed), some):
+        for start in range(0, len(seeds), 1000):  # `map` keeps a future for each of what it gets
+            for action in pool.map(lambda seed: act(policy, batch, seed), seeds[start : start + 1000]):
                 digest.update(action)
     return digest.hexdigest()
 
@@ -79,12 +74,6 @@ def act(policy: Any, batch: int | None, seed: int) -> bytes:
     observation = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     output = policy(observation, cost_limit=10.0, num_candidates=2, generator=seed)
     return np.asarray(output.actions).tobytes()
-
-
-def batched(seeds: range, size: int) -> Iterator[list[int]]:
-    rest = iter(seeds)
-    while some := list(itertools.islice(rest, size)):
-        yield some
 
 
 def resources() -> tuple[float, int]:
