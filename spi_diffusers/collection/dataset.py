@@ -16,7 +16,7 @@ from spi_diffusers.collection.config import CollectionError, CollectionSpec
 from spi_diffusers.collection.description import describe_collection
 from spi_diffusers.collection.episodes import Episode
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE
-from spi_diffusers.data.tasks import RESERVED_NAMES
+from spi_diffusers.data.tasks import as_path
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.files import read_json
@@ -57,7 +57,7 @@ def write_collection(spec: CollectionSpec, episodes: Sequence[Episode]) -> Trans
                 spec.folder,
                 source=SOURCE,
                 description=description,
-                location=_location(spec),
+                location=as_path(spec.folder.resolve().name),  # the card is alike wherever it lies
                 more_stats=record,
                 overwrite=spec.overwrite,
             )
@@ -71,12 +71,6 @@ def write_collection(spec: CollectionSpec, episodes: Sequence[Episode]) -> Trans
         f"{spec.task.name}: no choice of episodes fits into {spec.max_bytes} bytes. What was collected is "
         "kept: the same collection with a larger max_bytes (--max-bytes) goes on from it"
     )
-
-
-def _location(spec: CollectionSpec) -> str:
-    """How the card names the folder: alike wherever it lies, as all of the dataset is."""
-    name = spec.folder.resolve().name
-    return f"./{name}" if name in RESERVED_NAMES else name
 
 
 def is_collected(spec: CollectionSpec) -> bool:

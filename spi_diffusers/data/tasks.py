@@ -175,6 +175,11 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _SPECIAL = '<>:"\\|?*[]{}'  # in file patterns, in names of configs of `datasets`, in the card's code
 
 
+def as_path(name: str) -> str:
+    """The source that is a folder by its name, even where the name stands for other data."""
+    return f"./{name}" if name in RESERVED_NAMES or name.startswith(MINARI_PREFIX) else name
+
+
 def source_kind(dataset: str | os.PathLike[str] | None) -> str:
     """Tell what a dataset's name stands for; what exists on disk is never looked up on the Hub.
 

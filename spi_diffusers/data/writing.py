@@ -10,7 +10,7 @@ import torch
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
-from spi_diffusers.data.tasks import MINARI_PREFIX, RESERVED_NAMES, check_config_name
+from spi_diffusers.data.tasks import RESERVED_NAMES, as_path, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CARD_FILE, local_path, sha256_of, to_json
 from spi_diffusers.leftovers import hidden_folder, remove_leftovers
@@ -118,8 +118,7 @@ def write_parquet_dataset(
 def _location(folder: Path) -> str:
     """What to pass to `load_transitions` here to get the folder."""
     whole = folder.absolute()
-    here = str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
-    return f"./{here}" if here in RESERVED_NAMES or here.startswith(MINARI_PREFIX) else here
+    return as_path(str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole))
 
 
 def check_destination(folder: str | os.PathLike[str]) -> None:
