@@ -89,15 +89,11 @@ def dataset_from_tables(
     if "next_observation" not in joined:
         stand_in = {**joined, "next_observation": joined["observation"]}
         clean = ColumnChecker(source, names).clean(stand_in, task, clip_actions=clip_actions)
-        joined, dropped = derive_next_observation(clean)
-        if len(joined["reward"]) == 0:
-            raise DatasetError(
-                f"{source}: zero rows are left of {len(clean['reward'])}: every episode has one step and no "
-                "next observation; name its column with --next-observation-columns (spi data convert)"
-            )
+        joined, cut_off = derive_next_observation(clean)
         warnings.warn(
-            f"{source}: has no column of the next observation; took the following row of each episode, and "
-            f"dropped the last row of {dropped} truncated episodes, for which nothing follows",
+            f"{source}: has no column of the next observation; took the following row of each episode. "
+            f"Nothing follows the last row of {cut_off} truncated episodes: it is kept with its cost, as if "
+            "its step had led to its own observation",
             stacklevel=2,
         )
     return TransitionDataset.from_columns(
@@ -108,25 +104,19 @@ def dataset_from_tables(
 def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
     """Fill in `next_observation` where a file has none, from the row that follows in the same episode.
 
-    The last row of an episode has no following row. Where the episode terminated, the bootstrap is cut
-    and the value is never used, so the observation itself stands in. Where it was only truncated, the
-    value would be bootstrapped from and any stand-in would be wrong, so the row is dropped and the row
-    before it becomes the truncated end of the episode; an episode of that one row disappears.
+    The last row of an episode has no following row, so its own observation stands in. Where the episode
+    terminated, the bootstrap is cut and the value is never used. Where it was truncated, it stands for what
+    followed, which is a step off; without the row its cost would be missing, and a step of the episode.
 
     Returns:
-        The new columns without the index columns, and the number of dropped rows.
+        The columns with the new one, and the number of truncated episodes.
     """
     terminated, truncated = columns["terminated"], columns["truncated"]
     observation = columns["observation"]
-    drop = truncated & ~terminated
     following = np.concatenate([observation[1:], observation[-1:]])
     new = {name: columns[name] for name in COLUMNS}
-    new["next_observation"] = np.where(terminated[:, None], observation, following)
-    # The row before a dropped one becomes the end, unless the dropped row is all there is of its episode.
-    longer = drop & (columns["frame_index"] > 0)
-    new["truncated"] = truncated.copy()
-    new["truncated"][np.flatnonzero(longer) - 1] = True
-    return {name: values[~drop] for name, values in new.items()}, int(drop.sum())
+    new["next_observation"] = np.where((terminated | truncated)[:, None], observation, following)
+    return new, int((truncated & ~terminated).sum())
 
 
 def _choose(table: SourceTable, named: ColumnNames) -> dict[str, tuple[str, ...]]:

@@ -53,32 +53,24 @@ def test_round_trip_with_dsrls_types(tmp_path, file_name, write):
 
 @formats
 def test_next_observation_is_derived_where_it_is_missing(tmp_path, file_name, write):
-    # Episode 0 is truncated, 1 terminates, 2 is truncated after one step: nothing of it can be kept.
+    # Episode 0 is truncated, 1 terminates, 2 is truncated after one step.
     columns = make_columns(lengths=(3, 2, 1), terminated=(1,))
     arrays = to_dsrl(columns)
     del arrays["next_observations"]
     write(tmp_path / file_name, arrays)
-    with pytest.warns(UserWarning, match=r"no column of the next obs.*dropped the last row of 2 truncated"):
+    with pytest.warns(
+        UserWarning, match=r"no column of the next obs.*the last row of 2 truncated.*kept with its cost"
+    ):
         data = load_transitions(tmp_path / file_name, BALL)
     batch = data.transitions
-    assert batch.reward.tolist() == columns["reward"][[0, 1, 3, 4]].tolist()
-    assert batch.truncated.tolist() == [False, True, False, False]
-    assert batch.terminated.tolist() == [False, False, False, True]
-    assert data.episodes.length.tolist() == [2, 2]
-    observation = torch.from_numpy(columns["observation"])
-    assert torch.equal(batch.next_observation, observation[[1, 2, 4, 4]])
-    # Up to the terminal stand-in this is what the simulator really returned.
-    assert torch.equal(batch.next_observation[:3], torch.from_numpy(columns["next_observation"])[[0, 1, 3]])
-
-
-def test_only_one_step_episodes_and_no_next_observations_leave_nothing(tmp_path):
-    arrays = to_dsrl(make_columns(lengths=(1, 1)))
-    del arrays["next_observations"]
-    write_npz(tmp_path / "data.npz", arrays)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(DatasetError, match=r"data\.npz: zero rows"):
-            load_transitions(tmp_path / "data.npz")
+    for name in ("reward", "cost", "terminated", "truncated"):  # no row is lost, nor its cost
+        assert getattr(batch, name).tolist() == columns[name].tolist()
+    assert data.episodes.length.tolist() == [3, 2, 1]
+    ends = np.cumsum([3, 2, 1]) - 1
+    inside = np.setdiff1d(np.arange(6), ends)
+    # Within an episode this is what the simulator really returned.
+    assert batch.next_observation[inside].tolist() == columns["next_observation"][inside].tolist()
+    assert torch.equal(batch.next_observation[ends], batch.observation[ends])
 
 
 @formats

@@ -166,7 +166,7 @@ def test_a_table_with_usual_names_loads_as_it_is(tmp_path):
     )
     with pytest.warns(UserWarning, match="took the following row"):
         data = load_transitions(path)
-    assert data.transitions.observation.tolist() == [[1, 2], [9, 9]]
+    assert data.transitions.observation.tolist() == [[1, 2], [5, 6], [9, 9], [1, 1]]
     assert (data.task, data.source) == (None, str(path))
     path.write_text("a,b\n")
     with pytest.raises(

@@ -87,7 +87,7 @@ def test_it_trains_on_a_table_with_usual_column_names(suffix, tmp_path):
     path = tmp_path / f"robot{suffix}"
     table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
     policy = train(dataset=path, **SMALL)
-    assert (policy.config.task, policy.config.max_episode_steps) == (None, 19)  # the last row has no next one
+    assert (policy.config.task, policy.config.max_episode_steps) == (None, 20)
     assert policy(np.zeros(2), cost_limit=3000.0).actions.shape == (1,)
     assert "robot" in policy.training_record["info"]["dataset"]["id"]
 
