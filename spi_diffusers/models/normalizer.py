@@ -11,6 +11,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+#: Standard deviation, as a share of the mean, up to which float32 data counts as constant.
+ROUNDING = 5e-7
+
 
 class ObservationNormalizer(ModelMixin, ConfigMixin):
     """Maps observations to zero mean and unit variance, clipped to +-`clip`.
@@ -22,7 +25,6 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     Args:
         observation_dim: Size O of an observation.
         clip: Largest absolute normalized value.
-        epsilon: Smallest standard deviation, for observations that hardly vary.
 
     Raises:
         ValueError: A setting is not positive, or not finite.
@@ -33,9 +35,9 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     std: Tensor
 
     @register_to_config
-    def __init__(self, observation_dim: int, clip: float = 10.0, epsilon: float = 1e-3):
+    def __init__(self, observation_dim: int, clip: float = 10.0):
         super().__init__()
-        for name, value in (("observation_dim", observation_dim), ("clip", clip), ("epsilon", epsilon)):
+        for name, value in (("observation_dim", observation_dim), ("clip", clip)):
             if not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive and finite, got {value!r}.")
         self.register_buffer("mean", torch.full((observation_dim,), torch.nan, dtype=torch.float32))
@@ -65,6 +67,9 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set mean and standard deviation, each of shape (O,).
 
+        A column that varies by no more than rounding is divided by its size instead, and one that is always
+        zero by 1: what it becomes when the policy acts is seen, but not blown up.
+
         Raises:
             ValueError: If a statistic has the wrong shape, is not finite, or a deviation is negative.
         """
@@ -74,13 +79,17 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
                     f"Statistic '{name}' has shape {tuple(value.shape)}, expected "
                     f"({self.config.observation_dim},)."
                 )
-        _check_statistics(mean, std, smallest_std=0.0)
+        _check_statistics(mean, std)
+        constant = std <= ROUNDING * mean.abs()
+        unit = torch.where(constant, mean.abs(), std)
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(self.config.epsilon))
+        self.std.copy_(torch.where(unit > 0, unit, 1.0).clamp_min(torch.finfo(self.std.dtype).tiny))
 
     def check(self) -> None:
         """Raise ValueError if statistics are missing or not usable."""
-        _check_statistics(self.mean, self.std, smallest_std=self.config.epsilon / 2)
+        _check_statistics(self.mean, self.std)
+        if bool((self.std == 0).any()):
+            raise ValueError(f"Statistic 'std' of the observation normalizer is zero: {self.std.tolist()}.")
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalize observations of shape (..., O); the result is float32.
@@ -97,12 +106,12 @@ class ObservationNormalizer(ModelMixin, ConfigMixin):
         return normalized.clamp(-self.config.clip, self.config.clip)
 
 
-def _check_statistics(mean: Tensor, std: Tensor, smallest_std: float) -> None:
+def _check_statistics(mean: Tensor, std: Tensor) -> None:
     for name, value in (("mean", mean), ("std", std)):
         if not bool(torch.isfinite(value).all()):
             raise ValueError(
                 f"Statistic '{name}' of the observation normalizer is missing or not finite: "
                 f"{value.tolist()}. Fit it on data, or load it from a complete model folder."
             )
-    if bool((std < smallest_std).any()):
-        raise ValueError(f"Statistic 'std' of the observation normalizer is too small: {std.tolist()}.")
+    if bool((std < 0).any()):
+        raise ValueError(f"Statistic 'std' of the observation normalizer is negative: {std.tolist()}.")
