@@ -213,6 +213,7 @@ class MeasuredTraining:
             build_algorithm,
             build_normalizer,
             build_sampler,
+            build_units,
             training_episodes,
         )
         from spi_diffusers.training.processes import resolve_overlap
@@ -221,7 +222,7 @@ class MeasuredTraining:
         dataset = training_episodes(config, load_transitions(dataset_name, config.task))
         self.overlap = resolve_overlap(config, 1, torch.device("cpu"))
         self.algorithm = build_algorithm(config, dataset, overlap=self.overlap)
-        self.sampler = build_sampler(config, dataset, build_normalizer(dataset))
+        self.sampler = build_sampler(config, dataset, build_normalizer(dataset), build_units(config, dataset))
         with self.threads():
             self.inputs = self.algorithm.prepare(self.sampler.draw())
             self.run(updates=WARMUP_UPDATES)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.data.units import Units
 
 #: Scalars that are logged, detached, by name.
 Metrics = dict[str, Tensor]
@@ -87,8 +88,8 @@ class Batch:
         observation: Normalized, (B, O).
         next_observation: Normalized, (B, O).
         action: In [-1, 1], (B, A).
-        reward: (B,).
-        cost: (B,).
+        reward: (B,), as logged, or in the data's unit (`Algorithm.in_units`).
+        cost: (B,), likewise.
         terminated: The task itself ended, (B,) bool.
         truncated: The time limit ended it, (B,) bool.
         initial_observation: Normalized first observations of episodes drawn at random, (B, O).
@@ -140,6 +141,7 @@ class Algorithm(ABC):
         inputs_class: What one update consumes; has `tensors()`, all of them by name, and `from_tensors`.
         overlaps: Its updates have two halves that can run side by side.
         safe_episodes_only: It learns from the episodes within the cost limit only.
+        in_units: It learns from rewards and costs in the data's units instead of those they are logged in.
         pipeline: Class in `spi_diffusers.pipelines` that holds its policy.
         config: Its settings.
         learners: Its networks in training, by name.
@@ -150,6 +152,7 @@ class Algorithm(ABC):
     inputs_class: ClassVar[type[Inputs]] = BatchAndNoise
     overlaps: ClassVar[bool] = False
     safe_episodes_only: ClassVar[bool] = False
+    in_units: ClassVar[bool] = False
     pipeline: ClassVar[str] = "BaselinePolicyPipeline"
 
     config: Any
@@ -189,7 +192,7 @@ class Algorithm(ABC):
         return False
 
     @classmethod
-    def pipeline_settings(cls, config: TrainConfig) -> dict[str, Any]:
+    def pipeline_settings(cls, config: TrainConfig, units: Units) -> dict[str, Any]:
         """What its pipeline is told besides components, task and the length of an episode."""
         return {
             "algorithm": config.algorithm,

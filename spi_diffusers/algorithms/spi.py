@@ -23,8 +23,9 @@ from spi_diffusers.algorithms.losses import (
     vp_betas,
 )
 from spi_diffusers.algorithms.networks import Compute, ComputeReplica, CriticStack, Halves, Learner
-from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
@@ -38,8 +39,8 @@ class StepInputs(Inputs):
         observation: Normalized, shape (B, O).
         next_observation: Normalized, shape (B, O).
         action: In [-1, 1], shape (B, A).
-        reward: Shape (B,).
-        cost: Shape (B,).
+        reward: In the data's unit, shape (B,).
+        cost: In the data's unit, shape (B,).
         terminated: Shape (B,), bool.
         safety_weight: w ~ U(0, 1), shape (B,).
         timestep: Diffusion timestep ~ U{0..T-1}, shape (B,), int64.
@@ -80,12 +81,10 @@ def make_scheduler(config: SPIConfig) -> DDPMScheduler:
     )
 
 
-def remap_cost(cost: Tensor, config: CostRemapConfig) -> Tensor:
-    """Eq. 4: c' = 1 - f(c), 0 where unsafe and 1 where safe. Shape is kept."""
-    if config.kind == "indicator":
-        return 1.0 - (cost > 0).to(cost.dtype)
-    divisor = config.scale if config.kind == "scaled" else 1.0
-    return 1.0 - (cost / divisor).clamp(0.0, 1.0)
+def remap_cost(cost: Tensor, kind: str) -> Tensor:
+    """Eq. 4: c' = 1 - f(c), 0 where unsafe and 1 where safe, of costs in the data's unit. Shape is kept."""
+    unsafety = (cost > 0).to(cost.dtype) if kind == "indicator" else cost.clamp(0.0, 1.0)
+    return 1.0 - unsafety
 
 
 def guidance_loss(
@@ -132,6 +131,7 @@ class SPI(Algorithm):
 
     inputs_class = StepInputs
     overlaps = True
+    in_units = True
     pipeline = "SPIPolicyPipeline"
 
     def __init__(
@@ -226,10 +226,12 @@ class SPI(Algorithm):
         return config.calibrate and config.settings.predict_cost
 
     @classmethod
-    def pipeline_settings(cls, config: TrainConfig) -> dict[str, Any]:
-        """How its pipeline extracts actions."""
+    def pipeline_settings(cls, config: TrainConfig, units: Units) -> dict[str, Any]:
+        """How its pipeline extracts actions, and the units of its critics."""
         return {
             "gamma": config.settings.gamma,
+            "reward_unit": units.reward,
+            "cost_unit": units.cost,
             "budget_reserve": config.budget_reserve,
             "reserve_decay": config.reserve_decay,
             "selection": config.selection,

@@ -47,20 +47,6 @@ def _check_noise_schedule(config: Any) -> Any:
 
 
 @settings
-class CostRemapConfig:
-    """Eq. 4, c' = 1 - f(c) with f(c) in [0, 1].
-
-    Attributes:
-        kind: "clip": f(c) = clip(c, 0, 1); "indicator": f(c) = 1 if c > 0 else 0; "scaled":
-            f(c) = clip(c / scale, 0, 1).
-        scale: Divisor of the "scaled" kind, in units of cost.
-    """
-
-    kind: Literal["clip", "indicator", "scaled"] = "clip"
-    scale: Positive = 1.0
-
-
-@settings
 class SPIConfig:
     """SPI, its ablations, and preference-conditioned SPI.
 
@@ -74,10 +60,12 @@ class SPIConfig:
         guidance: "one_step" denoises the noisy batch action once and reuses the noise loss's forward pass;
             "chain" differentiates through all T denoising steps, as in the paper.
         guidance_scale: What divides a critic's value in Eq. 6: the "std" or "mean_abs" of the other twin
-            over the batch (detached), or "none".
+            over the batch (detached), or "none". Values are in the data's units
+            (`Units`), so that a weight means the same whatever rewards are logged in.
         next_action: a_{i+1} of Eq. 10 and 11: "policy" samples it from the EMA noise model, "dataset" takes
             the recorded one (SARSA).
-        cost_remap: Eq. 4.
+        cost_remap: f of Eq. 4, c' = 1 - f(c), with c in the data's unit (`Units`): "clip" is clip(c, 0, 1),
+            "indicator" is 1 for every positive cost.
         predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
             an episode's end costs nothing. Safe extraction compares it with the cost limit.
         imitation_share: Share of the episodes that are imitated under each safety weight. These have the best
@@ -98,7 +86,7 @@ class SPIConfig:
     guidance: Literal["one_step", "chain"] = "one_step"
     guidance_scale: Literal["std", "mean_abs", "none"] = "std"
     next_action: Literal["policy", "dataset"] = "policy"
-    cost_remap: CostRemapConfig = field(default_factory=CostRemapConfig)
+    cost_remap: Literal["clip", "indicator"] = "clip"
     predict_cost: Flag = True
     imitation_share: PositiveShare = 1.0
     num_train_timesteps: Steps = 5
@@ -115,11 +103,6 @@ class SPIConfig:
             raise ValueError(
                 "imitation_share below 1 needs conditioned=true: which episodes are imitated depends on the "
                 "safety weight; set imitation_share to 1 to imitate all of them"
-            )
-        if self.cost_remap.kind == "scaled" and self.cost_remap.scale != 1.0 and not self.predict_cost:
-            raise ValueError(
-                "cost_remap.scale needs predict_cost=true: without that head, safe extraction takes the cost "
-                "from Q^c', which then counts in units of the scale"
             )
         if self.conditioned:
             if self.mu is not None or self.phi is not None:

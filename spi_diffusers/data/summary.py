@@ -39,6 +39,9 @@ from spi_diffusers.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
+#: Columns whose mean and deviation training needs.
+MOMENT_COLUMNS = ("observation", *VALUE_COLUMNS)
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetSummary:
@@ -46,14 +49,13 @@ class DatasetSummary:
 
     Attributes:
         sha256: fingerprint of the content, as `TransitionDataset.sha256`.
-        observation_mean: (O,) float64.
-        observation_std: (O,) float64, of the population.
+        moments: mean and standard deviation (of the population), by `MOMENT_COLUMNS`: (O,) for the
+            observation, scalars for reward and cost; float64.
         episodes: the episode table.
     """
 
     sha256: str
-    observation_mean: torch.Tensor
-    observation_std: torch.Tensor
+    moments: dict[str, tuple[torch.Tensor, torch.Tensor]]
     episodes: EpisodeTable
 
 
@@ -95,19 +97,26 @@ def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside
     table = beside.read(EPISODES_FILE)
     if table is None or hashlib.sha256(table).hexdigest() != listed[EPISODES_FILE]:
         raise ValueError(f"{EPISODES_FILE} is missing or has changed since (its SHA-256 is another)")
-    observation = stats["columns"]["observation"]
-    mean, std = (torch.tensor(observation[key], dtype=torch.float64) for key in ("mean", "std"))
+    moments = {name: _stored_moments(stats["columns"][name], name, rows) for name in MOMENT_COLUMNS}
     episodes = _read_episodes(table)
     if stats["num_transitions"] != rows.num_rows or int(episodes.length.sum()) != rows.num_rows:
         raise ValueError(f"the files have {rows.num_rows} rows, not {stats['num_transitions']}")
-    if mean.shape != std.shape or mean.shape != (rows.widths["observation"],):
-        raise ValueError("its observation has other dimensions")
-    if not bool(mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
-        raise ValueError("the mean or the std of its observation is not finite, or negative")
     digest = str(stats.get("sha256"))
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"its sha256 is no checksum but {shown(digest)}")
-    return DatasetSummary(digest, mean, std, episodes)
+    return DatasetSummary(digest, moments, episodes)
+
+
+def _stored_moments(
+    column: dict[str, Any], name: str, rows: ParquetRows
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(column[key], dtype=torch.float64) for key in ("mean", "std"))
+    shape = (rows.widths[name],) if name in rows.widths else ()
+    if mean.shape != std.shape or mean.shape != shape:
+        raise ValueError(f"its {name} has other dimensions")
+    if not bool(mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+        raise ValueError(f"the mean or the std of its {name} is not finite, or negative")
+    return mean, std
 
 
 def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
@@ -132,7 +141,8 @@ def scanned_summary(
 ) -> DatasetSummary:
     """Read all rows once, a column at a time: check every value, and find the summary."""
     ColumnChecker(rows.source).check_widths(rows.widths, task)
-    digest, moments = hashlib.sha256(), _Moments(rows.widths["observation"])
+    digest = hashlib.sha256()
+    moments = {name: _Moments() for name in MOMENT_COLUMNS}
     sums: dict[str, np.ndarray] = {}
     with progress_bar(
         total=1 + len(COLUMNS), desc="reading once", unit=" column", disable=not progress
@@ -150,9 +160,9 @@ def scanned_summary(
                 values = checker.clean_column(name, arrays[name], task, clip_actions=clip_actions)
                 little = values.astype(values.dtype.newbyteorder("<"), copy=False)
                 digest.update(little.reshape(-1).view(np.uint8).data)
-                if name == "observation":
-                    moments.add(values)
-                elif name in VALUE_COLUMNS:
+                if name in moments:
+                    moments[name].add(values)
+                if name in VALUE_COLUMNS:
                     numbers = np.arange(first, first + len(values))
                     episode = np.searchsorted(start, numbers, side="right") - 1
                     np.add.at(sums[name], episode, values.astype(np.float64))
@@ -165,8 +175,8 @@ def scanned_summary(
         cost_return=torch.from_numpy(sums["cost"]),
         terminated=torch.from_numpy(terminated),
     )
-    mean, std = moments.result()
-    return DatasetSummary(digest.hexdigest(), mean, std, table)
+    results = {name: column.result() for name, column in moments.items()}
+    return DatasetSummary(digest.hexdigest(), results, table)
 
 
 def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,11 +208,12 @@ def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 class _Moments:
-    """Mean and deviation of vectors that come in parts, merged after Chan, Golub and LeVeque (1979)."""
+    """Mean and deviation of a column that comes in parts, merged after Chan, Golub and LeVeque (1979)."""
 
-    def __init__(self, size: int):
+    def __init__(self) -> None:
         self._count = 0
-        self._mean, self._squares = np.zeros(size), np.zeros(size)
+        self._mean: Any = 0.0
+        self._squares: Any = 0.0
 
     def add(self, values: np.ndarray) -> None:
         part = values.astype(np.float64)
@@ -213,7 +224,7 @@ class _Moments:
         self._count = count
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(self._mean), torch.from_numpy(np.sqrt(self._squares / self._count))
+        return torch.as_tensor(self._mean), torch.as_tensor(np.sqrt(self._squares / self._count))
 
 
 class _Beside:

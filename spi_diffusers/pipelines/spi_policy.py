@@ -19,6 +19,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from spi_diffusers.pipelines.checks import (
+    LARGEST,
     as_batch,
     as_generator,
     as_number,
@@ -57,9 +58,9 @@ class SPIPolicyOutput(BaseOutput):
         candidates: All candidate actions in the environment's range, shape (B, N, A).
         safety_weights: The safety weight each candidate was drawn with, shape (B, N); NaN for a model
             that is not conditioned.
-        reward_values: Reward critic Q^r of each candidate (the lower twin), shape (B, N).
+        reward_values: Reward critic Q^r of each candidate (the lower twin), in units of reward, shape (B, N).
         safety_values: Safety critic Q^c' of each candidate (the lower twin), shape (B, N).
-        cost_rates: Predicted cost per step from each candidate on, shape (B, N).
+        cost_rates: Predicted cost per step from each candidate on, in units of cost, shape (B, N).
         feasible: Whether a candidate's predicted cost is within what is allowed, shape (B, N); all True
             where no limit applies.
         chosen: Index of the chosen candidate, shape (B,).
@@ -98,6 +99,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
+        reward_unit: What a 1 of Q^r is worth in the rewards of the data, > 0.
+        cost_unit: What a 1 of Q^c is worth in the costs of the data, > 0.
         budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back; under a limit
             at or below it the policy always does the safest thing it knows.
         reserve_decay: At a step the reserve is budget_reserve * (steps left / max_episode_steps) **
@@ -123,6 +126,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         task: str | None = None,
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
+        reward_unit: float = 1.0,
+        cost_unit: float = 1.0,
         budget_reserve: float = 3.0,
         reserve_decay: float = 0.0,
         selection: str = "candidate",
@@ -133,6 +138,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             "task": task,
             "max_episode_steps": max_episode_steps,
             "gamma": gamma,
+            "reward_unit": reward_unit,
+            "cost_unit": cost_unit,
             "budget_reserve": budget_reserve,
             "reserve_decay": reserve_decay,
             "selection": selection,
@@ -168,6 +175,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         task: Any,
         max_episode_steps: Any,
         gamma: Any,
+        reward_unit: Any,
+        cost_unit: Any,
         budget_reserve: Any,
         reserve_decay: Any,
         selection: Any,
@@ -179,6 +188,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         if max_episode_steps is not None:
             as_number("max_episode_steps", max_episode_steps, 1, whole=True)
         as_number("gamma", gamma, 0, 1, below=True)
+        as_number("reward_unit", reward_unit, 1 / LARGEST)
+        as_number("cost_unit", cost_unit, 1 / LARGEST)
         as_number("budget_reserve", budget_reserve, 0)
         if as_number("reserve_decay", reserve_decay, 0) and max_episode_steps is None:
             raise ValueError("reserve_decay needs max_episode_steps.")
@@ -280,6 +291,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             values.view(batch, count).float()
             for values in (reward_twins[..., 0].amin(dim=0), safety_values, cost_values, recovery_costs)
         )
+        reward_values = reward_values * self.config.reward_unit
         cost_rates = cost_values * (1.0 - self.config.gamma)
 
         if allowance is None:
@@ -348,7 +360,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
     def _safety(
         self, states: Tensor, candidates: Tensor, weights: Tensor | None, guarded: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Q^c', predicted cost Q^c, and with `guarded` Q^c of the safest way on (else Q^c), each (M,)."""
+        """Q^c', predicted cost, and with `guarded` that of the safest way on (else the same), each (M,)."""
         count = len(states)
         if guarded and weights is not None:  # one pass for both, as its weights are read only once
             states, candidates = torch.cat([states, states]), torch.cat([candidates, candidates])
@@ -358,6 +370,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         if heads.shape[-1] > 1:
             cost = heads[..., 1].mean(dim=0)
         else:
-            # Without termination, and for costs in [0, 1], Q^c = 1 / (1 - gamma) - Q^c' exactly.
+            # Without termination, and for costs of at most a unit, Q^c = 1 / (1 - gamma) - Q^c' exactly.
             cost = 1.0 / (1.0 - self.config.gamma) - safety
+        cost = cost * self.config.cost_unit
         return safety[:count], cost[:count], cost[-count:]

@@ -1,9 +1,10 @@
-"""What a run starts with, from its configuration: data, normalizer, sampler, and an algorithm."""
+"""What a run starts with, from its configuration: data, normalizer, units, sampler, and an algorithm."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +19,7 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.files import CONFIG_FILE, read_json
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.sampler import MemorySampler, Sampler
@@ -125,15 +127,21 @@ def build_normalizer(dataset: Dataset) -> ObservationNormalizer:
     # By keyword: diffusers takes positional arguments for defaults, which `from_config` then leaves out.
     normalizer = ObservationNormalizer(observation_dim=dataset.observation_dim)
     if isinstance(dataset, StreamedDataset):
-        normalizer.set_statistics(dataset.summary.observation_mean, dataset.summary.observation_std)
+        normalizer.set_statistics(*dataset.summary.moments["observation"])
         return normalizer
     return normalizer.fit(dataset.transitions.observation)
+
+
+def build_units(config: TrainConfig, dataset: Dataset) -> Units:
+    """The units that the algorithm learns rewards and costs in: the data's, or those they are logged in."""
+    return Units.of(dataset) if algorithm_class(config.algorithm).in_units else Units()
 
 
 def build_sampler(
     config: TrainConfig,
     dataset: Dataset,
     normalizer: ObservationNormalizer,
+    units: Units,
     *,
     device: torch.device | str = "cpu",
     rank: int = 0,
@@ -145,9 +153,10 @@ def build_sampler(
         DatasetError: The data does not fit the configuration.
         ValueError: The batch cannot be shared out equally.
     """
+    place: dict[str, Any] = {"device": device, "rank": rank, "world_size": world_size}
     if isinstance(dataset, StreamedDataset):
-        return StreamingSampler(config, dataset, normalizer, device=device, rank=rank, world_size=world_size)
-    return MemorySampler(config, dataset, normalizer, device=device, rank=rank, world_size=world_size)
+        return StreamingSampler(config, dataset, normalizer, units, **place)
+    return MemorySampler(config, dataset, normalizer, units, **place)
 
 
 def longest_episode(dataset: Dataset) -> int:

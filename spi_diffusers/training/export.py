@@ -36,7 +36,7 @@ def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeli
         **{name: _fresh_copy(component) for name, component in trained.items()},
         task=dataset.task.name if dataset.task else None,
         max_episode_steps=longest_episode(dataset),
-        **algorithm.pipeline_settings(config),
+        **algorithm.pipeline_settings(config, trainer.units),
     )
     source = {"id": dataset.source, "sha256": dataset.sha256}
     if config.revision:

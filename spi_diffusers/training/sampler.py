@@ -11,6 +11,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import ACTION_TOLERANCE
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes
 
@@ -55,6 +56,7 @@ class Sampler(ABC):
         config: The algorithm, its settings, batch size, seed and action range.
         dataset: The data.
         normalizer: Fitted observation normalizer.
+        units: What rewards and costs are divided by.
         device: Where the batches go.
         rank: Which slice of the global batch to return.
         world_size: Number of slices.
@@ -68,6 +70,7 @@ class Sampler(ABC):
         config: TrainConfig,
         dataset: TransitionDataset | StreamedDataset,
         normalizer: ObservationNormalizer,
+        units: Units = Units(),  # noqa: B008 - it is frozen
         *,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -85,7 +88,7 @@ class Sampler(ABC):
         self._columns_needed = algorithm.columns(config.settings)
         self._inputs_class = algorithm.inputs_class
         self._device = torch.device(device)
-        self._normalizer = normalizer
+        self._normalizer, self._units = normalizer, units
         self._action_range = (config.action_low, config.action_high, config.clip_actions)
         self._slice = (rank, world_size)
         self._preferred: PreferredEpisodes | None = None
@@ -117,7 +120,8 @@ class Sampler(ABC):
         self.generator.set_state(state)
 
     def _training_columns(self, batch: TransitionBatch, source: str, first_row: int = 0) -> dict[str, Tensor]:
-        """Columns of raw transitions for training: observations normalized, actions scaled.
+        """Columns of raw transitions for training: observations normalized, actions scaled, rewards
+        and costs in their units.
 
         Where safety weights prefer episodes, also the ranks of each transition's episode. The batch's
         transitions follow each other in the dataset, from `first_row` on.
@@ -127,8 +131,8 @@ class Sampler(ABC):
             "observation": self._normalizer(batch.observation),
             "next_observation": self._normalizer(batch.next_observation),
             "action": scale_actions(batch.action, low, high, clip, source=source, first_row=first_row),
-            "reward": batch.reward,
-            "cost": batch.cost,
+            "reward": batch.reward / self._units.reward,
+            "cost": batch.cost / self._units.cost,
             "terminated": batch.terminated,
         }
         if "truncated" in self._columns_needed:
@@ -153,9 +157,10 @@ class MemorySampler(Sampler):
         config: TrainConfig,
         dataset: TransitionDataset,
         normalizer: ObservationNormalizer,
+        units: Units = Units(),  # noqa: B008 - it is frozen
         **options: Any,
     ):
-        super().__init__(config, dataset, normalizer, **options)
+        super().__init__(config, dataset, normalizer, units, **options)
         columns = self._training_columns(dataset.transitions, dataset.source)
         self._rows: Tensor | None = None  # that may be drawn; None: all
         if "next_action" in self._columns_needed:

@@ -22,6 +22,7 @@ from torch import Tensor
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
 from spi_diffusers.training.sampler import Sampler, no_next_action, take_slice
@@ -74,9 +75,10 @@ class StreamingSampler(Sampler):
         config: TrainConfig,
         dataset: StreamedDataset,
         normalizer: ObservationNormalizer,
+        units: Units = Units(),  # noqa: B008 - it is frozen
         **options: Any,
     ):
-        super().__init__(config, dataset, normalizer, **options)
+        super().__init__(config, dataset, normalizer, units, **options)
         self._dataset = dataset
         self._seed = config.seed
         self._buffer_size = config.shuffle_buffer

@@ -28,6 +28,7 @@ from spi_diffusers.training.build import (
     build_algorithm,
     build_normalizer,
     build_sampler,
+    build_units,
     check_fit,
     training_episodes,
 )
@@ -148,10 +149,12 @@ class Trainer:
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
         learned_from = training_episodes(config, dataset)
         self.normalizer = build_normalizer(learned_from)
+        self.units = build_units(config, learned_from)
         self.sampler = build_sampler(
             config,
             learned_from,
             self.normalizer,
+            self.units,
             device=self.accelerator.device,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,

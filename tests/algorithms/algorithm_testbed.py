@@ -15,9 +15,16 @@ from spi_diffusers.algorithms.base import Algorithm, PolicySizes
 from spi_diffusers.algorithms.constrained import cost_threshold
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.build import build_algorithm, build_normalizer, build_sampler, training_episodes
+from spi_diffusers.training.build import (
+    build_algorithm,
+    build_normalizer,
+    build_sampler,
+    build_units,
+    training_episodes,
+)
 
 diffusers_logging.disable_progress_bar()
 
@@ -80,12 +87,14 @@ class Trained:
     Attributes:
         algorithm: The algorithm.
         normalizer: Of its observations.
+        units: Of its rewards and costs.
         learned_from: The episodes that it learned from.
         history: Exact values of its policy, every so many updates.
     """
 
     algorithm: Algorithm
     normalizer: ObservationNormalizer
+    units: Units
     learned_from: TransitionDataset
     history: list[Values]
 
@@ -100,6 +109,8 @@ class Trained:
             normalizer=self.normalizer,
             max_episode_steps=int(world.data.episodes.length.max()),
             gamma=world.mdp.gamma,
+            reward_unit=self.units.reward,
+            cost_unit=self.units.cost,
             budget_reserve=0.0,
         )
 
@@ -131,9 +142,10 @@ def train(
     config = make_train_config({**run, "mixed_precision": "no", "lr_schedule": "constant", **settings})
     data = training_episodes(config, world.data)
     normalizer = build_normalizer(data)
-    sampler = build_sampler(config, data, normalizer)
+    units = build_units(config, data)
+    sampler = build_sampler(config, data, normalizer, units)
     algorithm = build_algorithm(config, world.data)
-    trained = Trained(algorithm, normalizer, data, [])
+    trained = Trained(algorithm, normalizer, units, data, [])
     rates = [(optimizer, optimizer.param_groups[0]["lr"]) for optimizer in algorithm.optimizers().values()]
     judged = world.started_as_the_data()
     inputs = algorithm.prepare(sampler.draw())

@@ -10,7 +10,7 @@ from spi_factory import differing, fixed_weights, make_inputs, make_networks, ma
 from spi_diffusers.algorithms.losses import td_loss
 from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.algorithms.spi import REWARD, SAFETY, SPI
-from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 
 CONFIGS = {
     "default": SPIConfig(),
@@ -195,7 +195,7 @@ def critic_losses(spi, inputs):
 
 def test_critic_targets_by_the_equations():
     """Losses recomputed from the separate critics: minimum of the target twins, mean for the cost."""
-    config = SPIConfig(gamma=0.9, cost_remap=CostRemapConfig("scaled", 2.0))
+    config = SPIConfig(gamma=0.9)
     spi = make_spi(config)
     inputs = spi.prepare(make_inputs(config, cost=torch.rand(16) * 3))
     w = inputs.safety_weight
@@ -207,7 +207,7 @@ def test_critic_targets_by_the_equations():
         ).values.unbind(-1)
         reward = spi.reward_critic(inputs.observation, inputs.action, w).values[..., 0]
         safety, cost = spi.safety_critic(inputs.observation, inputs.action, w).values.unbind(-1)
-    c_remapped = 1 - (inputs.cost / 2).clamp(0, 1)
+    c_remapped = 1 - inputs.cost.clamp(0, 1)
     expected = {
         "critic/reward_loss": td_loss(
             reward, inputs.reward + 0.9 * alive * torch.minimum(next_reward[0], next_reward[1])

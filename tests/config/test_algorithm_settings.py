@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spi_diffusers.algorithms.spi import make_scheduler
-from spi_diffusers.config.algorithm_settings import CostRemapConfig, SPIConfig
+from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel
 
 
@@ -59,26 +59,10 @@ def test_bad_values_are_refused_by_name(options, message):
         SPIConfig(**options)
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_cost_scale_must_be_positive(scale):
-    with pytest.raises(ValueError, match=r"scale must be a positive (finite )?number"):
-        CostRemapConfig(kind="scaled", scale=scale)
-
-
-@pytest.mark.parametrize("name", ["guidance", "guidance_scale", "next_action"])
+@pytest.mark.parametrize("name", ["guidance", "guidance_scale", "next_action", "cost_remap"])
 def test_unknown_choices_are_refused_by_name(name):
     with pytest.raises(ValueError, match=name):
         SPIConfig(**{name: "chian"})
-
-
-def test_a_scale_of_costs_that_leaves_no_unit_is_refused():
-    with pytest.raises(ValueError, match=r"cost_remap\.scale needs predict_cost=true"):
-        SPIConfig(cost_remap=CostRemapConfig("scaled", 10.0), predict_cost=False)
-
-
-def test_an_unknown_cost_remap_is_refused():
-    with pytest.raises(ValueError, match="kind"):
-        CostRemapConfig(kind="scale")
 
 
 @pytest.mark.parametrize(("steps", "beta_max"), [(1, 29.0), (5, 80.0), (100, 150.0)])

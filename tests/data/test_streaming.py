@@ -19,6 +19,7 @@ from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_trans
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.data.writing import to_arrow, write_parquet_dataset
 
 BALL = get_task("ballcircle")
@@ -70,9 +71,9 @@ def assert_same_summary(stream, data):
     assert (len(stream), stream.num_episodes) == (len(data), data.num_episodes)
     assert (stream.observation_dim, stream.action_dim) == (data.observation_dim, data.action_dim)
     observation = data.transitions.observation.double()
-    torch.testing.assert_close(stream.summary.observation_mean, observation.mean(0), atol=1e-12, rtol=0)
-    std = observation.std(0, correction=0)
-    torch.testing.assert_close(stream.summary.observation_std, std, atol=1e-12, rtol=0)
+    expected = (observation.mean(0), observation.std(0, correction=0))
+    torch.testing.assert_close(stream.summary.moments["observation"], expected, atol=1e-12, rtol=0)
+    assert Units.of(stream) == Units.of(data)
     for name in ("episode_index", "start", "length", "terminated"):
         assert torch.equal(getattr(stream.episodes, name), getattr(data.episodes, name)), name
     for name in ("return_", "cost_return"):
@@ -99,8 +100,9 @@ def test_statistics_beside_the_rows_are_used_if_the_checksums_are_right(untouche
     assert_same_summary(stream, data)
     # Bit for bit what in-memory training normalises with.
     observation = data.transitions.observation.double()
-    assert torch.equal(stream.summary.observation_mean, observation.mean(0))
-    assert torch.equal(stream.summary.observation_std, observation.std(0, correction=0))
+    mean, std = stream.summary.moments["observation"]
+    assert torch.equal(mean, observation.mean(0))
+    assert torch.equal(std, observation.std(0, correction=0))
     assert repr(stream).splitlines()[1:] == repr(data).splitlines()[1:]
     assert repr(stream).startswith(f"StreamedDataset: {untouched} (OfflineBallCircle-v0)\n")
 
@@ -120,7 +122,7 @@ def change_stats(folder, **changes):
     "what",
     [
         *("rows", "episodes", "broken", "count", "files", "dimensions", "no episodes"),
-        *("no digest", "empty digest", "negative std"),
+        *("no digest", "empty digest", "negative std", "no std of costs", "infinite mean reward"),
     ],
 )
 def test_statistics_that_do_not_belong_to_the_rows_are_not_used(folder, data, caplog, scans, what):
@@ -155,6 +157,12 @@ def test_statistics_that_do_not_belong_to_the_rows_are_not_used(folder, data, ca
     elif what == "negative std":
         columns = json.loads((config / "stats.json").read_text())["columns"]
         columns["observation"]["std"][0] = -1.0
+        change_stats(folder, columns=columns)
+    elif what in ("no std of costs", "infinite mean reward"):
+        columns = json.loads((config / "stats.json").read_text())["columns"]
+        columns["cost" if "costs" in what else "reward"] |= (
+            {"std": None} if "costs" in what else {"mean": 1e400}
+        )
         change_stats(folder, columns=columns)
     stream = open_stream(folder, BALL, progress=False)
     assert len(scans) == 1
@@ -360,7 +368,8 @@ def open_stream_rows(folder):
 )
 def test_extremes_in_the_statistics_tell_of_bad_values_before_training(folder, scans, changes, message):
     columns = json.loads((folder / BALL.name / "stats.json").read_text())["columns"]
-    change_stats(folder, columns=columns | changes)
+    changed = {name: columns[name] | change for name, change in changes.items()}
+    change_stats(folder, columns=columns | changed)
     with pytest.raises(DatasetError, match=message):
         open_stream(folder, BALL)
     if "action" in changes:

@@ -48,6 +48,8 @@ def full_pipeline() -> SPIPolicyPipeline:
         calibration=calibration,
         task="OfflineBallCircle-v0",
         budget_reserve=2.0,
+        reward_unit=2.5,
+        cost_unit=0.5,
         noise_options={"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]},
     )
 

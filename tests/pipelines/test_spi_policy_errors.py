@@ -194,6 +194,7 @@ def test_a_policy_of_a_newer_format_is_refused():
     "settings",
     [
         *({"budget_reserve": value} for value in (-1.0, None, "3", INF, NAN, 10**400)),
+        *({name: value} for name in ("reward_unit", "cost_unit") for value in (0, -1.0, None, INF, NAN)),
         *({"reserve_decay": value} for value in (-0.5, None, [1])),
         {"reserve_decay": 0.5, "max_episode_steps": None},
         *({"max_episode_steps": value} for value in (0, "abc", INF, 2.5, True, 10**400)),

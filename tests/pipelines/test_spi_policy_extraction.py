@@ -257,3 +257,17 @@ def test_extraction_is_safe_if_and_only_if_a_limit_is_given(by_hand):
         assert not by_hand(observation, generator=seeded(), **options).feasible.all()
         chosen = by_hand(observation, generator=seeded(), extraction="reward", **options)
         assert torch.equal(chosen.chosen, x_of(chosen).argmax(1))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_values_and_limits_are_in_the_units_of_the_data(by_hand, heads):
+    policy = pipeline_by_hand(reward_unit=7.0, cost_unit=0.01, heads=heads)
+    for limits in ({"cost_limit": 50.0}, {"cost_budget": 20.0, "steps_left": 40}):
+        expected = by_hand(torch.zeros(5, 3), **limits, generator=seeded())
+        scaled = {name: value if name == "steps_left" else value * 0.01 for name, value in limits.items()}
+        output = policy(torch.zeros(5, 3), **scaled, generator=seeded())
+        torch.testing.assert_close(output.reward_values, expected.reward_values * 7.0)
+        torch.testing.assert_close(output.cost_rates, expected.cost_rates * 0.01)
+        assert torch.equal(output.safety_values, expected.safety_values)
+        assert torch.equal(output.feasible, expected.feasible)
+        assert torch.equal(output.chosen, expected.chosen)

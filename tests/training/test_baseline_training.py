@@ -12,6 +12,7 @@ from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import DatasetError
+from spi_diffusers.data.units import Units
 from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.training.build import build_normalizer, build_sampler, training_episodes
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
@@ -67,15 +68,17 @@ def test_a_baseline_that_diverges_says_which_learning_rate_to_lower(data, tmp_pa
 
 def test_processes_share_a_batch_out_and_draw_the_same(data, tmp_path):
     config, normalizer = config_of(tmp_path), build_normalizer(data)
-    whole = build_sampler(config, data, normalizer).draw().tensors()
-    parts = [build_sampler(config, data, normalizer, rank=r, world_size=2).draw().tensors() for r in range(2)]
+    whole, *parts = (
+        build_sampler(config, data, normalizer, Units(), **share).draw().tensors()
+        for share in ({}, {"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2})
+    )
     for name, value in whole.items():
         assert torch.equal(value, torch.cat([part[name] for part in parts])), name
 
 
 def test_batches_are_rows_of_the_data_with_start_states_of_episodes(data, tmp_path):
     normalizer = build_normalizer(data)
-    batch = build_sampler(config_of(tmp_path), data, normalizer).draw().batch
+    batch = build_sampler(config_of(tmp_path), data, normalizer, Units()).draw().batch
     rows = data.transitions
     observations, starts = normalizer(rows.observation), normalizer(rows.observation[data.episodes.start])
     for index in range(len(batch.reward)):

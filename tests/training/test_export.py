@@ -37,7 +37,11 @@ def test_the_saved_policy_acts_as_the_trained_networks_say(trained, tmp_path):
     values = trained.algorithm.reward_critic(
         state, output.candidates.flatten(0, 1), output.safety_weights.flatten()
     ).values
-    torch.testing.assert_close(output.reward_values.flatten(), values[..., 0].amin(dim=0))
+    expected = values[..., 0].amin(dim=0) * pipeline.config.reward_unit
+    torch.testing.assert_close(output.reward_values.flatten(), expected)
+    units = (pipeline.config.reward_unit, pipeline.config.cost_unit)
+    assert units == (trained.units.reward, trained.units.cost)
+    assert units[0] != 1.0
     assert pipeline.config.max_episode_steps == 200
 
 

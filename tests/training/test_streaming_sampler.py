@@ -67,7 +67,7 @@ def stream(data, tmp_path_factory):
 
 def make_sampler(stream, config=None, **options):
     normalizer = ObservationNormalizer(observation_dim=3)
-    normalizer.set_statistics(stream.summary.observation_mean, stream.summary.observation_std)
+    normalizer.set_statistics(*stream.summary.moments["observation"])
     where = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
     return StreamingSampler(sampled(config or SPIConfig(), **options), stream, normalizer, **where)
 
