@@ -81,6 +81,8 @@ class TrainConfig:
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
         action_low: Smallest action of the environment (every component); DSRL's is -1.
         action_high: Largest action of the environment (every component); DSRL's is 1.
+        max_episode_steps: Steps of an episode, over which a limit counts; empty: the task's, or found in the
+            data.
         algorithm: What is trained, a key of `config.algorithms.ALGORITHMS`. spi-paper is the paper's SPI, and
             has two ablations; bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no
             cost. Each has its own defaults.
@@ -129,6 +131,7 @@ class TrainConfig:
     clip_actions: Flag = False
     action_low: Number = -1.0
     action_high: Number = 1.0
+    max_episode_steps: Count | None = None
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = DEFAULT_ALGORITHM
     cost_limit: NotNegative | None = None
     seed: Whole = 0
@@ -179,6 +182,12 @@ class TrainConfig:
             raise ValueError(
                 f"action_low and action_high are -1 and 1 for {self.task}, got {self.action_low} and "
                 f"{self.action_high}"
+            )
+        known = None if self.task is None else TASKS.get(self.task)
+        if known is not None and self.max_episode_steps not in (None, known.max_episode_steps):
+            raise ValueError(
+                f"max_episode_steps is {known.max_episode_steps} for {known.name}, got "
+                f"{self.max_episode_steps}"
             )
         if self.shuffle_buffer < self.batch_size:
             raise ValueError(

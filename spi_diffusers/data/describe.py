@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spi_diffusers.data.survey import common_length, remarks
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import local_path, to_json
 
@@ -29,11 +30,12 @@ def describe_dataset(
     Returns:
         A dictionary ready for JSON: `source`, `task` (DSRL id or None), `sha256` (of the content),
             `transitions`, `episodes`, `terminated_episodes` (ended by the task itself; the others were
-            truncated), `observation_dim`, `action_dim`; `length`, `return` and `cost_return` of the episodes,
+            truncated), `max_episode_steps` (over which a limit counts; None where training would ask),
+            `observation_dim`, `action_dim`; `length`, `return` and `cost_return` of the episodes,
             each with `min`, `quarter`, `median`, `mean`, `three_quarters`, `max`; `costly_steps` (share of
             the steps with a cost above 0); and `limits`, each with `cost_limit`, `episodes` (how many keep
             it), `share` (of all), `best_return` (among them; None if none keeps it) and
-            `best_normalized_reward` (None without a task).
+            `best_normalized_reward` (None without a task); and `remarks`: what is odd, a sentence each.
 
     Raises:
         ValueError: a limit is negative or not finite.
@@ -41,6 +43,7 @@ def describe_dataset(
     episodes, task = dataset.episodes, dataset.task
     if cost_limits is None:
         cost_limits = episodes.usual_cost_limits(task)
+    steps = task.max_episode_steps if task is not None else common_length(episodes)
     limits = []
     for limit in sorted(set(cost_limits)):
         if not (math.isfinite(limit) and limit >= 0):
@@ -64,6 +67,7 @@ def describe_dataset(
         "transitions": len(dataset),
         "episodes": len(episodes),
         "terminated_episodes": int(episodes.terminated.sum()),
+        "max_episode_steps": steps,
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
         "length": _spread(episodes.length),
@@ -71,6 +75,7 @@ def describe_dataset(
         "costly_steps": (dataset.transitions.cost > 0).double().mean().item(),
         "limits": limits,
         "return": _spread(episodes.return_),
+        "remarks": remarks(dataset, steps),
     }
 
 
@@ -83,10 +88,12 @@ def description_tables(description: dict[str, Any]) -> "list[Table]":
         f"{d['task'] or d['source']}: {d['episodes']} episodes, {d['transitions']} transitions, "
         f"observation / action {d['observation_dim']} / {d['action_dim']}"
     )
+    steps = d["max_episode_steps"]
+    counts_over = "" if steps is None else f"A limit counts over {steps} steps. "
     caption = (
         f"{d['terminated_episodes']} episodes were ended by the task, the other "
         f"{d['episodes'] - d['terminated_episodes']} by time; {d['costly_steps']:.1%} of the steps cost "
-        f"something. SHA-256 {d['sha256'][:16]}"
+        f"something. {counts_over}SHA-256 {d['sha256'][:16]}"
     )
     spread = Table(title=title, caption=caption)
     spread.add_column("of an episode")

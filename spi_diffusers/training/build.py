@@ -18,6 +18,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
+from spi_diffusers.data.survey import common_length, unclear_length
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.files import CONFIG_FILE, read_json
@@ -159,9 +160,28 @@ def build_sampler(
     return MemorySampler(config, dataset, normalizer, units, **place)
 
 
-def longest_episode(dataset: Dataset) -> int:
-    """Steps of the longest episode: the task's limit, or the data's longest one."""
-    return dataset.task.max_episode_steps if dataset.task else int(dataset.episodes.length.max())
+def episode_steps(config: TrainConfig, dataset: Dataset) -> int:
+    """Steps over which a limit counts: the task's, those of the configuration, or those found in the data.
+
+    Raises:
+        ConfigError: The configuration does not say it, and episodes have different lengths.
+    """
+    if dataset.task is not None:
+        return dataset.task.max_episode_steps
+    steps = config.max_episode_steps or common_length(dataset.episodes)
+    if steps is None:
+        raise ConfigError(f"{dataset.source}: {unclear_length(dataset.episodes)}", "max_episode_steps")
+    return steps
+
+
+def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """The configuration with what it left to the data, as a resumed run must have it, too.
+
+    Raises:
+        ConfigError: The data does not tell it.
+    """
+    steps = None if dataset.task else episode_steps(config, dataset)
+    return replace(config, streaming=isinstance(dataset, StreamedDataset), max_episode_steps=steps)
 
 
 def build_algorithm(
@@ -177,7 +197,7 @@ def build_algorithm(
     The caller's random state is untouched.
     """
     limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
-    sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, longest_episode(dataset), **limit)
+    sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, episode_steps(config, dataset), **limit)
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
     compute = Compute(dtype, device, reduce_gradients, overlap)
     with torch.random.fork_rng(devices=[]):

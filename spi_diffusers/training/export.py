@@ -11,7 +11,7 @@ from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.build import longest_episode
+from spi_diffusers.training.build import episode_steps
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
@@ -35,7 +35,7 @@ def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeli
     pipeline = getattr(pipelines, algorithm.pipeline)(
         **{name: _fresh_copy(component) for name, component in trained.items()},
         task=dataset.task.name if dataset.task else None,
-        max_episode_steps=longest_episode(dataset),
+        max_episode_steps=episode_steps(config, dataset),
         **algorithm.pipeline_settings(config, trainer.units),
     )
     source = {"id": dataset.source, "sha256": dataset.sha256}

@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.survey import remarks
 from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.signals import StopRequest, raising_on_sigterm
-from spi_diffusers.training.build import open_training_data
+from spi_diffusers.training.build import episode_steps, open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.processes import held_by_all, intra_op_threads, make_accelerator
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
@@ -172,6 +173,8 @@ def train_in_held_folder(
     if accelerator.is_main_process:
         logger.info("Data: %r", dataset)
         logger.info("Run: %s", trainer.describe())
+        for remark in remarks(dataset, episode_steps(trainer.config, dataset)):
+            logger.warning("%s.", remark)
     training = trainer.train(callback)
     folder = None
     if training.stopped_by is None:

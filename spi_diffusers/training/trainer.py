@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from accelerate import Accelerator
 
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CHECKPOINTS_FOLDER, METRICS_FILE
 from spi_diffusers.leftovers import remove_leftovers
 from spi_diffusers.progress import progress_bar
@@ -30,6 +29,7 @@ from spi_diffusers.training.build import (
     build_sampler,
     build_units,
     check_fit,
+    settle,
     training_episodes,
 )
 from spi_diffusers.training.checkpoint import (
@@ -142,8 +142,7 @@ class Trainer:
     ):
         self.accelerator = accelerator or make_accelerator(config)
         check_fit(config, dataset, self.accelerator.device.type)
-        streamed = isinstance(dataset, StreamedDataset)
-        self.config = config = replace(config, streaming=streamed)  # a resumed run must do the same
+        self.config = config = settle(config, dataset)
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)

@@ -137,6 +137,7 @@ def train(
         seed: Of initial weights and batches.
     """
     run = {"dataset": "memory", "algorithm": name, "updates": updates, "seed": seed, "batch_size": 128}
+    run["max_episode_steps"] = int(world.data.episodes.length.max())
     if cost_limit is not None:
         run["cost_limit"] = cost_limit
     config = make_train_config({**run, "mixed_precision": "no", "lr_schedule": "constant", **settings})

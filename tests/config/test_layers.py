@@ -48,6 +48,8 @@ def parse(*arguments):
         ("trackers", ["mlflow"]),
         ("trackers", ["wandb", "wandb"]),
         ("action_low", math.nan),
+        ("max_episode_steps", 0),
+        ("max_episode_steps", 100),  # BallCircle's episodes have 200
         ("action_high", 2.0),  # a DSRL task's range is [-1, 1]
     ],
 )

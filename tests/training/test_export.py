@@ -101,10 +101,10 @@ def test_a_full_disk_leaves_the_old_policy_intact(trained, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"policy", "report.txt"}
 
 
-def test_a_dataset_without_a_task_gives_its_longest_episode_as_horizon(tmp_path):
+def test_a_dataset_without_a_task_gives_its_episodes_length_and_range_of_actions(tmp_path):
     from test_sampler import make_dataset
 
-    dataset = make_dataset(lengths=(20, 30), terminated=(), low=-3.0, high=5.0)
+    dataset = make_dataset(lengths=(30, 30), terminated=(), low=-3.0, high=5.0)
     options = {"task": None, "dataset": "mine.npz", "action_low": -3.0, "action_high": 5.0, "updates": 2}
     trainer = Trainer(tiny_config(tmp_path, **options), dataset, progress=False)
     trainer.train()
@@ -123,7 +123,7 @@ def test_a_dataset_without_a_task_gives_its_longest_episode_as_horizon(tmp_path)
 def test_data_without_a_task_and_without_any_cost_gives_a_policy_without_calibration(tmp_path):
     from test_sampler import make_dataset
 
-    dataset = make_dataset(lengths=(20, 30), terminated=(), max_cost=0)
+    dataset = make_dataset(lengths=(30, 30), terminated=(), max_cost=0)
     trainer = Trainer(
         tiny_config(tmp_path, task=None, dataset="mine.npz", updates=2), dataset, progress=False
     )
