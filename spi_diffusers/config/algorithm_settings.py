@@ -69,8 +69,8 @@ class SPIConfig:
         predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
             an episode's end costs nothing. Safe extraction compares it with the cost limit.
         imitation_share: Share of the episodes that are imitated under each safety weight. These have the best
-            trade-off between return and cost under it. 1 imitates all of the data under every weight; less
-            needs conditioning.
+            trade-off between return and cost under it, among episodes whose starts promise about the same. 1
+            imitates all of the data under every weight; less needs conditioning.
         num_train_timesteps: Number T of diffusion steps.
         beta_min: Start of the VP noise schedule.
         beta_max: End of the VP noise schedule.

@@ -91,6 +91,17 @@ class StreamedDataset:
             clean = checker.clean_rows(arrays, self.task, clip_actions=self.clip_actions)
             yield first, TransitionBatch(*(torch.from_numpy(_writable(clean[name])) for name in COLUMNS))
 
+    def first_observations(self) -> torch.Tensor:
+        """First observations of the episodes, (E, O); reads that one column of all rows, a part at a time."""
+        starts = self.episodes.start.numpy()
+        found = []
+        for first, arrays in self.rows.read_all(["observation"]):
+            checker = ColumnChecker(self.source, first_row=first)
+            values = checker.clean_column("observation", arrays["observation"], self.task)
+            begin, end = np.searchsorted(starts, [first, first + len(values)])
+            found.append(values[starts[begin:end] - first])
+        return torch.from_numpy(np.concatenate(found))
+
     def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
         """Load episodes into memory, drawn at random: at most `max_transitions`, but at least one episode."""
         order = np.random.default_rng(seed).permutation(self.num_episodes)

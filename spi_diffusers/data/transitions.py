@@ -206,6 +206,10 @@ class TransitionDataset:
             terminated=self.transitions.terminated[ends],
         )
 
+    def first_observations(self) -> torch.Tensor:
+        """First observations of the episodes, (E, O)."""
+        return self.transitions.observation[self.episodes.start]
+
     @cached_property
     def sha256(self) -> str:
         """Fingerprint of the content: equal for the same transitions from any file format.

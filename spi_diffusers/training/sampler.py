@@ -13,10 +13,10 @@ from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
-from spi_diffusers.training.imitation import PreferredEpisodes
+from spi_diffusers.training.imitation import PreferredEpisodes, groups_by_start
 
-#: Column of the ranks of a transition's episode, which becomes `imitated`.
-_RANKS = "episode_ranks"
+#: Column of the number of a transition's episode, which becomes `imitated`.
+_EPISODE = "episode"
 
 
 def take_slice(value: Tensor, dim: int | None, rank: int, world_size: int) -> Tensor:
@@ -93,7 +93,8 @@ class Sampler(ABC):
         self._slice = (rank, world_size)
         self._preferred: PreferredEpisodes | None = None
         if "imitated" in self._columns_needed:
-            self._preferred = PreferredEpisodes(dataset.episodes, config.settings.imitation_share)
+            groups = groups_by_start(dataset.first_observations(), dataset.episodes)
+            self._preferred = PreferredEpisodes(dataset.episodes, config.settings.imitation_share, groups)
 
     @abstractmethod
     def _transitions(self) -> dict[str, Tensor]:
@@ -108,7 +109,7 @@ class Sampler(ABC):
             part = take_slice(value, dim, *self._slice)
             tensors[name] = part if dim is None else part.to(self._device)
         if self._preferred is not None:
-            tensors["imitated"] = self._preferred.picks(tensors.pop(_RANKS), tensors["safety_weight"])
+            tensors["imitated"] = self._preferred.picks(tensors.pop(_EPISODE), tensors["safety_weight"])
         return self._inputs_class.from_tensors(tensors)
 
     def get_state(self) -> Tensor:
@@ -123,7 +124,7 @@ class Sampler(ABC):
         """Columns of raw transitions for training: observations normalized, actions scaled, rewards
         and costs in their units.
 
-        Where safety weights prefer episodes, also the ranks of each transition's episode. The batch's
+        Where safety weights prefer episodes, also the number of each transition's episode. The batch's
         transitions follow each other in the dataset, from `first_row` on.
         """
         low, high, clip = self._action_range
@@ -138,7 +139,7 @@ class Sampler(ABC):
         if "truncated" in self._columns_needed:
             columns["truncated"] = batch.truncated
         if self._preferred is not None:
-            columns[_RANKS] = self._preferred.ranks(torch.arange(first_row, first_row + len(batch)))
+            columns[_EPISODE] = self._preferred.episode_of(torch.arange(first_row, first_row + len(batch)))
         return columns
 
 
@@ -167,8 +168,7 @@ class MemorySampler(Sampler):
             columns["next_action"], self._rows = self._recorded_next_actions(dataset, columns["action"])
         self._starts: Tensor | None = None
         if "initial_observation" in self._columns_needed:
-            first = dataset.transitions.observation[dataset.episodes.start]
-            self._starts = normalizer(first).contiguous().to(self._device)
+            self._starts = normalizer(dataset.first_observations()).contiguous().to(self._device)
         self._columns = {name: value.contiguous().to(self._device) for name, value in columns.items()}
         self.num_rows = len(dataset) if self._rows is None else len(self._rows)
 

@@ -119,8 +119,8 @@ def test_what_is_imitated_goes_with_row_and_weight():
     dataset = make_dataset(lengths=(3, 2, 4, 3))
     assert make_sampler(dataset).draw().imitated is None
     inputs = make_sampler(dataset, SPIConfig(imitation_share=0.4), batch_size=512).draw()
-    preferred = PreferredEpisodes(dataset.episodes, 0.4)
-    expected = preferred.picks(preferred.ranks(inputs.reward.long()), inputs.safety_weight)
+    preferred = PreferredEpisodes(dataset.episodes, 0.4, torch.zeros(4, dtype=torch.int64))
+    expected = preferred.picks(preferred.episode_of(inputs.reward.long()), inputs.safety_weight)
     assert torch.equal(inputs.imitated, expected)
     assert 0.35 < inputs.imitated.float().mean() < 0.8  # whole episodes, of up to a third of the data
 

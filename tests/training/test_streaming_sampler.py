@@ -16,7 +16,7 @@ from spi_diffusers.data.transitions import DatasetError, TransitionDataset
 from spi_diffusers.data.writing import to_arrow
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
-from spi_diffusers.training.imitation import PreferredEpisodes
+from spi_diffusers.training.imitation import PreferredEpisodes, groups_by_start
 from spi_diffusers.training.sampler import MemorySampler, take_slice
 from spi_diffusers.training.streaming_sampler import PIECES_PER_BUFFER, StreamingSampler, cut_into_pieces
 
@@ -156,10 +156,32 @@ def test_recorded_next_actions_are_those_of_sampling_from_memory(stream, data, b
 
 def test_episodes_are_preferred_as_in_memory(stream, data):
     inputs = make_sampler(stream, SPIConfig(imitation_share=0.3), batch_size=256, buffer_size=300).draw()
-    preferred = PreferredEpisodes(data.episodes, 0.3)
-    expected = preferred.picks(preferred.ranks(inputs.reward.long()), inputs.safety_weight)
+    preferred = PreferredEpisodes(data.episodes, 0.3, torch.zeros(data.num_episodes, dtype=torch.int64))
+    expected = preferred.picks(preferred.episode_of(inputs.reward.long()), inputs.safety_weight)
     assert torch.equal(inputs.imitated, expected)
     assert 0.2 < inputs.imitated.float().mean() < 0.4
+
+
+def test_starts_that_promise_more_are_told_apart_as_in_memory(tmp_path):
+    """Every second episode starts at 1 instead of 0 and earns more; each of both kinds keeps its share."""
+    data = make_data(900, lengths=(9, 9, 9))
+    batch = data.transitions
+    columns = {name: getattr(batch, name).numpy() for name in batch.__dataclass_fields__}
+    easy = np.repeat(np.arange(100) % 2 == 1, 9)
+    columns["observation"] = np.where(easy[:, None], 1.0, 0.0) + 0.1 * columns["observation"]
+    columns["cost"] = np.where(easy, 0.0, 1.0) + 0.1 * columns["cost"]
+    data = TransitionDataset.from_columns(columns)
+    stream = stream_of(data, tmp_path, files=3, row_group_size=40)
+    assert torch.equal(stream.first_observations(), data.first_observations())
+    inputs = make_sampler(stream, SPIConfig(imitation_share=0.3), batch_size=900, buffer_size=300).draw()
+    groups = groups_by_start(data.first_observations(), data.episodes)
+    assert len(groups.unique()) > 1
+    preferred = PreferredEpisodes(data.episodes, 0.3, groups)
+    rows = inputs.reward.long()
+    expected = preferred.picks(preferred.episode_of(rows), inputs.safety_weight)
+    assert torch.equal(inputs.imitated, expected)
+    for kind in (easy, ~easy):
+        assert 0.25 < inputs.imitated[torch.from_numpy(kind)[rows]].float().mean() < 0.4
 
 
 def test_no_recorded_next_action_at_all_is_an_error(tmp_path):
