@@ -31,6 +31,7 @@ _USUAL = {
     "truncated": ("timeout", "timeouts", "truncation", "truncations", "next.truncated"),
     "episode_index": ("episode", "episode_id", "episodes", "trajectory", "trajectory_id", "traj_id"),
 }
+_NUMBER = r"([._]?\[?)(\d+)(\]?)"  # behind the name of a vector that is spread over columns
 _NEEDED = ("observation", "action", "reward", "cost")
 # Flags of an ended episode that do not say whether the task ended it: done, is_done, next.done, infos/dones.
 _DONE = re.compile(r"(.*[._/])?(is)?dones?", re.IGNORECASE)
@@ -126,7 +127,7 @@ def choose_columns(source: str, there: Sequence[str], named: ColumnNames) -> dic
             f"{source}: has {'; '.join(missing)}; name one with that option (spi data convert). It has "
             f"{list_names(there)}"
         )
-    _check_same_entries(source, chosen, given)
+    _pair_entries(source, chosen, given)
     return chosen
 
 
@@ -151,11 +152,11 @@ def _find(source: str, role: str, there: Sequence[str]) -> tuple[str, ...]:
 
 def _spread(name: str, there: Sequence[str]) -> list[tuple[str, ...]]:
     """The columns that a vector may be spread over: numbered ones of each style, and those of a group."""
-    numbered = re.compile(rf"{re.escape(name)}([._]?)(\[?)\d+(\]?)")
+    numbered = re.compile(re.escape(name) + _NUMBER)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for each in there:
         if match := numbered.fullmatch(each):
-            groups[match.groups()].append(each)
+            groups[match[1], match[3]].append(each)
         elif each.startswith(f"{name}/") or ("." in name and each.startswith(f"{name}.")):  # LeRobot's dots
             groups[("/",)].append(each)
     return [tuple(sorted(group, key=natural_order)) for group in groups.values()]
@@ -181,23 +182,36 @@ def _check_consecutive(source: str, role: str, names: Sequence[str]) -> None:
         )
 
 
-def _entry(name: str) -> int | str:
-    """Which of several columns of a vector one is: its number, or its name in its group."""
-    number = _number(name)
-    return re.split(r"[/.]", name)[-1] if number is None or "/" in name else number
+def _entry(role: str, name: str) -> int | str | None:
+    """Which of a vector's columns one with a usual name is: its number, or its path in its group.
+
+    None for a whole vector, and for a column with a name of its own.
+    """
+    usual = max(filter(name.startswith, (role, *_USUAL[role])), key=len, default=name)
+    rest = name.removeprefix(usual)
+    if match := re.fullmatch(_NUMBER, rest):
+        return int(match[2])
+    return rest[1:] if rest[:1] in ("/", ".") else None
 
 
-def _check_same_entries(
-    source: str, chosen: Mapping[str, tuple[str, ...]], given: Mapping[str, object]
-) -> None:
-    """Refuse an observation and a next observation that were found with different numbers or entries."""
-    if any(given[role] is not None for role in ("observation", "next_observation")):
-        return
+def _pair_entries(source: str, chosen: dict[str, tuple[str, ...]], given: Mapping[str, object]) -> None:
+    """Give an observation that was named the next observation of the same entries, in the same order.
+
+    DatasetError if one of the two was found with other entries than the other one has.
+    """
     first, second = chosen.get("observation", ()), chosen.get("next_observation", ())
-    if len(first) > 1 and len(second) > 1 and [*map(_entry, first)] != [*map(_entry, second)]:
+    wanted = [_entry("observation", name) for name in first]
+    there = {_entry("next_observation", name): name for name in second}
+    named = [given[role] is not None for role in ("observation", "next_observation")]
+    if not second or all(named) or None in wanted or None in there:
+        return
+    if named[0] and there.keys() >= set(wanted):
+        chosen["next_observation"] = tuple(there[entry] for entry in wanted)
+    elif wanted != list(there):
         raise DatasetError(
             f"{source}: the observation has the columns {list_names(first)}, the next observation "
-            f"{list_names(second)}; both need the same ones, in the same order"
+            f"{list_names(second)}; both need the same ones, in the same order. Name both with "
+            f"{column_option('observation')} and {column_option('next_observation')} (spi data convert)"
         )
 
 

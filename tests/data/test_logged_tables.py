@@ -349,6 +349,23 @@ def test_numbered_columns_have_one_style_and_no_gaps(tmp_path, change, message):
         assert "dimensions" in str(error)  # noqa: PT017
 
 
+@pytest.mark.parametrize("entries", [[0, 2], [3, 1, 0], [4]])
+@pytest.mark.parametrize("names", [("observation_{}", "next_obs[{}]"), ("obs/a{}", "next_observations/a{}")])
+def test_the_next_observation_has_the_entries_that_are_named_in_their_order(tmp_path, names, entries):
+    columns, log = usual_log()
+    for role, name in zip(("observation", "next_observation"), names, strict=True):
+        log |= {name.format(i): log.pop(f"{role}_{i}") for i in range(8)}
+    named = ColumnNames(observation=tuple(names[0].format(i) for i in entries))
+    wanted = columns | {role: columns[role][:, entries] for role in ("observation", "next_observation")}
+    path = write(tmp_path / "log.csv", log)
+    assert load_tables(path, columns=named).sha256 == TransitionDataset.from_columns(wanted).sha256
+    del log[names[1].format(entries[0])]
+    with pytest.raises(
+        DatasetError, match=r"both need the same ones, .* --next|a column may be missing. .* --next"
+    ):
+        load_tables(write(tmp_path / "log.csv", dict(log)), columns=named)
+
+
 def test_a_list_of_one_is_a_number_and_lists_are_put_side_by_side(tmp_path):
     columns, _ = robot_log()
     log = {name: columns[name] for name in ("reward", "cost", "terminated", "truncated")}

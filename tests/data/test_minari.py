@@ -96,10 +96,10 @@ def test_minari_with_nested_observations_and_infos(monkeypatch, tmp_path):
     assert written.sha256 == TransitionDataset.from_columns(columns).sha256  # left, right, speed
     with pytest.raises(DatasetError, match=r"for the cost \(--cost.*'infos/safety/damage'"):
         load_transitions("minari:test/ball-v0", BALL)
-    chosen = {"observation": ("observations/joints/*",), "next_observation": ("next_observations/joints/*",)}
-    some = ColumnNames(**chosen, cost="infos/safety/damage")
+    some = ColumnNames(observation=("observations/joints/*",), cost="infos/safety/damage")
     written = convert("minari:test/ball-v0", tmp_path / "two", name="arm", columns=some)["arm"]
-    assert written.transitions.observation.tolist() == columns["observation"][:, :6].tolist()
+    for name in ("observation", "next_observation"):
+        assert getattr(written.transitions, name).tolist() == columns[name][:, :6].tolist()
 
 
 def test_minari_files_that_link_to_others_are_refused(monkeypatch, tmp_path):
