@@ -185,9 +185,10 @@ def _first_sentence(text: str) -> str:
 def _read_option(key: str, value: Any, hint: Any) -> Any:
     """Turn the text of an option into data; text fields are taken as they are."""
     if isinstance(value, list):
-        if len(value) == 1 and value[0].startswith("["):
+        *others, several = sorted(_kinds(hint), key=lambda kind: get_origin(kind) is list)
+        if len(value) == 1 and (others or value[0].startswith("[")):
             return _read_yaml(key, value[0])
-        return [_read_option(key, item, get_args(_kinds(hint)[0])[0]) for item in value]
+        return [_read_option(key, item, get_args(several)[0]) for item in value]
     if str in _kinds(hint):
         optional = type(None) in union_parts(hint)
         return None if optional and value in ("", "null") else value

@@ -24,7 +24,7 @@ from spi_diffusers.config.validation import (
     Even,
     Flag,
     NotNegative,
-    Number,
+    Numbers,
     Positive,
     Sizes,
     Whole,
@@ -79,8 +79,9 @@ class TrainConfig:
             take more than half of the available memory.
         shuffle_buffer: Transitions in memory at a time when streaming; batches are mixed within them.
         clip_actions: Clip recorded actions outside the action range instead of refusing them.
-        action_low: Smallest action of the environment (every component); DSRL's is -1.
-        action_high: Largest action of the environment (every component); DSRL's is 1.
+        action_low: Smallest action of the environment, one number or one for each dimension; empty: what the
+            data's source states, or -1, or the smallest in the data where it reaches beyond [-1, 1].
+        action_high: Largest action of the environment, as action_low.
         max_episode_steps: Steps of an episode, over which a limit counts; empty: the task's, or found in the
             data.
         algorithm: What is trained, a key of `config.algorithms.ALGORITHMS`. spi-paper is the paper's SPI, and
@@ -129,8 +130,8 @@ class TrainConfig:
     streaming: Literal["auto"] | Flag = "auto"
     shuffle_buffer: Count = 500_000
     clip_actions: Flag = False
-    action_low: Number = -1.0
-    action_high: Number = 1.0
+    action_low: Numbers | None = None
+    action_high: Numbers | None = None
     max_episode_steps: Count | None = None
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = DEFAULT_ALGORITHM
     cost_limit: NotNegative | None = None
@@ -174,15 +175,7 @@ class TrainConfig:
             )
         if self.task is not None:
             self.task = resolve_task(self.task, self.dataset)[1]
-        if self.action_low >= self.action_high:
-            raise ValueError(
-                f"action_low must lie below action_high, got {self.action_low} and {self.action_high}"
-            )
-        if self.task in TASKS and (self.action_low, self.action_high) != (-1.0, 1.0):
-            raise ValueError(
-                f"action_low and action_high are -1 and 1 for {self.task}, got {self.action_low} and "
-                f"{self.action_high}"
-            )
+        self._check_actions()
         known = None if self.task is None else TASKS.get(self.task)
         if known is not None and self.max_episode_steps not in (None, known.max_episode_steps):
             raise ValueError(
@@ -198,6 +191,23 @@ class TrainConfig:
         self._check_algorithm()
         self.output_dir = str(local_path(self.output_dir or Path(OUTPUTS_FOLDER) / self._run_name()))
         return self
+
+    def _check_actions(self) -> None:
+        low, high = self.action_low, self.action_high
+        if (low is None) != (high is None):
+            raise ValueError("action_low and action_high are given together, or neither")
+        if low is None or high is None:
+            return
+        lows, highs = (bound if isinstance(bound, list) else [bound] for bound in (low, high))
+        size = max(len(lows), len(highs))
+        lows, highs = (bound * size if len(bound) == 1 else bound for bound in (lows, highs))
+        got = f"got {shown(low)} and {shown(high)}"
+        if len(lows) != len(highs):
+            raise ValueError(f"action_low and action_high must have as many numbers, {got}")
+        if any(least >= largest for least, largest in zip(lows, highs, strict=True)):
+            raise ValueError(f"action_low must lie below action_high, {got}")
+        if self.task in TASKS and ({*lows}, {*highs}) != ({-1.0}, {1.0}):
+            raise ValueError(f"action_low and action_high are -1 and 1 for {self.task}, {got}")
 
     def _check_algorithm(self) -> None:
         entry = ALGORITHMS[self.algorithm]

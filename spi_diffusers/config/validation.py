@@ -53,6 +53,8 @@ Steps = Annotated[
 Even = Annotated[int, Field(strict=True, ge=2, multiple_of=2), _NUMPY]
 Sizes = Annotated[list[Count], Field(min_length=1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), _NUMPY]
+#: One number, or several; also an array of NumPy.
+Numbers = Number | Annotated[list[Number], Field(min_length=1), BeforeValidator(listed)]
 NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0), _NUMPY]
 Positive = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=0), _NUMPY]
 Share = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1), _NUMPY]

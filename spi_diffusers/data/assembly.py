@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
 
+from spi_diffusers.data.actions import ActionRange, IntegerActions
 from spi_diffusers.data.arrow import column_to_numpy, is_list
 from spi_diffusers.data.columns import COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.memory import check_size
@@ -31,6 +32,7 @@ class SourceTable:
         read: gives the columns with some of these names.
         is_episode: whether it is one episode, where nothing else tells.
         size: bytes of memory that some of them will take, by what the file says, as far as not read yet.
+        action_range: of the actions with usual names, where the source states it.
     """
 
     source: str
@@ -38,6 +40,7 @@ class SourceTable:
     read: Callable[[list[str]], Mapping[str, Values]]
     is_episode: bool = False
     size: Callable[[list[str]], int] = lambda wanted: 0
+    action_range: ActionRange | None = None
 
 
 def dataset_from_tables(
@@ -63,10 +66,10 @@ def dataset_from_tables(
     check_size(source, sum(table.size(_flat(roles)) for table, roles in zip(tables, chosen, strict=True)))
     raws: list[dict[str, np.ndarray]] = []
     names: dict[str, str] = {}
-    episodes = 0
+    episodes, integers = 0, IntegerActions()
     for table, roles in zip(tables, chosen, strict=True):
         _check_ends(table, roles, warn=not raws)
-        raw, table_names = _read_roles(table, roles)
+        raw, table_names = _read_roles(table, roles, integers)
         if raws:
             _must_agree(table.source, raw, tables[0].source, raws[0])
         if len(tables) > 1:  # a single one is checked as a whole, below
@@ -82,6 +85,8 @@ def dataset_from_tables(
                 episodes = int(raw["episode_index"].max(initial=episodes)) + 1
         raws.append(raw)
         names = names or table_names
+    if task is None:  # tasks have continuous ones
+        integers.check(source)
     if len(raws) == 1:
         joined = raws[0]
     else:
@@ -97,7 +102,12 @@ def dataset_from_tables(
             stacklevel=2,
         )
     return TransitionDataset.from_columns(
-        joined, task=task, source=source, names=names, clip_actions=clip_actions
+        joined,
+        task=task,
+        source=source,
+        names=names,
+        clip_actions=clip_actions,
+        action_range=tables[0].action_range if named.action is None else None,
     )
 
 
@@ -163,7 +173,7 @@ def _check_ends(table: SourceTable, chosen: Mapping[str, tuple[str, ...]], *, wa
 
 
 def _read_roles(
-    table: SourceTable, chosen: Mapping[str, tuple[str, ...]]
+    table: SourceTable, chosen: Mapping[str, tuple[str, ...]], integers: IntegerActions
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The values of each role, with the ends of all episodes, and what the source calls it."""
     values = table.read(_flat(chosen))
@@ -173,6 +183,9 @@ def _read_roles(
         names[role] = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
         if role in VECTOR_COLUMNS:
             pieces = [_vector(table.source, name, values[name]) for name in columns]
+            if role == "action":
+                for name, piece in zip(columns, pieces, strict=True):
+                    integers.add(name, piece)
             raw[role] = _side_by_side(table.source, columns, pieces)
         elif role == "episode_index":
             raw[role] = _number_episodes(table.source, columns[0], values[columns[0]])

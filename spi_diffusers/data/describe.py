@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spi_diffusers.data.survey import common_length, remarks
+from spi_diffusers.data.survey import common_length, found_range, remarks
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import local_path, to_json
 
@@ -31,11 +31,12 @@ def describe_dataset(
         A dictionary ready for JSON: `source`, `task` (DSRL id or None), `sha256` (of the content),
             `transitions`, `episodes`, `terminated_episodes` (ended by the task itself; the others were
             truncated), `max_episode_steps` (over which a limit counts; None where training would ask),
-            `observation_dim`, `action_dim`; `length`, `return` and `cost_return` of the episodes,
-            each with `min`, `quarter`, `median`, `mean`, `three_quarters`, `max`; `costly_steps` (share of
-            the steps with a cost above 0); and `limits`, each with `cost_limit`, `episodes` (how many keep
-            it), `share` (of all), `best_return` (among them; None if none keeps it) and
-            `best_normalized_reward` (None without a task); and `remarks`: what is odd, a sentence each.
+            `observation_dim`, `action_dim`, `action_low` and `action_high` (lists: the range that training
+            takes); `length`, `return` and `cost_return` of the episodes, each with `min`, `quarter`,
+            `median`, `mean`, `three_quarters`, `max`; `costly_steps` (share of the steps with a cost above
+            0); `limits`, each with `cost_limit`, `episodes` (how many keep it), `share` (of all),
+            `best_return` (among them; None if none keeps it) and `best_normalized_reward` (None without a
+            task); and `remarks`: what is odd, a sentence each.
 
     Raises:
         ValueError: a limit is negative or not finite.
@@ -44,6 +45,7 @@ def describe_dataset(
     if cost_limits is None:
         cost_limits = episodes.usual_cost_limits(task)
     steps = task.max_episode_steps if task is not None else common_length(episodes)
+    actions = found_range(dataset)
     limits = []
     for limit in sorted(set(cost_limits)):
         if not (math.isfinite(limit) and limit >= 0):
@@ -70,12 +72,14 @@ def describe_dataset(
         "max_episode_steps": steps,
         "observation_dim": dataset.observation_dim,
         "action_dim": dataset.action_dim,
+        "action_low": list(actions.low),
+        "action_high": list(actions.high),
         "length": _spread(episodes.length),
         "cost_return": _spread(episodes.cost_return),
         "costly_steps": (dataset.transitions.cost > 0).double().mean().item(),
         "limits": limits,
         "return": _spread(episodes.return_),
-        "remarks": remarks(dataset, steps),
+        "remarks": remarks(dataset),
     }
 
 
@@ -90,10 +94,14 @@ def description_tables(description: dict[str, Any]) -> "list[Table]":
     )
     steps = d["max_episode_steps"]
     counts_over = "" if steps is None else f"A limit counts over {steps} steps. "
+    ranges = sorted({*zip(d["action_low"], d["action_high"], strict=True)})
+    in_ranges = ", ".join(f"[{low:.4g}, {high:.4g}]" for low, high in ranges[:4]) + ", ..." * (
+        len(ranges) > 4
+    )
     caption = (
         f"{d['terminated_episodes']} episodes were ended by the task, the other "
         f"{d['episodes'] - d['terminated_episodes']} by time; {d['costly_steps']:.1%} of the steps cost "
-        f"something. {counts_over}SHA-256 {d['sha256'][:16]}"
+        f"something. {counts_over}Actions are taken to lie in {in_ranges}. SHA-256 {d['sha256'][:16]}"
     )
     spread = Table(title=title, caption=caption)
     spread.add_column("of an episode")

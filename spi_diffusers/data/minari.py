@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.arrays import own_values
 from spi_diffusers.data.assembly import SourceTable
 from spi_diffusers.data.columns import DatasetError
@@ -44,6 +45,7 @@ def open_minari(dataset: str | os.PathLike[str], columns: ColumnNames) -> Source
         else:
             folder = local_path(dataset)
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
+        space = _action_range(source, loaded.action_space)
         files = sorted(Path(loaded.storage.data_path).glob("*.hdf5"))
         check_size(source, sum(map(own_values, files)))
         episodes = [dict(_episode_columns(f"{source}: episode {e.id}", e)) for e in loaded.iterate_episodes()]
@@ -66,7 +68,35 @@ def open_minari(dataset: str | os.PathLike[str], columns: ColumnNames) -> Source
         except ValueError as error:
             raise DatasetError(f"{source}: the episodes have entries of different shapes: {error}") from error
 
-    return SourceTable(source, names, read)
+    return SourceTable(source, names, read, action_range=space)
+
+
+def _action_range(source: str, space: Any) -> ActionRange | None:
+    """The range of an action space, where it is bounded; DatasetError for a discrete one."""
+    parts = list(_boxes(source, "actions", space))
+    low, high = (
+        tuple(float(bound) for part in parts for bound in np.ravel(getattr(part, side)))
+        for side in ("low", "high")
+    )
+    return ActionRange(low, high) if np.isfinite(low + high).all() else None
+
+
+def _boxes(source: str, name: str, space: Any) -> Iterator[Any]:
+    """The boxes of a nested space in the order in which `_flatten` gives their arrays."""
+    kind = type(space).__name__
+    if kind == "Dict":
+        for key in sorted(space.spaces):
+            yield from _boxes(source, f"{name}/{key}", space.spaces[key])
+    elif kind == "Tuple":
+        for number, part in enumerate(space.spaces):
+            yield from _boxes(source, f"{name}/{number}", part)
+    elif kind == "Box" and np.issubdtype(space.dtype, np.floating):
+        yield space
+    else:
+        raise DatasetError(
+            f"{source}: {name} are of the space {space}; algorithms here take continuous actions only, of a "
+            "Box of floats"
+        )
 
 
 def _episode_columns(where: str, episode: Any) -> Iterator[tuple[str, np.ndarray]]:

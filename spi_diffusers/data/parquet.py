@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.assembly import SourceTable, Values
 from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.memory import available_memory, check_size
@@ -79,7 +80,8 @@ def open_parquet(files: Sequence[Path], source: str, *, is_episode: bool = False
     def size(wanted: list[str]) -> int:
         return sum(_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True))
 
-    return SourceTable(source, names, read, is_episode, size)
+    stated = ActionRange.from_metadata(metadata[0].metadata, source)
+    return SourceTable(source, names, read, is_episode, size, stated)
 
 
 def _metadata(file: Path) -> "pq.FileMetaData":

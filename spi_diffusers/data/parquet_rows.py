@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.arrow import column_to_numpy
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.layout import folder_files, hub_files
@@ -82,6 +83,9 @@ class ParquetRows:
             raise DatasetError(f"{source}: zero rows; a dataset needs at least one transition")
         self.has_index_columns = names == set(INDEX_COLUMNS)
         self.widths = self._find_widths(schema)
+        self.action_range = ActionRange.from_metadata(self._metadata[0].metadata, source)
+        if self.action_range is not None:
+            self.action_range.check(source, self.widths["action"])
 
     @property
     def tensor_bytes(self) -> int:

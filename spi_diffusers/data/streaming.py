@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.loading import check_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
@@ -71,6 +72,16 @@ class StreamedDataset:
         return self.rows.widths["action"]
 
     @property
+    def action_range(self) -> ActionRange | None:
+        """Range of the environment's actions, where the files state it."""
+        return self.rows.action_range
+
+    @property
+    def extremes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Smallest and largest value of each column of numbers, as of the same data in memory."""
+        return self.summary.extremes
+
+    @property
     def episodes(self) -> EpisodeTable:
         """The episode table."""
         return self.summary.episodes
@@ -113,7 +124,11 @@ class StreamedDataset:
         batches = [batch for _, batch in self.read([*zip(start.tolist(), stop.tolist(), strict=True)])]
         columns = {name: torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in COLUMNS}
         return TransitionDataset.from_columns(
-            columns, task=self.task, source=self.source, clip_actions=self.clip_actions
+            columns,
+            task=self.task,
+            source=self.source,
+            clip_actions=self.clip_actions,
+            action_range=self.action_range,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spi_diffusers.data.actions import IntegerActions
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE
 from spi_diffusers.data.columns import (
     ACTION_TOLERANCE,
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 #: Columns whose mean and deviation training needs.
 MOMENT_COLUMNS = ("observation", *VALUE_COLUMNS)
+_NUMBERS = (*VECTOR_COLUMNS, *VALUE_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +54,13 @@ class DatasetSummary:
         moments: mean and standard deviation (of the population), by `MOMENT_COLUMNS`: (O,) for the
             observation, scalars for reward and cost; float64.
         episodes: the episode table.
+        extremes: smallest and largest value of each column of numbers: (D,) of vectors, () of others.
     """
 
     sha256: str
     moments: dict[str, tuple[torch.Tensor, torch.Tensor]]
     episodes: EpisodeTable
+    extremes: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def stored_summary(
@@ -74,7 +78,7 @@ def stored_summary(
     try:
         stats = parse_json(content)
         summary = _verified_summary(stats, rows, beside)
-        problem = _bad_extremes(stats["columns"], task if not clip_actions else None)
+        problem = _bad_extremes(summary.extremes, task if not clip_actions else None)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning(
             "%s: %s is not used: %s. All rows are read once instead.", rows.source, STATS_FILE, error
@@ -104,25 +108,33 @@ def _verified_summary(stats: dict[str, Any], rows: ParquetRows, beside: "_Beside
     digest = str(stats.get("sha256"))
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(f"its sha256 is no checksum but {shown(digest)}")
-    return DatasetSummary(digest, moments, episodes)
+    extremes = {name: _stored(stats["columns"][name], "min", "max", name, rows) for name in _NUMBERS}
+    return DatasetSummary(digest, moments, episodes, extremes)
 
 
 def _stored_moments(
     column: dict[str, Any], name: str, rows: ParquetRows
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    mean, std = (torch.tensor(column[key], dtype=torch.float64) for key in ("mean", "std"))
-    shape = (rows.widths[name],) if name in rows.widths else ()
-    if mean.shape != std.shape or mean.shape != shape:
-        raise ValueError(f"its {name} has other dimensions")
-    if not bool(mean.isfinite().all() and std.isfinite().all() and (std >= 0).all()):
+    mean, std = _stored(column, "mean", "std", name, rows)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()):
         raise ValueError(f"the mean or the std of its {name} is not finite, or negative")
-    return mean, std
+    return torch.from_numpy(mean), torch.from_numpy(std)
 
 
-def _bad_extremes(columns: dict[str, Any], task: Task | None) -> str:
+def _stored(
+    column: dict[str, Any], first: str, second: str, name: str, rows: ParquetRows
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two of a column's statistics, each of a vector's length, or one number."""
+    pair = np.array(column[first], dtype=np.float64), np.array(column[second], dtype=np.float64)
+    shape = (rows.widths[name],) if name in rows.widths else ()
+    if not pair[0].shape == pair[1].shape == shape:
+        raise ValueError(f"its {name} has other dimensions")
+    return pair
+
+
+def _bad_extremes(extremes: dict[str, tuple[np.ndarray, np.ndarray]], task: Task | None) -> str:
     """What the smallest and largest values tell of bad ones, before hours of training find them."""
-    for name in (*VECTOR_COLUMNS, *VALUE_COLUMNS):
-        low, high = np.array(columns[name]["min"]), np.array(columns[name]["max"])
+    for name, (low, high) in extremes.items():
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return f"column {name!r} has values that are not finite (NaN or infinite)"
         if name == "cost" and low < 0:
@@ -144,6 +156,8 @@ def scanned_summary(
     digest = hashlib.sha256()
     moments = {name: _Moments() for name in MOMENT_COLUMNS}
     sums: dict[str, np.ndarray] = {}
+    extremes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    integers = IntegerActions()
     with progress_bar(
         total=1 + len(COLUMNS), desc="reading once", unit=" column", disable=not progress
     ) as bar:
@@ -157,9 +171,14 @@ def scanned_summary(
             sums[name] = np.zeros(len(length))
             for first, arrays in rows.read_all([name]):
                 checker = ColumnChecker(rows.source, first_row=first)
+                if name == "action" and task is None:
+                    integers.add(name, arrays[name])
                 values = checker.clean_column(name, arrays[name], task, clip_actions=clip_actions)
                 little = values.astype(values.dtype.newbyteorder("<"), copy=False)
                 digest.update(little.reshape(-1).view(np.uint8).data)
+                if name in _NUMBERS:
+                    low, high = extremes.get(name, (np.inf, -np.inf))
+                    extremes[name] = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
                 if name in moments:
                     moments[name].add(values)
                 if name in VALUE_COLUMNS:
@@ -167,6 +186,7 @@ def scanned_summary(
                     episode = np.searchsorted(start, numbers, side="right") - 1
                     np.add.at(sums[name], episode, values.astype(np.float64))
             bar.update()
+    integers.check(rows.source)
     table = EpisodeTable(
         episode_index=torch.arange(len(length)),
         start=torch.from_numpy(start),
@@ -176,7 +196,7 @@ def scanned_summary(
         terminated=torch.from_numpy(terminated),
     )
     results = {name: column.result() for name, column in moments.items()}
-    return DatasetSummary(digest.hexdigest(), results, table)
+    return DatasetSummary(digest.hexdigest(), results, table, extremes)
 
 
 def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

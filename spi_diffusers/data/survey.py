@@ -2,10 +2,16 @@
 
 from typing import TYPE_CHECKING, Union
 
+import numpy as np
+
+from spi_diffusers.data.actions import ActionRange, seen_range
 from spi_diffusers.data.transitions import EpisodeTable, TransitionDataset
 
 if TYPE_CHECKING:
     from spi_diffusers.data.streaming import StreamedDataset
+
+#: Actions that use less of their range are remarked.
+_NARROW = 0.05
 
 Dataset = Union[TransitionDataset, "StreamedDataset"]
 
@@ -25,6 +31,13 @@ def common_length(episodes: EpisodeTable) -> int | None:
     return usual if tells else None
 
 
+def found_range(dataset: Dataset) -> ActionRange:
+    """The range of actions: the task's, the one that the source states, or what is seen in the data."""
+    if dataset.task is not None:
+        return ActionRange((-1.0,) * dataset.action_dim, (1.0,) * dataset.action_dim)
+    return dataset.action_range or seen_range(*dataset.extremes["action"])
+
+
 def unclear_length(episodes: EpisodeTable) -> str:
     """The question about episodes of which `common_length` is None."""
     length, terminated = episodes.length, episodes.terminated
@@ -36,13 +49,75 @@ def unclear_length(episodes: EpisodeTable) -> str:
     )
 
 
-def remarks(dataset: Dataset, max_episode_steps: int | None) -> list[str]:
+def remarks(
+    dataset: Dataset, max_episode_steps: int | None = None, *, range_given: bool = False
+) -> list[str]:
     """What is odd about a dataset, one sentence each: what was found, and what to do.
 
-    `max_episode_steps` are those over which a limit counts, None where they are not known.
+    Args:
+        dataset: what to look at.
+        max_episode_steps: over which a limit counts; None: as found in the data.
+        range_given: whether the range of actions is set, and not found in the data.
     """
-    found = [] if dataset.task is not None else _about_length(dataset.episodes, max_episode_steps)
+    found = _about_signals(dataset)
+    if dataset.task is None:  # of a task all is known
+        found += _about_length(dataset.episodes, max_episode_steps or common_length(dataset.episodes))
+        found += _about_columns(dataset)
+        found += [] if range_given else _about_range(dataset)
     return [f"{dataset.source}: {each}" for each in found]
+
+
+def _about_signals(dataset: Dataset) -> list[str]:
+    found = []
+    if len(dataset.episodes) == 1:
+        found.append(
+            "has one episode: how cost and return differ between episodes cannot be learned, nor how sure "
+            "the policy is to keep a limit; give more, or mark where episodes end"
+        )
+    if float(dataset.extremes["cost"][1]) == 0.0:
+        found.append("no step costs anything, so a cost limit has no effect; is 'cost' the right column?")
+    low, high = map(float, dataset.extremes["reward"])
+    if low == high:
+        found.append(
+            f"every reward is {low:g}, so no action is better than another; is 'reward' the right column?"
+        )
+    return found
+
+
+def _about_columns(dataset: Dataset) -> list[str]:
+    found = []
+    for name in ("observation", "action"):
+        low, high = dataset.extremes[name]
+        if len(constant := np.flatnonzero(low == high)):
+            which = "every number" if len(constant) == len(low) else f"number {_listed(constant)}"
+            found.append(f"{which} of the {name} never changes: nothing can be learned from it; leave it out")
+    return found
+
+
+def _about_range(dataset: Dataset) -> list[str]:
+    found = []
+    stated, (low, high) = dataset.action_range, found_range(dataset)
+    least, most = dataset.extremes["action"]
+    if stated is None and (wide := np.flatnonzero((np.array(low) != -1) | (np.array(high) != 1))).size:
+        ranges = ", ".join(f"[{low[k]:.6g}, {high[k]:.6g}]" for k in wide[:5]) + ", ..." * (len(wide) > 5)
+        found.append(
+            f"the range of actions is not known, so number {_listed(wide)} of the action is taken to be in "
+            f"{ranges}, as the data shows; if the environment's range is another, set action_low and "
+            "action_high"
+        )
+    share = (np.asarray(most, dtype=float) - least) / (np.array(high) - low)
+    if len(narrow := np.flatnonzero((share < _NARROW) & (least < most))):
+        found.append(
+            f"number {_listed(narrow)} of the action stays within {share[narrow].max():.1%} of its range of "
+            f"{low[narrow[0]]:g} to {high[narrow[0]]:g}; set action_low and action_high if the environment's "
+            "range is smaller"
+        )
+    return found
+
+
+def _listed(numbers: np.ndarray) -> str:
+    """Numbers of a vector, from 0, as a part of a message."""
+    return ", ".join(map(str, numbers[:10])) + ", ..." * (len(numbers) > 10)
 
 
 def _about_length(episodes: EpisodeTable, steps: int | None) -> list[str]:

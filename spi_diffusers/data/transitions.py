@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.actions import ActionRange
+from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.tasks import Task
 
 __all__ = ["DatasetError", "EpisodeTable", "TransitionBatch", "TransitionDataset"]
@@ -116,6 +117,7 @@ class TransitionDataset:
         frame_index: (N,) int64, which step of its episode a row is, from 0.
         task: the task that the data belongs to, where it is known.
         source: where the data comes from (path or Hub id), for messages and cards.
+        action_range: range of the environment's actions, where the source states it.
     """
 
     transitions: TransitionBatch
@@ -123,6 +125,7 @@ class TransitionDataset:
     frame_index: torch.Tensor
     task: Task | None = None
     source: str = field(default="memory")
+    action_range: ActionRange | None = None
 
     @classmethod
     def from_columns(
@@ -133,6 +136,7 @@ class TransitionDataset:
         source: str = "memory",
         names: Mapping[str, str] | None = None,
         clip_actions: bool = False,
+        action_range: ActionRange | None = None,
     ) -> "TransitionDataset":
         """Check columns and put them into contiguous tensors.
 
@@ -145,6 +149,7 @@ class TransitionDataset:
             names: how the source calls a column, for messages, where that differs.
             clip_actions: clip actions outside [-1, 1] instead of refusing them. Excesses of up to 1e-3
                 are rounding and always clipped.
+            action_range: range of the environment's actions, where it is known and there is no task.
 
         Returns:
             The dataset; tensors own their memory.
@@ -152,10 +157,13 @@ class TransitionDataset:
         Raises:
             DatasetError: a column is missing, not numeric, of a wrong shape or length, or holds NaN or
                 infinite values, a negative cost, or an action outside the range; there are zero rows or
-                no episode ends; or the index columns disagree with the ends.
+                no episode ends; the index columns disagree with the ends, or the range is that of no such
+                actions.
         """
         raw = {name: np.asarray(values) for name, values in columns.items()}
         clean = ColumnChecker(source, names).clean(raw, task, clip_actions=clip_actions)
+        if action_range is not None:
+            action_range.check(source, clean["action"].shape[1])
         tensors = {name: _owned_tensor(values, raw.get(name)) for name, values in clean.items()}
         return cls(
             transitions=TransitionBatch(*(tensors[name] for name in COLUMNS)),
@@ -163,6 +171,7 @@ class TransitionDataset:
             frame_index=tensors["frame_index"],
             task=task,
             source=source,
+            action_range=action_range,
         )
 
     def __len__(self) -> int:
@@ -211,6 +220,12 @@ class TransitionDataset:
         return self.transitions.observation[self.episodes.start]
 
     @cached_property
+    def extremes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Smallest and largest value of each column of numbers: (D,) of vectors, () of reward and cost."""
+        columns = {name: getattr(self.transitions, name) for name in (*VECTOR_COLUMNS, *VALUE_COLUMNS)}
+        return {name: (c.amin(0).cpu().numpy(), c.amax(0).cpu().numpy()) for name, c in columns.items()}
+
+    @cached_property
     def sha256(self) -> str:
         """Fingerprint of the content: equal for the same transitions from any file format.
 
@@ -253,6 +268,7 @@ class TransitionDataset:
             frame_index=frame_index,
             task=self.task,
             source=self.source,
+            action_range=self.action_range,
         )
 
 

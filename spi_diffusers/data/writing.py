@@ -181,6 +181,8 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     import pyarrow.parquet as pq
 
     table = to_arrow(dataset)
+    if dataset.action_range is not None:
+        table = table.replace_schema_metadata(dataset.action_range.to_metadata())
     floats = [f"{name}.list.element" for name in VECTOR_COLUMNS] + ["reward"]
     pq.write_table(
         table,

@@ -61,7 +61,7 @@ class PolicyFiles:
         return {
             name: (entry[0], entry[1])
             for name, entry in self.index.items()
-            if isinstance(entry, list) and not name.startswith("_") and entry[0] is not None
+            if isinstance(entry, list) and not name.startswith("_") and isinstance(entry[0], str)
         }
 
 

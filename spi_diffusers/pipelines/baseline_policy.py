@@ -13,11 +13,13 @@ from spi_diffusers.pipelines.checks import (
     as_batch,
     as_generator,
     as_number,
+    as_plain,
     check_finite,
     check_given,
     check_same,
     check_text,
     make_settings_plain,
+    shown,
     without_autocast,
 )
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
@@ -35,8 +37,8 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         cost_limit: Cost of an episode that it was trained for.
         task: Name of the task it was trained for.
         max_episode_steps: Steps of an episode.
-        action_low: Smallest action of the environment.
-        action_high: Largest action of the environment.
+        action_low: Smallest action of the environment, one number or one for each dimension.
+        action_high: Largest action of the environment, one number or one for each dimension.
         format_version: Version of this folder format.
 
     Raises:
@@ -54,8 +56,8 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         cost_limit: float | None = None,
         task: str | None = None,
         max_episode_steps: int | None = None,
-        action_low: float = -1.0,
-        action_high: float = 1.0,
+        action_low: float | Sequence[float] = -1.0,
+        action_high: float | Sequence[float] = 1.0,
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -73,6 +75,9 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         normalizer.check()
         check_finite(actor=actor)
         check_same("observation_dim", actor=actor, normalizer=normalizer)
+        for name, bound in (("action_low", action_low), ("action_high", action_high)):
+            if len(_numbers(name, bound)) not in (1, actor.config.action_dim):
+                raise ValueError(f"{name} needs 1 or {actor.config.action_dim} numbers, got {shown(bound)}.")
         self.register_modules(actor=actor, normalizer=normalizer)
         self.register_to_config(**settings)
         make_settings_plain(self, *self.components.values())
@@ -99,11 +104,13 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         if max_episode_steps is not None:
             as_number("max_episode_steps", max_episode_steps, 1, whole=True)
         low, high = (
-            as_number("action_low", action_low, -LARGEST),
-            as_number("action_high", action_high, -LARGEST),
+            np.array(_numbers("action_low", action_low)),
+            np.array(_numbers("action_high", action_high)),
         )
-        if not low < high:
-            raise ValueError(f"action_low must lie below action_high, got {low} and {high}.")
+        if len({len(low), len(high), 1}) > 2 or not (low < high).all():
+            raise ValueError(
+                f"action_low must lie below action_high, got {shown(action_low)} and {shown(action_high)}."
+            )
 
     @torch.no_grad()
     @without_autocast
@@ -137,6 +144,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         action = self.actor.act(self.normalizer(observations), as_generator(generator))
         low, high = self.config.action_low, self.config.action_high
         if (low, high) != (-1.0, 1.0):
+            low, high = action.new_tensor(low), action.new_tensor(high)
             action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
         action = action[0] if single else action
         return action.cpu().numpy() if as_numpy else action
@@ -150,3 +158,10 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
     def _how_it_acts(self) -> str:
         limit = "" if self.config.cost_limit is None else f", for a cost limit of {self.config.cost_limit:g}"
         return f"by {self.config.algorithm or 'a baseline'}{limit}"
+
+
+def _numbers(name: str, bound: Any) -> list[float]:
+    """A bound of actions, one number or several, as a list; ValueError for what is none."""
+    plain = as_plain(bound)
+    several = plain if isinstance(plain, list | tuple) and plain else [plain]
+    return [as_number(name, number, -LARGEST) for number in several]

@@ -52,7 +52,9 @@ def with_code(index: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes
     index["_class_name"] = [CODE_FILE.removesuffix(".py"), class_name]
     code = {CODE_FILE: _BASELINE_CODE if is_baseline else pipeline_code()}
     for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] in (None, "diffusers"):
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] == "diffusers":
+            continue
+        if not isinstance(entry[0], str):  # left out, or the numbers of a range
             continue
         if entry[1] not in INSTALLED_MODULES:
             raise ValueError(

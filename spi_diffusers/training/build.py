@@ -18,17 +18,15 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
-from spi_diffusers.data.survey import common_length, unclear_length
-from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.data.units import Units
 from spi_diffusers.files import CONFIG_FILE, read_json
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.sampler import MemorySampler, Sampler
+from spi_diffusers.training.settle import Dataset, episode_steps, settle
 from spi_diffusers.training.streaming_sampler import StreamingSampler
 
 logger = logging.getLogger(__name__)
-
-Dataset = TransitionDataset | StreamedDataset
 
 
 def open_training_data(config: TrainConfig, accelerator: Accelerator, *, progress: bool = True) -> Dataset:
@@ -160,30 +158,6 @@ def build_sampler(
     return MemorySampler(config, dataset, normalizer, units, **place)
 
 
-def episode_steps(config: TrainConfig, dataset: Dataset) -> int:
-    """Steps over which a limit counts: the task's, those of the configuration, or those found in the data.
-
-    Raises:
-        ConfigError: The configuration does not say it, and episodes have different lengths.
-    """
-    if dataset.task is not None:
-        return dataset.task.max_episode_steps
-    steps = config.max_episode_steps or common_length(dataset.episodes)
-    if steps is None:
-        raise ConfigError(f"{dataset.source}: {unclear_length(dataset.episodes)}", "max_episode_steps")
-    return steps
-
-
-def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """The configuration with what it left to the data, as a resumed run must have it, too.
-
-    Raises:
-        ConfigError: The data does not tell it.
-    """
-    steps = None if dataset.task else episode_steps(config, dataset)
-    return replace(config, streaming=isinstance(dataset, StreamedDataset), max_episode_steps=steps)
-
-
 def build_algorithm(
     config: TrainConfig,
     dataset: Dataset,
@@ -196,6 +170,7 @@ def build_algorithm(
 
     The caller's random state is untouched.
     """
+    config = settle(config, dataset)
     limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
     sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, episode_steps(config, dataset), **limit)
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32

@@ -11,10 +11,10 @@ from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.build import episode_steps
 from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
 from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
+from spi_diffusers.training.settle import episode_steps
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline

@@ -14,6 +14,7 @@ from spi_diffusers.data.transitions import DatasetError, TransitionBatch, Transi
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes, groups_by_start
+from spi_diffusers.training.settle import Bound, action_range, say_range
 
 #: Column of the number of a transition's episode, which becomes `imitated`.
 _EPISODE = "episode"
@@ -25,21 +26,26 @@ def take_slice(value: Tensor, dim: int | None, rank: int, world_size: int) -> Te
 
 
 def scale_actions(
-    action: Tensor, low: float, high: float, clip: bool = False, *, source: str = "memory", first_row: int = 0
+    action: Tensor, low: Bound, high: Bound, clip: bool = False, *, source: str = "memory", first_row: int = 0
 ) -> Tensor:
     """Map actions (N, A) from [low, high] to [-1, 1]; `source` and `first_row` are for messages.
+
+    `low` and `high` are one number, or one for each dimension.
 
     Raises:
         DatasetError: An action lies outside the range by more than rounding, and `clip` is off.
     """
-    scaled = action if (low, high) == (-1.0, 1.0) else (action - low) * (2.0 / (high - low)) - 1.0
+    scaled = action
+    if (low, high) != (-1.0, 1.0):
+        least, most = (action.new_tensor(each) if isinstance(each, list) else each for each in (low, high))
+        scaled = (action - least) * (2.0 / (most - least)) - 1.0
     outside = (scaled.abs() > 1.0 + ACTION_TOLERANCE).any(dim=1)
     if bool(outside.any()) and not clip:
         row = int(outside.nonzero()[0])
         raise DatasetError(
-            f"{source}: column 'action' has {int(outside.sum())} rows outside [{low:g}, {high:g}], first in "
-            f"row {first_row + row}: {action[row].tolist()}. Give the environment's range as action_low and "
-            "action_high, or set clip_actions=true if the environment clipped them itself."
+            f"{source}: column 'action' has {int(outside.sum())} rows outside {say_range(low, high)}, first "
+            f"in row {first_row + row}: {action[row].tolist()}. Give the environment's range as action_low "
+            "and action_high, or set clip_actions=true if the environment clipped them itself."
         )
     return scaled.clamp(-1.0, 1.0)
 
@@ -89,7 +95,7 @@ class Sampler(ABC):
         self._inputs_class = algorithm.inputs_class
         self._device = torch.device(device)
         self._normalizer, self._units = normalizer, units
-        self._action_range = (config.action_low, config.action_high, config.clip_actions)
+        self._action_range = (*action_range(config, dataset), config.clip_actions)
         self._slice = (rank, world_size)
         self._preferred: PreferredEpisodes | None = None
         if "imitated" in self._columns_needed:

@@ -22,10 +22,12 @@ from torch import Tensor
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.parquet_rows import ParquetRows, Range
 from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
-from spi_diffusers.training.sampler import Sampler, no_next_action, take_slice
+from spi_diffusers.training.sampler import Sampler, no_next_action, scale_actions, take_slice
+from spi_diffusers.training.settle import say_range
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class StreamingSampler(Sampler):
     ):
         super().__init__(config, dataset, normalizer, units, **options)
         self._dataset = dataset
+        self._check_extremes()
         self._seed = config.seed
         self._buffer_size = config.shuffle_buffer
         self._with_next_action = "next_action" in self._columns_needed
@@ -89,6 +92,19 @@ class StreamingSampler(Sampler):
         self._epoch, self._first_piece, self._handed_out = 0, 0, 0
         self._buffer: _Buffer | None = None
         self._empty_buffers = 0
+
+    def _check_extremes(self) -> None:
+        """Refuse actions outside the range now, and not when their part of the data is read."""
+        low, high, clip = self._action_range
+        seen = torch.from_numpy(np.stack(self._dataset.extremes["action"])).float()
+        try:
+            scale_actions(seen, low, high, clip)
+        except DatasetError:
+            raise DatasetError(
+                f"{self._dataset.source}: column 'action' reaches from {seen[0].tolist()} to "
+                f"{seen[1].tolist()}, outside {say_range(low, high)}. Give the environment's range as "
+                "action_low and action_high, or set clip_actions=true if the environment clipped them itself."
+            ) from None
 
     def get_state(self) -> Tensor:
         """State of the generator, then epoch, first piece of the buffer, rows handed out, pieces' digest."""

@@ -19,7 +19,7 @@ from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.signals import StopRequest, raising_on_sigterm
-from spi_diffusers.training.build import episode_steps, open_training_data
+from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.export import is_saved, save_policy
 from spi_diffusers.training.processes import held_by_all, intra_op_threads, make_accelerator
 from spi_diffusers.training.run_folder import check_new_run, set_aside_evaluations
@@ -173,7 +173,8 @@ def train_in_held_folder(
     if accelerator.is_main_process:
         logger.info("Data: %r", dataset)
         logger.info("Run: %s", trainer.describe())
-        for remark in remarks(dataset, episode_steps(trainer.config, dataset)):
+        range_given = config.action_low is not None or config.clip_actions
+        for remark in remarks(dataset, config.max_episode_steps, range_given=range_given):
             logger.warning("%s.", remark)
     training = trainer.train(callback)
     folder = None

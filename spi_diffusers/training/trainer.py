@@ -29,7 +29,6 @@ from spi_diffusers.training.build import (
     build_sampler,
     build_units,
     check_fit,
-    settle,
     training_episodes,
 )
 from spi_diffusers.training.checkpoint import (
@@ -61,6 +60,7 @@ from spi_diffusers.training.run_folder import (
     saved_config,
     write_config,
 )
+from spi_diffusers.training.settle import settle
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline

@@ -78,7 +78,41 @@ def test_a_task_or_a_dataset_is_needed_and_the_task_must_exist():
     with pytest.raises(UnknownTaskError, match="ballcircle"):
         make_train_config({"task": "ballcirle"})
     assert TrainConfig(task="BallCircle").task == "OfflineBallCircle-v0"
-    assert TrainConfig(dataset="data/mine.npz", action_high=2.0).output_dir == "outputs/mine-seed0"
+    assert TrainConfig(dataset="data/mine.npz").output_dir == "outputs/mine-seed0"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (1.0, 1.0, "action_low must lie below action_high, got 1.0 and 1.0"),
+        (None, 1.0, "given together"),
+        ([0.0, 2.0], [1.0, 2.0], "action_low must lie below"),
+        ([0.0, 0.0], [1.0, 1.0, 1.0], "as many numbers"),
+        ([0.0, 0.0], -1, "action_low must lie below"),
+        ([], 1.0, "action_low must be a number or"),
+        ("0", 1.0, "action_low must be a number or"),
+        ([0.0, math.inf], 1.0, "action_low must be a .*number or"),
+    ],
+)
+def test_a_range_of_actions_that_is_none(low, high, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(dataset="mine.csv", action_low=low, action_high=high)
+
+
+@pytest.mark.parametrize("low", [0, [0, -2.5], (0.0, -2.5), np.array([0.0, -2.5], dtype=np.float32)])
+def test_the_range_of_actions_has_one_number_or_one_for_each_dimension(low):
+    config = make_train_config({"dataset": "mine.csv", "action_low": low, "action_high": np.float32(1)})
+    assert config.action_low == (0 if isinstance(low, int) else [0, -2.5])
+    assert config.action_high == 1
+    assert make_train_config(json.loads(json.dumps(config.to_dict()))) == config
+    assert TrainConfig(task="ballcircle", action_low=[-1, -1], action_high=1.0).action_high == 1
+
+
+def test_the_range_of_actions_on_the_command_line():
+    config = parse("--dataset", "mine.csv", "--action-low", "-1", "-2.5", "--action-high", "3")
+    assert (config.action_low, config.action_high) == ([-1, -2.5], 3)
+    config = parse("--dataset", "mine.csv", "--action-low", "-1", "--action-high", "[3, 4]")
+    assert (config.action_low, config.action_high) == (-1, [3, 4])
 
 
 def test_a_config_of_a_folder_trains_without_a_task_of_dsrls(tmp_path):

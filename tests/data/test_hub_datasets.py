@@ -18,6 +18,7 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 
 TRAIN = ["train", "--updates", "2", "--batch-size", "8", "--network.hidden-dims", "8", "--quiet"]
+OWN = [*TRAIN, "--max-episode-steps", "4"]  # its episodes have different lengths
 BALL, CAR_RUN = get_task("ballcircle"), get_task("carrun")
 
 # One process answers a list of calls: importing torch and datasets takes seconds.
@@ -205,8 +206,8 @@ def test_parquet_and_dsrl_repositories(hub, environment, answers, home):
             {"dataset": "lab/other", "task": "ballcircle"},
             ["data", "convert", "lab/set", str(home / "again")],
             ["data", "describe", "lab/plain"],
-            [*TRAIN, "--dataset", "lab/plain", "--output-dir", str(home / "run")],
-            [*TRAIN, "--dataset", "lab/plain", "--output-dir", str(home / "streamed"), "--streaming", "true"],
+            [*OWN, "--dataset", "lab/plain", "--output-dir", str(home / "run")],
+            [*OWN, "--dataset", "lab/plain", "--output-dir", str(home / "streamed"), "--streaming", "true"],
         ],
         environment | {"HF_HUB_OFFLINE": "1"},
     )

@@ -162,7 +162,7 @@ def test_unknown_suffix(tmp_path):
 def test_a_table_with_usual_names_loads_as_it_is(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text(
-        "obs_0,obs_1,action_0,reward,cost,episode\n1,2,3,4,0,a\n5,6,7,8,1,a\n9,9,9,9,0,b\n1,1,1,1,0,b\n"
+        "obs_0,obs_1,action_0,reward,cost,episode\n1,2,.3,4,0,a\n5,6,7,8,1,a\n9,9,9,9,0,b\n1,1,1,1,0,b\n"
     )
     with pytest.warns(UserWarning, match="took the following row"):
         data = load_transitions(path)

@@ -21,7 +21,9 @@ def convert(source, folder, **options):
     return {part.config: part.dataset for part in convert_dataset(source, folder, **options)}
 
 
-def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True, nested=False):
+def minari_dataset(
+    monkeypatch, folder, *, infos=True, start_info=True, nested=False, space=None, actions=None
+):
     """Five steps in two episodes; `nested`: observations in a Dict, the cost in an entry of the infos."""
     minari = pytest.importorskip("minari", reason="pip install 'spi-diffusers[minari]'")
     import gymnasium
@@ -46,7 +48,7 @@ def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True, nested=F
             EpisodeBuffer(
                 id=k,
                 observations=observations,
-                actions=columns["action"][rows],
+                actions=columns["action"][rows] if actions is None else actions(columns["action"][rows]),
                 rewards=list(columns["reward"][rows].astype(np.float64)),
                 terminations=list(columns["terminated"][rows]),
                 truncations=[False] * (end - first),  # never marked: the last step is the end
@@ -60,7 +62,7 @@ def minari_dataset(monkeypatch, folder, *, infos=True, start_info=True, nested=F
     minari.create_dataset_from_buffers(
         "test/ball-v0",
         buffers,
-        action_space=gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+        action_space=space or gymnasium.spaces.Box(-1, 1, (2,), np.float32),
         observation_space=gymnasium.spaces.Dict(
             speed=box(2), joints=gymnasium.spaces.Dict(right=box(4), left=box(2))
         )
@@ -142,3 +144,50 @@ def test_minari_that_is_not_installed_names_the_extra(monkeypatch, tmp_path):
     (tmp_path / "m" / "data" / "metadata.json").write_text("{}")
     with pytest.raises(ImportError, match="pip install"):
         convert(tmp_path / "m", tmp_path / "set", name="arm")
+
+
+def test_the_range_of_actions_is_that_of_the_action_space(monkeypatch, tmp_path):
+    spaces = pytest.importorskip("gymnasium").spaces
+    box = spaces.Box(np.float32([-1, -2]), np.float32([1, 5]), (2,), np.float32)
+    minari_dataset(monkeypatch, tmp_path / "minari", space=box)
+    convert("minari:test/ball-v0", tmp_path / "set", name="x")
+    data = load_transitions(tmp_path / "set")
+    assert data.action_range == ((-1, -2), (1, 5))
+
+
+def test_parts_of_a_nested_action_space_follow_each_other_as_their_values_do(monkeypatch, tmp_path):
+    spaces = pytest.importorskip("gymnasium").spaces
+    nested = spaces.Dict(wheel=spaces.Box(-3, 3, (1,)), gas=spaces.Box(0, 2, (1,)))
+    minari_dataset(
+        monkeypatch,
+        tmp_path / "minari",
+        space=nested,
+        actions=lambda values: {"wheel": values[:, :1], "gas": values[:, 1:]},
+    )
+    data = load_transitions("minari:test/ball-v0")
+    assert data.action_range == ((0, -3), (2, 3))  # gas, then wheel
+
+
+def test_an_unbounded_action_space_states_no_range(monkeypatch, tmp_path):
+    spaces = pytest.importorskip("gymnasium").spaces
+    minari_dataset(monkeypatch, tmp_path / "minari", space=spaces.Box(-np.inf, np.inf, (2,)))
+    assert load_transitions("minari:test/ball-v0").action_range is None
+
+
+@pytest.mark.parametrize("kind", ["Discrete", "MultiBinary", "Box of integers"])
+def test_discrete_action_spaces_are_refused(monkeypatch, tmp_path, kind):
+    spaces = pytest.importorskip("gymnasium").spaces
+    space = {
+        "Discrete": spaces.Discrete(3),
+        "MultiBinary": spaces.MultiBinary(2),
+        "Box of integers": spaces.Box(0, 3, (2,), np.int64),
+    }[kind]
+    size = () if kind == "Discrete" else (2,)
+    minari_dataset(
+        monkeypatch,
+        tmp_path / "minari",
+        space=space,
+        actions=lambda values: np.ones((len(values), *size), dtype=space.dtype),
+    )
+    with pytest.raises(DatasetError, match=r"ball-v0: actions are of the space .*continuous actions only"):
+        load_transitions("minari:test/ball-v0")

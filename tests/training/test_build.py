@@ -1,15 +1,19 @@
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
 from test_sampler import make_dataset
 from training_factory import newest_checkpoint, run, tiny_config
 
 from spi_diffusers import train
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.writing import write_parquet_dataset
-from spi_diffusers.training.build import episode_steps, settle
+from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.training.run_folder import RunFolderError
+from spi_diffusers.training.settle import action_range, episode_steps, settle
 
 MIXED = {"lengths": (20, 30, 12), "terminated": (2,)}
 OWN = {"task": None, "dataset": "mine.npz", "updates": 4}
@@ -54,3 +58,56 @@ def test_training_tells_of_episodes_that_are_longer_than_the_setting(tmp_path, c
     policy = train(dataset=tmp_path / "set", max_episode_steps=20, calibrate=False, **small)
     assert policy.config.max_episode_steps == 20
     assert "1 of 3 episodes are longer than 20 steps" in caplog.text
+
+
+def wide_dataset(low=(-1.0, -3.0), high=(1.0, 5.0), **options):
+    """Actions of two dimensions, each with a range of its own."""
+    dataset = make_dataset(lengths=(30, 30), terminated=(), **options)
+    action = dataset.transitions.action
+    least, most = torch.tensor(low), torch.tensor(high)
+    scaled = least + (action + 1) / 2 * (most - least)
+    return dataclasses.replace(dataset, transitions=dataclasses.replace(dataset.transitions, action=scaled))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_range_of_actions_is_given_or_stated_or_seen(tmp_path, streamed):
+    def opened(dataset, name):
+        if not streamed:
+            return dataset
+        write_parquet_dataset(dataset, tmp_path / name, config_name="robot")
+        return open_stream(tmp_path / name, progress=False)
+
+    config = tiny_config(tmp_path, **OWN)
+    wide = opened(wide_dataset(), "wide")
+    low, high = action_range(config, wide)
+    assert (low[0], high[0]) == (-1, 1)
+    assert -3 <= low[1] < -2.5
+    assert 4.5 < high[1] <= 5
+    stated = ActionRange((-1.0, -4.0), (1.0, 6.0))
+    states_it = opened(dataclasses.replace(wide_dataset(), action_range=stated), "stated")
+    assert action_range(config, states_it) == ([-1, -4], [1, 6])
+    assert action_range(dataclasses.replace(config, clip_actions=True), states_it) == ([-1, -4], [1, 6])
+    assert action_range(dataclasses.replace(config, clip_actions=True), wide) == (-1, 1)
+    given = dataclasses.replace(config, action_low=-7, action_high=[7, 9])
+    assert action_range(given, states_it) == (-7, [7, 9])
+    usual = opened(make_dataset(lengths=(30, 30), terminated=()), "usual")
+    assert action_range(config, usual) == (-1, 1)
+    with pytest.raises(ConfigError, match=r"action_high has 3 numbers, but the actions of .* have 2"):
+        action_range(dataclasses.replace(config, action_low=-7, action_high=[7, 9, 10]), wide)
+
+
+@pytest.mark.parametrize("algorithm", ["spi", "bc", "bcq-lag", "coptidice"])
+def test_every_algorithm_acts_in_the_range_of_each_dimension(tmp_path, algorithm):
+    limit = {} if algorithm == "spi" else {"cost_limit": 5.0}
+    trainer, _ = run(tiny_config(tmp_path, **OWN, algorithm=algorithm, **limit), wide_dataset())
+    config = newest_checkpoint(tmp_path).state["config"]
+    low, high = config["action_low"], config["action_high"]
+    assert low[1] < -2
+    trainer.policy().save_pretrained(tmp_path / "saved")
+    policy = load_pipeline(tmp_path / "saved")
+    noise = np.random.default_rng(0).normal(size=(300, 3)) * 30
+    output = policy(noise, generator=0, **({"cost_limit": 5.0} if algorithm == "spi" else {}))
+    actions = output.actions if algorithm == "spi" else output
+    assert (actions >= np.float32(low)).all()
+    assert (actions <= np.float32(high)).all()
+    assert actions[:, 1].max() > 1.5  # and not only in the model's own

@@ -158,7 +158,7 @@ def test_actions_outside_the_range_are_refused_or_clipped():
     dataset = make_dataset(low=-2.0, high=2.0)
     worst = int((dataset.transitions.action.abs() > 1).any(1).nonzero()[0])
     with pytest.raises(DatasetError, match=rf"'action' has .* outside \[-1, 1\], first in row {worst}: "):
-        make_sampler(dataset)
+        make_sampler(dataset, action_low=-1.0, action_high=1.0)
     inputs = make_sampler(dataset, clip_actions=True, batch_size=256).draw()
     assert torch.equal(inputs.action, dataset.transitions.action.clamp(-1, 1)[inputs.reward.long()])
     inside = make_sampler(dataset, action_low=-2.0, action_high=2.0, batch_size=256).draw()

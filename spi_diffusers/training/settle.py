@@ -1,0 +1,78 @@
+"""What a configuration leaves to the data: the steps of an episode, and the range of actions."""
+
+from dataclasses import replace
+from typing import Any
+
+from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.survey import common_length, found_range, unclear_length
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.messages import shown
+
+Dataset = TransitionDataset | StreamedDataset
+#: One number for all dimensions, or one for each.
+Bound = float | list[float]
+
+
+def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """The configuration with what it left to the data, as a resumed run must have it, too.
+
+    Raises:
+        ConfigError: The data does not tell it, or the configuration does not fit the data.
+    """
+    steps = None if dataset.task else episode_steps(config, dataset)
+    low, high = action_range(config, dataset)
+    streamed = isinstance(dataset, StreamedDataset)
+    return replace(config, streaming=streamed, max_episode_steps=steps, action_low=low, action_high=high)
+
+
+def episode_steps(config: TrainConfig, dataset: Dataset) -> int:
+    """Steps over which a limit counts: the task's, those of the configuration, or those found in the data.
+
+    Raises:
+        ConfigError: The configuration does not say it, and episodes have different lengths.
+    """
+    if dataset.task is not None:
+        return dataset.task.max_episode_steps
+    steps = config.max_episode_steps or common_length(dataset.episodes)
+    if steps is None:
+        raise ConfigError(f"{dataset.source}: {unclear_length(dataset.episodes)}", "max_episode_steps")
+    return steps
+
+
+def action_range(config: TrainConfig, dataset: Dataset) -> tuple[Bound, Bound]:
+    """Smallest and largest action: those of the configuration, or as `found_range` has them.
+
+    Where actions outside are to be clipped, their own extremes tell nothing: it is [-1, 1] then, unless the
+    source states it.
+
+    Raises:
+        ConfigError: The configuration has one number for each dimension of actions of another size.
+    """
+    low: Any = config.action_low
+    high: Any = config.action_high
+    if low is None:
+        if config.clip_actions and dataset.action_range is None:
+            return -1.0, 1.0
+        low, high = map(list, found_range(dataset))
+    for name, bound in (("action_low", low), ("action_high", high)):
+        if isinstance(bound, list) and len(bound) != dataset.action_dim:
+            raise ConfigError(
+                f"{name} has {len(bound)} numbers, but the actions of {dataset.source} have "
+                f"{dataset.action_dim}",
+                name,
+            )
+    return _shorter(low), _shorter(high)
+
+
+def say_range(low: Bound, high: Bound) -> str:
+    """A range as a part of a message."""
+    if isinstance(low, list) or isinstance(high, list):
+        return f"{shown(low)} to {shown(high)}"
+    return f"[{low:g}, {high:g}]"
+
+
+def _shorter(bound: Bound) -> Bound:
+    """One number where all are the same."""
+    return bound[0] if isinstance(bound, list) and len(set(bound)) == 1 else bound
