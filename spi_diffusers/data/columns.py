@@ -20,6 +20,8 @@ INDEX_COLUMNS = ("episode_index", "frame_index")
 
 #: How far outside [-1, 1] an action of a DSRL task may lie (rounding); such values are clamped.
 ACTION_TOLERANCE = 1e-3
+#: What to do about a negative cost.
+NEGATIVE_COST = "a cost is at least 0: shift it, or cut it at 0 and put gains into the reward"
 _SHOWN = 30  # names in a message, at most
 
 
@@ -101,7 +103,8 @@ class ColumnChecker:
             if column == "cost" and (clean < 0).any():
                 row = int(np.argmax(clean < 0))
                 raise self.error(
-                    "cost", f"has the negative value {clean[row]:g} in row {self.first_row + row}"
+                    "cost",
+                    f"has the negative value {clean[row]:g} in row {self.first_row + row}; {NEGATIVE_COST}",
                 )
             return clean
         values = self._numeric(column, values)

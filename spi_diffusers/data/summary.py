@@ -24,6 +24,7 @@ from spi_diffusers.data.columns import (
     COLUMNS,
     FLAG_COLUMNS,
     INDEX_COLUMNS,
+    NEGATIVE_COST,
     VALUE_COLUMNS,
     VECTOR_COLUMNS,
     ColumnChecker,
@@ -138,7 +139,7 @@ def _bad_extremes(extremes: dict[str, tuple[np.ndarray, np.ndarray]], task: Task
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             return f"column {name!r} has values that are not finite (NaN or infinite)"
         if name == "cost" and low < 0:
-            return f"column 'cost' has the negative value {low:g}"
+            return f"column 'cost' has the negative value {low:g}; {NEGATIVE_COST}"
         if name == "action" and task is not None and max(-low.min(), high.max()) > 1 + ACTION_TOLERANCE:
             return (
                 f"column 'action' reaches from {low.min():g} to {high.max():g}, outside [-1, 1], the "

@@ -74,13 +74,12 @@ def _about_signals(dataset: Dataset) -> list[str]:
             "has one episode: how cost and return differ between episodes cannot be learned, nor how sure "
             "the policy is to keep a limit; give more, or mark where episodes end"
         )
+    wrong = "if {!r} is the wrong column, name the right one"
     if float(dataset.extremes["cost"][1]) == 0.0:
-        found.append("no step costs anything, so a cost limit has no effect; is 'cost' the right column?")
+        found.append(f"no step costs anything, so a cost limit has no effect; {wrong.format('cost')}")
     low, high = map(float, dataset.extremes["reward"])
     if low == high:
-        found.append(
-            f"every reward is {low:g}, so no action is better than another; is 'reward' the right column?"
-        )
+        found.append(f"every reward is {low:g}, so no action is better; {wrong.format('reward')}")
     return found
 
 

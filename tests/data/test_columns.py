@@ -55,7 +55,9 @@ def test_flag_that_is_neither_0_nor_1(name, value):
 
 
 def test_negative_cost():
-    with pytest.raises(DatasetError, match=r"'cost' has the negative value -0\.5 in row 5"):
+    with pytest.raises(
+        DatasetError, match=r"'cost' has the negative value -0\.5 in row 5; a cost is at least 0"
+    ):
         TransitionDataset.from_columns(with_value("cost", 5, -0.5))
 
 

@@ -78,7 +78,7 @@ def set_all(name, value, number=slice(None)):
     ("change", "remark"),
     [
         (set_all("cost", 0), "x: no step costs anything, so a cost limit has no effect"),
-        (set_all("reward", -2), "x: every reward is -2, so no action is better than another"),
+        (set_all("reward", -2), "x: every reward is -2, so no action is better"),
         (set_all("observation", 7, [1, 4]), "x: number 1, 4 of the observation never changes"),
         (set_all("observation", 0), "x: every number of the observation never changes"),
         (set_all("action", 0.5), "x: every number of the action never changes"),
