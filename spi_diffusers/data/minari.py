@@ -45,7 +45,7 @@ def open_minari(dataset: str | os.PathLike[str], columns: ColumnNames) -> Source
         else:
             folder = local_path(dataset)
             loaded = minari.MinariDataset(folder / "data" if (folder / "data").is_dir() else folder)
-        space = _action_range(source, loaded.action_space)
+        space = None if columns.action else _action_range(source, loaded.action_space)
         files = sorted(Path(loaded.storage.data_path).glob("*.hdf5"))
         check_size(source, sum(map(own_values, files)))
         episodes = [dict(_episode_columns(f"{source}: episode {e.id}", e)) for e in loaded.iterate_episodes()]

@@ -191,3 +191,19 @@ def test_discrete_action_spaces_are_refused(monkeypatch, tmp_path, kind):
     )
     with pytest.raises(DatasetError, match=r"ball-v0: actions are of the space .*continuous actions only"):
         load_transitions("minari:test/ball-v0")
+
+
+def test_of_named_actions_the_action_space_tells_nothing(monkeypatch, tmp_path):
+    spaces = pytest.importorskip("gymnasium").spaces
+    mixed = spaces.Dict(wheel=spaces.Box(-3, 3, (1,)), gear=spaces.Discrete(4))
+    minari_dataset(
+        monkeypatch,
+        tmp_path / "minari",
+        space=mixed,
+        actions=lambda values: {"wheel": values[:, :1], "gear": np.ones(len(values), dtype=np.int64)},
+    )
+    named = ColumnNames(action=("actions/wheel",))
+    (data,) = convert("minari:test/ball-v0", tmp_path / "set", name="x", columns=named).values()
+    assert (data.action_dim, data.action_range) == (1, None)
+    with pytest.raises(DatasetError, match=r"actions/gear are of the space Discrete\(4\)"):
+        load_transitions("minari:test/ball-v0")
