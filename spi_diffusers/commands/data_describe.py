@@ -1,13 +1,10 @@
 """`spi data describe`: show what a dataset holds."""
 
 import argparse
-import logging
 import re
 
 from spi_diffusers.commands.output import print_tables
 from spi_diffusers.files import OUTPUTS_FOLDER, local_path
-
-logger = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     description = describe_dataset(dataset, args.cost_limit)
     print_tables(*description_tables(description))
     for remark in description["remarks"]:
-        logger.warning("%s.", remark)
+        print(f"{remark}.")
     plain = re.sub(r"[^\w.-]+", "-", Path(dataset.source).name).strip("-.")
     # Of several files of one task each has a folder of its own.
     name = dataset.task.short_name if dataset.task is not None and told is None else plain or "data"

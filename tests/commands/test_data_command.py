@@ -47,16 +47,16 @@ def test_convert_then_describe(tmp_path, capsys, monkeypatch):
 
 def test_options_of_tables_reach_the_reader(tmp_path, capsys):
     log = tmp_path / "log.csv"
-    log.write_text("x,y,u,r,c,run\n1,2,3,4,0,a\n5,6,7,8,1,a\n9,9,9,9,0,a\n1,1,1,1,0,b\n2,2,2,2,0,b\n")
+    log.write_text("x,y,u,r,c,run\n1,2,.3,4,0,a\n5,6,.7,8,1,a\n9,9,.9,9,0,a\n1,1,.1,1,0,b\n2,2,.2,2,0,b\n")
     options = ["--observation-columns", "x", "y", "--action-columns", "u", "--reward-column", "r"]
     options += ["--cost-column", "c", "--episode-column", "run", "--name", "robot"]
     assert main(["data", "convert", str(log), str(tmp_path / "set"), *options]) == 0
     assert "warning: " in capsys.readouterr().err  # next observations are derived
     batch = load_transitions(tmp_path / "set").transitions
-    assert batch.observation.tolist() == [[1, 2], [5, 6], [1, 1]]
-    assert batch.next_observation.tolist() == [[5, 6], [9, 9], [2, 2]]
-    assert batch.action.flatten().tolist() == [3, 7, 1]
-    assert batch.truncated.tolist() == [False, True, True]
+    assert batch.observation.tolist() == [[1, 2], [5, 6], [9, 9], [1, 1], [2, 2]]
+    assert batch.next_observation.tolist() == [[5, 6], [9, 9], [9, 9], [2, 2], [2, 2]]
+    assert batch.action.flatten().tolist() == pytest.approx([0.3, 0.7, 0.9, 0.1, 0.2])
+    assert batch.truncated.tolist() == [False, False, True, False, True]
 
 
 def test_describe_knows_the_task_by_the_files_name_as_convert_does(tmp_path, monkeypatch, capsys):
@@ -75,7 +75,7 @@ def test_describe_knows_the_task_by_the_files_name_as_convert_does(tmp_path, mon
 
 ROBOT = (
     "obs_0,obs_1,steer,gas,r,c,run\n"
-    "1,2,30,4,5,0,a\n3,4,5,6,7,1,a\n5,6,7,8,9,0,a\n7,8,9,9,9,0,b\n9,8,7,6,5,1,b\n"
+    "1,2,30.0,4.0,5,0,a\n3,4,5.0,6.0,7,1,a\n5,6,7.0,8.0,9,0,a\n7,8,9.0,9.0,9,0,b\n9,8,7.0,6.0,5,1,b\n"
 )
 ROBOT_COLUMNS = [
     *("--observation-columns", "obs_*", "--action-columns", "steer", "gas", "--reward-column", "r"),
@@ -134,7 +134,10 @@ def test_csv_options_reach_the_reader(tmp_path, capsys):
     assert "log.csv: is not text in the encoding utf-8" in fails(capsys, "convert", *arguments)
     arguments += ["--encoding", "latin-1", "--delimiter", ";", "--decimal", ","]
     assert main(["data", "convert", *arguments]) == 0
-    assert load_transitions(tmp_path / "set").transitions.observation.tolist() == [[np.float32(1.234)]]
+    assert (
+        load_transitions(tmp_path / "set").transitions.observation.tolist()
+        == np.float32([[1.234], [2.345]]).tolist()
+    )
     capsys.readouterr()  # a warning: next observations are derived
     assert "delimiter (--delimiter) must be" in fails(capsys, "convert", *arguments, "--delimiter", "ab")
 
