@@ -118,7 +118,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_comes_in(tmp_path, monkeypat
     (home / "run" / "policy").mkdir(parents=True)
     (home / "run" / "policy" / "model_index.json").write_text("{}")
     (home / "c.yaml").write_text("output_dir: ~/runs/a\nseed: 3\n")
-    rows = "".join(f"{row},0,1,0,0\n" for row in range(3))
+    rows = "".join(f"{row},0.5,1,0,0\n" for row in range(3))
     (home / "log.csv").write_text(f"observation_0,action_0,reward,cost,episode\n{rows}")
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_comes_in(tmp_path, monkeypat
     assert (config.output_dir, config.seed) == (f"{home}/runs/a", 3)
     assert find_local_policy("~/run") == home / "run" / "policy"
     assert short_name("~/run/policy") == "run"
-    assert (source_kind("~/log.csv"), len(load_transitions("~/log.csv"))) == ("file", 2)
+    assert (source_kind("~/log.csv"), len(load_transitions("~/log.csv"))) == ("file", 3)
     assert Results().save("~/r/results.json") == home / "r" / "results.json"
     assert read_results("~/r/results.json") == merge_results("~/r/results.json", []) == []
     with written_aside("~/x/y.txt") as aside:

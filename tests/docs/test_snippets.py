@@ -169,6 +169,7 @@ def small_networks(settings: dict[str, Any]) -> TrainConfig:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `make demo`, `spi train --task ballcircle` and its evaluation have run, small."""
+    pytest.importorskip("bullet_safety_gym")
     folder = tmp_path_factory.mktemp("prepared")
     make_links(folder)
     with pytest.MonkeyPatch.context() as patch:
