@@ -132,6 +132,10 @@ class StreamedDataset:
         )
 
 
+#: In memory, or in its files.
+Dataset = TransitionDataset | StreamedDataset
+
+
 def open_stream(
     dataset: str | os.PathLike[str] | None,
     task: str | Task | None = None,
@@ -162,7 +166,7 @@ def open_transitions(
     *,
     revision: str | None = None,
     clip_actions: bool = False,
-) -> TransitionDataset | StreamedDataset:
+) -> Dataset:
     """Load a dataset into memory, or open it for reading in parts if it is too large.
 
     The arguments and errors are those of `load_transitions`.

@@ -1,19 +1,13 @@
 """What a look at a dataset tells before training: over how many steps a limit counts, and what is odd."""
 
-from typing import TYPE_CHECKING, Union
-
 import numpy as np
 
 from spi_diffusers.data.actions import ActionRange, seen_range
-from spi_diffusers.data.transitions import EpisodeTable, TransitionDataset
-
-if TYPE_CHECKING:
-    from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.streaming import Dataset
+from spi_diffusers.data.transitions import EpisodeTable
 
 #: Actions that use less of their range are remarked.
 _NARROW = 0.05
-
-Dataset = Union[TransitionDataset, "StreamedDataset"]
 
 
 def common_length(episodes: EpisodeTable) -> int | None:

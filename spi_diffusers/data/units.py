@@ -7,8 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from spi_diffusers.data.streaming import StreamedDataset
-from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.streaming import Dataset, StreamedDataset
 
 #: Of a unit. Beyond, products of float32 numbers give out.
 SMALLEST, LARGEST = 1e-17, 1e17
@@ -28,7 +27,7 @@ class Units:
     cost: float = 1.0
 
     @classmethod
-    def of(cls, dataset: TransitionDataset | StreamedDataset) -> Self:
+    def of(cls, dataset: Dataset) -> Self:
         """The units of a dataset; 1 where all rewards or all costs are zero."""
         if isinstance(dataset, StreamedDataset):
             rewards, costs = dataset.summary.moments["reward"], dataset.summary.moments["cost"]

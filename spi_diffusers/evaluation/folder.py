@@ -28,8 +28,7 @@ from spi_diffusers.files import (
 from spi_diffusers.locks import held
 
 if TYPE_CHECKING:
-    from spi_diffusers.data.streaming import StreamedDataset
-    from spi_diffusers.data.transitions import TransitionDataset
+    from spi_diffusers.data.streaming import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +121,7 @@ def _default_output(policy: str, folder: Path | None, apart: Sequence[str], revi
     return (folder.parent if in_a_run else folder) / name
 
 
-def _behavior_data(
-    dataset: str | None, pipeline: Any, info: TrainInfo, task: Task
-) -> "TransitionDataset | StreamedDataset | None":
+def _behavior_data(dataset: str | None, pipeline: Any, info: TrainInfo, task: Task) -> "Dataset | None":
     """The data to compare with. One that was asked for must load; the training data may be elsewhere."""
     from spi_diffusers.data.streaming import open_transitions
 
@@ -178,7 +175,7 @@ def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
 def _draw(
     output: Path,
     results: Results,
-    data: "TransitionDataset | StreamedDataset | None",
+    data: "Dataset | None",
     rollouts: list[tuple[str, Rollout]],
     log: Path | None,
 ) -> list[Path]:

@@ -19,8 +19,7 @@ from spi_diffusers.evaluation.entries import (
 )
 
 if TYPE_CHECKING:
-    from spi_diffusers.data.streaming import StreamedDataset
-    from spi_diffusers.data.transitions import TransitionDataset
+    from spi_diffusers.data.streaming import Dataset
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class BehaviorRow:
 
 
 def behavior_rows(
-    dataset: "TransitionDataset | StreamedDataset",
+    dataset: "Dataset",
     cost_limits: Iterable[float],
     task: str | Task | None = None,
 ) -> list[BehaviorRow]:

@@ -17,13 +17,13 @@ from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.streaming import StreamedDataset, exceeds_memory, open_stream
+from spi_diffusers.data.streaming import Dataset, StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.data.units import Units
 from spi_diffusers.files import CONFIG_FILE, read_json
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.sampler import MemorySampler, Sampler
-from spi_diffusers.training.settle import Dataset, episode_steps, settle
+from spi_diffusers.training.settle import episode_steps, settle
 from spi_diffusers.training.streaming_sampler import StreamingSampler
 
 logger = logging.getLogger(__name__)

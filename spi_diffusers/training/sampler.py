@@ -9,7 +9,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import algorithm_class
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import ACTION_TOLERANCE
-from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.streaming import Dataset
 from spi_diffusers.data.transitions import DatasetError, TransitionBatch, TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
@@ -74,9 +74,9 @@ class Sampler(ABC):
     def __init__(
         self,
         config: TrainConfig,
-        dataset: TransitionDataset | StreamedDataset,
+        dataset: Dataset,
         normalizer: ObservationNormalizer,
-        units: Units = Units(),  # noqa: B008 - it is frozen
+        units: Units,
         *,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -164,7 +164,7 @@ class MemorySampler(Sampler):
         config: TrainConfig,
         dataset: TransitionDataset,
         normalizer: ObservationNormalizer,
-        units: Units = Units(),  # noqa: B008 - it is frozen
+        units: Units,
         **options: Any,
     ):
         super().__init__(config, dataset, normalizer, units, **options)

@@ -5,12 +5,10 @@ from typing import Any
 
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
-from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.streaming import Dataset, StreamedDataset
 from spi_diffusers.data.survey import common_length, found_range, unclear_length
-from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.messages import shown
 
-Dataset = TransitionDataset | StreamedDataset
 #: One number for all dimensions, or one for each.
 Bound = float | list[float]
 

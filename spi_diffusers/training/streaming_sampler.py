@@ -77,7 +77,7 @@ class StreamingSampler(Sampler):
         config: TrainConfig,
         dataset: StreamedDataset,
         normalizer: ObservationNormalizer,
-        units: Units = Units(),  # noqa: B008 - it is frozen
+        units: Units,
         **options: Any,
     ):
         super().__init__(config, dataset, normalizer, units, **options)

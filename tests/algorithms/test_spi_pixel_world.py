@@ -10,6 +10,7 @@ from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.columns import COLUMNS
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.training.sampler import MemorySampler
 
@@ -41,7 +42,7 @@ def train_on(dataset, updates: int, **options) -> SPI:
     identity = ObservationNormalizer(observation_dim=2)
     identity.set_statistics(torch.zeros(2), torch.ones(2))
     run = TrainConfig(dataset="memory", algorithm="spi-paper", spi=config, batch_size=128)
-    sampler = MemorySampler(run, dataset, identity)
+    sampler = MemorySampler(run, dataset, identity, Units())
     inputs = sampler.draw()
     for step in range(updates):
         for optimizer in spi.optimizers().values():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.imitation import PreferredEpisodes
 from spi_diffusers.training.sampler import MemorySampler, scale_actions, take_slice
@@ -36,7 +37,7 @@ def make_dataset(lengths=(3, 2, 4), terminated=(1,), low=-1.0, high=1.0, max_cos
 def make_sampler(dataset, config=None, **options):
     normalizer = ObservationNormalizer(observation_dim=3).fit(dataset.transitions.observation)
     where = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
-    return MemorySampler(sampled(config or SPIConfig(), **options), dataset, normalizer, **where)
+    return MemorySampler(sampled(config or SPIConfig(), **options), dataset, normalizer, Units(), **where)
 
 
 def sampled(config, **options) -> TrainConfig:

@@ -8,6 +8,7 @@ from spi_diffusers.algorithms.spi import SPI
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.training.sampler import MemorySampler
 
@@ -43,7 +44,7 @@ def sampled_actions(share):
     dataset = one_state_episodes()
     normalizer = ObservationNormalizer(observation_dim=2).fit(dataset.transitions.observation)
     run = TrainConfig(dataset="memory", spi=config, batch_size=128)
-    sampler = MemorySampler(run, dataset, normalizer)
+    sampler = MemorySampler(run, dataset, normalizer, Units())
     inputs = spi.prepare(sampler.draw())
     for _ in range(600):
         _, inputs = spi.update(inputs, sampler.draw())

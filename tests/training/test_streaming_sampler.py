@@ -13,6 +13,7 @@ from spi_diffusers.data.parquet_rows import ParquetRows
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.data.summary import scanned_summary
 from spi_diffusers.data.transitions import DatasetError, TransitionDataset
+from spi_diffusers.data.units import Units
 from spi_diffusers.data.writing import to_arrow
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
@@ -69,7 +70,7 @@ def make_sampler(stream, config=None, **options):
     normalizer = ObservationNormalizer(observation_dim=3)
     normalizer.set_statistics(*stream.summary.moments["observation"])
     where = {name: options.pop(name) for name in ("rank", "world_size") if name in options}
-    return StreamingSampler(sampled(config or SPIConfig(), **options), stream, normalizer, **where)
+    return StreamingSampler(sampled(config or SPIConfig(), **options), stream, normalizer, Units(), **where)
 
 
 def sampled(config, batch_size=10, buffer_size=100, **options):
@@ -137,7 +138,7 @@ def test_values_are_those_of_sampling_from_memory(stream, data):
     torch.testing.assert_close(inputs.next_observation, normalizer(batch.next_observation)[rows])
     for name in ("action", "cost", "terminated"):
         assert torch.equal(getattr(inputs, name), getattr(batch, name)[rows])
-    memory = MemorySampler(sampled(SPIConfig(), 256), data, normalizer).draw()
+    memory = MemorySampler(sampled(SPIConfig(), 256), data, normalizer, Units()).draw()
     shapes = {name: value.shape for name, value in memory.tensors().items()}
     assert {name: value.shape for name, value in inputs.tensors().items()} == shapes
 
@@ -146,7 +147,7 @@ def test_values_are_those_of_sampling_from_memory(stream, data):
 def test_recorded_next_actions_are_those_of_sampling_from_memory(stream, data, buffer_size):
     """Also across the edges of pieces, row groups, files and buffers."""
     normalizer = ObservationNormalizer(observation_dim=3).fit(data.transitions.observation)
-    memory = MemorySampler(sampled(SARSA, 4), data, normalizer)
+    memory = MemorySampler(sampled(SARSA, 4), data, normalizer, Units())
     sampler = make_sampler(stream, SARSA, batch_size=len(memory._rows), buffer_size=buffer_size)
     inputs = sampler.draw()
     rows = inputs.reward.long()
@@ -209,7 +210,7 @@ def test_a_state_continues_the_same_draws(stream, draws, buffer_size):
 
 def test_the_state_of_a_sampler_in_memory_is_refused(stream, data):
     normalizer = ObservationNormalizer(observation_dim=3).fit(data.transitions.observation)
-    memory = MemorySampler(sampled(SPIConfig()), data, normalizer)
+    memory = MemorySampler(sampled(SPIConfig()), data, normalizer, Units())
     with pytest.raises(CheckpointError, match="did not stream"):
         make_sampler(stream).set_state(memory.get_state())
 
@@ -243,7 +244,7 @@ def test_batches_are_distributed_as_from_memory(tmp_path):
     def batch_means(sampler):
         return torch.stack([sampler.draw().reward.mean() for _ in range(1000)])
 
-    memory = batch_means(MemorySampler(sampled(SPIConfig(), 64), data, normalizer))
+    memory = batch_means(MemorySampler(sampled(SPIConfig(), 64), data, normalizer, Units()))
     spread = 6400 / 12**0.5 / 64**0.5  # of the mean of 64 uniform numbers: 231
     assert memory.std() == pytest.approx(spread, rel=0.1)
     for buffer_size, widening in ((6400, 1.1), (3200, 2.5)):
