@@ -30,6 +30,8 @@ def is_transient(error: BaseException) -> bool:
         return status >= 500 or status in (408, 429)
     if isinstance(error, HfHubHTTPError):
         return False
+    if isinstance(error, OSError) and str(error).startswith("Consistency check failed"):
+        return True  # the client's words for an answer that was cut short
     # The client's HTTP library is httpx or httpx2, depending on its version; it is not a dependency of ours.
     kind = type(error)
     is_request = kind.__module__.startswith("httpx") and kind.__name__ not in _LASTING

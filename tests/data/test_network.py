@@ -45,6 +45,8 @@ def in_vain(cause):
         (httpx2.LocalProtocolError("a header is wrong"), False),
         (httpx2.UnsupportedProtocol("hub://"), False),
         (ValueError("wrong"), False),
+        (OSError("Consistency check failed: file should be of size 9 but has size 4 (x)."), True),
+        (OSError("Input/output error"), False),
     ],
 )
 def test_what_may_pass(error, expected):

@@ -74,6 +74,8 @@ def test_a_gated_policy_says_where_access_is_asked_for(hub, tmp_path):
     [
         Fault("drop before", "", "/resolve/"),
         Fault("drop within", "GET", "/resolve/"),
+        Fault("short", "GET", "/get/models/"),
+        Fault("short", "GET", r"resolve/.*/normalizer/config\.json"),
         Fault("status", "GET", "/api/models/", times=2, number=503),
         Fault("status", "GET", "/tree/", number=429),
     ],
