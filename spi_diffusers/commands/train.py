@@ -17,7 +17,7 @@ examples:
   spi train --config outputs/ballcircle-seed0/train_config.json --resume
   torchrun --nproc_per_node 2 scripts/train.py --task ballcircle
 
-Settings come from the defaults, then the task's and the algorithm's, then --config, then the options.
+Settings come from the defaults, then the algorithm's, then --config, then the options.
 """
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,7 +11,6 @@ from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.layers import make_train_config, read_preset
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, leaf_types, union_parts, unwrap
-from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.documents import DocumentError, parse_yaml
 from spi_diffusers.messages import shown
 
@@ -19,7 +18,7 @@ from spi_diffusers.messages import shown
 _USUAL = {
     "what to train": ("task", "dataset", "algorithm", "cost_limit", "updates", "seed", "config"),
     "where": ("output_dir", "resume", "device", "mixed_precision"),
-    "SPI's own": ("spi.eta", "spi.imitation_share", "selection", "budget_reserve"),
+    "SPI's own": ("spi.eta", "spi.imitation_share"),
 }
 _METAVARS = {"task": "TASK", "dataset": "DATASET", "algorithm": "NAME", "output_dir": "DIR"}
 _CONFIG_TEXT = "YAML or JSON file of settings. Options override it."
@@ -30,7 +29,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.conflict_handler = "resolve"  # the command brings its own --help
     group = parser.add_argument_group("training")
     group.add_argument("--config", metavar="FILE", help=_CONFIG_TEXT)
-    default, varying = read_preset("default"), _varying_defaults(None)
+    default, varying = read_preset(DEFAULT_ALGORITHM), _varying_defaults()
     for cls, path in _classes(TrainConfig):
         if path:
             group = parser.add_argument_group(f"{path.rstrip('.')}: {cls.__doc__.splitlines()[0]}")
@@ -45,8 +44,8 @@ def add_usual_arguments(parser: argparse.ArgumentParser, algorithm: str | None) 
         parser: For help; it reads no command line.
         algorithm: Whose own settings are shown; None: SPI's most important ones.
     """
-    preset = read_preset("default") | read_preset(f"algorithms/{algorithm or DEFAULT_ALGORITHM}")
-    varying = _varying_defaults(algorithm)
+    preset = read_preset(algorithm or DEFAULT_ALGORITHM)
+    varying = set() if algorithm else _varying_defaults()
     options = {
         key: one
         for cls, path in _classes(TrainConfig)
@@ -85,29 +84,16 @@ def _classes(cls: Any, path: str = "") -> Iterator[tuple[Any, str]]:
             yield from _classes(field.default_factory, f"{path}{field.name}.")
 
 
-def _varying_defaults(algorithm: str | None) -> dict[str, str]:
-    """Whose default counts, in words, by the dotted keys of settings without one default for all.
+def _varying_defaults() -> set[str]:
+    """The settings whose default depends on the algorithm, where none is chosen yet.
 
-    Args:
-        algorithm: The one that is chosen, whose preset is above the task's; None: any.
+    Those of the top level: a group belongs to few algorithms, and its defaults are SPI's.
     """
-    own = read_preset(f"algorithms/{algorithm}") if algorithm else {}
-    by_task = {key for task in TASKS.values() for key in read_preset(f"tasks/{task.short_name}")} - own.keys()
-    # The top-level settings: a group belongs to few algorithms, and its defaults are SPI's.
-    names = [] if algorithm else ALGORITHMS
-    by_algorithm = {key for name in names for key in read_preset(f"algorithms/{name}") if "." not in key}
-    return {
-        key: " and ".join(
-            words
-            for words, keys in {"the task's": by_task, "the algorithm's": by_algorithm}.items()
-            if key in keys
-        )
-        for key in by_task | by_algorithm
-    }
+    return {key for name in ALGORITHMS for key in read_preset(name) if "." not in key}
 
 
 def _options(
-    cls: Any, path: str, preset: Mapping[str, Any], varying: Mapping[str, str]
+    cls: Any, path: str, preset: Mapping[str, Any], varying: Collection[str]
 ) -> dict[str, dict[str, Any]]:
     """What `add_argument` takes, by dotted key; the defaults shown are those of the preset."""
     hints, texts = leaf_types(cls), _attribute_texts(cls)
@@ -121,7 +107,8 @@ def _options(
         default = field.default if field.default_factory is MISSING else field.default_factory()
         default = preset.get(key, default)
         is_silent = default is None or default is False or default == []
-        shown = "" if is_silent else f" (default: {varying.get(key, _shown(default))})"
+        shown = "the algorithm's" if key in varying else _shown(default)
+        shown = "" if is_silent else f" (default: {shown})"
         options[key] = {
             "metavar": _METAVARS.get(key, _metavar(kinds)),
             "help": (texts[field.name] + shown).replace("%", "%%"),

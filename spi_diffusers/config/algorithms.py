@@ -35,14 +35,11 @@ _SPI = AlgorithmEntry(
     "safe SPI",
     limit="acting",
     streams=True,
-    uses=(
-        *("network", "learning_rate", "max_grad_norm"),
-        *("calibrate", "budget_reserve", "reserve_decay", "selection"),
-    ),
+    uses=("network", "learning_rate", "max_grad_norm"),
     fixed={"conditioned": True},
 )
 _FIXED_WEIGHTS = {"conditioned": False}
-#: By the name that users and results call it; presets/algorithms/<name>.yaml holds its defaults.
+#: By the name that users and results call it; presets/<name>.yaml holds its defaults.
 ALGORITHMS: dict[str, AlgorithmEntry] = {
     "spi": _SPI,
     "spi-paper": replace(_SPI, title="SPI", fixed=_FIXED_WEIGHTS),

@@ -1,7 +1,7 @@
 """From presets, a config file and options to one `TrainConfig`.
 
-Layers, each over the one before: the dataclass's defaults, `presets/default.yaml`, those of the task, those
-of the algorithm, the `--config` file, the options.
+Layers, each over the one before: the dataclass's defaults, the algorithm's `presets/<name>.yaml`, the
+`--config` file, the options.
 """
 
 import re
@@ -13,7 +13,6 @@ from typing import Any
 from spi_diffusers.config.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError, bad_value, flatten, leaf_types, unknown_field
-from spi_diffusers.data.tasks import resolve_task
 from spi_diffusers.documents import MAX_YAML_BYTES, DocumentError, parse_json, parse_yaml
 from spi_diffusers.files import local_path, read_file
 from spi_diffusers.messages import shown
@@ -52,7 +51,7 @@ def make_train_config(
     said: dict[str, Any] = {}
     for _, layer in upper:
         said |= {key: value for key, value in layer.items() if isinstance(value, str) and value}
-    presets = _presets(said.get("task"), said.get("dataset"), said.get("algorithm"))
+    presets = _presets(said.get("algorithm"))
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for name, layer in [*presets, *upper]:
@@ -82,13 +81,10 @@ def read_preset(name: str) -> dict[str, Any]:
 # ---- merging
 
 
-def _presets(task: Any, dataset: Any, algorithm: Any) -> list[Layer]:
-    known_task, _ = resolve_task(task, dataset)
-    names = ["default"] if known_task is None else ["default", f"tasks/{known_task.short_name}"]
+def _presets(algorithm: Any) -> list[Layer]:
     name = DEFAULT_ALGORITHM if algorithm is None else algorithm
-    if isinstance(name, str) and name in ALGORITHMS:  # others are refused with their name later
-        names.append(f"algorithms/{name}")
-    return [(f"preset {name}.yaml", read_preset(name)) for name in names]
+    known = isinstance(name, str) and name in ALGORITHMS  # others are refused with their name later
+    return [(f"preset {name}.yaml", read_preset(name))] if known else []
 
 
 def _check_keys(layer: Mapping[str, Any], source: str) -> None:
