@@ -49,18 +49,14 @@ WARMUP_CALLS = 20
 
 
 def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipeline":
-    """What training would save after no update at all, with a calibration that changes nothing."""
-    import torch
-
+    """What training would save after no update at all, with an evaluation critic that has made one."""
     from spi_diffusers.config.layers import make_train_config
-    from spi_diffusers.models import CostCalibration
-    from spi_diffusers.training.calibration import DEFAULT_KNOTS
+    from spi_diffusers.training.evaluation_stage import fit_evaluation_critic
     from spi_diffusers.training.trainer import Trainer
 
     pipeline = Trainer(make_train_config({"task": task}), dataset, progress=False).policy()
-    knots = torch.tensor(DEFAULT_KNOTS) / pipeline.config.max_episode_steps
-    calibration = CostCalibration(num_knots=len(knots)).set_curve(knots, knots)
-    pipeline.register_modules(calibration=calibration)
+    critic = fit_evaluation_critic(pipeline, dataset, updates=1, progress=False)
+    pipeline.register_modules(evaluation_critic=critic)
     return pipeline
 
 
@@ -74,7 +70,7 @@ def calls(extraction: str, count: int, num_steps: int) -> Iterator[dict[str, Any
             yield {"cost_limit": COST_LIMIT}
         else:
             budget = COST_LIMIT * (1.0 - step / num_steps)
-            yield {"cost_limit": COST_LIMIT, "cost_budget": budget, "steps_left": num_steps - step}
+            yield {"cost_budget": budget, "steps_left": num_steps - step}
 
 
 EXTRACTIONS = ("reward", "safe, limit", "safe, budget")

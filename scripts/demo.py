@@ -62,7 +62,10 @@ def main() -> None:
         console.print(f"Going on with the run in {args.output}; delete that folder for a fresh one.")
         settings["resume"] = True
     config = make_train_config(settings)
-    stage(2, f"Train preference-conditioned SPI, {config.updates:,} updates, and calibrate it: 4 minutes.")
+    stage(
+        2,
+        f"Train safe SPI, {config.updates:,} updates, then its evaluation critic: 6 minutes.",
+    )
     trained = run_training(config)
     if trained.policy_folder is None:
         raise SystemExit(f"Training was stopped; `make demo` goes on from {args.output}.")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--single", type=int, help="for single observations (default: as many)")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    small = {"updates": 2, "network": {"hidden_dims": [16, 16]}, "calibrate": False, "progress": False}
+    small = {"updates": 2, "network": {"hidden_dims": [16, 16]}, "progress": False}
     policy: Any = train("ballcircle", **small)
     failed = False
     for batch, actions in ((None, args.single or args.actions), (BATCH, args.actions)):

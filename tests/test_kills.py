@@ -39,8 +39,8 @@ TRAIN = "train --task ballcircle --dataset data.npz --config tiny.yaml --output_
 BENCHMARK = "benchmark --suite table1 --tasks ballcircle --algorithms bc --seeds 0 --episodes 2 --quiet"
 #: The command of each job, and how many of its runs are killed.
 JOBS = {
-    "training": (f"{TRAIN} --calibrate false --updates 300 --checkpoint_every 50 --log_every 5", 10),
-    "checkpointing": (f"{TRAIN} --calibrate false --updates 60 --checkpoint_every 1 --log_every 5", 10),
+    "training": (f"{TRAIN} --updates 300 --checkpoint_every 50 --log_every 5", 10),
+    "checkpointing": (f"{TRAIN} --updates 60 --checkpoint_every 1 --log_every 5", 10),
     "export": (f"{TRAIN} --updates 20 --checkpoint_every 10 --log_every 5", 8),
     "collection": ("collect", 8),
     "evaluation": ("evaluate run --cost-limit 10 --episodes 1 --extraction safe --no-video --quiet", 5),
@@ -120,7 +120,7 @@ def start_folder(small_file, tmp_path_factory):
 def prepared(job, start_folder, folder):
     shutil.copytree(start_folder, folder)
     if job == "evaluation":
-        complete(f"{TRAIN} --calibrate false --updates 5", folder)
+        complete(f"{TRAIN} --updates 5", folder)
     if job == "upload":
         make_run(folder / "run")
     return folder

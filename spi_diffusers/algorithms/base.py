@@ -187,8 +187,8 @@ class Algorithm(ABC):
         return {}
 
     @classmethod
-    def calibrates(cls, config: TrainConfig) -> bool:
-        """Whether the cost of its policy is measured offline after training."""
+    def is_evaluated(cls, config: TrainConfig) -> bool:
+        """Whether an evaluation critic learns after training what its policy earns and costs."""
         return False
 
     @classmethod

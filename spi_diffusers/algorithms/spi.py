@@ -123,7 +123,7 @@ class SPI(Algorithm):
         config: Its settings.
         noise_model: Noise model, trained in place.
         reward_critic: Q^r, trained in place.
-        safety_critic: Q^c' (and Q^c as its second head), trained in place.
+        safety_critic: Q^c', trained in place.
         compute: Compute dtype, processes, and whether the halves overlap.
         learning_rate: Adam's learning rate of both halves.
         max_grad_norm: Gradient-norm clip of both halves; 0 switches it off.
@@ -187,7 +187,7 @@ class SPI(Algorithm):
             action_high=config.action_high,
         )
         reward_critic = TwinCritic(**shared)
-        safety_critic = TwinCritic(**shared, num_heads=2 if own.predict_cost else 1)
+        safety_critic = TwinCritic(**shared)
         return cls(
             own,
             noise_model.to(compute.device),
@@ -221,44 +221,32 @@ class SPI(Algorithm):
         }
 
     @classmethod
-    def calibrates(cls, config: TrainConfig) -> bool:
-        """Where it predicts costs, unless switched off."""
-        return config.calibrate and config.settings.predict_cost
+    def is_evaluated(cls, config: TrainConfig) -> bool:
+        """Where a policy of every safety weight is to choose from."""
+        return config.settings.conditioned
 
     @classmethod
     def pipeline_settings(cls, config: TrainConfig, units: Units) -> dict[str, Any]:
-        """How its pipeline extracts actions, and the units of its critics."""
-        return {
-            "gamma": config.settings.gamma,
-            "reward_unit": units.reward,
-            "cost_unit": units.cost,
-            "budget_reserve": config.budget_reserve,
-            "reserve_decay": config.reserve_decay,
-            "selection": config.selection,
-        }
+        """What its critics' values mean."""
+        return {"gamma": config.settings.gamma, "reward_unit": units.reward}
 
     # ---- losses
 
     def critic_loss(self, inputs: StepInputs) -> tuple[Tensor, Metrics]:
-        """Eq. 10 and 11, and the loss of the predicted cost where it is learned, summed."""
+        """Eq. 10 and 11, summed."""
         config = self.config
         assert inputs.next_action is not None, "call prepare on the first batch"
         with torch.inference_mode():
             following = self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)
-            next_values = self._critics.target_module.value_functions(following)
             # The minimum of the twins is the cautious side for reward and for safety alike.
-            next_value = next_values[: SAFETY + 1].amin(dim=1)
-            signals = [inputs.reward, remap_cost(inputs.cost, config.cost_remap)]
-            if config.predict_cost:
-                # A prediction, so neither side is favored: the twins' mean. An end costs nothing more.
-                next_value = torch.cat([next_value, next_values[SAFETY + 1 :].mean(dim=1)])
-                signals.append(inputs.cost)
-            target = td_target(torch.stack(signals), next_value, inputs.terminated, config.gamma)
+            next_value = self._critics.target_module.value_functions(following).amin(dim=1)
+            signals = torch.stack([inputs.reward, remap_cost(inputs.cost, config.cost_remap)])
+            target = td_target(signals, next_value, inputs.terminated, config.gamma)
         now = self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight)
         values = self._critics.module.value_functions(now)
         losses = td_loss(values, target)
-        names = ("critic/reward_loss", "critic/safety_loss", "critic/cost_loss")
-        metrics = dict(zip(names, losses.detach().unbind(), strict=False))
+        names = ("critic/reward_loss", "critic/safety_loss")
+        metrics = dict(zip(names, losses.detach().unbind(), strict=True))
         mean_values = values.detach().mean(dim=(1, 2))
         metrics["critic/reward_value"] = mean_values[REWARD]
         metrics["critic/safety_value"] = mean_values[SAFETY]

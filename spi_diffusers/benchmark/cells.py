@@ -325,7 +325,7 @@ def _evaluate(
 
 
 def policies_along_training(config: "TrainConfig") -> "Iterator[tuple[int, Pipeline]]":
-    """Updates done, and the policy without calibration, of every checkpoint that a run has kept.
+    """Updates done, and the policy without its evaluation critic, of every checkpoint that a run has kept.
 
     Those that an interruption made are left out: other runs have none at the same step. CheckpointError if
     one cannot be read, or is of another configuration.

@@ -12,8 +12,8 @@ examples:
   spi evaluate org/spi-ballcircle --extraction reward        the paper's extraction (Eq. 12)
   spi evaluate outputs/ballcircle-seed0/policy --no-feedback --output results/
 
-"safe" keeps candidate actions whose predicted cost fits what is left of the limit and takes the one with
-the highest predicted return; "reward" takes the highest predicted return alone.
+"safe" keeps policies whose predicted cost fits what is left of the limit and acts by the one with the highest
+predicted return; "reward" takes the action with the highest Q^r.
 """
 
 
@@ -67,7 +67,7 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-feedback",
         action="store_true",
-        help="do not tell the policy what is left of the limit; it spreads the limit evenly",
+        help="do not tell the policy what is left of the limit",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -66,8 +66,6 @@ class SPIConfig:
             the recorded one (SARSA).
         cost_remap: f of Eq. 4, c' = 1 - f(c), with c in the data's unit (`Units`): "clip" is clip(c, 0, 1),
             "indicator" is 1 for every positive cost.
-        predict_cost: Learn a second head of the safety critic, the expected discounted cost Q^c, in which
-            an episode's end costs nothing. Safe extraction compares it with the cost limit.
         imitation_share: Share of the episodes that are imitated under each safety weight. These have the best
             trade-off between return and cost under it, among episodes whose starts promise about the same. 1
             imitates all of the data under every weight; less needs conditioning.
@@ -87,13 +85,12 @@ class SPIConfig:
     guidance_scale: Literal["std", "mean_abs", "none"] = "std"
     next_action: Literal["policy", "dataset"] = "policy"
     cost_remap: Literal["clip", "indicator"] = "clip"
-    predict_cost: Flag = True
     imitation_share: PositiveShare = 1.0
     num_train_timesteps: Steps = 5
     beta_min: Positive = 0.1
     beta_max: Positive = 10.0
-    target_update_rate: PositiveShare = 0.005  # at 0, the targets would stay at their random start
-    ema_decay: Share = 0.995
+    target_update_rate: PositiveShare = 0.01  # at 0, the targets would stay at their random start
+    ema_decay: Share = 0.99
 
     _schedule = model_validator(mode="after")(_check_noise_schedule)
 

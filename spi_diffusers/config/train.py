@@ -91,7 +91,7 @@ class TrainConfig:
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides weights and all randomness.
         output_dir: Folder of the run; empty: `outputs/TASK[-ALGORITHM]-seedN`.
-        updates: Number of training updates.
+        updates: Number of training updates. After them, SPI's evaluation critic makes four for every five.
         batch_size: Transitions per update, over all processes together.
         learning_rate: Adam's learning rate at the start; a baseline has its own.
         lr_schedule: "cosine" decays the learning rate to zero over `updates`; "constant" keeps it.
@@ -109,13 +109,6 @@ class TrainConfig:
         threads: CPU threads that training may use; empty: torch's setting.
         overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
             two or more threads.
-        calibrate: After training, measure offline what cost the extracted policy has, and allow less where a
-            limit that is not fed back would be exceeded; only with spi.predict_cost.
-        budget_reserve: Cost that the policy keeps back from a budget that is fed back.
-        reserve_decay: How the policy lets go of it: it keeps budget_reserve * (share of the episode that is
-            left) ** reserve_decay. 0 keeps it to the end.
-        selection: What safe extraction compares: single actions, or the policies of safety weights. The
-            latter does not seek out the critics' errors.
         log_every: Updates between two lines in metrics.jsonl.
         checkpoint_every: Updates between two checkpoints; the last update always makes one.
         keep_checkpoints: Number of newest checkpoints to keep.
@@ -137,9 +130,9 @@ class TrainConfig:
     cost_limit: NotNegative | None = None
     seed: Whole = 0
     output_dir: str | None = None
-    updates: Count = 20_000
+    updates: Count = 15_000
     batch_size: Count = 256
-    learning_rate: Positive = 3e-4
+    learning_rate: Positive = 1e-3
     lr_schedule: Literal["constant", "cosine"] = "cosine"
     max_grad_norm: NotNegative = 10.0
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -154,10 +147,6 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Count | None = None
     overlap: Literal["auto"] | Flag = "auto"
-    calibrate: Flag = True
-    budget_reserve: NotNegative = 3.0
-    reserve_decay: NotNegative = 0.0
-    selection: Literal["candidate", "weight"] = "candidate"
     log_every: Count = 100
     checkpoint_every: Count = 2_000
     keep_checkpoints: Count = 2

@@ -1,6 +1,6 @@
 """Play a policy at several cost limits.
 
-Evaluation reads a finished policy. Nothing of what it measures may go back into training or calibration.
+Evaluation reads a finished policy. Nothing of what it measures may go back into training.
 """
 
 import logging
@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation import knows_limit
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, rollout
@@ -74,14 +74,15 @@ class EvaluationSpec:
             )
         chosen = self.extractions or known
         sampling = (self.num_candidates, self.num_inference_steps)
-        if len(known) == 1 and (chosen != known or not self.feedback or any(sampling)):
+        is_baseline = known == (BASELINE_EXTRACTION,)
+        if is_baseline and (chosen != known or not self.feedback or any(sampling)):
             raise ValueError(
                 f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
                 "choice of extraction, feedback or sampling has no effect on it"
             )
         if wrong := [name for name in chosen if name not in known]:
             raise ValueError(f"this policy has no extraction {wrong[0]!r}, only {' and '.join(known)}")
-        if not (self.feedback or len(known) == 1 or any(map(knows_limit, chosen))):
+        if not (self.feedback or is_baseline or any(map(knows_limit, chosen))):
             raise ValueError(f"feedback=False has no effect: extraction {chosen[0]!r} ignores the cost")
         return chosen
 

@@ -50,7 +50,7 @@ class Policy(Protocol):
 class PipelinePolicy:
     """A pipeline as the policy of a rollout; None for sampling settings takes the pipeline's defaults.
 
-    With extraction "safe" it is told the limit, and with feedback also the budget and the steps left.
+    With extraction "safe" it is told the limit, or with feedback what is left of it, and the steps left.
     "reward" (Eq. 12) and "policy" (a baseline) are told nothing.
     """
 
@@ -65,11 +65,9 @@ class PipelinePolicy:
         self.pipeline, self.extraction = pipeline, extraction
         self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
         self._generator = torch.Generator()
-        self._cost_limit: float | None = None
 
     def reset(self, seed: int, cost_limit: float | None) -> None:
-        """Note the limit and seed the policy's own generator; torch's global one is never drawn from."""
-        self._cost_limit = cost_limit
+        """Seed the policy's own generator; torch's global one is never drawn from."""
         self._generator.manual_seed(seed)
 
     def act(
@@ -87,11 +85,7 @@ class PipelinePolicy:
                 raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
             limits = {"cost_limit": cost_budget}
             if steps_left is not None:
-                limits = {
-                    "cost_limit": self._cost_limit,
-                    "cost_budget": cost_budget,
-                    "steps_left": steps_left,
-                }
+                limits = {"cost_budget": cost_budget, "steps_left": steps_left}
         settings = {"extraction": self.extraction, "generator": self._generator, **limits, **self._sampling}
         (actions,) = call(observation, return_dict=False, **settings)
         return np.asarray(actions)

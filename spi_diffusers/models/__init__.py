@@ -1,4 +1,4 @@
-"""Noise model, critics, observation normalizer and cost calibration: the components a policy folder holds."""
+"""Noise model, critics, evaluation critic and observation normalizer: what a policy folder holds."""
 
 from spi_diffusers.models.actors import (
     BatchConstrainedActor,
@@ -6,16 +6,17 @@ from spi_diffusers.models.actors import (
     DiffusionActor,
     GaussianActor,
 )
-from spi_diffusers.models.cost_calibration import CostCalibration
 from spi_diffusers.models.critics import TwinCritic, TwinCriticOutput
+from spi_diffusers.models.evaluation_critic import EvaluationCritic, EvaluationCriticOutput
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
 
 __all__ = [
     "BatchConstrainedActor",
-    "CostCalibration",
     "DeterministicActor",
     "DiffusionActor",
+    "EvaluationCritic",
+    "EvaluationCriticOutput",
     "GaussianActor",
     "MLPNoiseModel",
     "MLPNoiseModelOutput",

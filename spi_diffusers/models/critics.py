@@ -59,8 +59,7 @@ class TwinCritic(ModelMixin, ConfigMixin):
         hidden_dims: Width of each hidden layer.
         activation: Name of a diffusers activation.
         use_safety_weight: Whether the values depend on the safety weight of the policy that follows.
-        num_heads: Number H of value functions that share a twin's hidden layers. The safety critic of a
-            cost-limited policy has two: Q^c' (guides training) and Q^c (predicts cost).
+        num_heads: Number H of value functions that share a twin's hidden layers.
 
     Raises:
         ValueError: For sizes below one.
@@ -113,11 +112,6 @@ class TwinCritic(ModelMixin, ConfigMixin):
         Returns:
             Values of shape (2, B, H).
         """
-        values = self.net[-1](self.features(observation, action, safety_weight))
-        return TwinCriticOutput(values=values) if return_dict else (values,)
-
-    def features(self, observation: Tensor, action: Tensor, safety_weight: Tensor | None = None) -> Tensor:
-        """Activations of both twins' last hidden layer, shape (2, B, F); arguments as in `forward`."""
         if (safety_weight is not None) != self.config.use_safety_weight:
             needs = "needs" if self.config.use_safety_weight else "does not take"
             raise ValueError(f"This critic {needs} a safety weight.")
@@ -126,8 +120,5 @@ class TwinCritic(ModelMixin, ConfigMixin):
             inputs.append(safety_weight.unsqueeze(-1))
         dtype = next(self.parameters()).dtype
         stacked = torch.cat([part.to(dtype) for part in inputs], dim=-1)
-        hidden = stacked.expand(2, -1, -1)
-        *layers, _ = self.net  # a slice of a Sequential would build a new module at every call
-        for layer in layers:
-            hidden = layer(hidden)
-        return hidden
+        values = self.net(stacked.expand(2, -1, -1))
+        return TwinCriticOutput(values=values) if return_dict else (values,)

@@ -1,4 +1,4 @@
-"""Safe extraction: what a step may cost, and which candidate is taken under it.
+"""Extraction: which candidate is taken, by the paper's rule or under a cost limit.
 
 Shipped as a part of `pipeline.py`, so it needs only torch.
 """
@@ -9,18 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spi_diffusers.pipelines.checks import per_observation, shown
+from spi_diffusers.pipelines.checks import as_number, per_observation, shown
 
-SAFETY_WEIGHT_GRID = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
-
-
+#: The safety weights whose policies safe extraction chooses from.
+SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 EXTRACTIONS = ("reward", "safe")
-SELECTIONS = ("candidate", "weight")
-
-
-#: How much faster than evenly a budget may be spent when the limit is known too. Without a bound, what a
-#: careful policy has saved would be thrown away in the last steps, for little reward.
-PACE_HEADROOM = 1.5
+#: Share of episodes that may exceed the limit, where the caller names none.
+DEFAULT_RISK = 0.05
 
 
 def extract_reward(reward_values: Tensor) -> Tensor:
@@ -28,72 +23,81 @@ def extract_reward(reward_values: Tensor) -> Tensor:
     return reward_values.argmax(dim=1)
 
 
-def extract_safe(
-    reward_values: Tensor, safety_values: Tensor, feasible: Tensor, num_groups: int | None = None
-) -> Tensor:
-    """The feasible candidate with the highest Q^r; where none is feasible, the one with the highest Q^c'.
+def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
+    """The policy with the highest return among those whose cost fits; where none fits, the least costly one.
 
-    With groups, the group with the highest mean Q^r among those that are feasible, and its first candidate.
+    Nothing fits into a budget that is spent, whatever costs are predicted.
 
     Args:
-        reward_values: Shape (B, N).
-        safety_values: Shape (B, N).
-        feasible: Shape (B, N), bool; with groups, the same for all candidates of a group.
-        num_groups: Number of groups of equally many candidates side by side.
+        returns: Expected return of each of K policies over the steps left, shape (B, K).
+        costs: Cost that each exceeds with the probability of the risk only, shape (B, K).
+        budget: Cost that may still be caused, shape (B,).
 
     Returns:
-        Index of the chosen candidate, shape (B,).
+        Index of the chosen policy, shape (B,); and which ones fit, shape (B, K).
     """
-    if num_groups is None:
-        best = torch.where(feasible, reward_values, -torch.inf).argmax(dim=1)
-    else:
-        size = reward_values.shape[1] // num_groups
-        means = reward_values.unflatten(1, (num_groups, size)).mean(dim=2)
-        best = torch.where(feasible[:, ::size], means, -torch.inf).argmax(dim=1) * size
-    return torch.where(feasible.any(dim=1), best, safety_values.argmax(dim=1))
+    budget = budget.unsqueeze(1)
+    feasible = (costs <= budget) & (budget > 0)
+    best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
+    return torch.where(feasible.any(dim=1), best, costs.argmin(dim=1)), feasible
 
 
-def group_means(values: Tensor, num_groups: int | None) -> Tensor:
-    """Every candidate's mean over its group, (B, N) -> (B, N); without groups, the values themselves."""
-    if num_groups is None:
-        return values
-    groups = values.unflatten(1, (num_groups, -1))
-    return groups.mean(dim=2, keepdim=True).expand_as(groups).flatten(1)
+def quantile_at(quantiles: Tensor, level: float) -> Tensor:
+    """The value at a level of a distribution given by Q quantiles, in any order, at (i + 1/2) / Q.
+
+    Linear between two of them; below the first and above the last one, these.
+
+    Args:
+        quantiles: Shape (..., Q).
+        level: In (0, 1).
+
+    Returns:
+        Shape (...).
+    """
+    ordered = quantiles.sort(dim=-1).values
+    last = ordered.shape[-1] - 1
+    position = min(max(level * (last + 1) - 0.5, 0.0), float(last))
+    low = int(position)
+    return torch.lerp(ordered[..., low], ordered[..., min(low + 1, last)], position - low)
 
 
 @dataclass(frozen=True)
 class CostAllowance:
-    """What a step may cost.
+    """What the rest of an episode may cost.
 
     Attributes:
-        rate: Cost per step to hold the critic's predictions to, shape (B,).
-        recovery: Cost that even the safest way on from a candidate may still have, shape (B,); None where
-            the running cost is not fed back.
+        budget: Cost that may still be caused, shape (B,).
+        steps: Steps over which it may be, shape (B,).
+        risk: Probability with which it may be exceeded.
     """
 
-    rate: Tensor
-    recovery: Tensor | None
+    budget: Tensor
+    steps: Tensor
+    risk: float
 
 
 def cost_allowance(
-    config: Any,
-    calibration: Any | None,
+    max_episode_steps: int | None,
     extraction: str | None,
     cost_limit: Any,
     cost_budget: Any,
     steps_left: Any,
+    risk: Any,
     batch: int,
     device: torch.device,
 ) -> tuple[str, CostAllowance | None]:
-    """Which extraction applies, and for the safe one what a step may cost.
+    """Which extraction applies, and for the safe one what the rest of the episode may cost.
+
+    A limit alone is taken for the budget of a whole episode that starts at every step anew: the cost so far
+    is not known.
 
     Args:
-        config: Settings of the pipeline.
-        calibration: The pipeline's, or None.
-        extraction: As in `SPIPolicyPipeline.__call__`, like the three after it.
+        max_episode_steps: Of the policy.
+        extraction: As in `SPIPolicyPipeline.__call__`, like the four after it.
         cost_limit: A number, one per observation, or None.
         cost_budget: The same.
         steps_left: The same.
+        risk: A number.
         batch: Number B of observations.
         device: Where to put the allowance.
 
@@ -106,32 +110,31 @@ def cost_allowance(
         raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {shown(extraction)}.")
     if (cost_budget is None) != (steps_left is None):
         raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
-    even_rate = None
+    if cost_budget is not None and cost_limit is not None:
+        raise ValueError(
+            "Pass cost_budget (what is left of the limit) with steps_left, or cost_limit alone where the "
+            "cost so far is not known; not both."
+        )
+    risk = as_number("risk", risk, 0, 1, below=True)
+    if risk == 0:
+        raise ValueError("risk must lie above 0: no estimate from data excludes that a limit is exceeded.")
     if cost_limit is not None:
-        limit = per_observation("cost_limit", cost_limit, batch, device)
-        if bool((limit < 0).any()):
+        budget = per_observation("cost_limit", cost_limit, batch, device)
+        if bool((budget < 0).any()):
             raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
-        if config.max_episode_steps is None:
+        if max_episode_steps is None:
             raise ValueError(
                 "This policy does not know its task's episode length: pass cost_budget and steps_left "
                 "instead of cost_limit."
             )
-        even_rate = limit / config.max_episode_steps
+        steps = torch.full((batch,), float(max_episode_steps), dtype=torch.float32, device=device)
+    elif cost_budget is not None:
+        budget = per_observation("cost_budget", cost_budget, batch, device)
+        steps = per_observation("steps_left", steps_left, batch, device)
+        if bool((steps < 1).any()):
+            raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
     if extraction == "reward":
         return extraction, None
-    if cost_budget is None:
-        if even_rate is None:
-            raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
-        return extraction, CostAllowance(even_rate if calibration is None else calibration(even_rate), None)
-    budget = per_observation("cost_budget", cost_budget, batch, device)
-    steps = per_observation("steps_left", steps_left, batch, device)
-    if bool((steps < 1).any()):
-        raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
-    reserve = config.budget_reserve
-    if config.reserve_decay:
-        reserve = reserve * (steps / config.max_episode_steps).clamp_max(1.0) ** config.reserve_decay
-    left = (budget - reserve).clamp_min(0.0)
-    rate = left / steps
-    if even_rate is not None:
-        rate = torch.minimum(rate, PACE_HEADROOM * even_rate)
-    return extraction, CostAllowance(rate, left)
+    if cost_limit is None and cost_budget is None:
+        raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
+    return extraction, CostAllowance(budget, steps, risk)

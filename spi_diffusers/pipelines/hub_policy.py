@@ -10,8 +10,12 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
     A saved policy names its class, so both have one name; it acts the same with either.
     """
 
-    extractions = ("safe", "reward")
     publishable = True
+
+    @property
+    def extractions(self) -> tuple[str, ...]:
+        """Ways in which it can act: without an evaluation critic, only the paper's."""
+        return ("safe", "reward") if self.evaluation_critic is not None else ("reward",)
 
     def push_to_hub(
         self,

@@ -123,15 +123,18 @@ class CheckedLoading(_Base):
     """What a policy's pipeline gets its loading from; to be named before diffusers' own class.
 
     Attributes:
-        extractions: Ways in which the policy can choose its actions.
         publishable: Whether `spi publish` takes the policy.
     """
 
-    extractions: ClassVar[tuple[str, ...]]
     publishable: ClassVar[bool]
 
     _training_record: dict[str, dict[str, Any]] | None = None
     _recorded_state = ""
+
+    @property
+    def extractions(self) -> tuple[str, ...]:
+        """Ways in which the policy can choose its actions."""
+        raise NotImplementedError
 
     def _check_origin(self, component: Any) -> None:
         """Nothing: the folder was checked before anything was loaded from it."""

@@ -38,7 +38,7 @@ KINDS = {
     "safety_critic": ("TwinCritic",),
     "scheduler": SCHEDULERS,
     "normalizer": ("ObservationNormalizer",),
-    "calibration": ("CostCalibration",),
+    "evaluation_critic": ("EvaluationCritic",),
     "actor": ("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
 }
 #: A library's name becomes a path or a module, so it must be plain.

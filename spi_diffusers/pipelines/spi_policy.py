@@ -30,20 +30,20 @@ from spi_diffusers.pipelines.checks import (
     check_same,
     check_text,
     make_settings_plain,
-    shown,
     without_autocast,
 )
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.extraction import (
+    DEFAULT_RISK,
     SAFETY_WEIGHT_GRID,
-    SELECTIONS,
+    CostAllowance,
     cost_allowance,
     extract_reward,
     extract_safe,
-    group_means,
+    quantile_at,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NUM_CANDIDATES = 50
 MAX_CANDIDATES = 100_000
 
@@ -58,62 +58,57 @@ class SPIPolicyOutput(BaseOutput):
         candidates: All candidate actions in the environment's range, shape (B, N, A).
         safety_weights: The safety weight each candidate was drawn with, shape (B, N); NaN for a model
             that is not conditioned.
-        reward_values: Reward critic Q^r of each candidate (the lower twin), in units of reward, shape (B, N).
-        safety_values: Safety critic Q^c' of each candidate (the lower twin), shape (B, N).
-        cost_rates: Predicted cost per step from each candidate on, in units of cost, shape (B, N).
-        feasible: Whether a candidate's predicted cost is within what is allowed, shape (B, N); all True
-            where no limit applies.
         chosen: Index of the chosen candidate, shape (B,).
+        reward_values: With extraction "reward": Q^r of each candidate (the lower twin), in units of reward,
+            shape (B, N).
+        safety_values: With extraction "reward": Q^c' of each candidate (the lower twin), shape (B, N).
+        expected_returns: With extraction "safe": expected return over the steps left, in units of reward, if
+            the candidate is executed and the policy of its safety weight acts after it, shape (B, N).
+        expected_costs: The same of the cost, shape (B, N).
+        cost_bounds: Cost that the policy of its safety weight is predicted to exceed with a probability of
+            `risk`, shape (B, N), alike for all candidates of a safety weight.
+        feasible: Whether that fits into the budget, shape (B, N).
     """
 
     actions: Tensor | np.ndarray
     candidates: Tensor
     safety_weights: Tensor
-    reward_values: Tensor
-    safety_values: Tensor
-    cost_rates: Tensor
-    feasible: Tensor
     chosen: Tensor
+    reward_values: Tensor | None = None
+    safety_values: Tensor | None = None
+    expected_returns: Tensor | None = None
+    expected_costs: Tensor | None = None
+    cost_bounds: Tensor | None = None
+    feasible: Tensor | None = None
 
 
 class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
     r"""A safe policy: maps observations to actions that keep a cost limit chosen at run time.
 
-    Candidate actions are drawn from the noise model by denoising (Eq. 8); critics value them; one is
-    extracted. With `extraction="reward"` that is the paper's Eq. 12. With `extraction="safe"`, the default
-    whenever a limit or budget is given, candidates come from a grid of safety weights, and a candidate is
-    feasible if its predicted cost rate is at most the allowed one: limit / episode length, or, with the
-    running cost fed back, what is left of the budget but for a reserve / steps left (with the limit as well:
-    at most 1.5 times limit / episode length). A fed-back budget has a second condition: the predicted cost of
-    the safest way on (safety weight 1) must fit into what is left but for the reserve. Of the feasible ones
-    the highest Q^r is taken; where there is none, the highest Q^c'.
+    Candidate actions are drawn from the noise model by denoising (Eq. 8), valued, and one is extracted. With
+    `extraction="reward"` that is the paper's Eq. 12, by the reward critic. With `extraction="safe"`, the
+    default whenever a limit or budget is given, candidates come from a grid of safety weights, each of which
+    stands for a policy of its own. The evaluation critic tells what return each of them expects over the
+    steps left, and what cost it exceeds with a probability of `risk` only. Of the policies whose cost fits
+    into the budget, the one with the highest return acts; where none fits, or the budget is spent, the one
+    with the least cost.
 
     Args:
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
         reward_critic ([`TwinCritic`]): Q^r.
-        safety_critic ([`TwinCritic`]): Q^c', and the predicted cost Q^c as its second head.
+        safety_critic ([`TwinCritic`]): Q^c'.
         scheduler ([`~diffusers.DDPMScheduler`]): A diffusers scheduler that takes predicted noise.
         normalizer ([`ObservationNormalizer`]): Observation statistics.
-        calibration ([`CostCalibration`], *optional*): What cost results from what the critic allows; used for
-            a `cost_limit` alone. Where the running cost is fed back, the feedback corrects the critic.
+        evaluation_critic ([`EvaluationCritic`], *optional*): What return and cost are to come. Without it the
+            policy cannot keep a limit.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
         reward_unit: What a 1 of Q^r is worth in the rewards of the data, > 0.
-        cost_unit: What a 1 of Q^c is worth in the costs of the data, > 0.
-        budget_reserve: Part of a fed-back cost budget, in units of cost, that is kept back; under a limit
-            at or below it the policy always does the safest thing it knows.
-        reserve_decay: At a step the reserve is budget_reserve * (steps left / max_episode_steps) **
-            reserve_decay. 0 keeps all of it to the end, for where costs come many in a row; with 0.5 it
-            shrinks as the spread of single costs that are still to come.
-        selection: What safe extraction compares: "candidate", single actions, of which it takes the one with
-            the highest Q^r; or "weight", the policies of the safety weights, valued by the mean over their
-            candidates, of which it plays one. The latter does not seek out the critics' errors; it was better
-            on Walker2d and worse on BallCircle and HalfCheetah.
         format_version: Version of this folder format.
     """
 
-    _optional_components = ["calibration"]  # noqa: RUF012 - diffusers' own convention
+    _optional_components = ["evaluation_critic"]  # noqa: RUF012 - diffusers' own convention
 
     def __init__(
         self,
@@ -122,15 +117,11 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         safety_critic: Any,
         scheduler: Any,
         normalizer: Any,
-        calibration: Any | None = None,
+        evaluation_critic: Any | None = None,
         task: str | None = None,
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
         reward_unit: float = 1.0,
-        cost_unit: float = 1.0,
-        budget_reserve: float = 3.0,
-        reserve_decay: float = 0.0,
-        selection: str = "candidate",
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -139,10 +130,6 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             "max_episode_steps": max_episode_steps,
             "gamma": gamma,
             "reward_unit": reward_unit,
-            "cost_unit": cost_unit,
-            "budget_reserve": budget_reserve,
-            "reserve_decay": reserve_decay,
-            "selection": selection,
             "format_version": format_version,
         }
         self.check_settings(**settings)
@@ -158,16 +145,32 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         for key in ("observation_dim", "action_dim", "use_safety_weight"):
             check_same(key, **networks)
         check_same("observation_dim", noise_model=noise_model, normalizer=normalizer)
-        if calibration is not None:
-            calibration.check()
-        self.register_modules(**networks, scheduler=scheduler, normalizer=normalizer, calibration=calibration)
+        if evaluation_critic is not None:
+            self._check_evaluation_critic(noise_model, evaluation_critic, max_episode_steps)
+        self.register_modules(
+            **networks, scheduler=scheduler, normalizer=normalizer, evaluation_critic=evaluation_critic
+        )
         self.register_to_config(**settings)
         make_settings_plain(self, *self.components.values())
-        for component in (*networks.values(), normalizer):
-            component.eval()
+        for component in (*networks.values(), normalizer, evaluation_critic):
+            if component is not None:
+                component.eval()
 
     def _check_origin(self, component: Any) -> None:
         check_origin(component)
+
+    @staticmethod
+    def _check_evaluation_critic(noise_model: Any, critic: Any, max_episode_steps: int | None) -> None:
+        check_finite(evaluation_critic=critic)
+        for key in ("observation_dim", "action_dim"):
+            check_same(key, noise_model=noise_model, evaluation_critic=critic)
+        if not noise_model.config.use_safety_weight:
+            raise ValueError("An evaluation critic needs a noise model with a safety weight.")
+        if critic.config.max_episode_steps != max_episode_steps:
+            raise ValueError(
+                f"max_episode_steps is {max_episode_steps}, but the evaluation critic's is "
+                f"{critic.config.max_episode_steps}: these do not belong together."
+            )
 
     @classmethod
     def check_settings(
@@ -176,10 +179,6 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         max_episode_steps: Any,
         gamma: Any,
         reward_unit: Any,
-        cost_unit: Any,
-        budget_reserve: Any,
-        reserve_decay: Any,
-        selection: Any,
         format_version: Any,
     ) -> None:
         """Raise ValueError if a setting of the pipeline makes no sense."""
@@ -189,20 +188,20 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             as_number("max_episode_steps", max_episode_steps, 1, whole=True)
         as_number("gamma", gamma, 0, 1, below=True)
         as_number("reward_unit", reward_unit, 1 / LARGEST)
-        as_number("cost_unit", cost_unit, 1 / LARGEST)
-        as_number("budget_reserve", budget_reserve, 0)
-        if as_number("reserve_decay", reserve_decay, 0) and max_episode_steps is None:
-            raise ValueError("reserve_decay needs max_episode_steps.")
-        if selection not in SELECTIONS:
-            raise ValueError(f"selection must be one of {SELECTIONS}, got {shown(selection)}.")
 
     @staticmethod
     def check_format_version(format_version: Any) -> None:
         """Raise ValueError if this code cannot read a policy of that format."""
-        if as_number("format_version", format_version, 1, whole=True) > FORMAT_VERSION:
+        version = as_number("format_version", format_version, 1, whole=True)
+        if version != FORMAT_VERSION:
+            advice = (
+                "upgrade with `pip install -U spi-diffusers`"
+                if version > FORMAT_VERSION
+                else "train the policy anew"
+            )
             raise ValueError(
-                f"This policy has format version {format_version}, but this code reads versions up to "
-                f"{FORMAT_VERSION}: upgrade with `pip install -U spi-diffusers`."
+                f"This policy has format version {version}, but this code reads version {FORMAT_VERSION}: "
+                f"{advice}."
             )
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> str:
@@ -221,6 +220,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         cost_limit: float | Tensor | np.ndarray | None = None,
         cost_budget: float | Tensor | np.ndarray | None = None,
         steps_left: int | Tensor | np.ndarray | None = None,
+        risk: float = DEFAULT_RISK,
         safety_weight: float | None = None,
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
@@ -233,15 +233,15 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             observation: One observation (O,) or a batch (B, O), not normalized.
             extraction: "reward" (Eq. 12) or "safe"; by default "safe" if a limit or budget is given.
             cost_limit: Cost an episode may have, in units of cost, >= 0; one number or one per observation.
-                Alone it is spread evenly over `max_episode_steps`: use that if the running cost is not
-                observed. With `cost_budget` it bounds how fast the budget is spent.
+                For where the cost so far is not known: every step is taken for the first of an episode.
             cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent);
                 one number or one per observation. Needs `steps_left`. Keeps the limit most reliably.
             steps_left: Steps left in the episode, >= 1; one number or one per observation.
+            risk: Share of the episodes that may exceed the limit, in (0, 1).
             safety_weight: Safety weight in [0, 1] of all candidates instead of the grid (safe) or 0.5
                 (reward); only for a conditioned model.
             num_candidates: Candidates per observation; 50 by default. With a grid of safety weights it is
-                rounded down to a multiple of the grid's size (at least one each).
+                rounded down to a multiple of the grid's size, 11 (at least one each).
             num_inference_steps: Denoising steps; by default all of the scheduler's training timesteps.
             generator: Source of the noise, or a seed; the same seed gives the same actions.
             return_dict: Whether to return a [`SPIPolicyOutput`] instead of a tuple.
@@ -251,8 +251,9 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
 
         Raises:
             ValueError: For an observation of the wrong size, with NaN or of something else than numbers, an
-                unknown extraction, a negative limit, a budget without steps left, a safety weight that does
-                not apply, or an argument of the wrong type.
+                unknown extraction, a negative limit, a budget without steps left, a risk outside (0, 1), a
+                safety weight that does not apply, or an argument of the wrong type; for a limit, if the
+                policy has no evaluation critic.
 
         Example:
             ```python
@@ -261,8 +262,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             observation, info = env.reset()
             limit, cost, steps = 20.0, 0.0, pipe.config.max_episode_steps
             for step in range(steps):
-                budget = {"cost_budget": limit - cost, "steps_left": steps - step}
-                action = pipe(observation, cost_limit=limit, **budget).actions
+                action = pipe(observation, cost_budget=limit - cost, steps_left=steps - step).actions
                 observation, reward, terminated, truncated, info = env.step(action)
                 cost += info["cost"]
                 if terminated or truncated:
@@ -275,35 +275,28 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         )
         generator = as_generator(generator)
         batch, device = len(observations), observations.device
+        horizon = self.config.max_episode_steps
         extraction, allowance = cost_allowance(
-            self.config, self.calibration, extraction, cost_limit, cost_budget, steps_left, batch, device
+            horizon, extraction, cost_limit, cost_budget, steps_left, risk, batch, device
         )
+        if allowance is not None and self.evaluation_critic is None:
+            raise ValueError(
+                "This policy has no evaluation critic, so it cannot keep a limit: only extraction='reward' "
+                "is left. SPI trains one with spi.conditioned=true."
+            )
         weights, count = self._candidate_weights(extraction, safety_weight, num_candidates, device)
 
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
         denoising_steps = as_plain(num_inference_steps)
         candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
-        (reward_twins,) = self.reward_critic(states, candidates, tiled, return_dict=False)
-        guarded = allowance is not None and allowance.recovery is not None
-        safety_values, cost_values, recovery_costs = self._safety(states, candidates, tiled, guarded)
-        reward_values, safety_values, cost_values, recovery_costs = (
-            values.view(batch, count).float()
-            for values in (reward_twins[..., 0].amin(dim=0), safety_values, cost_values, recovery_costs)
-        )
-        reward_values = reward_values * self.config.reward_unit
-        cost_rates = cost_values * (1.0 - self.config.gamma)
-
         if allowance is None:
-            chosen = extract_reward(reward_values)
-            feasible = torch.ones_like(reward_values, dtype=torch.bool)
+            values = self._paper_values(states, candidates, tiled)
+            values = {name: value.view(batch, count) for name, value in values.items()}
+            chosen = extract_reward(values["reward_values"])
         else:
-            groups = self.num_groups if safety_weight is None else None
-            feasible = group_means(cost_rates, groups) <= allowance.rate.unsqueeze(1)
-            if allowance.recovery is not None:
-                recoverable = group_means(recovery_costs, groups) <= allowance.recovery.unsqueeze(1)
-                feasible = feasible & recoverable
-            chosen = extract_safe(reward_values, safety_values, feasible, groups)
+            groups = len(SAFETY_WEIGHT_GRID) if safety_weight is None else 1
+            chosen, values = self._extract_safe(states, candidates, tiled, allowance, groups)
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
@@ -319,18 +312,9 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             actions=actions,
             candidates=candidates,
             safety_weights=weights.expand(batch, count),
-            reward_values=reward_values,
-            safety_values=safety_values,
-            cost_rates=cost_rates,
-            feasible=feasible,
             chosen=chosen,
+            **values,
         )
-
-    @property
-    def num_groups(self) -> int | None:
-        """Number of groups that safe extraction compares; None where it compares candidates."""
-        grouped = self.config.selection == "weight" and self.noise_model.config.use_safety_weight
-        return len(SAFETY_WEIGHT_GRID) if grouped else None
 
     def _candidate_weights(
         self,
@@ -357,20 +341,41 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         weight = 0.5 if safety_weight is None else safety_weight
         return torch.full((count,), float(weight), dtype=torch.float32, device=device), count
 
-    def _safety(
-        self, states: Tensor, candidates: Tensor, weights: Tensor | None, guarded: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Q^c', predicted cost, and with `guarded` that of the safest way on (else the same), each (M,)."""
-        count = len(states)
-        if guarded and weights is not None:  # one pass for both, as its weights are read only once
-            states, candidates = torch.cat([states, states]), torch.cat([candidates, candidates])
-            weights = torch.cat([weights, torch.ones_like(weights)])
-        (heads,) = self.safety_critic(states, candidates, weights, return_dict=False)
-        safety = heads[..., 0].amin(dim=0)
-        if heads.shape[-1] > 1:
-            cost = heads[..., 1].mean(dim=0)
-        else:
-            # Without termination, and for costs of at most a unit, Q^c = 1 / (1 - gamma) - Q^c' exactly.
-            cost = 1.0 / (1.0 - self.config.gamma) - safety
-        cost = cost * self.config.cost_unit
-        return safety[:count], cost[:count], cost[-count:]
+    def _paper_values(self, states: Tensor, candidates: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+        """Q^r and Q^c' of each candidate, (M,)."""
+        (rewards,) = self.reward_critic(states, candidates, weights, return_dict=False)
+        (safeties,) = self.safety_critic(states, candidates, weights, return_dict=False)
+        reward_values, safety_values = (twins[..., 0].amin(dim=0).float() for twins in (rewards, safeties))
+        return {"reward_values": reward_values * self.config.reward_unit, "safety_values": safety_values}
+
+    def _extract_safe(
+        self,
+        states: Tensor,
+        candidates: Tensor,
+        weights: Tensor | None,
+        allowance: CostAllowance,
+        groups: int,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The chosen candidate (B,), and what was predicted of all, each (B, N)."""
+        batch = len(allowance.steps)
+        count = len(states) // batch
+        # A caller may go on for longer than any episode of the data.
+        known = allowance.steps.clamp_max(float(self.config.max_episode_steps))
+        reward_rate, cost_rates = self.evaluation_critic(
+            states, candidates, weights, known.repeat_interleave(count), return_dict=False
+        )
+        steps = allowance.steps.unsqueeze(1)
+        returns = reward_rate.view(batch, count) * steps
+        costs = cost_rates.view(batch, count, -1) * steps.unsqueeze(2)
+        # A policy is valued by the mean over its candidates. The best-valued single one would be one that the
+        # critic is wrong about, so that any of them acts, the first.
+        bounds = quantile_at(costs.unflatten(1, (groups, -1)).mean(dim=2), 1.0 - allowance.risk)
+        means = returns.unflatten(1, (groups, -1)).mean(dim=2)
+        policy, feasible = extract_safe(means, bounds, allowance.budget)
+        size = count // groups
+        return policy * size, {
+            "expected_returns": returns,
+            "expected_costs": costs.mean(dim=2),
+            "cost_bounds": bounds.repeat_interleave(size, dim=1),
+            "feasible": feasible.repeat_interleave(size, dim=1),
+        }

@@ -1,1 +1,1 @@
-"""Training: the data's sampler, the loop, checkpoints, calibration, and the policy folder."""
+"""Training: the data's sampler, the loop, checkpoints, the evaluation critic, and the policy folder."""

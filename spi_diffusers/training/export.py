@@ -1,6 +1,5 @@
-"""From a trainer to a policy folder: the pipeline is made, calibrated and saved."""
+"""From a trainer to a policy folder: the pipeline is made, evaluated on the data and saved."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.calibration import DEFAULT_KNOTS, calibrate, data_knots
+from spi_diffusers.training.evaluation_stage import fit_evaluation_critic
 from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.settle import episode_steps
@@ -20,9 +19,10 @@ if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline
     from spi_diffusers.training.trainer import Trainer
 
-#: Of a streamed dataset, the calibration sees whole episodes of at most this many transitions: it uses 10,000
-#: transitions and the first observations of 300 episodes, all drawn from them.
-CALIBRATION_TRANSITIONS = 200_000
+#: Of a streamed dataset, the evaluation critic sees whole episodes of at most this many transitions.
+EVALUATION_TRANSITIONS = 200_000
+#: Updates of the evaluation critic, as a share of the training's.
+EVALUATION_SHARE = 0.8
 
 
 def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeline":
@@ -63,19 +63,19 @@ def _fresh_copy(component: Any) -> Any:
     return copy.requires_grad_(True).eval()
 
 
-def calibrate_pipeline(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, progress: bool) -> dict[str, Any]:
-    """Add a calibration to the pipeline; returns the measured curve for `train_info.json`, empty if none."""
-    dataset = trainer.dataset
+def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, progress: bool) -> None:
+    """Evaluate the pipeline's policy on the training data, and give it the critic that knows the outcome."""
+    dataset, config = trainer.dataset, trainer.config
     if isinstance(dataset, StreamedDataset):
-        dataset = dataset.sample_episodes(CALIBRATION_TRANSITIONS, trainer.config.seed)
-    knots = DEFAULT_KNOTS if dataset.task else data_knots(trainer.dataset.episodes.cost_return)
-    if not knots:  # no episode costs anything, so nothing can be learned of what comes of a limit
-        return {}
-    calibration, report = calibrate(
-        pipeline, dataset, knots=knots, seed=trainer.config.seed, progress=progress
+        dataset = dataset.sample_episodes(EVALUATION_TRANSITIONS, config.seed)
+    critic = fit_evaluation_critic(
+        pipeline,
+        dataset,
+        updates=max(1, round(EVALUATION_SHARE * config.updates)),
+        seed=config.seed,
+        progress=progress,
     )
-    pipeline.register_modules(calibration=calibration)
-    return asdict(report)
+    pipeline.register_modules(evaluation_critic=critic)
 
 
 def is_saved(trainer: "Trainer", folder: str | Path) -> bool:
@@ -96,7 +96,7 @@ def is_saved(trainer: "Trainer", folder: str | Path) -> bool:
 
 
 def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = False) -> Path:
-    """Calibrate the policy offline, then save it with its `train_config.json` and `train_info.json`.
+    """Evaluate the policy on its data, then save it with its `train_config.json` and `train_info.json`.
 
     The folder is written aside and renamed, so a full disk leaves the old one, and a kill the old one or the
     new one, or in the moment between two renames none, which `--resume` mends.
@@ -104,7 +104,7 @@ def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = Fals
     Args:
         trainer: After training.
         folder: Where to; a policy that is there already is replaced.
-        progress: Show a progress bar of the calibration.
+        progress: Show a progress bar of the evaluation.
 
     Returns:
         The folder, which `SPIPolicyPipeline.from_pretrained` loads.
@@ -113,13 +113,10 @@ def save_policy(trainer: "Trainer", folder: str | Path, *, progress: bool = Fals
         OSError: The disk is full or cannot be written; what was there is intact.
     """
     pipeline = make_policy(trainer)
-    if trainer.algorithm.calibrates(trainer.config):
-        report = calibrate_pipeline(pipeline, trainer, progress=progress)
+    if trainer.algorithm.is_evaluated(trainer.config):
         record = pipeline.training_record
-        assert record is not None  # made just now
-        if report:
-            record["info"]["calibration"] = report
-        pipeline.training_record = record  # the calibration belongs to what was trained
+        add_evaluation_critic(pipeline, trainer, progress=progress)
+        pipeline.training_record = record  # the critic belongs to what was trained
     folder = Path(folder)
     try:
         with folder_aside(folder, replace=True) as aside:

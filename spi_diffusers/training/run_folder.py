@@ -26,9 +26,6 @@ WITHOUT_EFFECT = {
     *("dataset", "revision", "output_dir", "resume", "device", "threads", "overlap"),
     *("log_every", "checkpoint_every", "keep_checkpoints", "trackers"),
 }
-#: Settings that do not change what is learned, so a resumed run may change them: also those of the policy
-#: that is saved in the end.
-FREE_TO_CHANGE = WITHOUT_EFFECT | {"calibrate", "budget_reserve", "reserve_decay", "selection"}
 
 
 class RunFolderError(ValueError):
@@ -109,7 +106,7 @@ def check_same_run(
 def _changed(saved: Mapping[str, Any], config: TrainConfig, where: str) -> list[str]:
     """Settings that a resumed run must not change, and that differ."""
     before, now = flatten(saved), flatten(saved_config(config))
-    free = set(FREE_TO_CHANGE)
+    free = set(WITHOUT_EFFECT)
     if not before.get("streaming") and not now["streaming"]:
         free.add("shuffle_buffer")
     if before.get("lr_schedule") == now["lr_schedule"] == "constant":

@@ -108,7 +108,10 @@ class TrainingProgress:
     _stops: bool = field(default=False, init=False, repr=False)
 
     def policy(self) -> "SPIPolicyPipeline | BaselinePolicyPipeline":
-        """The policy as it is now, as a pipeline that shares no memory with training."""
+        """The policy as it is now, as a pipeline that shares no memory with training.
+
+        It acts by the paper's extraction: what keeps a limit is learned after training.
+        """
         return self._trainer.policy()
 
     def stop(self) -> None:

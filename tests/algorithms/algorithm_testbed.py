@@ -25,6 +25,7 @@ from spi_diffusers.training.build import (
     build_units,
     training_episodes,
 )
+from spi_diffusers.training.evaluation_stage import fit_evaluation_critic
 
 diffusers_logging.disable_progress_bar()
 
@@ -103,16 +104,17 @@ class Trained:
         return self.algorithm.policy_components()["actor"].act(self.normalizer(observation), generator)
 
     def spi_pipeline(self, world: World) -> SPIPolicyPipeline:
-        """SPI's policy as it is shipped, with nothing kept back of a budget and not calibrated."""
-        return SPIPolicyPipeline(
+        """SPI's policy as it is shipped."""
+        pipeline = SPIPolicyPipeline(
             **self.algorithm.policy_components(),
             normalizer=self.normalizer,
             max_episode_steps=int(world.data.episodes.length.max()),
             gamma=world.mdp.gamma,
             reward_unit=self.units.reward,
-            cost_unit=self.units.cost,
-            budget_reserve=0.0,
         )
+        critic = fit_evaluation_critic(pipeline, world.data, updates=3000, progress=False)
+        pipeline.register_modules(evaluation_critic=critic)
+        return pipeline
 
 
 def train(

@@ -22,7 +22,7 @@ def make_networks(config: SPIConfig, seed=0, hidden_dims=(24, 24), **sizes):
     return (
         MLPNoiseModel(**shared, time_embed_dim=8),
         TwinCritic(**shared),
-        TwinCritic(**shared, num_heads=2 if config.predict_cost else 1),
+        TwinCritic(**shared),
     )
 
 

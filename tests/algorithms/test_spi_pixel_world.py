@@ -35,7 +35,7 @@ def train_on(dataset, updates: int, **options) -> SPI:
         config,
         MLPNoiseModel(**shared, hidden_dims=[8], time_embed_dim=4),
         TwinCritic(**shared, hidden_dims=[48, 48]),
-        TwinCritic(**shared, hidden_dims=[48, 48], num_heads=2 if config.predict_cost else 1),
+        TwinCritic(**shared, hidden_dims=[48, 48]),
         Compute(),
         learning_rate=3e-3,
     )
@@ -57,7 +57,7 @@ def values_at(spi: SPI, x: float, y: float, action: tuple[float, float]) -> dict
     with torch.no_grad():
         reward = spi.reward_critic(*arguments).values.mean(0)[0]
         safety = spi.safety_critic(*arguments).values.mean(0)[0]
-    return {"reward": float(reward[0]), "safety": float(safety[0]), "cost": float(safety[-1])}
+    return {"reward": float(reward[0]), "safety": float(safety[0])}
 
 
 DOWN, RIGHT = (0.0, 0.8), (0.8, 0.0)
@@ -69,26 +69,16 @@ def white(request):
     return n, train_on(collect_pixel_world(n, 60, seed=0, behaviors=("white",)), updates=700)
 
 
-def test_cost_head_gives_the_papers_gamma_to_the_n(white):
-    """Figure 2: with c, the white trajectory costs gamma^3 in the 3 x 3 world and gamma^6 in 3 x 6."""
-    n, spi = white
-    paper = {3: 0.729, 6: 0.531441}[n]
-    assert paper == pytest.approx(GAMMA**n)
-    assert values_at(spi, -1, -1, DOWN)["cost"] == pytest.approx(paper, abs=0.03)
-
-
-def test_safety_head_gives_the_papers_geometric_sum(white):
+def test_the_safety_critic_gives_the_papers_geometric_sum(white):
     """Figure 2: with c' = 1 - c it is gamma^0 + ... + gamma^(n-1); the fall ends the episode."""
     n, spi = white
     paper = {3: 1 + 0.9 + 0.81, 6: 1 + 0.9 + 0.81 + 0.729 + 0.6561 + 0.59049}[n]
     assert values_at(spi, -1, -1, DOWN)["safety"] == pytest.approx(paper, abs=0.08)
 
 
-def test_the_last_move_costs_one_and_is_worth_nothing(white):
+def test_the_last_move_is_worth_nothing(white):
     _, spi = white
-    at_the_brink = values_at(spi, 1, 0, DOWN)
-    assert at_the_brink["cost"] == pytest.approx(1.0, abs=0.03)
-    assert at_the_brink["safety"] == pytest.approx(0.0, abs=0.08)
+    assert values_at(spi, 1, 0, DOWN)["safety"] == pytest.approx(0.0, abs=0.08)
 
 
 def test_no_reward_on_the_white_trajectory(white):
@@ -96,14 +86,13 @@ def test_no_reward_on_the_white_trajectory(white):
     assert values_at(spi, -1, -1, DOWN)["reward"] == pytest.approx(0.0, abs=0.03)
 
 
-def test_an_end_costs_nothing_but_ends_the_safety_too():
-    """The safe way to the goal: cost 0 by the cost head; Q^c' is a survival bonus of two moves (3 x 3).
+def test_an_end_ends_the_safety_too():
+    """The safe way to the goal costs nothing, but Q^c' is a survival bonus of two moves (3 x 3).
 
-    1 / (1 - gamma) - Q^c' would call it a cost of 10 - 1.9 = 8.1: the reason for a head of its own.
+    1 / (1 - gamma) - Q^c' would call it a cost of 10 - 1.9 = 8.1: so limits are not compared with it.
     """
     spi = train_on(collect_pixel_world(3, 60, seed=0, behaviors=("safe",)), updates=500)
     start = values_at(spi, -1, -1, RIGHT)
-    assert start["cost"] == pytest.approx(0.0, abs=0.03)
     assert start["safety"] == pytest.approx(1 + GAMMA, abs=0.08)
     assert start["reward"] == pytest.approx(GAMMA, abs=0.03)
 
@@ -121,9 +110,7 @@ def test_without_termination_safety_is_what_cost_leaves_of_its_bound():
     spi = train_on(TransitionDataset.from_columns(columns), updates=1000)
     for moves_left, cell in ((3, (-1, -1, DOWN)), (2, (-1, 0, RIGHT)), (1, (0, 0, RIGHT)), (0, (1, 0, DOWN))):
         values = values_at(spi, *cell)
-        cost = GAMMA**moves_left / (1 - GAMMA**4)
-        assert values["cost"] == pytest.approx(cost, abs=0.1)
-        assert values["safety"] == pytest.approx(10 - cost, abs=0.25)
+        assert values["safety"] == pytest.approx(10 - GAMMA**moves_left / (1 - GAMMA**4), abs=0.25)
 
 
 @pytest.mark.slow
@@ -134,5 +121,4 @@ def test_converged_critics_equal_the_papers_values_along_the_whole_trajectory(n)
     for index, cell in enumerate(cells):
         left = n - index  # moves before the fall
         values = values_at(spi, *cell)
-        assert values["cost"] == pytest.approx(GAMMA**left, abs=0.015)
         assert values["safety"] == pytest.approx((1 - GAMMA**left) / (1 - GAMMA), abs=0.06)

@@ -16,7 +16,7 @@ CONFIGS = {
     "default": SPIConfig(),
     "chain": SPIConfig(guidance="chain", num_train_timesteps=3),
     "recorded next action": SPIConfig(next_action="dataset"),
-    "the paper's": fixed_weights(guidance="chain", predict_cost=False),
+    "the paper's": fixed_weights(guidance="chain"),
 }
 
 
@@ -194,7 +194,7 @@ def critic_losses(spi, inputs):
 
 
 def test_critic_targets_by_the_equations():
-    """Losses recomputed from the separate critics: minimum of the target twins, mean for the cost."""
+    """Losses recomputed from the separate critics: minimum of the target twins."""
     config = SPIConfig(gamma=0.9)
     spi = make_spi(config)
     inputs = spi.prepare(make_inputs(config, cost=torch.rand(16) * 3))
@@ -202,11 +202,9 @@ def test_critic_targets_by_the_equations():
     alive = (~inputs.terminated).float()
     with torch.no_grad():
         next_reward = spi.reward_critic(inputs.next_observation, inputs.next_action, w).values[..., 0]
-        next_safety, next_cost = spi.safety_critic(
-            inputs.next_observation, inputs.next_action, w
-        ).values.unbind(-1)
+        next_safety = spi.safety_critic(inputs.next_observation, inputs.next_action, w).values[..., 0]
         reward = spi.reward_critic(inputs.observation, inputs.action, w).values[..., 0]
-        safety, cost = spi.safety_critic(inputs.observation, inputs.action, w).values.unbind(-1)
+        safety = spi.safety_critic(inputs.observation, inputs.action, w).values[..., 0]
     c_remapped = 1 - inputs.cost.clamp(0, 1)
     expected = {
         "critic/reward_loss": td_loss(
@@ -215,7 +213,6 @@ def test_critic_targets_by_the_equations():
         "critic/safety_loss": td_loss(
             safety, c_remapped + 0.9 * alive * torch.minimum(next_safety[0], next_safety[1])
         ),
-        "critic/cost_loss": td_loss(cost, inputs.cost + 0.9 * alive * (next_cost[0] + next_cost[1]) / 2),
         "critic/reward_value": reward.mean(),
         "critic/safety_value": safety.mean(),
     }
@@ -239,14 +236,8 @@ def test_a_terminated_transition_does_not_look_at_the_next_state_and_a_truncated
             for next_observation in (inputs.next_observation, elsewhere)
         )
         losses = [name for name in before if name.startswith("critic/") and name.endswith("loss")]
-        assert len(losses) == 3
+        assert len(losses) == 2
         assert all((before[name] != after[name]) == changes for name in losses)
-
-
-def test_without_a_cost_head_there_is_none():
-    spi = make_spi(SPIConfig(predict_cost=False))
-    assert "critic/cost_loss" not in train(spi, 1)[0]
-    assert spi.critics(torch.zeros(1, 6)).shape == (2, 2, 1, 1)
 
 
 def test_the_next_action_comes_from_the_averaged_policy_as_it_stood_before_the_update():

@@ -14,7 +14,6 @@ TINY = {
     "network": {"hidden_dims": [16, 16], "time_embed_dim": 8},
     "bc": {"hidden_dims": [16, 16]},
     "batch_size": 32,
-    "calibrate": False,
     "log_every": 5,
     "checkpoint_every": 10,
 }

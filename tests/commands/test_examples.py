@@ -23,8 +23,7 @@ MODULES |= {f"data {name}": module for name, (module, _) in data.COMMANDS.items(
 
 #: What makes the first example small, or keeps it from changing anything.
 SMALL = {
-    "train": "--updates 3 --network.hidden-dims 16 --batch-size 32 --threads 1 --device cpu --quiet "
-    "--calibrate false",
+    "train": "--updates 3 --network.hidden-dims 16 --batch-size 32 --threads 1 --device cpu --quiet",
     "evaluate": "--cost-limit 10 --episodes 1 --extraction reward --no-plots --no-video --quiet",
     "play": "--quiet",
     "benchmark": "--dry-run",

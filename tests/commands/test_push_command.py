@@ -40,7 +40,7 @@ def test_push_then_train_from_it(tmp_path):
     data = load_transitions(None, "ballcircle").select_episodes(torch.arange(6))
     write_parquet_dataset(data, tmp_path / "set")
     (tmp_path / "set" / "notes.txt").write_text("mine")
-    small = ["--updates", "3", "--network.hidden_dims", "16", "16", "--calibrate", "false", "--threads", "1"]
+    small = ["--updates", "3", "--network.hidden_dims", "16", "16", "--threads", "1"]
     train = ["train", "--task", "ballcircle", "--dataset", "org/set", "--quiet", *small]
     push = ["data", "push", "set", "org/set"]
     with HubServer() as hub:

@@ -51,7 +51,6 @@ def test_weights_off_the_simplex_are_refused(eta, mu, phi):
         ({"beta_max": 100.0}, "beta_max are too large for num_train_timesteps=5"),
         ({"num_train_timesteps": 2.5}, "num_train_timesteps must be a whole number"),
         ({"target_update_rate": 0.0}, r"target_update_rate must be a number in \(0, 1\]"),
-        ({"predict_cost": "no"}, "predict_cost must be true or false"),
     ],
 )
 def test_bad_values_are_refused_by_name(options, message):

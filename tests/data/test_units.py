@@ -32,9 +32,8 @@ def make_data(rewards, costs):
 def test_units_by_hand(rewards, costs, expected):
     units = Units.of(make_data(rewards, costs))
     assert (units.reward, units.cost) == pytest.approx(expected, rel=1e-6)
-    settings = {"task": None, "max_episode_steps": 2, "gamma": 0.9}
-    settings |= {"budget_reserve": 0.0, "reserve_decay": 0.0, "selection": "weight", "format_version": 1}
-    SPIPolicyPipeline.check_settings(**settings, reward_unit=units.reward, cost_unit=units.cost)
+    settings = {"task": None, "max_episode_steps": 2, "gamma": 0.9, "format_version": 2}
+    SPIPolicyPipeline.check_settings(**settings, reward_unit=units.reward)
 
 
 def test_costs_of_zero_and_one_have_a_unit_of_exactly_one(small_dataset):

@@ -52,8 +52,6 @@ SMALL_COMMANDS = {
 }
 #: Constants of this package while pages run: measuring and drawing take most of the time.
 SMALL_CONSTANTS = {
-    "spi_diffusers.training.calibration.NUM_TRANSITIONS": 300,
-    "spi_diffusers.training.calibration.NUM_STARTS": 5,
     "spi_diffusers.evaluation.video.MAX_FRAMES": 4,
 }
 #: Lines that are not run here, by how they begin, with the reason.

@@ -20,7 +20,7 @@ from spi_diffusers.evaluation.folder import evaluate_to_folder
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
 from spi_diffusers.files import PolicyError
-from spi_diffusers.models import MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 
@@ -136,9 +136,10 @@ def _tiny_pipeline():
     return SPIPolicyPipeline(
         noise_model=MLPNoiseModel(8, 2, hidden_dims=(16, 16)),
         reward_critic=TwinCritic(8, 2, hidden_dims=(16, 16)),
-        safety_critic=TwinCritic(8, 2, hidden_dims=(16, 16), num_heads=2),
+        safety_critic=TwinCritic(8, 2, hidden_dims=(16, 16)),
         scheduler=make_scheduler(SPIConfig()),
         normalizer=normalizer,
+        evaluation_critic=EvaluationCritic(8, 2, 200, [0.0, 1.0], 1.0, hidden_dims=(16,)),
         task="OfflineBallCircle-v0",
         max_episode_steps=200,
     )
@@ -181,7 +182,7 @@ def test_what_the_pipeline_is_told(pipeline, step_costs):
     assert spy.calls[0]["cost_budget"].tolist() == [10.0, 10.0]
     assert spy.calls[199]["steps_left"].tolist() == [1, 1]
     np.testing.assert_array_equal(spy.calls[199]["cost_budget"], 10 - np.sum(step_costs[:199], axis=0))
-    assert all(call["cost_limit"] == 10 and call["extraction"] == "safe" for call in spy.calls)
+    assert all("cost_limit" not in call and call["extraction"] == "safe" for call in spy.calls)
 
     spy.calls.clear()
     _play(PipelinePolicy(spy, num_candidates=6), feedback=False, episodes=1)
@@ -312,7 +313,7 @@ def test_choices_without_effect_are_refused(pipeline):
 def test_a_pipeline_of_the_shipped_class_is_refused_with_what_to_do(pipeline):
     from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
-    shipped = SPIPolicyPipeline(**pipeline.components, task=pipeline.config.task)
+    shipped = SPIPolicyPipeline(**pipeline.components, task=pipeline.config.task, max_episode_steps=200)
     with pytest.raises(PolicyError, match=r"what SPIPolicyPipeline\.from_pretrained loads"):
         evaluate(shipped, "ballcircle", episodes=1)
 

@@ -37,7 +37,7 @@ def networks(config: SPIConfig) -> dict[str, torch.nn.Module]:
     return {
         "noise_model": MLPNoiseModel(**shared),
         "reward_critic": TwinCritic(**shared),
-        "safety_critic": TwinCritic(**shared, num_heads=2),
+        "safety_critic": TwinCritic(**shared),
     }
 
 

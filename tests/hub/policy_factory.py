@@ -13,7 +13,7 @@ from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import write_results
-from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
@@ -27,7 +27,7 @@ INFO = {
     "dataset": DATASET,
     "versions": {"torch": "2.13.0"},
 }
-COMPONENTS = ("calibration", "noise_model", "normalizer", "reward_critic", "safety_critic")
+COMPONENTS = ("evaluation_critic", "noise_model", "normalizer", "reward_critic", "safety_critic")
 
 
 def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipeline:
@@ -37,14 +37,21 @@ def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipelin
     shared = {"observation_dim": size, "action_dim": known.action_dim, "hidden_dims": [16, 16]}
     normalizer = ObservationNormalizer(observation_dim=size)
     normalizer.set_statistics(torch.zeros(size), torch.ones(size))
-    calibration = CostCalibration(num_knots=2)
+    evaluation_critic = EvaluationCritic(
+        observation_dim=size,
+        action_dim=known.action_dim,
+        max_episode_steps=known.max_episode_steps,
+        reward_range=[0.0, 5.0],
+        cost_high=1.0,
+        hidden_dims=[16],
+    )
     return SPIPolicyPipeline(
         noise_model=MLPNoiseModel(**shared),
         reward_critic=TwinCritic(**shared),
-        safety_critic=TwinCritic(**shared, num_heads=2),
+        safety_critic=TwinCritic(**shared),
         scheduler=make_scheduler(SPIConfig()),
         normalizer=normalizer,
-        calibration=calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3])),
+        evaluation_critic=evaluation_critic,
         task=task,
         max_episode_steps=known.max_episode_steps,
         gamma=0.98,

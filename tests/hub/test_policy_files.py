@@ -21,7 +21,7 @@ from spi_diffusers.pipelines.saving import pipeline_code
 PACKAGE = Path(spi_diffusers.__file__).parent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CODE = {
-    "calibration": "cost_calibration",
+    "evaluation_critic": "evaluation_critic",
     "noise_model": "noise_model",
     "normalizer": "normalizer",
     "reward_critic": "critics",

@@ -100,18 +100,18 @@ def test_what_publishing_made_before_goes_and_what_others_made_stays(hub, run):
 
 def test_branches(hub, run):
     push(hub, run)
-    edit_json(run / "policy" / "model_index.json", budget_reserve=1.0)
+    edit_json(run / "policy" / "model_index.json", gamma=0.5)
     push(hub, run, branch="next")
     repo = published(hub)
     index = json.loads(repo.resolve("next").files["model_index.json"].content)
-    assert index["budget_reserve"] == 1.0
-    assert json.loads(repo.files["model_index.json"])["budget_reserve"] == 3.0
+    assert index["gamma"] == 0.5
+    assert json.loads(repo.files["model_index.json"])["gamma"] == 0.98
 
 
 def test_a_pull_request_leaves_the_branch_alone(hub, run):
     push(hub, run)
     before = published(hub).head
-    edit_json(run / "policy" / "model_index.json", budget_reserve=1.0)
+    edit_json(run / "policy" / "model_index.json", gamma=0.5)
     result = push(hub, run, create_pr=True)
     assert (result.pull_request, published(hub).head) == ("refs/pr/1", before)
     again = push(hub, run, create_pr=True)
@@ -133,7 +133,7 @@ def test_a_tag_names_what_was_published(hub, run):
 
 def test_a_tag_is_never_moved(hub, run):
     first = push(hub, run, tag="v1")
-    edit_json(run / "policy" / "model_index.json", budget_reserve=1.0)
+    edit_json(run / "policy" / "model_index.json", gamma=0.5)
     with pytest.raises(HubError, match=r"the tag 'v1' exists already.*Nothing was uploaded"):
         push(hub, run, tag="v1")
     assert (published(hub).tags, published(hub).head.oid) == ({"v1": first.commit}, first.commit)
@@ -170,7 +170,7 @@ def test_tokens_that_may_not(hub, run, token, message):
 
 def test_somebody_else_changed_it_meanwhile(hub, run):
     push(hub, run)
-    edit_json(run / "policy" / "model_index.json", budget_reserve=1.0)
+    edit_json(run / "policy" / "model_index.json", gamma=0.5)
     plan = plan_publish(read_policy_files(run), "org/spi", UploadOptions(token=TOKEN))
     theirs = hub.store.put("models", "org/spi", published(hub).files | {"LICENSE": b"theirs"}).head
     with pytest.raises(HubError, match=r"nothing was published.*somebody else has changed the branch"):
@@ -301,7 +301,7 @@ def test_a_policy_that_was_changed_is_published_without_results(hub, run, change
     if change == "weights":
         pipe.reward_critic.net[0].bias.data += 1.0
     elif change == "settings":
-        pipe.register_to_config(budget_reserve=1.0)
+        pipe.register_to_config(gamma=0.5)
     else:
         pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, clip_sample=False)
     pipe.push_to_hub("org/spi", token=TOKEN)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from spi_diffusers.models import (
-    CostCalibration,
+    EvaluationCritic,
     GaussianActor,
     MLPNoiseModel,
     ObservationNormalizer,
@@ -64,21 +64,12 @@ def test_a_value_by_hand():
         critic.net[2].bias[1].fill_(0.25)
         arguments = (torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[4.0, 5.0]]), torch.tensor([0.5]))
         assert critic(*arguments).values.flatten().tolist() == [30.0, 0.25]
-        assert critic.features(*arguments).flatten().tolist() == [15.5, 0.0]
 
 
 def test_return_dict():
     critic = make_critic()
     arguments = (torch.randn(4, 3), torch.randn(4, 2), torch.rand(4))
     assert torch.equal(critic(*arguments).values, critic(*arguments, return_dict=False)[0])
-
-
-def test_values_are_the_last_layer_on_the_features():
-    critic = make_critic(num_heads=2)
-    arguments = (torch.randn(4, 3), torch.randn(4, 2), torch.rand(4))
-    features = critic.features(*arguments)
-    assert features.shape == (2, 4, 8)
-    assert torch.equal(critic.net[-1](features), critic(*arguments).values)
 
 
 def test_a_safety_weight_is_needed_or_refused():
@@ -111,7 +102,7 @@ def test_save_and_load(tmp_path):
         MLPNoiseModel(3, 2, hidden_dims=[4]),
         GaussianActor(3, 2, hidden_dims=[4]),
         ObservationNormalizer(3),
-        CostCalibration(2),
+        EvaluationCritic(3, 2, 10, [0.0, 1.0], 1.0, hidden_dims=[4]),
     ],
     ids=lambda component: type(component).__name__,
 )

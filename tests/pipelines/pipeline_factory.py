@@ -6,7 +6,7 @@ from exact_noise_model import exact_noise_model
 
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
-from spi_diffusers.models import CostCalibration, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 diffusers_logging.disable_progress_bar()
@@ -20,7 +20,20 @@ def make_normalizer(size: int = 3) -> ObservationNormalizer:
     return normalizer
 
 
-def make_pipeline(seed=0, conditioned=True, heads=2, noise_options=None, **options) -> SPIPolicyPipeline:
+def make_evaluation_critic(**options) -> EvaluationCritic:
+    settings = {
+        "observation_dim": 3,
+        "action_dim": 2,
+        "max_episode_steps": STEPS,
+        "reward_range": [-10.0, 10.0],
+        "cost_high": 10.0,
+        "num_quantiles": 4,
+        "hidden_dims": [16],
+    }
+    return EvaluationCritic(**(settings | options))
+
+
+def make_pipeline(seed=0, conditioned=True, noise_options=None, **options) -> SPIPolicyPipeline:
     """Untrained networks: observations of 3 numbers, actions of 2."""
     torch.manual_seed(seed)
     shared = {
@@ -29,66 +42,55 @@ def make_pipeline(seed=0, conditioned=True, heads=2, noise_options=None, **optio
         "hidden_dims": [16, 16],
         "use_safety_weight": conditioned,
     }
+    settings = {"max_episode_steps": STEPS, "gamma": GAMMA} | options
     components = {
         "noise_model": MLPNoiseModel(**shared, **(noise_options or {})),
         "reward_critic": TwinCritic(**shared),
-        "safety_critic": TwinCritic(**shared, num_heads=heads),
+        "safety_critic": TwinCritic(**shared),
         "scheduler": make_scheduler(SPIConfig()),
         "normalizer": make_normalizer(),
     }
-    settings = {"max_episode_steps": STEPS, "gamma": GAMMA, "budget_reserve": 0.0}
-    return SPIPolicyPipeline(**(components | settings | options))
+    if conditioned and "evaluation_critic" not in options:
+        horizon = settings["max_episode_steps"]
+        components["evaluation_critic"] = make_evaluation_critic(max_episode_steps=horizon)
+    return SPIPolicyPipeline(**(components | settings))
 
 
 def full_pipeline() -> SPIPolicyPipeline:
     """All components, and settings that are no defaults."""
-    calibration = CostCalibration(num_knots=2)
-    calibration.set_curve(torch.tensor([0.1, 0.5]), torch.tensor([0.2, 0.3]))
     return make_pipeline(
-        calibration=calibration,
         task="OfflineBallCircle-v0",
-        budget_reserve=2.0,
         reward_unit=2.5,
-        cost_unit=0.5,
         noise_options={"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]},
     )
 
 
-def linear_critic(conditioned: bool, *heads: dict[str, float], twin_gap: float = 0.0) -> TwinCritic:
-    """A critic without hidden layers, every head a weighted sum of: x (first action), w, s and one.
-
-    The second twin lies `twin_gap` above the first.
-    """
-    critic = TwinCritic(
-        observation_dim=3,
-        action_dim=2,
-        hidden_dims=[],
-        use_safety_weight=conditioned,
-        num_heads=len(heads),
-    )
+def linear_critic(x: float, twin_gap: float = 0.0) -> TwinCritic:
+    """A critic without hidden layers: x times the action's first number. The second twin lies above."""
+    critic = TwinCritic(observation_dim=3, action_dim=2, hidden_dims=[])
     with torch.no_grad():
-        weight, bias = critic.net[0].weight.zero_(), critic.net[0].bias.zero_()
-        for index, head in enumerate(heads):
-            weight[:, 0, index] = head.get("s", 0.0)
-            weight[:, 3, index] = head.get("x", 0.0)
-            if conditioned:
-                weight[:, 5, index] = head.get("w", 0.0)
-            bias[:, 0, index] = head.get("one", 0.0)
-            bias[1, 0, index] += twin_gap
+        critic.net[0].weight.zero_()[:, 3, 0] = x
+        critic.net[0].bias.zero_()[1] = twin_gap
     return critic
 
 
-def pipeline_by_hand(conditioned=True, weight_share=0.0, twin_gap=0.0, heads=2, **options):
-    """Q^r = x, Q^c = 5 + 5 x + weight_share (1 - w), Q^c' = 10 - Q^c, for the action's first number x.
+def evaluation_critic_by_hand(x: float = 0.0) -> EvaluationCritic:
+    """Reward per step: 1 - w + x times the action's first number. Cost: 1.2 - w + i / 10, i = 0 to 3."""
+    # softplus(z) is z for the large numbers that this unit makes of the rates.
+    critic = make_evaluation_critic(hidden_dims=[], cost_unit=0.01)
+    with torch.no_grad():
+        weight, bias = critic.net[0].weight.zero_(), critic.net[0].bias.zero_()
+        weight[0, 3], weight[0, 5], bias[0] = x, -0.5, 0.5  # the input is 2 w - 1
+        weight[1:, 5], bias[1:] = -50.0, torch.tensor([70.0, 80.0, 90.0, 100.0])
+    return critic
 
-    With gamma = 0.9 the predicted cost rate is Q^c / 10: 0 at x = -1 and 1 at x = 1.
-    """
-    cost = {"x": 5.0, "one": 5.0 + weight_share, "w": -weight_share}
-    safety = {"x": -5.0, "one": 5.0 - weight_share, "w": weight_share}
+
+def pipeline_by_hand(x: float = 0.0, twin_gap: float = 0.0, **options) -> SPIPolicyPipeline:
+    """Q^r is the action's first number, Q^c' its negative; the evaluation critic as above."""
     return make_pipeline(
-        conditioned=conditioned,
-        reward_critic=linear_critic(conditioned, {"x": 1.0}, twin_gap=twin_gap),
-        safety_critic=linear_critic(conditioned, *[safety, cost][:heads], twin_gap=twin_gap),
+        reward_critic=linear_critic(1.0, twin_gap),
+        safety_critic=linear_critic(-1.0, twin_gap),
+        evaluation_critic=evaluation_critic_by_hand(x),
         **options,
     )
 

@@ -54,8 +54,8 @@ def test_a_pipeline_from_another_one_has_its_components_and_settings():
     same = SPIPolicyPipeline.from_pipe(pipe)
     assert torch.equal(candidates(same), candidates(pipe))
     assert (same.config.max_episode_steps, same.is_as_trained) == (77, True)
-    other = SPIPolicyPipeline.from_pipe(pipe, budget_reserve=9.0, normalizer=make_normalizer())
-    assert (other.config.budget_reserve, other.noise_model) == (9.0, pipe.noise_model)
+    other = SPIPolicyPipeline.from_pipe(pipe, gamma=0.6, normalizer=make_normalizer())
+    assert (other.config.gamma, other.noise_model) == (0.6, pipe.noise_model)
     assert other.training_record == RECORD
     assert not other.is_as_trained
     again = SPIPolicyPipeline(**pipe.components, **pipe.parameters)

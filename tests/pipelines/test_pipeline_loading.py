@@ -44,7 +44,7 @@ def test_a_policy_that_was_changed_is_saved_without_it(tmp_path, caplog, change)
     if change == "weights":
         pipe.reward_critic.net[0].bias.data[0] += 1.0
     elif change == "settings":
-        pipe.register_to_config(budget_reserve=1.0)
+        pipe.register_to_config(gamma=0.5)
     elif change == "scheduler":
         pipe.scheduler = pipe.scheduler.from_config(pipe.scheduler.config, clip_sample=False)
     else:
@@ -71,7 +71,7 @@ def test_the_representation_says_what_it_is_and_how_it_was_trained(tmp_path):
     info = {"algorithm": "spi", "train_seed": 3, "updates": 15_000, "dataset": {"id": "mine.parquet"}}
     pipe.training_record = {"config": {}, "info": info}
     assert "trained: spi, 15,000 updates, seed 3, on mine.parquet\n" in str(pipe)
-    pipe.register_to_config(budget_reserve=9.0)
+    pipe.register_to_config(gamma=0.6)
     assert "on mine.parquet; changed since\n" in str(pipe)
     pipe.training_record = RECORD  # names no data
     assert "'updates': 7" in str(pipe)

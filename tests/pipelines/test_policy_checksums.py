@@ -174,7 +174,7 @@ def test_what_could_not_be_loaded_is_refused_and_the_folder_stays_as_it_was(fold
     elif broken == "component":
         pipe.register_modules(normalizer=None)
     elif broken == "settings":
-        pipe.register_to_config(budget_reserve=-1.0)
+        pipe.register_to_config(gamma=-1.0)
     target = folder / "model_index.json" if broken == "file" else folder
     with pytest.raises(
         (ValueError, OSError), match=r"finite|OtherCritic|normalizer is missing|budget_r|is a file"

@@ -30,7 +30,7 @@ FILES = {
     "scheduler": "scheduler/scheduler_config.json",
     **{
         name: f"{name}/config.json"
-        for name in ("noise_model", "reward_critic", "safety_critic", "normalizer", "calibration")
+        for name in ("noise_model", "reward_critic", "safety_critic", "normalizer", "evaluation_critic")
     },
 }
 
@@ -74,16 +74,10 @@ def test_the_config_of_another_component_is_named(folder, file):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        (
-            "model_index.json",
-            {"budget_reserve": None},
-            "budget_reserve must be a finite number of at least 0",
-        ),
         ("model_index.json", {"max_episode_steps": "abc"}, "max_episode_steps must be a whole number"),
         ("model_index.json", {"max_episode_steps": INF}, "max_episode_steps must be a whole number"),
         ("model_index.json", {"max_episode_steps": 1e3}, "max_episode_steps must be a whole number"),
         ("model_index.json", {"gamma": NAN}, "gamma must be a finite number"),
-        ("model_index.json", {"selection": {}}, "selection must be one of"),
         ("model_index.json", {"task": ["a", "b"]}, "task must be text"),
         ("model_index.json", {"task": 10**4000}, "task must be text or None"),
         ("noise_model", {"activation": []}, r"activation must be non-empty text, got \[\]"),
@@ -100,14 +94,23 @@ def test_the_config_of_another_component_is_named(folder, file):
         ("normalizer", {"clip": 10**30}, "clip must be a number in"),
         ("scheduler", {"variance_type": None}, "variance_type must be one of fixed_small"),
         ("scheduler", {"timestep_spacing": "leading", "steps_offset": 1}, "steps_offset=1 leads beyond"),
-        ("model_index.json", {"budget_reserve": 10**30}, "budget_reserve must be a finite number"),
+        ("model_index.json", {"max_episode_steps": 10**30}, "max_episode_steps must be a whole number"),
         ("reward_critic", {"num_heads": 1.0}, "num_heads must be a whole number of at least 1, got 1.0"),
         ("normalizer", {"clip": -1.0}, "clip must be positive"),
         ("normalizer", {"clip": None}, "clip must be a number .*, got None"),
-        ("model_index.json", {"cost_unit": 0.0}, "cost_unit must be a finite number of at least 1e-18"),
+        ("model_index.json", {"reward_unit": 0.0}, "reward_unit must be a finite number of at least 1e-18"),
         ("model_index.json", {"reward_unit": "1"}, "reward_unit must be a finite number"),
         ("normalizer", {"observation_dim": 1e300}, "observation_dim must be a whole number"),
-        ("calibration", {"num_knots": []}, "num_knots must be a whole number"),
+        ("evaluation_critic", {"num_quantiles": []}, "num_quantiles must be a whole number"),
+        ("evaluation_critic", {"reward_range": [1.0]}, "An evaluation critic needs a reward_range"),
+        (
+            "evaluation_critic",
+            {"reward_range": [1.0, 2.0]},
+            "An evaluation critic needs a reward_range",
+        ),
+        ("evaluation_critic", {"cost_high": NAN}, "cost_high must be a finite number"),
+        ("evaluation_critic", {"cost_unit": 0.0}, "Units must be positive"),
+        ("evaluation_critic", {"max_episode_steps": 0}, "max_episode_steps must be a whole number"),
         ("scheduler", {"variance_type": "learned"}, "variance_type must be one of fixed_small"),
         ("scheduler", {"prediction_type": "sample"}, "prediction_type must be epsilon"),
         ("scheduler", {"num_train_timesteps": 100_000}, "num_train_timesteps must be a whole number in"),

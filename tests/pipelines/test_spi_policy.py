@@ -67,19 +67,16 @@ def test_a_seed_stands_for_its_generator(pipe, seed):
 
 
 def test_fields_of_the_output(pipe):
-    output = pipe(torch.randn(4, 3), cost_limit=10.0, num_candidates=12)
+    output = pipe(torch.randn(4, 3), cost_limit=10.0, num_candidates=22)
+    every = {"actions": (4, 2), "candidates": (4, 22, 2), "safety_weights": (4, 22), "chosen": (4,)}
+    safe = ("expected_returns", "expected_costs", "cost_bounds", "feasible")
     shapes = {name: tuple(value.shape) for name, value in output.items()}
-    assert shapes == {
-        "actions": (4, 2),
-        "candidates": (4, 12, 2),
-        "safety_weights": (4, 12),
-        "reward_values": (4, 12),
-        "safety_values": (4, 12),
-        "cost_rates": (4, 12),
-        "feasible": (4, 12),
-        "chosen": (4,),
-    }
+    assert shapes == every | dict.fromkeys(safe, (4, 22))
     assert output.feasible.dtype == torch.bool
+    by_reward = {
+        name: tuple(value.shape) for name, value in pipe(torch.randn(4, 3), num_candidates=22).items()
+    }
+    assert by_reward == every | {"reward_values": (4, 22), "safety_values": (4, 22)}
     assert torch.equal(output.actions, output.candidates[torch.arange(4), output.chosen])
 
 
@@ -91,14 +88,18 @@ def test_tuple_output(pipe):
 
 def test_values_are_those_of_the_critics(pipe):
     observation = torch.randn(3, 3)
-    output = pipe(observation, cost_limit=5.0, num_candidates=6)
+    paper = pipe(observation, num_candidates=11)
+    safe = pipe(observation, cost_budget=5.0, steps_left=30, num_candidates=11)
     for row in range(3):
-        states = pipe.normalizer(observation[row]).expand(6, -1)
-        arguments = (states, output.candidates[row], output.safety_weights[row])
+        states = pipe.normalizer(observation[row]).expand(11, -1)
+        arguments = (states, paper.candidates[row], paper.safety_weights[row])
         reward, safety = (critic(*arguments).values for critic in (pipe.reward_critic, pipe.safety_critic))
-        torch.testing.assert_close(output.reward_values[row], reward[..., 0].amin(0))
-        torch.testing.assert_close(output.safety_values[row], safety[..., 0].amin(0))
-        torch.testing.assert_close(output.cost_rates[row], 0.1 * safety[..., 1].mean(0))
+        torch.testing.assert_close(paper.reward_values[row], reward[..., 0].amin(0))
+        torch.testing.assert_close(paper.safety_values[row], safety[..., 0].amin(0))
+        arguments = (states, safe.candidates[row], safe.safety_weights[row], torch.full((11,), 30.0))
+        rates = pipe.evaluation_critic(*arguments)
+        torch.testing.assert_close(safe.expected_returns[row], 30 * rates.reward_rate)
+        torch.testing.assert_close(safe.expected_costs[row], 30 * rates.cost_rates.mean(dim=1))
 
 
 def test_observations_are_normalised(pipe):
@@ -115,7 +116,7 @@ def test_no_gradient_and_no_trace_in_the_global_generator(pipe):
     state = torch.get_rng_state()
     output = pipe(torch.zeros(3), cost_limit=1.0, generator=seeded())
     assert torch.equal(torch.get_rng_state(), state)
-    assert not output.reward_values.requires_grad
+    assert not output.expected_returns.requires_grad
 
 
 # ---- seeds
@@ -143,7 +144,7 @@ def test_candidates_are_drawn_over_the_grid_of_safety_weights(pipe):
     output = pipe(torch.zeros(2, 3), cost_limit=10)
     weights, counts = output.safety_weights[0].unique(return_counts=True)
     torch.testing.assert_close(weights, torch.tensor(SAFETY_WEIGHT_GRID))
-    assert counts.tolist() == [8] * 6, "50 rounded down to 48"
+    assert counts.tolist() == [4] * 11, "50 rounded down to 44"
     assert torch.equal(output.safety_weights[1], output.safety_weights[0])
 
 
@@ -168,7 +169,7 @@ def test_without_a_limit_the_safety_weight_is_a_half(pipe):
 
 
 def test_an_unconditioned_policy_draws_all_its_candidates_alike():
-    output = make_pipeline(conditioned=False)(torch.zeros(2, 3), cost_limit=10)
+    output = make_pipeline(conditioned=False)(torch.zeros(2, 3))
     assert output.candidates.shape == (2, 50, 2)
     assert output.safety_weights.isnan().all()
 
@@ -185,7 +186,7 @@ def test_actions_come_back_in_the_environments_range():
     torch.testing.assert_close(output.candidates[..., 0], 2 * expected.candidates[..., 0])
     torch.testing.assert_close(output.candidates[..., 1], 5 * (1 + expected.candidates[..., 1]))
     # The critics see actions in [-1, 1].
-    torch.testing.assert_close(output.reward_values, expected.reward_values)
+    torch.testing.assert_close(output.expected_returns, expected.expected_returns)
     assert torch.equal(output.chosen, expected.chosen)
 
 

@@ -5,10 +5,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from pipeline_factory import make_normalizer, make_pipeline
+from pipeline_factory import make_evaluation_critic, make_normalizer, make_pipeline
 
 from spi_diffusers.models import (
-    CostCalibration,
     GaussianActor,
     MLPNoiseModel,
     ObservationNormalizer,
@@ -120,6 +119,11 @@ def test_arguments_of_another_type(pipe, options, message):
         ({"steps_left": 5}, "cost_budget"),
         ({"cost_limit": 5.0, "steps_left": 5}, "cost_budget"),
         ({"cost_budget": 5.0, "steps_left": 0}, "steps_left must be at least 1, got 0"),
+        ({"cost_limit": 5.0, "cost_budget": 5.0, "steps_left": 9}, "not both"),
+        ({"cost_limit": 5.0, "risk": 0.0}, "risk must lie above 0"),
+        ({"cost_limit": 5.0, "risk": 1.0}, "risk must be a finite number in [0, 1), got 1.0"),
+        ({"cost_limit": 5.0, "risk": "5%"}, "risk must be a finite number in [0, 1), got '5%'"),
+        ({"risk": NAN}, "risk must be a finite number"),
         ({"cost_budget": NAN, "steps_left": 5}, "cost_budget is NaN or infinite"),
         ({"cost_budget": 5.0, "steps_left": [[1]]}, "steps_left has shape (1, 1)"),
         ({"safety_weight": 1.5}, "safety_weight must be a finite number in [0, 1], got 1.5"),
@@ -138,13 +142,6 @@ def test_bad_options(pipe, options, message):
 def test_a_safety_weight_does_not_apply_to_an_unconditioned_policy():
     with pytest.raises(ValueError, match="trained without a safety weight"):
         make_pipeline(conditioned=False)(torch.zeros(3), safety_weight=0.5)
-
-
-def test_a_limit_needs_the_episodes_length_and_a_budget_does_not():
-    pipe = make_pipeline(max_episode_steps=None)
-    with pytest.raises(ValueError, match="does not know its task's episode length: pass cost_budget"):
-        pipe(torch.zeros(3), cost_limit=5.0)
-    pipe(torch.zeros(3), cost_budget=5.0, steps_left=10)
 
 
 SHARED = {"observation_dim": 3, "action_dim": 2, "hidden_dims": [4]}
@@ -171,7 +168,18 @@ SHARED = {"observation_dim": 3, "action_dim": 2, "hidden_dims": [4]}
         ),
         ({"normalizer": make_normalizer(5)}, "The normalizer's observation_dim is 5"),
         ({"normalizer": ObservationNormalizer(observation_dim=3)}, "Statistic 'mean'"),
-        ({"calibration": CostCalibration(num_knots=2)}, "cost calibration's allowed_rates"),
+        (
+            {"evaluation_critic": make_evaluation_critic(action_dim=1)},
+            "The evaluation_critic's action_dim is 1, but the noise_model's is 2",
+        ),
+        (
+            {"evaluation_critic": make_evaluation_critic(max_episode_steps=7)},
+            "max_episode_steps is 100, but the evaluation critic's is 7",
+        ),
+        (
+            {"conditioned": False, "evaluation_critic": make_evaluation_critic()},
+            "An evaluation critic needs a noise model with a safety weight",
+        ),
     ],
 )
 def test_components_that_do_not_belong_together(component, message):
@@ -185,27 +193,25 @@ def test_gamma_must_lie_below_one(gamma):
         make_pipeline(gamma=gamma)
 
 
-def test_a_policy_of_a_newer_format_is_refused():
-    with pytest.raises(ValueError, match=r"format version 2, but this code reads versions up to 1.*upgrade"):
-        make_pipeline(format_version=2)
+@pytest.mark.parametrize(("version", "advice"), [(1, "train the policy anew"), (3, "upgrade with `pip")])
+def test_a_policy_of_another_format_is_refused(version, advice):
+    message = f"format version {version}, but this code reads version 2: {advice}"
+    with pytest.raises(ValueError, match=message):
+        make_pipeline(format_version=version)
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"budget_reserve": value} for value in (-1.0, None, "3", INF, NAN, 10**400)),
-        *({name: value} for name in ("reward_unit", "cost_unit") for value in (0, -1.0, None, INF, NAN)),
-        *({"reserve_decay": value} for value in (-0.5, None, [1])),
-        {"reserve_decay": 0.5, "max_episode_steps": None},
+        *({"reward_unit": value} for value in (0, -1.0, None, INF, NAN)),
         *({"max_episode_steps": value} for value in (0, "abc", INF, 2.5, True, 10**400)),
-        *({"selection": value} for value in ("best", [], None)),
         *({"format_version": value} for value in ("1", None, 0)),
         {"task": 3},
     ],
 )
 def test_settings_that_make_no_sense(settings):
     with pytest.raises(ValueError, match=f"^{next(iter(settings))} (must be|needs)") as caught:
-        make_pipeline(**settings)
+        make_pipeline(**{"evaluation_critic": None, **settings})
     assert len(str(caught.value)) < 300
 
 

@@ -17,7 +17,7 @@ from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "calibration")
+COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "evaluation_critic")
 #: What a clear error is: one of these types, naming the component (which is its folder).
 CLEAR = (ValueError, OSError)
 
@@ -36,7 +36,7 @@ def edit_json(path: Path, **changes):
 def test_a_loaded_policy_gives_identical_actions(saved):
     original, loaded = full_pipeline(), load(saved)
     observation = torch.randn(4, 3)
-    for options in ({}, {"cost_limit": 10}, {"cost_budget": 5, "steps_left": 20, "cost_limit": 10}):
+    for options in ({}, {"cost_limit": 10}, {"cost_budget": 5, "steps_left": 20}):
         expected = original(observation, generator=seeded(), **options)
         actual = loaded(observation, generator=seeded(), **options)
         for name, value in expected.items():
@@ -46,17 +46,20 @@ def test_a_loaded_policy_gives_identical_actions(saved):
 def test_settings_survive(saved):
     config = load(saved).config
     assert (config.task, config.max_episode_steps, config.gamma) == ("OfflineBallCircle-v0", 100, 0.9)
-    assert (config.budget_reserve, config.format_version) == (2.0, 1)
+    assert config.format_version == 2
 
 
-def test_a_policy_without_calibration(tmp_path):
-    make_pipeline().save_pretrained(str(tmp_path))
+def test_a_policy_without_evaluation_critic(tmp_path):
+    made = make_pipeline(evaluation_critic=None)
+    made.save_pretrained(str(tmp_path))
     loaded = load(tmp_path)
-    assert loaded.calibration is None
+    assert loaded.evaluation_critic is None
+    assert loaded.extractions == ("reward",)
     observation = torch.randn(2, 3)
-    options = {"cost_limit": 10, "generator": seeded()}
-    expected = make_pipeline()(observation, **options).actions
-    assert torch.equal(loaded(observation, cost_limit=10, generator=seeded()).actions, expected)
+    expected = made(observation, generator=seeded()).actions
+    assert torch.equal(loaded(observation, generator=seeded()).actions, expected)
+    with pytest.raises(ValueError, match=r"no evaluation critic, so it cannot keep a limit"):
+        loaded(observation, cost_limit=10)
 
 
 def test_saving_what_was_loaded_changes_no_file(saved, tmp_path):
@@ -101,7 +104,7 @@ def test_a_folder_holds_safetensors_and_code_only(saved):
         "scheduler/scheduler_config.json",
         *(f"{name}/{file}" for name in COMPONENTS for file in ("config.json", WEIGHTS)),
         *("pipeline.py", "noise_model/noise_model.py", "normalizer/normalizer.py"),
-        *("reward_critic/critics.py", "safety_critic/critics.py", "calibration/cost_calibration.py"),
+        *("reward_critic/critics.py", "safety_critic/critics.py", "evaluation_critic/evaluation_critic.py"),
     }
 
 
@@ -212,9 +215,9 @@ def test_weights_of_another_component_are_refused(folder):
         ("noise_model", {"use_safety_weight": False}),
         ("reward_critic", {"hidden_dims": [16]}),
         ("reward_critic", {"observation_dim": 8}),
-        ("safety_critic", {"num_heads": 1}),
+        ("safety_critic", {"num_heads": 2}),
         ("normalizer", {"observation_dim": 4}),
-        ("calibration", {"num_knots": 3}),
+        ("evaluation_critic", {"num_quantiles": 3}),
     ],
 )
 def test_a_config_that_does_not_fit_its_weights_is_named(folder, component, changes):
@@ -298,16 +301,6 @@ def test_statistics_that_are_nan_are_named(folder, name):
         load(folder)
 
 
-def test_a_calibration_that_cannot_be_used_is_named(folder):
-    path = folder / "calibration" / WEIGHTS
-    weights = load_file(path)
-    weights["realised_rates"] = weights["realised_rates"].flip(0)
-    save_file(weights, path)
-    seal_folder(folder)
-    with pytest.raises(ValueError, match="calibration's realised_rates"):
-        load(folder)
-
-
 def test_network_weights_that_are_nan_are_refused(folder):
     path = folder / "noise_model" / WEIGHTS
     weights = load_file(path)
@@ -319,8 +312,8 @@ def test_network_weights_that_are_nan_are_refused(folder):
 
 
 def test_a_newer_format_is_refused(folder):
-    edit_json(folder / "model_index.json", format_version=2)
-    with pytest.raises(ValueError, match=r"format version 2.*upgrade"):
+    edit_json(folder / "model_index.json", format_version=3)
+    with pytest.raises(ValueError, match=r"format version 3.*upgrade"):
         load(folder)
 
 

@@ -92,7 +92,7 @@ def test_headers_that_lie(folder, lie):
         ("reward_critic", {"num_heads": HUGE}),
         ("safety_critic", {"hidden_dims": [16, HUGE]}),
         ("normalizer", {"observation_dim": HUGE}),
-        ("calibration", {"num_knots": HUGE}),
+        ("evaluation_critic", {"num_quantiles": HUGE}),
     ],
 )
 def test_configs_with_absurd_sizes(folder, component, changes):
@@ -117,7 +117,7 @@ def test_json_that_is_deep_or_long(folder, name, content):
 # ---- made by another version
 
 
-@pytest.mark.parametrize("component", ["noise_model", "reward_critic", "normalizer", "calibration"])
+@pytest.mark.parametrize("component", ["noise_model", "reward_critic", "normalizer", "evaluation_critic"])
 def test_an_unknown_setting_is_named(folder, component):
     edit(folder, component, dropout=0.1)
     refused(
@@ -131,8 +131,8 @@ def test_an_unknown_setting_is_named(folder, component):
         ({"risk": 0.1}, r"model_index\.json: unknown field 'risk'.*upgrade"),
         ({"value_critic": ["critics", "TwinCritic"]}, r"unknown field 'value_critic'.*upgrade"),
         (
-            {"format_version": 2, "risk": 0.1},
-            "has format version 2, but this code reads versions up to 1: upgrade",
+            {"format_version": 3, "units": 0.1},
+            "has format version 3, but this code reads version 2: upgrade",
         ),
         ({"format_version": "new"}, "format_version must be a whole number of at least 1, got 'new'"),
         ({"format_version": 0}, "format_version must be a whole number of at least 1, got 0"),

@@ -62,7 +62,7 @@ def test_seeds_range_and_limits_work_as_with_ddpm(name):
     assert torch.equal(first.candidates, again.candidates)
     assert not torch.equal(first.candidates, other.candidates)
     assert first.candidates.abs().max() <= 1
-    assert first.candidates.shape == (4, 48, 2)
+    assert first.candidates.shape == (4, 44, 2)
     assert pipe(observation[0].numpy(), generator=seeded()).actions.shape == (2,)
 
 

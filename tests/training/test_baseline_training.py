@@ -123,7 +123,7 @@ def test_limits_are_the_tasks_first_unless_said_otherwise(tmp_path):
             r"spi.eta has no effect on bc, .* bc\.\*",
         ),
         ({"algorithm": "bc", "network.activation": "mish"}, "network.activation has no effect on bc"),
-        ({"algorithm": "bc", "budget_reserve": 1.0}, r"budget_reserve has no effect on bc, .* \(keyword\)"),
+        ({"algorithm": "bc", "max_grad_norm": 1.0}, r"max_grad_norm has no effect on bc, .* \(keyword\)"),
         ({"bc.learning_rate": 0.1}, r"bc.learning_rate has no effect on spi, .* spi\.\*"),
     ],
 )

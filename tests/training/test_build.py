@@ -55,7 +55,7 @@ def test_training_tells_of_episodes_that_are_longer_than_the_setting(tmp_path, c
     small = {"updates": 2, "batch_size": 8, "network": {"hidden_dims": [8]}, "progress": False}
     with pytest.raises(ConfigError, match="max_episode_steps"):
         train(dataset=tmp_path / "set", **small)
-    policy = train(dataset=tmp_path / "set", max_episode_steps=20, calibrate=False, **small)
+    policy = train(dataset=tmp_path / "set", max_episode_steps=20, **small)
     assert policy.config.max_episode_steps == 20
     assert "1 of 3 episodes are longer than 20 steps" in caplog.text
 
@@ -106,7 +106,7 @@ def test_every_algorithm_acts_in_the_range_of_each_dimension(tmp_path, algorithm
     trainer.policy().save_pretrained(tmp_path / "saved")
     policy = load_pipeline(tmp_path / "saved")
     noise = np.random.default_rng(0).normal(size=(300, 3)) * 30
-    output = policy(noise, generator=0, **({"cost_limit": 5.0} if algorithm == "spi" else {}))
+    output = policy(noise, generator=0)
     actions = output.actions if algorithm == "spi" else output
     assert (actions >= np.float32(low)).all()
     assert (actions <= np.float32(high)).all()

@@ -104,7 +104,7 @@ def test_a_process_that_does_not_see_the_runs_folder_does_not_start_anew(runs, s
 def test_two_processes_stream_the_batches_of_one(small_dataset, tmp_path):
     folder = write_parquet_dataset(small_dataset, tmp_path / "set")
     options = {"streaming": True, "shuffle_buffer": 300, "updates": 30, "mixed_precision": "no"}
-    options |= {"lr_schedule": "constant", "spi.guidance_scale": "none", "calibrate": False}
+    options |= {"lr_schedule": "constant", "spi.guidance_scale": "none"}
     config = tiny_config(tmp_path / "one", folder, **options)
     run_training(config, progress=False)
     settings = tmp_path / "one" / "train_config.json"

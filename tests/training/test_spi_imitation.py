@@ -39,7 +39,7 @@ def sampled_actions(share):
     config = SPIConfig(eta=1.0, imitation_share=share)
     sizes = {"observation_dim": 2, "action_dim": 1, "hidden_dims": [32, 32], "use_safety_weight": True}
     noise_model = MLPNoiseModel(**sizes)
-    critics = TwinCritic(**sizes), TwinCritic(**sizes, num_heads=2)
+    critics = TwinCritic(**sizes), TwinCritic(**sizes)
     spi = SPI(config, noise_model, *critics, Compute(), learning_rate=3e-3)
     dataset = one_state_episodes()
     normalizer = ObservationNormalizer(observation_dim=2).fit(dataset.transitions.observation)

@@ -1,4 +1,4 @@
-"""Training on data that stays in its files: resume, kill, memory, calibration, processes, and the Hub."""
+"""Training on data that stays in its files: resume, kill, memory, evaluation, processes, and the Hub."""
 
 import json
 import multiprocessing
@@ -30,7 +30,7 @@ from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.build import open_training_data
-from spi_diffusers.training.export import CALIBRATION_TRANSITIONS
+from spi_diffusers.training.export import EVALUATION_TRANSITIONS
 from spi_diffusers.training.processes import make_accelerator
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.train import run_training
@@ -52,7 +52,7 @@ def run(config):
 @pytest.fixture(scope="module")
 def uninterrupted(folder, tmp_path_factory):
     output = tmp_path_factory.mktemp("uninterrupted")
-    run(tiny_config(output, folder, calibrate=False, **STREAMING))
+    run(tiny_config(output, folder, **STREAMING))
     return output
 
 
@@ -87,7 +87,7 @@ def streamed_job(overrides):
 
 def test_a_killed_run_resumes_to_the_same_weights(folder, uninterrupted, tmp_path):
     chance, kills = random.Random(0), 0
-    settings = {"output_dir": str(tmp_path), "dataset": str(folder), "calibrate": False, "resume": True}
+    settings = {"output_dir": str(tmp_path), "dataset": str(folder), "resume": True}
     metrics = tmp_path / "metrics.jsonl"
     for _ in range(3):
         process = start_job(streamed_job, settings | STREAMING)
@@ -118,7 +118,7 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
         data = open_training_data(config, accelerator, progress=False)
     assert isinstance(data, StreamedDataset)
     assert "it is streamed, 400 transitions at a time" in caplog.text
-    run(replace(config, calibrate=False))
+    run(config)
     assert json.loads((tmp_path / "train_config.json").read_text())["streaming"] is True
     monkeypatch.undo()
     # With more memory, a resumed run still streams: its batches depend on it.
@@ -130,7 +130,7 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
         run(replace(again, shuffle_buffer=500))
 
 
-def test_calibration_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_path, monkeypatch):
+def test_the_evaluation_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_path, monkeypatch):
     sizes = []
     sample = StreamedDataset.sample_episodes
 
@@ -140,11 +140,10 @@ def test_calibration_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_
 
     monkeypatch.setattr(StreamedDataset, "sample_episodes", sample_and_tell)
     result = run(tiny_config(tmp_path, folder, **STREAMING))
-    assert sizes == [CALIBRATION_TRANSITIONS]
+    assert sizes == [EVALUATION_TRANSITIONS]
     info = json.loads((result.policy_folder / "train_info.json").read_text())
-    assert len(info["calibration"]["estimated_costs"]) == 6
     assert info["dataset"]["sha256"] == small_dataset.sha256
-    assert SPIPolicyPipeline.from_pretrained(str(result.policy_folder)).calibration is not None
+    assert SPIPolicyPipeline.from_pretrained(str(result.policy_folder)).evaluation_critic is not None
 
 
 def test_streamed_training_learns_what_training_from_memory_learns(folder, small_dataset, tmp_path):
@@ -156,7 +155,7 @@ def test_streamed_training_learns_what_training_from_memory_learns(folder, small
     config = tiny_config(tmp_path / "stream", folder, streaming=True, **settings)
     Trainer(config, open_stream(folder, "ballcircle"), progress=False).train()
     memory, stream = (read_metrics(tmp_path / name) for name in ("memory", "stream"))
-    for name in ("policy/noise_loss", "critic/reward_value", "critic/cost_loss"):
+    for name in ("policy/noise_loss", "critic/reward_value", "critic/safety_loss"):
         assert stream[-1][name] == pytest.approx(memory[-1][name], rel=0.15, abs=0.02), name
         assert stream[-1][name] != memory[-1][name]
 
@@ -217,7 +216,7 @@ def memory_job(dataset, output, report):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     options = {"task": None, "batch_size": 4096, "updates": 30, "shuffle_buffer": 50_000}
-    options |= {"streaming": True, "spi.predict_cost": True}
+    options |= {"streaming": True}
     run(tiny_config(f"{output}/small", Path(dataset) / "small", **options | {"updates": 2}))
     before = peak()
     run(tiny_config(f"{output}/large", Path(dataset) / "large", **options))
@@ -239,7 +238,7 @@ def test_memory_stays_bounded_with_data_larger_than_the_bound(tmp_path):
     process.join()
     assert process.exitcode == 0
     peaks = json.loads(report.read_text())
-    # The buffer takes 28 MB, the episodes of the calibration 110 MB; loading takes all, several times.
+    # The buffer takes 28 MB, the episodes of the evaluation 110 MB; loading takes all, several times.
     assert peaks["after"] - peaks["before"] < megabytes / 3, peaks
     assert newest_checkpoint(tmp_path / "large").step == 30
 
@@ -259,7 +258,7 @@ def test_from_the_hub_nothing_is_kept_on_disk_and_the_weights_are_those_of_local
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
-    arguments = ["train", "--task", "ballcircle", "--dataset", "org/set", "--quiet", "--calibrate", "false"]
+    arguments = ["train", "--task", "ballcircle", "--dataset", "org/set", "--quiet"]
     for name, value in STREAMING.items():
         arguments += [f"--{name}", str(value).lower()]
     config = newest_checkpoint(uninterrupted).state["config"]

@@ -22,7 +22,6 @@ SMALL = {
     "batch_size": 8,
     "log_every": 4,
     "network": {"hidden_dims": [8, 8]},
-    "calibrate": False,
     "progress": False,
 }
 
@@ -64,7 +63,7 @@ def test_it_trains_what_the_command_trains_and_leaves_the_same_folder(small_file
 
     policy = train("ballcircle", dataset=small_file, output_dir=tmp_path / "python", seed=3, **SMALL)
     options = ["--updates", "12", "--batch_size", "8", "--network.hidden_dims", "8", "8", "--log_every", "4"]
-    options += ["--calibrate", "false", "--seed", "3", "--quiet", "--output_dir", str(tmp_path / "command")]
+    options += ["--seed", "3", "--quiet", "--output_dir", str(tmp_path / "command")]
     assert main(["train", "--task", "ballcircle", "--dataset", str(small_file), *options]) == 0
     assert_same(weights(policy), weights(SPIPolicyPipeline.from_pretrained(tmp_path / "command" / "policy")))
     left = [{path.name for path in (tmp_path / name).iterdir()} for name in ("python", "command")]
@@ -109,7 +108,7 @@ def test_a_callback_sees_progress_acts_with_the_policy_and_stops(small_file):
     seen = []
 
     def stop_at_eight(progress):
-        action = progress.policy()(torch.zeros(8), cost_limit=10.0).actions
+        action = progress.policy()(torch.zeros(8)).actions
         seen.append((progress.step, progress.updates, "policy/noise_loss" in progress.metrics, len(action)))
         if progress.step == 8:
             progress.stop()

@@ -11,6 +11,7 @@ from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.training.build import build_units
+from spi_diffusers.training.export import add_evaluation_critic
 from spi_diffusers.training.trainer import Trainer
 
 EPISODES, LENGTH = 30, 20
@@ -59,7 +60,9 @@ def trained(k: float = 1.0, cost: float = 1.0, precision: str = "no"):
         )
         trainer = Trainer(config, make_data(k, cost), progress=False)
         trainer.train()
-        return trainer.policy()
+        policy = trainer.policy()
+        add_evaluation_critic(policy, trainer, progress=False)
+        return policy
 
 
 def act(policy, k: float, limit: float):
@@ -72,9 +75,8 @@ def act(policy, k: float, limit: float):
 def test_units_do_not_change_the_policy(k, limit):
     expected, actual = act(trained(), 1.0, limit), act(trained(k), k, limit)
     torch.testing.assert_close(actual.candidates, expected.candidates, atol=1e-5, rtol=0)
-    torch.testing.assert_close(actual.reward_values / k, expected.reward_values, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(actual.cost_rates / k, expected.cost_rates, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(actual.safety_values, expected.safety_values, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(actual.expected_returns / k, expected.expected_returns, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual.expected_costs / k, expected.expected_costs, atol=1e-4, rtol=1e-4)
     assert torch.equal(actual.chosen, expected.chosen)
 
 
@@ -82,7 +84,7 @@ def test_units_do_not_change_the_policy(k, limit):
 def test_units_that_round_nothing_change_no_bit(k):
     expected, actual = act(trained(), 1.0, 10.0), act(trained(k), k, 10.0)
     assert torch.equal(actual.candidates, expected.candidates)
-    assert torch.equal(actual.cost_rates, expected.cost_rates * k)
+    assert torch.equal(actual.expected_costs, expected.expected_costs * k)
 
 
 @pytest.mark.parametrize("k", [1e-3, 1e4])
@@ -94,8 +96,10 @@ def test_in_bfloat16_they_change_it_by_rounding(k):
 @pytest.mark.parametrize("cost", [0.003, 5000.0])
 def test_the_predicted_cost_is_in_the_units_of_the_data(cost):
     """However large costs are, they are learned as fast, and limits part the candidates alike."""
-    one, other = act(trained(), 1.0, 0.1), act(trained(cost=cost), 1.0, 0.1 * cost)
-    torch.testing.assert_close(other.cost_rates / cost, one.cost_rates, atol=1e-5, rtol=1e-4)
+    bounds = act(trained(), 1.0, 10.0).cost_bounds.unique()
+    limit = float(bounds[len(bounds) // 2 :][:2].mean())  # between two, so that rounding does not decide
+    one, other = act(trained(), 1.0, limit), act(trained(cost=cost), 1.0, limit * cost)
+    torch.testing.assert_close(other.expected_costs / cost, one.expected_costs, atol=1e-4, rtol=1e-4)
     assert torch.equal(other.feasible, one.feasible)
     assert 0 < int(one.feasible.sum()) < one.feasible.numel()
 
