@@ -3,7 +3,7 @@
 Trains preference-conditioned SPI on BallCircle, evaluates it in the real simulator at several cost limits
 with safe extraction and with the paper's, and writes the policy, results, plots and a video.
 
-    python scripts/demo.py                      # five to seven minutes on two cores
+    python scripts/demo.py                      # seven to ten minutes on two cores
     python scripts/demo.py --updates 2000       # a quick look; the policy will be poor
 """
 
