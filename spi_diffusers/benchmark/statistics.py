@@ -146,13 +146,14 @@ def algorithm_statistics(
 ) -> AlgorithmStatistics:
     """Summarize the entries of one algorithm, which may differ in task and training seed only.
 
-    ValueError without entries, or for several algorithms, extractions, limits of a task, or a seed twice.
+    ValueError without entries, or for several algorithms, extractions, risks, limits of a task, or a seed
+    twice.
     """
     entries = sorted(entries, key=lambda entry: entry.key)
     if not entries:
         raise ValueError("no entries to take together.")
-    if len({(entry.algorithm, entry.extraction, entry.feedback) for entry in entries}) > 1:
-        raise ValueError("entries of several algorithms or extractions cannot be taken together.")
+    if len({(entry.algorithm, entry.extraction, entry.feedback, entry.risk) for entry in entries}) > 1:
+        raise ValueError("entries of several algorithms, extractions or risks cannot be taken together.")
     by_task: dict[str, list[EvaluationEntry]] = {}
     for entry in entries:
         by_task.setdefault(entry.task, []).append(entry)

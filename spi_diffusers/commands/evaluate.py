@@ -9,6 +9,7 @@ EXAMPLES = """\
 examples:
   spi evaluate outputs/ballcircle-seed0
   spi evaluate outputs/ballcircle-seed0/policy --cost-limit 10 20 40 --episodes 20 --seeds 0 1 2
+  spi evaluate outputs/ballcircle-seed0 --risk 0.2           one episode in five may exceed the limit
   spi evaluate org/spi-ballcircle --extraction reward        the paper's extraction (Eq. 12)
   spi evaluate outputs/ballcircle-seed0/policy --no-feedback --output results/
 
@@ -69,6 +70,12 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not tell the policy what is left of the limit",
     )
+    parser.add_argument(
+        "--risk",
+        type=float,
+        metavar="SHARE",
+        help="share of the episodes that may exceed the limit, between 0 and 1 (default: 0.05)",
+    )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -98,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         extractions=args.extraction,
         feedback=not args.no_feedback,
         simulator=args.simulator,
+        **({} if args.risk is None else {"risk": args.risk}),  # the default is the pipeline's
     )
     results, files = evaluate_to_folder(
         args.policy,

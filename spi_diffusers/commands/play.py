@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         extraction=args.extraction,
         feedback=not args.no_feedback,
+        risk=args.risk,
         revision=args.revision,
         output=args.output,
         progress=not args.quiet,

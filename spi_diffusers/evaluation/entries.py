@@ -5,7 +5,7 @@ No torch is imported here.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Real
 from typing import Annotated, Any, ClassVar, Self
 
@@ -18,6 +18,7 @@ from spi_diffusers.config.validation import (
     NotNegative,
     Number,
     Share,
+    ShareBetween,
     Text,
     Whole,
     settings,
@@ -28,9 +29,9 @@ from spi_diffusers.evaluation import knows_limit
 from spi_diffusers.messages import shown
 
 #: What identifies an entry: a newer one with the same values replaces an older one.
-KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "train_seed")
+KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "risk", "train_seed")
 
-EntryKey = tuple[str, str, str, float, bool, int]
+EntryKey = tuple[str, str, str, float, bool, float, int]
 
 
 def _known_task(name: str) -> str:
@@ -60,20 +61,27 @@ class _Record:
         """Make a record from what `to_dict` gave; ValueError names a field that is missing, unknown or of the
         wrong kind.
         """
-        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        default = {field.name: field.default for field in fields(cls)}  # type: ignore[arg-type]
         if not isinstance(values, Mapping):
             raise ValueError(f"must be an object with named fields, got {shown(values)}")
-        missing = [name for name in known if name not in values]
-        unknown = [name for name in values if name not in known and not cls.takes_more]
+        missing = [name for name in default if name not in values and default[name] is MISSING]
+        unknown = [name for name in values if name not in default and not cls.takes_more]
         for what, names in (("missing", missing), ("unknown", unknown)):
             if names:
                 raise ValueError(f"{what} field{'s' * (len(names) > 1)} {', '.join(map(repr, names))}")
-        return cls(**{name: values[name] for name in known})
+        return cls(**{name: values[name] for name in default if name in values})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, fields in the order of the class."""
+        """Plain values for JSON, fields in the order of the class; those that may be left out are, where they
+        say nothing.
+        """
+        default = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
         values = asdict(self)  # type: ignore[call-overload]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if default[name] is MISSING or value != default[name]
+        }
 
 
 @settings(frozen=True)
@@ -151,6 +159,8 @@ class EvaluationEntry(_Record):
         steps_per_second: Environment steps per second, policy included, all episodes stepped together.
         dataset: As in `TrainInfo`.
         versions: Version by package.
+        risk: Share of the episodes that the policy was told may exceed the limit. None where it was told no
+            limit, and in results of policies that kept limits by an older method, which knew no risk.
     """
 
     task: TaskName
@@ -173,6 +183,7 @@ class EvaluationEntry(_Record):
     steps_per_second: NotNegative
     dataset: Source
     versions: dict[str, str]
+    risk: ShareBetween | None = None
 
     @classmethod
     def from_episodes(
@@ -187,8 +198,9 @@ class EvaluationEntry(_Record):
     ) -> "EvaluationEntry":
         """Summarize the episodes of an evaluation, returns and cost returns (B,), undiscounted, in an entry.
 
-        `how` has its `extraction`, `feedback`, `eval_seeds`, `steps_per_second` and `versions`. ValueError:
-        no episodes, arrays of different lengths, values that are not finite, or a negative cost limit.
+        `how` has its `extraction`, `feedback`, `eval_seeds`, `steps_per_second`, `versions` and `risk`.
+        ValueError: no episodes, arrays of different lengths, values that are not finite, or a negative cost
+        limit.
         """
         reward = EpisodeStatistics.of("return", returns)
         cost = EpisodeStatistics.of("cost return", cost_returns)
@@ -211,8 +223,11 @@ class EvaluationEntry(_Record):
 
     @property
     def key(self) -> EntryKey:
-        """The values of `KEY_FIELDS`; sorting by it gives the order of results files and tables."""
-        return tuple(getattr(self, name) for name in KEY_FIELDS)
+        """The values of `KEY_FIELDS`, 0 for no risk; sorting by it gives the order of results files and
+        tables.
+        """
+        key: Any = tuple(getattr(self, name) if name != "risk" else self.risk or 0.0 for name in KEY_FIELDS)
+        return key
 
     @property
     def dynamics(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings
@@ -25,6 +26,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.messages import shown
 from spi_diffusers.numerics import own_numerics
+from spi_diffusers.pipelines.extraction import DEFAULT_RISK, cost_allowance
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -45,9 +47,17 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
     return values
 
 
+def check_risk(risk: Any) -> float:
+    """Share of the episodes that may exceed the limit; ValueError as of a pipeline, which needs no policy."""
+    _, allowance = cost_allowance(1, "safe", 0.0, None, None, risk, 1, torch.device("cpu"))
+    assert allowance is not None
+    return float(allowance.risk)
+
+
 _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinct))
 SeveralLimits = Annotated[tuple[NotNegative, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
+Risk = Annotated[float, BeforeValidator(check_risk)]
 SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
 
 
@@ -60,6 +70,7 @@ class EvaluationSpec:
     seeds: SeveralSeeds = (0,)
     extractions: SeveralExtractions | None = None
     feedback: Flag = True
+    risk: Risk = DEFAULT_RISK
     simulator: Literal["auto", "bullet", "gymnasium", "safety_gymnasium", "dsrl"] = "auto"
     num_candidates: Count | None = None
     num_inference_steps: Count | None = None
@@ -75,15 +86,20 @@ class EvaluationSpec:
         chosen = self.extractions or known
         sampling = (self.num_candidates, self.num_inference_steps)
         is_baseline = known == (BASELINE_EXTRACTION,)
-        if is_baseline and (chosen != known or not self.feedback or any(sampling)):
+        told = any(map(knows_limit, chosen))
+        if is_baseline and (
+            chosen != known or not self.feedback or self.risk != DEFAULT_RISK or any(sampling)
+        ):
             raise ValueError(
                 f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
-                "choice of extraction, feedback or sampling has no effect on it"
+                "choice of extraction, feedback, risk or sampling has no effect on it"
             )
         if wrong := [name for name in chosen if name not in known]:
             raise ValueError(f"this policy has no extraction {wrong[0]!r}, only {' and '.join(known)}")
-        if not (self.feedback or is_baseline or any(map(knows_limit, chosen))):
-            raise ValueError(f"feedback=False has no effect: extraction {chosen[0]!r} ignores the cost")
+        for name, is_usual in (("feedback", self.feedback), ("risk", self.risk == DEFAULT_RISK)):
+            if not (is_usual or is_baseline or told):
+                choice = f"{name}={getattr(self, name)}"
+                raise ValueError(f"{choice} has no effect: extraction {chosen[0]!r} ignores the cost")
         return chosen
 
     def acting(self, pipeline: Any, extraction: str) -> PipelinePolicy:
@@ -91,6 +107,7 @@ class EvaluationSpec:
         return PipelinePolicy(
             pipeline,
             extraction,
+            risk=self.risk,
             num_candidates=self.num_candidates,
             num_inference_steps=self.num_inference_steps,
         )
@@ -105,6 +122,7 @@ def evaluate(
     seeds: Iterable[int] = (0,),
     extractions: Iterable[str] | None = None,
     feedback: bool = True,
+    risk: float = DEFAULT_RISK,
     simulator: str = "auto",
     num_candidates: int | None = None,
     num_inference_steps: int | None = None,
@@ -131,6 +149,7 @@ def evaluate(
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
             because it knows none); None takes both. A baseline acts in one way, called "policy".
         feedback: With safe extraction, tell the policy at every step what is left of the limit.
+        risk: With safe extraction, the share of the episodes that may exceed the limit, in (0, 1).
         simulator: What plays the task, as `simulator` of `make_env`.
         num_candidates: Candidate actions per observation; None takes the policy's default.
         num_inference_steps: Denoising steps; None takes the policy's default.
@@ -148,7 +167,7 @@ def evaluate(
         SimulatorNotInstalledError: The task's simulator is missing.
     """
     how: dict[str, Any] = {"cost_limits": cost_limits, "episodes": episodes, "seeds": seeds}
-    how |= {"extractions": extractions, "feedback": feedback, "simulator": simulator}
+    how |= {"extractions": extractions, "feedback": feedback, "risk": risk, "simulator": simulator}
     spec = EvaluationSpec(**how, num_candidates=num_candidates, num_inference_steps=num_inference_steps)
     if isinstance(policy, str | os.PathLike):
         from spi_diffusers.pipelines.loading import load_pipeline
@@ -198,7 +217,7 @@ def evaluate_policy(
     """Play any policy at several cost limits; one entry per limit, in the order of the limits.
 
     `extraction` names its way of acting. Only "safe" is told the limit; with others the same episodes are
-    measured against every limit, and entries say `feedback=False`.
+    measured against every limit, and entries say `feedback=False` and no risk.
     """
     told = knows_limit(extraction)
     feedback = spec.feedback and told
@@ -232,6 +251,7 @@ def evaluate_policy(
                 eval_seeds=spec.seeds,
                 steps_per_second=steps / seconds,
                 versions=versions,
+                risk=spec.risk if told else None,
             )
         )
     return entries

@@ -105,7 +105,7 @@ def evaluate_to_folder(
         behavior = behavior_rows(data, limits, known) if data is not None else []
         if plots:
             log = folder.parent / METRICS_FILE if folder else None
-            files += _draw(output, Results(shown, behavior=behavior), data, rollouts, log)
+            files += _draw(output, Results(shown, behavior=behavior), data, rollouts, spec.risk, log)
         if video and (_to_record(shown) in results or not (output / REPLAY_FILE).exists()):
             files += _record(output, pipeline, _to_record(results), spec, progress)
         played = {entry.cost_limit for entry in results}
@@ -168,8 +168,10 @@ def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
 
 
 def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
-    """What the video shows: the best way to act, at the smallest limit."""
-    return min(entries, key=lambda entry: (not entry.told_limit, not entry.feedback, entry.cost_limit))
+    """What the video shows: the best way to act, at the smallest limit and risk."""
+    return min(
+        entries, key=lambda one: (not one.told_limit, not one.feedback, one.cost_limit, one.risk or 0.0)
+    )
 
 
 def _draw(
@@ -177,6 +179,7 @@ def _draw(
     results: Results,
     data: "Dataset | None",
     rollouts: list[tuple[str, Rollout]],
+    risk: float,
     log: Path | None,
 ) -> list[Path]:
     from spi_diffusers.evaluation.plots import plot_cost_return, plot_training
@@ -185,7 +188,8 @@ def _draw(
     results.plot(files[0])
     if data is not None:
         files.append(output / "cost_return.png")
-        plot_cost_return(data.episodes.cost_return, data.episodes.return_, files[-1], results, rollouts)
+        episodes = data.episodes
+        plot_cost_return(episodes.cost_return, episodes.return_, files[-1], results, rollouts, risk)
     if log is not None and log.is_file():
         files.append(output / "training.png")
         plot_training(log, files[-1])

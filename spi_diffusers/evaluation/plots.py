@@ -169,12 +169,13 @@ def plot_cost_return(
     path: str | os.PathLike[str] | None,
     entries: Iterable[EvaluationEntry],
     rollouts: "Iterable[tuple[str, Rollout]]" = (),
+    risk: float | None = None,
 ) -> "Figure":
     """Draw the data's episodes in the plane of cost return and return, both (E,), the policy's on top.
 
     Means of `entries`, which are of one task, have one standard deviation over episodes; `rollouts` (what
-    `on_rollout` of `evaluate` gets) are drawn as dots. ValueError: no entries, entries of several tasks, or
-    data of different lengths.
+    `on_rollout` of `evaluate` gets) are drawn as dots, those that were told a limit at this `risk`.
+    ValueError: no entries, entries of several tasks, or data of different lengths.
     """
     cost_returns, returns = np.asarray(cost_returns, dtype=float), np.asarray(returns, dtype=float)
     if cost_returns.ndim != 1 or cost_returns.shape != returns.shape or len(returns) == 0:
@@ -203,7 +204,8 @@ def plot_cost_return(
             label="data: best return within a cost",
         )
         for group in groups:
-            _draw_policy(axes, group, played)
+            is_same = not group.knows_limit or group.summaries[0].risk == risk
+            _draw_policy(axes, group, played if is_same else [])
         for limit in _limits(groups):
             axes.axvline(limit, color="black", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
             axes.annotate(

@@ -1,7 +1,7 @@
 """Results: entries that print, plot and save themselves, and the file of them.
 
 The file is `{"format_version": 1, "entries": [...]}`, one entry per (task, algorithm, extraction, cost limit,
-training seed), with a list "diverged" where training runs diverged. No torch is imported here.
+feedback, risk, training seed), with a list "diverged" where training runs diverged. No torch is imported.
 """
 
 import io
@@ -87,7 +87,7 @@ class Results(list[EvaluationEntry]):
         """
         import pandas as pd  # type: ignore[import-untyped]
 
-        rows = [flatten(entry.to_dict()) for entry in self]
+        rows = [flatten({**entry.to_dict(), "risk": entry.risk}) for entry in self]
         names = [field.name for field in fields(EvaluationEntry) if field.name not in ("dataset", "versions")]
         return pd.DataFrame(rows, columns=None if rows else names)
 

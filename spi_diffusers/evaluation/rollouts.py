@@ -12,6 +12,7 @@ from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
+from spi_diffusers.pipelines.extraction import DEFAULT_RISK
 
 if TYPE_CHECKING:
     import gymnasium
@@ -50,8 +51,9 @@ class Policy(Protocol):
 class PipelinePolicy:
     """A pipeline as the policy of a rollout; None for sampling settings takes the pipeline's defaults.
 
-    With extraction "safe" it is told the limit, or with feedback what is left of it, and the steps left.
-    "reward" (Eq. 12) and "policy" (a baseline) are told nothing.
+    With extraction "safe" it is told the limit, or with feedback what is left of it, and the steps left; and
+    `risk`, the share of the episodes that may exceed the limit, in (0, 1). "reward" (Eq. 12) and "policy" (a
+    baseline) are told nothing.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class PipelinePolicy:
         pipeline: "SPIPolicyPipeline | BaselinePolicyPipeline",
         extraction: str = "safe",
         *,
+        risk: float = DEFAULT_RISK,
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
     ) -> None:
-        self.pipeline, self.extraction = pipeline, extraction
+        self.pipeline, self.extraction, self.risk = pipeline, extraction, risk
         self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
         self._generator = torch.Generator()
 
@@ -86,6 +89,7 @@ class PipelinePolicy:
             limits = {"cost_limit": cost_budget}
             if steps_left is not None:
                 limits = {"cost_budget": cost_budget, "steps_left": steps_left}
+            limits["risk"] = self.risk
         settings = {"extraction": self.extraction, "generator": self._generator, **limits, **self._sampling}
         (actions,) = call(observation, return_dict=False, **settings)
         return np.asarray(actions)

@@ -58,6 +58,7 @@ class SeedSummary:
     extraction: str
     cost_limit: float
     feedback: bool
+    risk: float | None
     train_seeds: tuple[int, ...]
     episodes: int
     episodes_per_seed: tuple[int, ...]
@@ -148,6 +149,7 @@ def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
         extraction=first.extraction,
         cost_limit=first.cost_limit,
         feedback=first.feedback,
+        risk=first.risk,
         train_seeds=tuple(entry.train_seed for entry in entries),
         episodes=count,
         episodes_per_seed=tuple(entry.episodes for entry in entries),

@@ -25,12 +25,13 @@ EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)"}
 
 
 def policy_name(summary: SeedSummary) -> str:
-    """What a row, or a curve, is called, e.g. "spi, safe"."""
+    """What a row, or a curve, is called, e.g. "spi, safe, risk 0.05"."""
     if summary.extraction == BASELINE_EXTRACTION:
         return summary.algorithm
     extraction = EXTRACTION_NAMES.get(summary.extraction, summary.extraction)
     blind = ", no feedback" if summary.told_limit and not summary.feedback else ""
-    return f"{summary.algorithm}, {extraction}{blind}"
+    risk = "" if summary.risk is None else f", risk {summary.risk:g}"
+    return f"{summary.algorithm}, {extraction}{blind}{risk}"
 
 
 # ---- of an evaluation

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +129,7 @@ def play_episode(
     seed: int = 0,
     extraction: str | None = None,
     feedback: bool = True,
+    risk: float | None = None,
     revision: str | None = None,
     output: str | Path | None = None,
     progress: bool = True,
@@ -137,7 +138,8 @@ def play_episode(
 
     `policy` is a folder, its run's, or an id on the Hub. None takes: the policy's own task; the limit that a
     baseline was trained for, or the task's first; "safe" extraction (a baseline acts in one way only); an
-    output in `outputs/play`. With "reward" (Eq. 12) the limit is drawn only.
+    output in `outputs/play`. With "reward" (Eq. 12) the limit is drawn only; else `risk` is the share of the
+    episodes that may exceed it, 0.05 for None.
 
     ValueError: the policy, the task or an argument cannot be used; SimulatorNotInstalledError: the simulator
     is missing; OSError: the video cannot be written.
@@ -147,12 +149,14 @@ def play_episode(
 
     chosen: Any = None if extraction is None else (extraction,)
     spec = EvaluationSpec(extractions=chosen, feedback=feedback)
+    spec = spec if risk is None else replace(spec, risk=risk)
     pipeline = load_pipeline(policy, revision=revision)
     known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
     if cost_limit is None:
         cost_limit = pipeline.default_limit
     limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
     how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
+    how += "" if risk is None else f"-risk{spec.risk:g}"
     name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
     return record_replay(
         spec.acting(pipeline, way),

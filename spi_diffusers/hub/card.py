@@ -112,7 +112,7 @@ def _summaries(files: PolicyFiles) -> list[SeedSummary]:
     """By limit, and within a limit the way that keeps it most reliably first."""
     return sorted(
         summarize_seeds(files.entries),
-        key=lambda summary: (summary.cost_limit, not summary.told_limit, not summary.feedback),
+        key=lambda s: (s.cost_limit, not s.told_limit, not s.feedback, s.risk or 0.0),
     )
 
 
@@ -139,6 +139,7 @@ def _eval_results(summary: SeedSummary) -> "Iterable[EvalResult]":
         "cost_limit": summary.cost_limit,
         "extraction": summary.extraction,
         "feedback": summary.feedback,
+        **({} if summary.risk is None else {"risk": summary.risk}),
         "episodes": summary.episodes,
         "train_seeds": list(summary.train_seeds),
     }
@@ -226,7 +227,8 @@ def _diverged(files: PolicyFiles) -> Iterable[str]:
 def _how(summary: SeedSummary) -> str:
     if summary.extraction == "reward":
         return "reward extraction"
-    return f"safe extraction, cost {'' if summary.feedback else 'not '}fed back"
+    risk = "" if summary.risk is None else f", risk {summary.risk:g}"
+    return f"safe extraction, cost {'' if summary.feedback else 'not '}fed back{risk}"
 
 
 def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:

@@ -52,6 +52,18 @@ def test_play_records_the_episode_that_the_seed_decides(capsys, run_folder, tmp_
     assert (tmp_path / "one.mp4").stat().st_size > 1000
 
 
+def test_the_risk_is_an_option(capsys, run_folder, tmp_path):
+    words = ["--cost-limit", "10", "--quiet", "--risk"]
+    for command in ("evaluate", "play"):
+        message = "risk must be a finite number in [0, 1), got 1.5"
+        assert message in fails(capsys, command, str(run_folder), *words, "1.5")
+    output = str(tmp_path / "out")
+    only = ["--extraction", "safe", "--episodes", "1", "--no-video", "--no-plots", "--output", output]
+    assert main(["evaluate", str(run_folder), *only, *words, "0.2"]) == 0
+    assert "spi, safe, risk 0.2" in capsys.readouterr().out
+    assert [entry.risk for entry in read_results(tmp_path / "out" / "results.json")] == [0.2]
+
+
 def test_play_refuses_another_file_type_and_another_task(capsys, run_folder, tmp_path):
     assert "replay is an .mp4 file" in fails(
         capsys, "play", str(run_folder), "--output", str(tmp_path / "x.gif")

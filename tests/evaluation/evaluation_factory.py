@@ -25,6 +25,7 @@ def make_entry(
     feedback: bool = True,
     eval_seeds: tuple[int, ...] = (0,),
     steps_per_second: float = 1500.0,
+    risk: float | None = None,
     **train_info: Any,
 ) -> EvaluationEntry:
     return EvaluationEntry.from_episodes(
@@ -38,4 +39,5 @@ def make_entry(
         steps_per_second=steps_per_second,
         train_info=make_train_info(**train_info),
         versions={"torch": "2.13.0"},
+        risk=risk,
     )

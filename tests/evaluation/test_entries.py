@@ -49,6 +49,19 @@ def test_dict_round_trip():
     assert EvaluationEntry.from_dict(entry.to_dict()) == entry
 
 
+def test_an_entry_without_a_risk_is_of_a_policy_that_knew_none():
+    entry = make_entry()
+    assert entry.risk is None
+    assert "risk" not in entry.to_dict()
+    assert EvaluationEntry.from_dict({**entry.to_dict(), "risk": None}) == entry
+
+
+def test_another_risk_is_another_cell():
+    entries = [make_entry(risk=risk) for risk in (None, 0.05, 0.2)]
+    assert len({entry.key for entry in entries}) == 3
+    assert [EvaluationEntry.from_dict(entry.to_dict()).risk for entry in entries] == [None, 0.05, 0.2]
+
+
 def test_numpy_numbers_become_python_numbers():
     entry = dataclasses.replace(
         make_entry(), train_seed=np.int64(3), eval_seeds=(np.int64(1),), reward_mean=np.float32(0.5)
@@ -77,6 +90,8 @@ def test_numpy_numbers_become_python_numbers():
         ("within_limit", 1.01),
         ("dataset", {"id": "x"}),
         ("versions", {"torch": 2}),
+        ("risk", 0.0),
+        ("risk", 1),
     ],
 )
 def test_value_of_the_wrong_kind_names_its_field(field, value):

@@ -19,6 +19,7 @@ from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate, evaluate
 from spi_diffusers.evaluation.folder import evaluate_to_folder
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
+from spi_diffusers.evaluation.video import play_episode
 from spi_diffusers.files import PolicyError
 from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -183,14 +184,16 @@ def test_what_the_pipeline_is_told(pipeline, step_costs):
     assert spy.calls[199]["steps_left"].tolist() == [1, 1]
     np.testing.assert_array_equal(spy.calls[199]["cost_budget"], 10 - np.sum(step_costs[:199], axis=0))
     assert all("cost_limit" not in call and call["extraction"] == "safe" for call in spy.calls)
+    assert {call["risk"] for call in spy.calls} == {0.05}
 
     spy.calls.clear()
-    _play(PipelinePolicy(spy, num_candidates=6), feedback=False, episodes=1)
+    _play(PipelinePolicy(spy, num_candidates=6, risk=0.3), feedback=False, episodes=1)
+    assert {call["risk"] for call in spy.calls} == {0.3}
     assert all(call["cost_limit"].tolist() == [10.0] and "steps_left" not in call for call in spy.calls)
 
     spy.calls.clear()
     _play(PipelinePolicy(spy, extraction="reward", num_candidates=3), episodes=1)
-    assert all(not {"cost_limit", "cost_budget", "steps_left"} & set(call) for call in spy.calls)
+    assert all(not {"cost_limit", "cost_budget", "steps_left", "risk"} & set(call) for call in spy.calls)
     assert {call["num_candidates"] for call in spy.calls} == {3}
 
 
@@ -215,6 +218,7 @@ def test_evaluate_gives_entries_of_both_extractions_as_they_were_asked_for(pipel
         ("reward", 20, False, 2),
         ("reward", 10, False, 2),
     ]
+    assert [entry.risk for entry in entries] == [0.05, 0.05, None, None]
     assert {entry.task for entry in entries} == {"OfflineBallCircle-v0"}
 
 
@@ -308,6 +312,33 @@ def test_choices_without_effect_are_refused(pipeline):
         evaluate(pipeline, extractions=["reward"], feedback=False)
     with pytest.raises(ValueError, match="no extraction 'policy', only safe and reward"):
         evaluate(pipeline, extractions=["policy"])
+    with pytest.raises(ValueError, match=r"risk=0.2 has no effect: extraction 'reward' ignores the cost"):
+        evaluate(pipeline, extractions=["reward"], risk=0.2)
+
+
+@pytest.mark.parametrize(
+    ("risk", "message"),
+    [
+        (0, "risk must lie above 0: no estimate from data excludes that a limit is exceeded"),
+        (1, r"risk must be a finite number in \[0, 1\), got 1"),
+        (float("nan"), r"risk must be a finite number in \[0, 1\), got nan"),
+        ("5%", r"risk must be a finite number in \[0, 1\), got '5%'"),
+    ],
+)
+def test_a_risk_out_of_range_is_refused_as_by_the_pipeline_before_a_policy_is_loaded(pipeline, risk, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate("no/policy", risk=risk)
+    with pytest.raises(ValueError, match=message):
+        play_episode("no/policy", risk=risk)
+    with pytest.raises(ValueError, match=message):
+        pipeline([0.0] * 8, cost_limit=1.0, risk=risk)
+
+
+def test_each_risk_has_its_own_entry(run, tmp_path):
+    for risk in (0.05, 0.2, 0.2):
+        spec = EvaluationSpec(cost_limits=[10.0], episodes=1, extractions=["safe"], risk=risk)
+        evaluate_to_folder(run, spec, output=tmp_path, plots=True, video=False, progress=False)
+    assert [one.risk for one in read_results(tmp_path / "results.json")] == [0.05, 0.2]
 
 
 def test_a_pipeline_of_the_shipped_class_is_refused_with_what_to_do(pipeline):

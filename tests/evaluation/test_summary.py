@@ -68,6 +68,13 @@ def test_limits_extractions_and_feedback_are_kept_apart_and_sorted():
     assert found == [("reward", 40, False), ("safe", 10, False), ("safe", 10, True), ("safe", 20, True)]
 
 
+def test_entries_with_other_risks_are_not_averaged():
+    summaries = summarize_seeds(
+        [make_entry(risk=risk, train_seed=seed) for risk in (0.2, 0.05) for seed in (0, 1)]
+    )
+    assert [(s.risk, s.train_seeds) for s in summaries] == [(0.05, (0, 1)), (0.2, (0, 1))]
+
+
 def test_a_seed_may_not_count_twice():
     with pytest.raises(ValueError, match=r"two entries have the key task=OfflineBallCircle-v0.*train_seed=0"):
         summarize_seeds([make_entry(), make_entry([1.0], [1.0])])

@@ -69,6 +69,12 @@ def test_cells_by_hand():
     assert _line(text, "best within")[1:] == ["0.77", "✓ 0.90", "679", "9.0"]
 
 
+def test_the_risk_is_a_part_of_the_name():
+    text = _render([make_entry(risk=risk) for risk in (0.05, 0.2)])
+    assert [line for line in text.splitlines() if "spi, safe, risk 0.05" in line]
+    assert [line for line in text.splitlines() if "spi, safe, risk 0.2 " in line]
+
+
 def test_safe_and_unsafe_differ_with_and_without_color():
     entries = [make_entry(), make_entry(cost_returns=(70.0, 71.0), extraction="reward", feedback=False)]
 

@@ -58,7 +58,7 @@ def make_policy(seed: int = 0, task: str | None = BALL.name) -> SPIPolicyPipelin
     )
 
 
-def make_entry(returns, cost_returns, limit=10.0, extraction="safe", feedback=True, **changes):
+def make_entry(returns, cost_returns, limit=10.0, extraction="safe", feedback=True, risk=None, **changes):
     info = {name: INFO[name] for name in ("algorithm", "train_seed", "updates", "train_seconds", "dataset")}
     return EvaluationEntry.from_episodes(
         BALL,
@@ -71,6 +71,7 @@ def make_entry(returns, cost_returns, limit=10.0, extraction="safe", feedback=Tr
         steps_per_second=100.0,
         train_info=TrainInfo(**(info | changes)),
         versions={"torch": "2.13.0"},
+        risk=risk,
     )
 
 

@@ -162,6 +162,19 @@ def test_eval_results_are_read_back(run):
     assert "limit not kept" in values[f"{BALL.name}-limit-40-normalized-cost"].notes
 
 
+def test_the_risk_is_said_wherever_results_are(run):
+    path = run / "evaluation" / "results.json"
+    write_results(path, [make_entry([600, 640], [4, 8], risk=risk) for risk in (0.2, 0.05)])
+    assert [row[1] for row in rows(card(run))] == [
+        "safe extraction, cost fed back, risk 0.05",
+        "safe extraction, cost fed back, risk 0.2",
+    ]
+    data = ModelCard(card(run)).data
+    assert {result.metric_args["risk"] for result in data.eval_results} == {0.05, 0.2}
+    entries = parse_eval_result_entries(yaml.safe_load(eval_results_yaml(read_policy_files(run))))
+    assert all("safe extraction, cost fed back, risk 0.05; " in entry.notes for entry in entries)
+
+
 def test_data_and_training_are_named(run):
     text = section(card(run), "Training")
     assert f"`{INFO['dataset']['id']}`, SHA-256 of its transitions `{'ab' * 32}`" in text
