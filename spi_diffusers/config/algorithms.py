@@ -35,16 +35,16 @@ _SPI = AlgorithmEntry(
     "safe SPI",
     limit="acting",
     streams=True,
-    uses=("network", "learning_rate", "max_grad_norm"),
+    uses=("network", "learning_rate", "max_grad_norm", "holdout"),
     fixed={"conditioned": True},
 )
-_FIXED_WEIGHTS = {"conditioned": False}
+_PAPER = replace(_SPI, uses=_SPI.uses[:-1], fixed={"conditioned": False})
 #: By the name that users and results call it; presets/<name>.yaml holds its defaults.
 ALGORITHMS: dict[str, AlgorithmEntry] = {
     "spi": _SPI,
-    "spi-paper": replace(_SPI, title="SPI", fixed=_FIXED_WEIGHTS),
-    "spi-paper-no-safety": replace(_SPI, title="SPI except Q^c'", fixed=_FIXED_WEIGHTS | {"phi": 0.0}),
-    "spi-paper-no-reward": replace(_SPI, title="SPI except Q^r", fixed=_FIXED_WEIGHTS | {"mu": 0.0}),
+    "spi-paper": replace(_PAPER, title="SPI"),
+    "spi-paper-no-safety": replace(_PAPER, title="SPI except Q^c'", fixed={**_PAPER.fixed, "phi": 0.0}),
+    "spi-paper-no-reward": replace(_PAPER, title="SPI except Q^r", fixed={**_PAPER.fixed, "mu": 0.0}),
     "bc": AlgorithmEntry("bc", "BC", "BC", limit="none"),
     "bc-safe": AlgorithmEntry("bc", "BCSafe", "BC-Safe"),
     "bcq-lag": AlgorithmEntry("bcq_lag", "BCQLag", "BCQ-Lag"),

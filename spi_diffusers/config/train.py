@@ -26,6 +26,7 @@ from spi_diffusers.config.validation import (
     NotNegative,
     Numbers,
     Positive,
+    ShareBelowOne,
     Sizes,
     Whole,
     settings,
@@ -90,6 +91,8 @@ class TrainConfig:
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides weights and all randomness.
+        holdout: Share of the episodes that SPI does not train on, so that `spi assess` can judge the policy
+            by them; 0: none, as with fewer than 20 episodes.
         output_dir: Folder of the run; empty: `outputs/TASK[-ALGORITHM]-seedN`.
         updates: Number of training updates. After them, SPI's evaluation critic makes four for every five.
         batch_size: Transitions per update, over all processes together.
@@ -129,6 +132,7 @@ class TrainConfig:
     algorithm: Annotated[str, AfterValidator(_known_algorithm)] = DEFAULT_ALGORITHM
     cost_limit: NotNegative | None = None
     seed: Whole = 0
+    holdout: ShareBelowOne = 0.1
     output_dir: str | None = None
     updates: Count = 15_000
     batch_size: Count = 256

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from spi_diffusers.data.loading import check_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient
 from spi_diffusers.data.parquet_rows import ParquetRows, Range, folder_rows, hub_rows
-from spi_diffusers.data.summary import DatasetSummary, scanned_summary, stored_summary
+from spi_diffusers.data.summary import (
+    MOMENT_COLUMNS,
+    DatasetSummary,
+    Moments,
+    scanned_summary,
+    stored_summary,
+)
 from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, EMBEDDED_FOLDER, TASKS, Task, resolve_task
 from spi_diffusers.data.transitions import EpisodeTable, TransitionBatch, TransitionDataset, describe_briefly
@@ -46,7 +52,7 @@ class StreamedDataset:
     clip_actions: bool = False
 
     def __len__(self) -> int:
-        return self.rows.num_rows
+        return int(self.episodes.length.sum())
 
     def __repr__(self) -> str:
         return describe_briefly(self)
@@ -113,12 +119,34 @@ class StreamedDataset:
             found.append(values[starts[begin:end] - first])
         return torch.from_numpy(np.concatenate(found))
 
+    def select_episodes(self, mask: torch.Tensor) -> "StreamedDataset":
+        """Keep some episodes, (E,) bool: what is known of the rows, and drawn from them, is of these alone.
+
+        Extremes and fingerprint stay those of all. Reads observations, rewards and costs of all rows once, a
+        column and a part at a time, for the statistics of the episodes that stay.
+        """
+        episodes = self.episodes.select(mask)
+        moments = {name: Moments() for name in MOMENT_COLUMNS}
+        for name, found in moments.items():
+            for first, arrays in self.rows.read_all([name]):
+                values = ColumnChecker(self.source, first_row=first).clean_column(
+                    name, arrays[name], self.task
+                )
+                stay = episodes.hold_rows(torch.arange(first, first + len(values))).numpy()
+                if stay.any():
+                    found.add(values[stay])
+        results = {name: found.result() for name, found in moments.items()}
+        return replace(self, summary=replace(self.summary, moments=results, episodes=episodes))
+
     def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
         """Load episodes into memory, drawn at random: at most `max_transitions`, but at least one episode."""
         order = np.random.default_rng(seed).permutation(self.num_episodes)
         total = np.cumsum(self.episodes.length.numpy()[order])
         count = max(int(np.searchsorted(total, max_transitions, side="right")), 1)
-        chosen = np.sort(order[:count])
+        return self.load_episodes(np.sort(order[:count]))
+
+    def load_episodes(self, chosen: np.ndarray) -> TransitionDataset:
+        """Load episodes into memory, by their positions in the episode table, increasing, (K,) int64."""
         start = self.episodes.start.numpy()[chosen]
         stop = start + self.episodes.length.numpy()[chosen]
         batches = [batch for _, batch in self.read([*zip(start.tolist(), stop.tolist(), strict=True)])]

@@ -155,7 +155,7 @@ def scanned_summary(
     """Read all rows once, a column at a time: check every value, and find the summary."""
     ColumnChecker(rows.source).check_widths(rows.widths, task)
     digest = hashlib.sha256()
-    moments = {name: _Moments() for name in MOMENT_COLUMNS}
+    moments = {name: Moments() for name in MOMENT_COLUMNS}
     sums: dict[str, np.ndarray] = {}
     extremes: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     integers = IntegerActions()
@@ -228,7 +228,7 @@ def _scan_episodes(rows: ParquetRows) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return start, all_ends - start + 1, np.concatenate(terminated)
 
 
-class _Moments:
+class Moments:
     """Mean and deviation of a column that comes in parts, merged after Chan, Golub and LeVeque (1979)."""
 
     def __init__(self) -> None:
@@ -237,6 +237,7 @@ class _Moments:
         self._squares: Any = 0.0
 
     def add(self, values: np.ndarray) -> None:
+        """Take in values (N, ...), N > 0."""
         part = values.astype(np.float64)
         mean, count = part.mean(axis=0), self._count + len(part)
         shift = mean - self._mean
@@ -245,6 +246,7 @@ class _Moments:
         self._count = count
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of all of them, (...)."""
         return torch.as_tensor(self._mean), torch.as_tensor(np.sqrt(self._squares / self._count))
 
 

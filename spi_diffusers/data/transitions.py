@@ -63,7 +63,7 @@ class EpisodeTable:
     """One row per episode; all tensors are (E,).
 
     Attributes:
-        episode_index: int64, 0 to E - 1.
+        episode_index: int64, number of the episode in the dataset, from 0.
         start: int64, row of the episode's first transition.
         length: int64, number of transitions.
         return_: float64, undiscounted sum of rewards.
@@ -91,6 +91,15 @@ class EpisodeTable:
             )
         )
         return f"{len(self)} episodes: {', '.join(spreads)}"
+
+    def select(self, mask: torch.Tensor) -> "EpisodeTable":
+        """The episodes of a mask, (E,) bool, each with the number and the rows that it has in the dataset."""
+        return EpisodeTable(*(getattr(self, column.name)[mask] for column in fields(self)))
+
+    def hold_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Whether rows of the dataset, (B,) int64, belong to one of the episodes, (B,) bool."""
+        episode = torch.searchsorted(self.start, rows, right=True) - 1
+        return (episode >= 0) & (rows < (self.start + self.length)[episode])
 
     def usual_cost_limits(self, task: Task | None) -> tuple[float, ...]:
         """The task's own cost limits; without a task, the quartiles of the episodes' cost returns."""

@@ -16,6 +16,7 @@ from spi_diffusers.algorithms.networks import Compute
 from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.holdout import held_out_episodes
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import Dataset, StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import DatasetError
@@ -81,17 +82,19 @@ def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
 
 
 def training_episodes(config: TrainConfig, dataset: Dataset) -> Dataset:
-    """The episodes that the algorithm learns from: all, or those within the cost limit.
+    """The episodes that the algorithm learns from: all, those that are not held out, or those within the cost
+    limit.
 
     Raises:
         DatasetError: No episode is within the limit.
         ConfigError: The data is streamed, and the algorithm needs it in memory.
     """
-    if isinstance(dataset, StreamedDataset):
-        if not ALGORITHMS[config.algorithm].streams:
-            raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
-        return dataset
-    if not algorithm_class(config.algorithm).safe_episodes_only:
+    if isinstance(dataset, StreamedDataset) and not ALGORITHMS[config.algorithm].streams:
+        raise ConfigError(f"{dataset.source} is streamed; {config.algorithm} trains on data in memory.")
+    if algorithm_class(config.algorithm).is_evaluated(config):
+        held_out = held_out_episodes(dataset.num_episodes, config.seed, config.holdout)
+        return dataset.select_episodes(~held_out) if bool(held_out.any()) else dataset
+    if isinstance(dataset, StreamedDataset) or not algorithm_class(config.algorithm).safe_episodes_only:
         return dataset
     assert config.cost_limit is not None  # the configuration sees to it
     within = dataset.episodes.cost_return <= config.cost_limit

@@ -65,7 +65,7 @@ def _fresh_copy(component: Any) -> Any:
 
 def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, progress: bool) -> None:
     """Evaluate the pipeline's policy on the training data, and give it the critic that knows the outcome."""
-    dataset, config = trainer.dataset, trainer.config
+    dataset, config = trainer.learned_from, trainer.config
     if isinstance(dataset, StreamedDataset):
         dataset = dataset.sample_episodes(EVALUATION_TRANSITIONS, config.seed)
     critic = fit_evaluation_critic(

@@ -1,9 +1,10 @@
 """Batches from data that stays in its files: shuffled within a buffer, reproducible, resumable exactly.
 
-An epoch visits every row once. The rows are cut into pieces of at most a sixteenth of the buffer; the pieces
-are put into a random order, and the buffer is filled with one after the other. When it is full, its rows are
-shuffled and handed out; then it is filled with the next pieces. All orders follow from the seed and the
-number of the epoch, so a position is three numbers, and to resume means to fill one buffer again.
+An epoch visits every row of the dataset's episodes once. The rows of its files are cut into pieces of at most
+a sixteenth of the buffer; the pieces are put into a random order, and the buffer is filled with one after the
+other. When it is full, its rows are shuffled and handed out; then it is filled with the next pieces. All
+orders follow from the seed and the number of the epoch, so a position is three numbers, and to resume means
+to fill one buffer again.
 
 Compared with drawing from memory: rows are drawn without replacement, and rows that lie far from each other
 in the files share a batch only if their pieces are in the buffer at the same time.
@@ -172,9 +173,11 @@ class StreamingSampler(Sampler):
             size, stop = size + end - start, stop + 1
         chosen.sort()
         columns = self._read(chosen, size, old)
-        drawable = torch.arange(size)
+        rows = torch.cat([torch.arange(start, end) for start, end in chosen])
+        may_be_drawn = self._dataset.episodes.hold_rows(rows)
         if self._with_next_action:
-            drawable = columns.pop("has_next").nonzero().flatten()
+            may_be_drawn &= columns.pop("has_next")
+        drawable = may_be_drawn.nonzero().flatten()
         rng = np.random.default_rng([self._seed, _BUFFER, self._epoch, self._first_piece])
         shuffled = torch.from_numpy(rng.permutation(len(drawable)))
         return _Buffer(columns, drawable[shuffled], stop)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.data.holdout import holdout_notice
 from spi_diffusers.data.survey import remarks
 from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.numerics import own_numerics
@@ -104,6 +105,16 @@ def _trained_policy(
     return load_pipeline(result.policy_folder)
 
 
+def _tell_held_out(trainer: Trainer) -> None:
+    if not trainer.algorithm.is_evaluated(trainer.config):
+        return
+    total, share = trainer.dataset.num_episodes, trainer.config.holdout
+    if held_out := total - trainer.learned_from.num_episodes:
+        logger.info("Held out: %d of %d episodes, for spi assess.", held_out, total)
+    if notice := holdout_notice(total, share):
+        logger.warning("%s.", notice)
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a training job left behind.
@@ -176,6 +187,7 @@ def train_in_held_folder(
         range_given = config.action_low is not None or config.clip_actions
         for remark in remarks(dataset, config.max_episode_steps, range_given=range_given):
             logger.warning("%s.", remark)
+        _tell_held_out(trainer)
     training = trainer.train(callback)
     folder = None
     if training.stopped_by is None:

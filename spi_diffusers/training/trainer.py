@@ -149,12 +149,12 @@ class Trainer:
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)
-        learned_from = training_episodes(config, dataset)
-        self.normalizer = build_normalizer(learned_from)
-        self.units = build_units(config, learned_from)
+        self.learned_from = training_episodes(config, dataset)
+        self.normalizer = build_normalizer(self.learned_from)
+        self.units = build_units(config, self.learned_from)
         self.sampler = build_sampler(
             config,
-            learned_from,
+            self.learned_from,
             self.normalizer,
             self.units,
             device=self.accelerator.device,

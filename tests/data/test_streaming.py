@@ -55,6 +55,21 @@ def test_episodes_are_sampled_whole(split, data):
     assert stream.sample_episodes(53, seed=0).sha256 == data.sha256
 
 
+def test_selected_episodes_are_those_of_the_data_in_memory(split, data):
+    mask = torch.tensor([True, False, True, True, False, False, True])
+    part, expected = (
+        open_stream(split, BALL, progress=False).select_episodes(mask),
+        data.select_episodes(mask),
+    )
+    assert (len(part), part.num_episodes) == (len(expected), 4)
+    assert torch.equal(part.first_observations(), expected.first_observations())
+    assert part.sample_episodes(1000, seed=0).sha256 == expected.sha256
+    for name, (mean, std) in part.summary.moments.items():
+        column = getattr(expected.transitions, name).double()
+        torch.testing.assert_close(mean, column.mean(0))
+        torch.testing.assert_close(std, column.std(0, correction=0))
+
+
 def test_nulls_and_missing_columns_are_refused(tmp_path):
     table = columns_to_arrow(spoiled(""))
     reward = table.column("reward").to_pylist()

@@ -94,6 +94,17 @@ def test_an_epoch_visits_every_row_once_in_another_order_than_the_next(stream):
     assert not torch.equal(draw_rows(make_sampler(stream, seed=1), 40).flatten(), epochs[0])
 
 
+@pytest.mark.parametrize("config", [SPIConfig(), SPIConfig(next_action="dataset")], ids=["", "next action"])
+def test_an_epoch_visits_the_selected_episodes_only(stream, data, config):
+    mask = torch.arange(stream.num_episodes) % 3 != 0
+    part = stream.select_episodes(mask)
+    rows = torch.cat([torch.arange(len(data))[data.episode_index == k] for k in mask.nonzero().flatten()])
+    if config.next_action == "dataset":
+        rows = rows[~data.transitions.truncated[rows]]
+    drawn = draw_rows(make_sampler(part, config, batch_size=1), len(rows)).flatten()
+    assert torch.equal(drawn.sort().values, rows)
+
+
 @pytest.mark.parametrize(("batch_size", "buffer_size"), [(7, 64), (64, 64), (33, 1000), (10, 16)])
 def test_batches_go_on_over_the_edges_of_buffers_and_epochs(stream, batch_size, buffer_size):
     sampler = make_sampler(stream, batch_size=batch_size, buffer_size=buffer_size)
