@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from spi_diffusers.data.loading import load_transitions
     from spi_diffusers.data.tasks import get_task
     from spi_diffusers.envs import make_env, make_vector_env
+    from spi_diffusers.evaluation.assess import assess
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
     from spi_diffusers.training.train import train
@@ -17,6 +18,7 @@ _MODULES = {
     "BaselinePolicyPipeline": "spi_diffusers.pipelines",
     "SPIPolicyOutput": "spi_diffusers.pipelines",
     "SPIPolicyPipeline": "spi_diffusers.pipelines",
+    "assess": "spi_diffusers.evaluation.assess",
     "evaluate": "spi_diffusers.evaluation.evaluate",
     "get_task": "spi_diffusers.data.tasks",
     "load_transitions": "spi_diffusers.data.loading",
@@ -30,6 +32,7 @@ __all__ = [
     "SPIPolicyOutput",
     "SPIPolicyPipeline",
     "__version__",
+    "assess",
     "evaluate",
     "get_task",
     "load_transitions",

@@ -19,6 +19,7 @@ _EXAMPLES = """\
 examples:
   spi tasks                                     which tasks there are
   spi train --task ballcircle                   train on the data in the package
+  spi assess outputs/ballcircle-seed0           say what to expect of it, without a simulator
   spi evaluate outputs/ballcircle-seed0         play it in the simulator at several cost limits
   spi publish outputs/ballcircle-seed0 org/spi-ballcircle --dry-run
 
@@ -31,6 +32,7 @@ Shell completion:
 #: Modules in `commands`, which have `add_arguments`, `EXAMPLES` and, unless there are subcommands, `run`.
 COMMANDS = {
     "train": "Train a policy on a dataset.",
+    "assess": "Say what to expect of a policy, from data, before anyone acts with it.",
     "evaluate": "Play a policy in its simulator, and write results, plots and a video.",
     "play": "Record an episode of a policy as a video.",
     "compare": "Compare policies by their results, in one table.",

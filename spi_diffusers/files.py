@@ -28,6 +28,8 @@ POLICY_FOLDER = "policy"
 EVALUATION_FOLDER = "evaluation"
 RESULTS_FILE = "results.json"
 REPLAY_FILE = "replay.mp4"
+#: In a policy's folder: what `spi assess` expects of it.
+ASSESSMENT_FILE = "assessment.json"
 #: What the Hub shows of a repository.
 CARD_FILE = "README.md"
 #: What makes a folder a diffusers pipeline, and the code that diffusers loads it with.

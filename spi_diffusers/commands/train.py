@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """\
 examples:
@@ -70,13 +71,29 @@ def run(args: argparse.Namespace) -> int:
         return 128 + training.stopped_by
     if result.is_main_process:
         print(f"Trained {training.step} updates in {training.seconds:.0f} s: {result.policy_folder}")
+        _assess(result.policy_folder, result.dataset)
         print(
             f"Next: spi evaluate {shlex.quote(str(result.policy_folder))}"
-            if result.task is not None
+            if result.dataset.task is not None
             else "Next: act with it in your own environment, as the data has no DSRL task; "
             f"spi card {shlex.quote(str(result.policy_folder))} shows how."
         )
     return 0
+
+
+def _assess(folder: Any, dataset: Any) -> None:
+    """Say what to expect of a policy whose critic tells, from some of the held-out episodes."""
+    from spi_diffusers.commands.output import print_tables
+    from spi_diffusers.evaluation.assess import QUICK_TRANSITIONS, assess
+    from spi_diffusers.pipelines.loading import load_pipeline
+
+    policy: Any = load_pipeline(folder)
+    if getattr(policy, "evaluation_critic", None) is None:
+        return
+    assessment = assess(policy, dataset, max_transitions=QUICK_TRANSITIONS)
+    print_tables(assessment.table())
+    print("\n".join(assessment.remarks))
+    print(f"From all held-out episodes: spi assess {shlex.quote(str(folder))}")
 
 
 def _print_help(args: argparse.Namespace) -> None:

@@ -149,6 +149,8 @@ def describe(hint: Any) -> str:
     kind, limits = unwrap(hint)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}" if len(get_args(kind)) > 1 else str(get_args(kind)[0])
+    if is_dataclass(kind):
+        return "an object with the right fields"
     if get_origin(kind) is dict:
         return "an object of texts"
     if get_origin(kind) in (list, tuple):

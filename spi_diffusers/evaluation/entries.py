@@ -50,8 +50,8 @@ TaskName = Annotated[str, Field(strict=True), AfterValidator(_known_task)]
 Source = Annotated[dict[str, str], AfterValidator(_known_source)]
 
 
-class _Record:
-    """A dataclass that results files hold: they may come from anywhere, so its fields are checked."""
+class Record:
+    """A dataclass that files hold: they may come from anywhere, so its fields are checked."""
 
     #: Whether a mapping may hold more than the fields.
     takes_more: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class _Record:
 
 
 @settings(frozen=True)
-class TrainInfo(_Record):
+class TrainInfo(Record):
     """Where the evaluated weights come from, as a policy's `train_info.json` says, which may say more.
 
     Attributes:
@@ -106,7 +106,7 @@ class TrainInfo(_Record):
 
 
 @settings(frozen=True)
-class DivergedRun(_Record):
+class DivergedRun(Record):
     """A training run whose loss or weights were no longer finite. Listed so that averages can report it.
 
     `cost_limit` is the one that it was trained for, None if for none; `message` is what training said.
@@ -131,7 +131,7 @@ class DivergedRun(_Record):
 
 
 @settings(frozen=True)
-class EvaluationEntry(_Record):
+class EvaluationEntry(Record):
     """The outcome of one policy at one cost limit, over all evaluation episodes.
 
     Standard deviations are sample standard deviations over the episodes (divided by n - 1; 0 for a single

@@ -47,8 +47,8 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
     return values
 
 
-def check_risk(risk: Any) -> float:
-    """Share of the episodes that may exceed the limit; ValueError as of a pipeline, which needs no policy."""
+def _check_risk(risk: Any) -> float:
+    """ValueError as of a pipeline, before there is one."""
     _, allowance = cost_allowance(1, "safe", 0.0, None, None, risk, 1, torch.device("cpu"))
     assert allowance is not None
     return float(allowance.risk)
@@ -57,7 +57,7 @@ def check_risk(risk: Any) -> float:
 _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinct))
 SeveralLimits = Annotated[tuple[NotNegative, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
-Risk = Annotated[float, BeforeValidator(check_risk)]
+Risk = Annotated[float, BeforeValidator(_check_risk)]
 SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
 
 

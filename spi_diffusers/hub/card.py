@@ -67,6 +67,7 @@ def policy_card(
         uneven=len({summary.train_seeds for summary in summaries}) > 1,
         spread_over=spread_over(summaries),
         rows=[_row(summary) for summary in summaries],
+        assessment=files.assessment,
         failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
         plots=[(plots.get(plot, f"{PLOTS_FOLDER}/{plot}"), _PLOT_TEXTS[plot]) for plot in files.plots],

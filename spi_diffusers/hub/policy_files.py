@@ -7,9 +7,11 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.evaluation.assessment import Assessment
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.evaluation.results import read_results, read_train_info
 from spi_diffusers.files import (
+    ASSESSMENT_FILE,
     CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
@@ -37,7 +39,7 @@ class PolicyFiles:
 
     `index` is `model_index.json` as published, naming the shipped code. `train_info` and `train_config` are
     empty without a record. `entries` and `diverged` are of this policy and of other training seeds of its
-    kind.
+    kind. `assessment` is what `spi assess` expects of this policy.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class PolicyFiles:
     diverged: tuple[DivergedRun, ...] = ()
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
+    assessment: Assessment | None = None
     license: str = DEFAULT_LICENSE
 
     @property
@@ -86,9 +89,10 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     )
     if info:
         read_train_info(policy / INFO_FILE)  # raises an error that names a field which is missing
+    assessment = _own_assessment(policy, info)
     where = _find_evaluation(policy, evaluation)
     if where is None:
-        return PolicyFiles(policy, index, info, config)
+        return PolicyFiles(policy, index, info, config, assessment=assessment)
     entries = _own_entries(where / RESULTS_FILE, index, info)
     kind = (index.get("task"), info["algorithm"])
     diverged = tuple(
@@ -98,7 +102,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
     replay = next(_first_file(where, REPLAY_FILE), None)
-    return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay)
+    return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay, assessment)
 
 
 def is_publishable(folder: Path) -> bool:
@@ -123,7 +127,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     if rest:
         return top in (*components, "evaluation_critic")
     return path in (
-        *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE),
+        *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE, ASSESSMENT_FILE),
         *(INFO_FILE, CONFIG_FILE),
     )
 
@@ -183,6 +187,18 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
     if len(same) < len(entries):
         logger.info("%s: %d entries about other policies are left out.", path, len(entries) - len(same))
     return tuple(EvaluationEntry.from_dict(_without_local_paths(entry.to_dict())) for entry in same)
+
+
+def _own_assessment(policy: Path, info: dict[str, Any]) -> Assessment | None:
+    """What was assessed of this policy; a warning tells of an assessment of other weights."""
+    path = policy / ASSESSMENT_FILE
+    if not path.is_file():
+        return None
+    found = Assessment.read(path)
+    if not found.is_of(info):
+        logger.warning("%s: is of other weights, and is left out; `spi assess` makes it anew", path)
+        return None
+    return replace(found, dataset=_without_local_paths({"dataset": found.dataset})["dataset"])
 
 
 def _first_file(folder: Path, name: str) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spi_diffusers.data.network import fetch_snapshot
 from spi_diffusers.evaluation.results import results_text
 from spi_diffusers.files import (
+    ASSESSMENT_FILE,
     CARD_FILE,
     CONFIG_FILE,
     INDEX_FILE,
@@ -70,6 +71,8 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
         content |= {f"{PLOTS_FOLDER}/{name}": path for name, path in files.plots.items()}
         if files.replay is not None:
             content[REPLAY_FILE] = files.replay
+    if files.assessment is not None:
+        content[ASSESSMENT_FILE] = files.assessment.to_json()
     content[CARD_FILE] = policy_card(files, repo_id).encode("utf-8")
     return content
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spi_diffusers.files import (
+    ASSESSMENT_FILE,
     CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
@@ -137,7 +138,10 @@ def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
 
 
 def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder holds nothing but a policy's files, and another one can be put in its place."""
+    """Whether a folder holds nothing but a policy's files, and another one can be put in its place.
+
+    What was assessed of the policy goes with it.
+    """
     try:
         own = read_config(folder / INDEX_FILE)[CHECKSUMS].keys()
     except (OSError, ValueError, KeyError, AttributeError):
@@ -146,7 +150,7 @@ def _is_replaceable(folder: Path) -> bool:
     if fixed or Path.cwd().is_relative_to(folder.resolve()):
         return False
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return all(name in own for name in files)
+    return all(name in own or name == ASSESSMENT_FILE for name in files)
 
 
 def pipeline_code() -> bytes:

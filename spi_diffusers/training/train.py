@@ -15,6 +15,7 @@ from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.holdout import holdout_notice
+from spi_diffusers.data.streaming import Dataset
 from spi_diffusers.data.survey import remarks
 from spi_diffusers.files import POLICY_FOLDER
 from spi_diffusers.numerics import own_numerics
@@ -122,13 +123,13 @@ class RunResult:
     Attributes:
         training: How training ended.
         policy_folder: The saved policy, or None if a signal stopped training before its end.
-        task: Name of the data's task; None for data without a DSRL task.
+        dataset: The data.
         is_main_process: Whether this process is the one that writes and reports.
     """
 
     training: TrainingResult
     policy_folder: Path | None
-    task: str | None
+    dataset: Dataset
     is_main_process: bool
 
 
@@ -204,5 +205,4 @@ def train_in_held_folder(
     if accelerator.num_processes > 1:
         # A process that ends with the group still open can abort, as its threads wait for the others.
         accelerator.end_training()
-    task = dataset.task.name if dataset.task else None
-    return RunResult(training, folder, task, accelerator.is_main_process)
+    return RunResult(training, folder, dataset, accelerator.is_main_process)

@@ -1,0 +1,69 @@
+"""`spi assess`: say what to expect of a policy, from data, before anyone acts with it."""
+
+import argparse
+import json
+from typing import Any
+
+EXAMPLES = """\
+examples:
+  spi assess outputs/ballcircle-seed0
+  spi assess outputs/heating-seed0 --cost-limit 20 40 --risk 0.01
+  spi assess outputs/heating-seed0 --dataset march.csv --json
+
+No simulator is asked. The policy is judged by the episodes that its training held out: what return and what
+cost to expect at each limit, from how many of their starts a limit can be kept, and how unlike the data its
+actions are. Warnings say where the data cannot tell.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `spi assess`."""
+    parser.add_argument(
+        "policy", metavar="POLICY", help="folder of a policy or of its run, or its id on the Hub"
+    )
+    parser.add_argument(
+        "--dataset",
+        help="data whose episodes are used, all of them (default: those that training held out)",
+    )
+    parser.add_argument(
+        "--cost-limit",
+        type=float,
+        nargs="+",
+        metavar="LIMIT",
+        help="cost limits per episode (default: the task's; without a task, quartiles of the data's costs)",
+    )
+    parser.add_argument(
+        "--risk",
+        type=float,
+        metavar="SHARE",
+        help="share of the episodes that may exceed the limit, between 0 and 1 (default: 0.05)",
+    )
+    parser.add_argument("--episodes", type=int, help="use so many episodes at most (default: all)")
+    parser.add_argument("--revision", help="branch, tag or commit on the Hub")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Assess, print the table, and write it into a policy's folder."""
+    from spi_diffusers.files import ASSESSMENT_FILE, find_local_policy
+
+    folder = find_local_policy(args.policy, args.revision)  # before the heavy imports: a typing error shows
+
+    from spi_diffusers.commands.output import print_tables
+    from spi_diffusers.evaluation.assess import AssessmentSpec, assess
+    from spi_diffusers.pipelines.loading import load_pipeline
+
+    how: dict[str, Any] = {"cost_limits": args.cost_limit, "episodes": args.episodes}
+    how |= {} if args.risk is None else {"risk": args.risk}  # the default is the pipeline's
+    AssessmentSpec(**how)  # refuses what cannot be used before anything is loaded
+    assessment = assess(load_pipeline(args.policy, revision=args.revision), args.dataset, **how)
+    if folder is not None:
+        written = assessment.save(folder / ASSESSMENT_FILE)
+    if args.json:
+        print(json.dumps(assessment.to_dict(), indent=2))
+        return 0
+    print_tables(assessment.table())
+    print("\n".join(assessment.remarks))
+    if folder is not None:
+        print(f"Written: {written}")
+    return 0

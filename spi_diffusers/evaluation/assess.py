@@ -1,0 +1,369 @@
+"""Assess a policy without a simulator, from episodes that its training never saw.
+
+The evaluation critic says at the first observation of an episode what return and what cost the policy has
+that a limit lets act there. By how much it is off, the rest of the episode tells: for the safety weight w
+chosen at its start, each step leaves a residual
+
+    delta_t = x_t + (1 - terminated_t) (h - 1) Q_{h-1}(s_{t+1}, a', w) - h Q_h(s_t, a_t, w),   h = T - t,
+
+with an action a' of the policy of w. A critic that is right leaves none on average, whatever policy has
+recorded the episode. The interval of an estimate covers it with and without the sum of its residuals.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spi_diffusers.config.validation import Count, Whole, settings
+from spi_diffusers.data.holdout import held_out_episodes
+from spi_diffusers.data.streaming import Dataset, StreamedDataset, open_transitions
+from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.evaluation.assess_support import Support
+from spi_diffusers.evaluation.assess_warnings import find_warnings
+from spi_diffusers.evaluation.assessment import (
+    COVERAGE,
+    ENOUGH_STARTS,
+    POLICY_FIELDS,
+    Assessment,
+    Estimate,
+    LimitAssessment,
+)
+from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError
+from spi_diffusers.numerics import own_numerics
+from spi_diffusers.pipelines.extraction import DEFAULT_RISK, SAFETY_WEIGHT_GRID
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+#: Of the episodes at most so many transitions are used, drawn as whole episodes; and by `spi train`.
+MAX_TRANSITIONS, QUICK_TRANSITIONS = 50_000, 5_000
+BOOTSTRAP = 1000
+_BATCH = 8192
+#: Observations per call of the pipeline, which makes tens of candidates of each.
+_STARTS = 512
+
+
+@settings(frozen=True)
+class AssessmentSpec:
+    """How a policy is assessed; `assess` explains the fields. `ConfigError`: a value is out of its range."""
+
+    cost_limits: SeveralLimits | None = None
+    risk: Risk = DEFAULT_RISK
+    episodes: Count | None = None
+    max_transitions: Count = MAX_TRANSITIONS
+    seed: Whole = 0
+
+
+def assess(
+    policy: "SPIPolicyPipeline | str | os.PathLike[str]",
+    dataset: "Dataset | str | os.PathLike[str] | None" = None,
+    *,
+    cost_limits: Iterable[float] | None = None,
+    risk: float = DEFAULT_RISK,
+    episodes: int | None = None,
+    max_transitions: int = MAX_TRANSITIONS,
+    seed: int = 0,
+) -> Assessment:
+    """Estimate what a policy earns and costs at several limits, from data alone.
+
+    Examples:
+        >>> assessment = assess("outputs/ballcircle-seed0", cost_limits=[10, 20, 40])
+        >>> print(assessment)
+
+    Args:
+        policy: An SPI pipeline with an evaluation critic, the folder of a policy or of its run, or an id on
+            the Hub.
+        dataset: Data to use all episodes of: loaded, or what `load_transitions` takes. None takes what the
+            policy was trained on. Of the data that it was trained on, by its checksum, only the episodes are
+            used that training held out, if there are any.
+        cost_limits: Limits per episode. None takes the task's; without a task the quartiles of what the
+            data's episodes cost, rounded to two digits.
+        risk: Share of the episodes that may exceed the limit, in (0, 1).
+        episodes: Use so many episodes at most, drawn by the seed; None: all.
+        max_transitions: Use so many of their transitions at most, but at least one episode.
+        seed: Decides all randomness.
+
+    Returns:
+        The estimates, with warnings where the data cannot tell.
+
+    Raises:
+        ValueError: An argument is out of its range, the policy has no evaluation critic, or the data has
+            observations or actions of other sizes.
+        DatasetError: The data cannot be loaded, or is no longer what the policy was trained on.
+        FileNotFoundError: There is no such policy.
+    """
+    how: dict[str, Any] = {"cost_limits": cost_limits, "risk": risk, "episodes": episodes}
+    spec = AssessmentSpec(**how, max_transitions=max_transitions, seed=seed)
+    pipeline: Any = policy
+    if isinstance(policy, str | os.PathLike):
+        from spi_diffusers.pipelines.loading import load_pipeline
+
+        pipeline = load_pipeline(policy)
+    if getattr(pipeline, "evaluation_critic", None) is None:
+        raise PolicyError(
+            f"a {type(pipeline).__name__} without an evaluation critic cannot be assessed: nothing tells "
+            "what it will cost. SPI trains one with spi.conditioned=true"
+        )
+    data = _find_data(pipeline, dataset)
+    _check_sizes(pipeline, data)
+    return _assess(pipeline, data, spec)
+
+
+@own_numerics()
+@torch.no_grad()
+def _assess(
+    pipeline: "SPIPolicyPipeline",
+    data: Dataset,
+    spec: AssessmentSpec,
+) -> Assessment:
+    seed, most_transitions = spec.seed, spec.max_transitions
+    rng = np.random.default_rng(seed)
+    is_training_data = _trained_on(pipeline) == data.sha256
+    held_out = _held_out(pipeline, data) if is_training_data else np.zeros(data.num_episodes, dtype=bool)
+    pool = np.flatnonzero(held_out) if held_out.any() else np.arange(data.num_episodes)
+    chosen = _draw(data, pool, spec.episodes or len(pool), most_transitions, rng)
+    used = _load(data, chosen)
+    limits = spec.cost_limits or _usual_limits(pipeline, data)
+    starts = [_at_starts(pipeline, used, limit, spec.risk, seed) for limit in limits]
+    residuals = _residual_sums(pipeline, used, [start.weight for start in starts], seed)
+    rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen)
+    most_states = max(most_transitions // 25, 100)
+    if len(rest):
+        others = _load(data, _draw(data, rest, len(rest), most_transitions, rng))
+        support: Support | None = Support.between(pipeline, others, used, most_states, rng)
+    else:
+        support = Support.within(pipeline, used, most_states, rng)
+    rows = []
+    for limit, start, residual in zip(limits, starts, residuals, strict=True):
+        parts = zip((start.return_, start.cost), residual, strict=True)
+        expected = [_estimate(direct, off, seed) for direct, off in parts]
+        cost = Estimate(expected[1].mean, max(expected[1].low, 0.0), max(expected[1].high, 0.0))
+        share = None if support is None else support.share_outside(pipeline, start.weight, seed)
+        rows.append(LimitAssessment(limit, expected[0], cost, float(start.feasible.mean()), share))
+    order = np.sort(starts[0].least_bound)
+    info = None
+    if pipeline.training_record is not None and pipeline.is_as_trained:
+        info = {name: pipeline.training_record["info"].get(name) for name in POLICY_FIELDS}
+    return Assessment(
+        policy=info,
+        dataset={"id": data.source, "sha256": data.sha256},
+        held_out=bool(held_out.any()),
+        episodes=used.num_episodes,
+        transitions=len(used),
+        risk=spec.risk,
+        limits=tuple(rows),
+        smallest_limit=float(order[min(int(np.ceil(ENOUGH_STARTS * len(order))), len(order)) - 1]),
+        warnings=tuple(
+            find_warnings(
+                rows,
+                data.episodes.cost_return.cpu().numpy(),
+                least_expected=starts[0].least_expected,
+                used=used.num_episodes,
+                seen_in_training=is_training_data and not held_out.any(),
+            )
+        ),
+    )
+
+
+# ---- the data
+
+
+def _find_data(pipeline: Any, dataset: Any) -> Dataset:
+    """The data that is named, or what the policy was trained on."""
+    if isinstance(dataset, TransitionDataset | StreamedDataset):
+        return dataset
+    record = pipeline.training_record
+    config = {} if record is None else record["config"]
+    task = pipeline.config.task or config.get("task")
+    clip = bool(config.get("clip_actions"))
+    if dataset is not None:
+        return open_transitions(dataset, task, clip_actions=clip)
+    if record is None:
+        raise PolicyError(
+            f"the policy has no {CONFIG_FILE} and no {INFO_FILE}, which tell what it was trained on: name "
+            "the data (dataset=, --dataset)"
+        )
+    data = open_transitions(config.get("dataset"), task, revision=config.get("revision"), clip_actions=clip)
+    if _trained_on(pipeline) != data.sha256:
+        raise PolicyError(
+            f"{data.source}: by its checksum, this is not what the policy was trained on; name the data to "
+            "assess it by (dataset=, --dataset)"
+        )
+    return data
+
+
+def _check_sizes(pipeline: Any, data: Dataset) -> None:
+    network = pipeline.noise_model.config
+    for name in ("observation_dim", "action_dim"):
+        ours, theirs = getattr(network, name), getattr(data, name)
+        if ours != theirs:
+            raise ValueError(
+                f"{data.source}: has {name.removesuffix('_dim')}s of {theirs} numbers, but the policy's have "
+                f"{ours}"
+            )
+
+
+def _trained_on(pipeline: Any) -> str | None:
+    """Checksum of the data that a policy was trained on, where that is known."""
+    source = ((pipeline.training_record or {}).get("info") or {}).get("dataset")
+    return source.get("sha256") if isinstance(source, dict) else None
+
+
+def _held_out(pipeline: Any, data: Dataset) -> np.ndarray:
+    """Which episodes of its data a policy's training held out, (E,) bool."""
+    config = pipeline.training_record["config"]
+    share, seed = config.get("holdout", 0.0), config.get("seed", 0)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise PolicyError(f"{CONFIG_FILE}: holdout must be a number in [0, 1), got {share!r:.200}")
+    return held_out_episodes(data.num_episodes, seed, share).numpy()
+
+
+def _draw(
+    data: Dataset, pool: np.ndarray, most: int, most_transitions: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Positions of some episodes of the pool, increasing: at least one."""
+    order = rng.permutation(pool)[:most]
+    total = np.cumsum(data.episodes.length.cpu().numpy()[order])
+    return np.sort(order[: max(int(np.searchsorted(total, most_transitions, side="right")), 1)])
+
+
+def _load(data: Dataset, chosen: np.ndarray) -> TransitionDataset:
+    if isinstance(data, StreamedDataset):
+        return data.load_episodes(chosen)
+    return data.select_episodes(torch.from_numpy(chosen))
+
+
+def _usual_limits(pipeline: Any, data: Dataset) -> tuple[float, ...]:
+    task = data.task or TASKS.get(pipeline.config.task or "")
+    limits = data.episodes.usual_cost_limits(task)
+    return limits if task is not None else tuple(dict.fromkeys(float(f"{limit:.2g}") for limit in limits))
+
+
+# ---- what the critic expects
+
+
+@dataclass(frozen=True)
+class _Starts:
+    """What the pipeline says at the first observations of E episodes; all but the last are (E,).
+
+    Attributes:
+        weight: Safety weight whose policy acts, float32.
+        return_, cost: Its expected return and cost.
+        feasible: Whether some policy fits into the limit.
+        least_bound: Smallest cost that the policy of some weight exceeds with a probability of the risk only.
+        least_expected: Expected cost of the weight that costs least on average over the starts.
+    """
+
+    weight: Tensor
+    return_: np.ndarray
+    cost: np.ndarray
+    feasible: np.ndarray
+    least_bound: np.ndarray
+    least_expected: float
+
+
+def _at_starts(
+    pipeline: "SPIPolicyPipeline", data: TransitionDataset, limit: float, risk: float, seed: int
+) -> _Starts:
+    """The same seed at every limit: so what fits into one limit fits into a higher one."""
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {}
+    for observation in data.first_observations().split(_STARTS):
+        found: Any = pipeline(
+            observation,
+            cost_budget=limit,
+            steps_left=pipeline.config.max_episode_steps,
+            risk=risk,
+            generator=generator,
+        )
+        weight = found.safety_weights.gather(1, found.chosen.unsqueeze(1))
+        acts = (found.safety_weights == weight).float()
+        batch = {
+            "weight": weight.squeeze(1),
+            "return": (found.expected_returns * acts).sum(1) / acts.sum(1),
+            "cost": (found.expected_costs * acts).sum(1) / acts.sum(1),
+            "feasible": found.feasible.any(1).float(),
+            "bound": found.cost_bounds.amin(1),
+            "by_weight": found.expected_costs.unflatten(1, (len(SAFETY_WEIGHT_GRID), -1)).mean(2),
+        }
+        for name, value in batch.items():
+            parts.setdefault(name, []).append(value.cpu())
+    whole = {name: torch.cat(values) for name, values in parts.items()}
+    numbers = {name: value.double().numpy() for name, value in whole.items()}
+    return _Starts(
+        weight=whole["weight"],
+        return_=numbers["return"],
+        cost=numbers["cost"],
+        feasible=numbers["feasible"],
+        least_bound=numbers["bound"],
+        least_expected=float(numbers["by_weight"].mean(0).min()),
+    )
+
+
+def _residual_sums(
+    pipeline: "SPIPolicyPipeline", data: TransitionDataset, weights: list[Tensor], seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sums of the residuals of reward and of cost along every episode, (E,) each, for each of some weights.
+
+    Weights are (E,), one of every episode.
+    """
+    horizon = int(pipeline.config.max_episode_steps or 0)
+    # Limits that choose the same weight for an episode share its residuals.
+    episode = torch.arange(data.num_episodes).repeat(len(weights))
+    pairs, place = torch.stack([episode.float(), torch.cat(weights)], 1).unique(dim=0, return_inverse=True)
+    episode = pairs[:, 0].long()
+    length = data.episodes.length[episode].clamp_max(horizon)
+    pair = torch.repeat_interleave(torch.arange(len(pairs)), length)
+    frame = torch.arange(len(pair)) - (length.cumsum(0) - length)[pair]
+    rows = data.episodes.start[episode][pair] + frame
+    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    for part in torch.arange(len(pair)).split(_BATCH):
+        steps = (horizon - frame[part]).float()
+        deltas = _residuals(pipeline, data, rows[part], pairs[pair[part], 1], steps, generator)
+        sums.index_add_(0, pair[part], torch.stack(deltas, 1).double())
+    found = sums[place].view(len(weights), data.num_episodes, 2).numpy()
+    return [(each[:, 0], each[:, 1]) for each in found]
+
+
+def _residuals(
+    pipeline: "SPIPolicyPipeline",
+    data: TransitionDataset,
+    rows: Tensor,
+    weight: Tensor,
+    steps: Tensor,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Residuals of reward and of cost, (B,) each, of rows with a weight and a number of steps left, (B,)."""
+    batch, critic = data.transitions.gather(rows), pipeline.evaluation_critic
+    device = pipeline.normalizer.mean.device
+    weight, steps = weight.to(device), steps.to(device)
+    state, following = (
+        pipeline.normalizer(observation.to(device))
+        for observation in (batch.observation, batch.next_observation)
+    )
+    recorded = pipeline.noise_model.from_environment_range(batch.action.to(device)).clamp(-1.0, 1.0)
+    action = pipeline.noise_model.sample(pipeline.scheduler, following, weight, None, generator)
+    now = critic(state, recorded, weight, steps, return_dict=False)
+    later = critic(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
+    remaining = (~batch.terminated.to(device)).float() * (steps - 1.0)
+    reward = batch.reward.to(device) + remaining * later[0] - steps * now[0]
+    cost = batch.cost.to(device) + remaining * later[1].mean(1) - steps * now[1].mean(1)
+    return reward.cpu(), cost.cpu()
+
+
+def _estimate(direct: np.ndarray, residual: np.ndarray, seed: int) -> Estimate:
+    """Mean over episodes, with an interval that covers it with and without the critic's residuals."""
+    drawn = np.random.default_rng(seed).integers(len(direct), size=(BOOTSTRAP, len(direct)))
+    tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+    ends = [np.quantile(values[drawn].mean(1), tails) for values in (direct, direct + residual)]
+    low, high = np.min(ends), np.max(ends)
+    mean = float(direct.mean())
+    return Estimate(mean, min(float(low), mean), max(float(high), mean))

@@ -1,0 +1,81 @@
+"""Where data cannot tell what a policy will do: plain sentences with numbers. No torch is imported here."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from spi_diffusers.evaluation.assessment import LimitAssessment
+from spi_diffusers.evaluation.summary import shown_share
+
+#: Fewer episodes than these tell little.
+FEW_EPISODES = 10
+#: A larger share of actions out of the data's support is told of.
+MUCH_OUTSIDE = 0.2
+
+
+def find_warnings(
+    limits: Sequence[LimitAssessment],
+    costs: np.ndarray,
+    *,
+    least_expected: float,
+    used: int,
+    seen_in_training: bool,
+) -> list[str]:
+    """What to be careful about.
+
+    Args:
+        limits: The estimates.
+        costs: Costs of all episodes of the data, (E,).
+        least_expected: Expected cost of the safety weight that costs least.
+        used: Number of episodes that the estimates are from.
+        seen_in_training: Whether the policy was trained on these.
+    """
+    found = []
+    total, least = len(costs), float(costs.min())
+    if seen_in_training:
+        found.append(
+            f"no episode was held out, so {_episodes(used)} are used that the policy was trained on; errors "
+            "look smaller there than they are."
+        )
+    if used < FEW_EPISODES:
+        found.append(f"there is too little to estimate from, {_episodes(used)}: intervals are only rough.")
+    if float(costs.max()) == 0:
+        found.append(f"none of the {total} episodes of the data costs anything, so nothing tells what would.")
+    else:
+        within = {row.cost_limit: int((costs <= row.cost_limit).sum()) for row in limits}
+        safe = {limit: count for limit, count in within.items() if 0 < count < FEW_EPISODES}
+        costly = {limit: total - count for limit, count in within.items() if total - count < FEW_EPISODES}
+        if safe:
+            found.append(f"few of the {total} episodes of the data keep a limit of {_listed(safe)}.")
+        if costly:
+            found.append(
+                f"few of the {total} episodes of the data exceed a limit of {_listed(costly)}: little tells "
+                "what leads beyond it."
+            )
+    for limit in (row.cost_limit for row in limits):
+        if limit < least:
+            found.append(
+                f"a limit of {limit:g} lies below the {least:.3g} that the safest of the {total} episodes of "
+                "the data costs: nothing shows that it can be kept."
+            )
+        if limit < least_expected:
+            found.append(
+                f"a limit of {limit:g} lies below the {least_expected:.3g} that the policy is expected to "
+                "cost at its safest weight."
+            )
+    outside = {row.cost_limit: row.out_of_support or 0.0 for row in limits}
+    much = [f"{shown_share(share)} at {limit:g}" for limit, share in outside.items() if share > MUCH_OUTSIDE]
+    if much:
+        found.append(
+            "many of the policy's actions are unlike those that the data has in similar states, and the "
+            f"critic can only guess what they do: {', '.join(much)}."
+        )
+    return found
+
+
+def _listed(counts: dict[float, int]) -> str:
+    return ", ".join(f"{limit:g} ({_episodes(count)})" for limit, count in counts.items())
+
+
+def _episodes(count: int) -> str:
+    return f"{count} episode{'s' * (count != 1)}"

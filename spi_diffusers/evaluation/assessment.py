@@ -1,0 +1,213 @@
+"""What is expected of a policy before anyone acts with it: estimates that print and save themselves.
+
+`assess.py` makes them from data, without a simulator. No torch is imported here.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+
+from spi_diffusers.config.validation import (
+    Count,
+    Flag,
+    NotNegative,
+    Number,
+    Share,
+    ShareBetween,
+    listed,
+    settings,
+)
+from spi_diffusers.evaluation.entries import Record, Source
+from spi_diffusers.evaluation.summary import shown, shown_share
+from spi_diffusers.files import local_path, read_json, to_json, written_aside
+from spi_diffusers.messages import shown as shown_value
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+FORMAT_VERSION = 1
+#: What the intervals are meant to cover.
+COVERAGE = 0.9
+#: A limit is taken for one that is kept if it fits at this share of the starts.
+ENOUGH_STARTS = 0.95
+#: What of a training record tells which policy an assessment is of, as it does for results.
+POLICY_FIELDS = ("algorithm", "train_seed", "updates", "train_seconds")
+
+
+@settings(frozen=True)
+class Estimate(Record):
+    """An expected figure of an episode, and the ends of its 90% interval."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+    def __str__(self) -> str:
+        digits = 0 if max(abs(self.low), abs(self.high)) >= 100 else 2
+        mean, low, high = (shown(value, digits) for value in (self.mean, self.low, self.high))
+        return f"{mean} ({low} to {high})"
+
+
+@settings(frozen=True)
+class LimitAssessment(Record):
+    """What is expected at one limit.
+
+    Attributes:
+        cost_limit: Limit on the cost of an episode.
+        expected_return: Return of an episode of full length.
+        expected_cost: Its cost.
+        feasible: Share of the starts at which the policy of some safety weight fits into the limit.
+        out_of_support: Share of its actions that lie further from recorded ones in similar states than 95% of
+            the recorded actions themselves do: 0.05 is as the data. None where there is nothing to compare.
+    """
+
+    cost_limit: NotNegative
+    expected_return: Estimate
+    expected_cost: Estimate
+    feasible: Share
+    out_of_support: Share | None
+
+
+_Limits = Annotated[tuple[LimitAssessment, ...], BeforeValidator(listed)]
+_Warnings = Annotated[tuple[str, ...], BeforeValidator(listed)]
+
+
+@settings(frozen=True)
+class Assessment(Record):
+    """What is expected of a policy, from data alone. Printed, it is a table with warnings.
+
+    Examples:
+        >>> assessment = assess("outputs/ballcircle-seed0")
+        >>> print(assessment)
+        >>> [row.expected_cost.high for row in assessment.limits]
+
+    Attributes:
+        policy: Of its training record: algorithm, train_seed, updates, train_seconds; None without a record.
+        dataset: Whose episodes were used: "id" and "sha256" of the whole dataset.
+        held_out: Whether they are of what the policy was trained on, but held out.
+        episodes: How many were used.
+        transitions: Their transitions.
+        risk: Share of the episodes that may exceed the limit.
+        limits: One entry per limit, in the order in which they were asked for.
+        smallest_limit: The smallest limit that fits at 95% of the starts.
+        warnings: Where the data cannot tell, a sentence each.
+    """
+
+    policy: dict[str, Any] | None
+    dataset: Source
+    held_out: Flag
+    episodes: Count
+    transitions: Count
+    risk: ShareBetween
+    limits: _Limits
+    smallest_limit: NotNegative
+    warnings: _Warnings
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON, complete or not at all; OSError: it cannot be written, what was there stays."""
+        path = local_path(path)
+        with written_aside(path) as aside:
+            aside.write_bytes(self.to_json())
+        return path
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return to_json({"format_version": FORMAT_VERSION, **self.to_dict()})
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Assessment":
+        """Read what `save` has written; ValueError names the file and the field if it is something else."""
+        content = read_json(local_path(path))
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version must be {FORMAT_VERSION}, got {shown_value(version)}; make it anew "
+                "with `spi assess`"
+            )
+        try:
+            return cls.from_dict(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def is_of(self, train_info: dict[str, Any]) -> bool:
+        """Whether it is of the policy with this `train_info.json`, as far as that tells."""
+        return self.policy is not None and all(
+            name in train_info and self.policy.get(name) == train_info[name] for name in POLICY_FIELDS
+        )
+
+    @property
+    def source(self) -> str:
+        """What it was estimated from, in words."""
+        kind = "held-out episodes" if self.held_out else "episodes"
+        return f"{self.episodes} {kind} ({self.transitions:,} steps) of {self.dataset['id']}"
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """What tables show, a row per limit."""
+        return [
+            [
+                f"{row.cost_limit:g}",
+                str(row.expected_return),
+                str(row.expected_cost),
+                shown_share(row.feasible),
+                "?" if row.out_of_support is None else shown_share(row.out_of_support),
+            ]
+            for row in self.limits
+        ]
+
+    @property
+    def remarks(self) -> list[str]:
+        """The smallest limit and the warnings, a sentence each."""
+        smallest = (
+            f"The smallest limit that fits at {shown_share(ENOUGH_STARTS)} of the starts is "
+            f"{self.smallest_limit:.3g}, at a risk of {self.risk:g}."
+        )
+        return [smallest, *(f"Warning: {warning}" for warning in self.warnings)]
+
+    def table(self) -> "Table":
+        """It as a `rich` table."""
+        from rich import box
+        from rich.table import Table
+
+        caption = (
+            f"From {self.source}; no simulator was asked. In brackets: {shown_share(COVERAGE)} intervals"
+        )
+        table = Table(
+            title=f"What to expect, at a risk of {self.risk:g}",
+            caption=caption,
+            box=box.HORIZONTALS,
+            pad_edge=False,
+        )
+        for name in (
+            "limit",
+            "return",
+            "cost",
+            "starts where\nthe limit fits",
+            "actions unlike\nthe data (5%)",
+        ):
+            table.add_column(name, justify="right")
+        for cells in self.rows:
+            table.add_row(*cells)
+        return table
+
+    def __repr__(self) -> str:
+        lines = [line.rstrip() for line in self._printed().export_text().splitlines()]
+        return "\n".join([*lines, *self.remarks])
+
+    def _repr_html_(self) -> str:
+        return self._printed(with_remarks=True).export_html(
+            inline_styles=True, code_format="<pre>{code}</pre>"
+        )
+
+    def _printed(self, *, with_remarks: bool = False) -> "Console":
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=140, record=True)
+        console.print(self.table())
+        for remark in self.remarks if with_remarks else ():
+            console.print(remark, markup=False, highlight=False)
+        return console
