@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
 
 #: Of the episodes at most so many transitions are used, drawn as whole episodes; and by `spi train`.
-MAX_TRANSITIONS, QUICK_TRANSITIONS = 50_000, 5_000
+MAX_TRANSITIONS, QUICK_TRANSITIONS = 50_000, 20_000
 BOOTSTRAP = 1000
 _BATCH = 8192
 #: Observations per call of the pipeline, which makes tens of candidates of each.

@@ -19,7 +19,7 @@ from spi_diffusers.evaluation.results import (
     write_results,
 )
 
-LIGHT_MODULES = ("results", "summary", "tables", "plots", "video")
+LIGHT_MODULES = ("results", "summary", "tables", "plots", "video", "assessment", "assess_warnings")
 
 
 def test_import_nothing_heavy():

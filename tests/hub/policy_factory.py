@@ -10,6 +10,7 @@ from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.evaluation.assessment import Assessment, Estimate, LimitAssessment
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import write_results
@@ -100,6 +101,25 @@ def make_run(folder: Path, entries=ENTRIES, seed: int = 0, **settings) -> Path:
         plot_limits(entries, folder / "evaluation" / "limits.png")
         (folder / "evaluation" / "replay.mp4").write_bytes(b"a video")
     return folder
+
+
+def make_assessment(run: Path, **changes) -> Assessment:
+    """What `spi assess` would have expected of the run's policy, written where it writes it."""
+    expected = Estimate(600.0, 550.5, 640.0), Estimate(7.5, 5.0, 9.25)
+    values = {
+        "policy": {name: INFO[name] for name in ("algorithm", "train_seed", "updates", "train_seconds")},
+        "dataset": DATASET,
+        "held_out": True,
+        "episodes": 40,
+        "transitions": 8000,
+        "risk": 0.05,
+        "limits": [LimitAssessment(10.0, *expected, 0.9, 0.07), LimitAssessment(20.0, *expected, 1.0, None)],
+        "smallest_limit": 12.5,
+        "warnings": ["the data is small."],
+    }
+    found = Assessment(**values | changes)
+    found.save(run / "policy" / "assessment.json")
+    return found
 
 
 def write_json(path: Path, content) -> None:

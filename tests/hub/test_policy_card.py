@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub._eval_results import parse_eval_result_entries
-from policy_factory import BALL, ENTRIES, INFO, edit_json, make_entry, make_run, write_json
+from policy_factory import BALL, ENTRIES, INFO, edit_json, make_assessment, make_entry, make_run, write_json
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.entries import DivergedRun
@@ -160,6 +160,32 @@ def test_eval_results_are_read_back(run):
     assert cost.value == 0.6  # of safe extraction, not of reward extraction
     assert "safe extraction, cost fed back; ± 0.2828; 2 episodes, training seeds 0; limit kept" in cost.notes
     assert "limit not kept" in values[f"{BALL.name}-limit-40-normalized-cost"].notes
+
+
+def test_what_was_assessed_is_shown(run):
+    assert "What to expect" not in card(run)
+    make_assessment(run)
+    text = section(card(run), "What to expect, from data alone")
+    assert f"Estimated from 40 held-out episodes (8,000 steps) of {INFO['dataset']['id']}" in text
+    assert "at a risk of 0.05" in text
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert table[1:] == [
+        "| 10 | 600 (551 to 640) | 7.50 (5.00 to 9.25) | 90% | 7% |",
+        "| 20 | 600 (551 to 640) | 7.50 (5.00 to 9.25) | 100% | ? |",
+    ]
+    assert (
+        "* The smallest limit that fits at 95% of the starts is 12.5, at a risk of 0.05.\n* Warning: " in text
+    )
+    assert "results.json, assessment.json and train_info.json" in card(run)
+
+
+def test_what_was_assessed_of_other_weights_is_left_out(run, caplog):
+    make_assessment(run, policy={**make_assessment(run).policy, "train_seconds": 99.0})
+    assert "What to expect" not in card(run)
+    assert "assessment.json: is of other weights, and is left out" in caplog.text
+    (run / "policy" / "assessment.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"assessment\.json: format_version must be 1, got None"):
+        card(run)
 
 
 def test_the_risk_is_said_wherever_results_are(run):

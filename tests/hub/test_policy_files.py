@@ -1,6 +1,7 @@
 """What is published of a policy folder, and what is refused."""
 
 import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -8,14 +9,26 @@ from pathlib import Path
 
 import pytest
 from command_line import fails
-from policy_factory import BALL, COMPONENTS, ENTRIES, INFO, edit_json, make_entry, make_policy, make_run
+from policy_factory import (
+    BALL,
+    COMPONENTS,
+    ENTRIES,
+    INFO,
+    edit_json,
+    make_assessment,
+    make_entry,
+    make_policy,
+    make_run,
+)
 
 import spi_diffusers
+from spi_diffusers.evaluation.assessment import Assessment
 from spi_diffusers.evaluation.results import read_results, write_results
 from spi_diffusers.hub.policy_files import is_ours, read_policy_files
 from spi_diffusers.hub.publish import assemble, copy_folder
 from spi_diffusers.locks import held
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.pipelines.loading import load_pipeline
 from spi_diffusers.pipelines.saving import pipeline_code
 
 PACKAGE = Path(spi_diffusers.__file__).parent
@@ -54,6 +67,16 @@ def test_weights_configs_code_and_evaluation_are_published_and_nothing_else(made
     assert data(content, "replay.mp4") == b"a video"
     for name in COMPONENTS:
         assert data(content, f"{name}/{WEIGHTS}") == (made / "policy" / name / WEIGHTS).read_bytes()
+
+
+def test_what_was_assessed_is_published_with_it(run, tmp_path):
+    found = make_assessment(run, dataset={"id": "/home/me/logs.csv", "sha256": "0" * 64})
+    folder = copy_folder(read_policy_files(run), "org/spi", tmp_path / "copy")
+    copied = Assessment.read(folder / "assessment.json")
+    assert copied == dataclasses.replace(found, dataset={"id": "logs.csv", "sha256": "0" * 64})
+    assert is_ours("assessment.json", ())
+    assert read_policy_files(folder).assessment == copied
+    load_pipeline(folder)
 
 
 def test_without_an_evaluation_there_are_no_results(run):

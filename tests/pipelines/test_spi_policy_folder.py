@@ -125,6 +125,14 @@ def test_loading_in_another_process_needs_one_import_only(saved):
 # ---- weight files
 
 
+def test_what_was_assessed_of_a_policy_goes_when_another_is_saved_over_it(tmp_path):
+    for seed in (0, 1):
+        make_pipeline(seed).save_pretrained(tmp_path / "policy")
+        assert not (tmp_path / "policy" / "assessment.json").exists()
+        (tmp_path / "policy" / "assessment.json").write_text("{}")
+    SPIPolicyPipeline.from_pretrained(tmp_path / "policy")
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_missing_weight_file_is_named(folder, component):
     (folder / component / WEIGHTS).unlink()
