@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from typing import Any
 
 EXAMPLES = """\
@@ -57,13 +58,12 @@ def run(args: argparse.Namespace) -> int:
     how |= {} if args.risk is None else {"risk": args.risk}  # the default is the pipeline's
     AssessmentSpec(**how)  # refuses what cannot be used before anything is loaded
     assessment = assess(load_pipeline(args.policy, revision=args.revision), args.dataset, **how)
-    if folder is not None:
-        written = assessment.save(folder / ASSESSMENT_FILE)
     if args.json:
         print(json.dumps(assessment.to_dict(), indent=2))
-        return 0
-    print_tables(assessment.table())
-    print("\n".join(assessment.remarks))
+    else:
+        print_tables(assessment.table())
+        print("\n".join(assessment.remarks))
     if folder is not None:
-        print(f"Written: {written}")
+        written = assessment.save(folder / ASSESSMENT_FILE)
+        print(f"Written: {written}", file=sys.stderr if args.json else sys.stdout)
     return 0

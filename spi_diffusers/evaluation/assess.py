@@ -34,7 +34,7 @@ from spi_diffusers.evaluation.assessment import (
     Estimate,
     LimitAssessment,
 )
-from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits
+from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.extraction import DEFAULT_RISK, SAFETY_WEIGHT_GRID
@@ -94,8 +94,8 @@ def assess(
         The estimates, with warnings where the data cannot tell.
 
     Raises:
-        ValueError: An argument is out of its range, the policy has no evaluation critic, or the data has
-            observations or actions of other sizes.
+        ValueError: An argument is out of its range, the policy has no evaluation critic, or the data is of
+            another task, or has observations or actions of other sizes.
         DatasetError: The data cannot be loaded, or is no longer what the policy was trained on.
         FileNotFoundError: There is no such policy.
     """
@@ -112,7 +112,7 @@ def assess(
             "what it will cost. SPI trains one with spi.conditioned=true"
         )
     data = _find_data(pipeline, dataset)
-    _check_sizes(pipeline, data)
+    _check_fit(pipeline, data)
     return _assess(pipeline, data, spec)
 
 
@@ -199,7 +199,10 @@ def _find_data(pipeline: Any, dataset: Any) -> Dataset:
     return data
 
 
-def _check_sizes(pipeline: Any, data: Dataset) -> None:
+def _check_fit(pipeline: Any, data: Dataset) -> None:
+    """Refuse data of another task, or of other sizes."""
+    if data.task is not None:
+        policy_task(pipeline, data.task)
     network = pipeline.noise_model.config
     for name in ("observation_dim", "action_dim"):
         ours, theirs = getattr(network, name), getattr(data, name)

@@ -22,7 +22,9 @@ def test_assess_prints_a_table_and_writes_it_into_the_policys_folder(capsys, run
     assert found.is_of(json.loads((run_folder / "policy" / "train_info.json").read_text()))
     # Nothing of it belongs to the policy, which loads as before.
     assert main(["assess", str(run_folder / "policy"), "--episodes", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == Assessment.read(path).to_dict()
+    said = capsys.readouterr()
+    assert json.loads(said.out) == json.loads(json.dumps(Assessment.read(path).to_dict()))
+    assert said.err.endswith(f"Written: {path}\n")
     assert Assessment.read(path).episodes == 1
 
 
@@ -60,7 +62,7 @@ def test_training_ends_with_what_to_expect(capsys, tmp_path):
     assert main(words) == 0
     text = capsys.readouterr().out
     assert "From 100 held-out episodes (20,000 steps) of embedded:OfflineBallCircle-v0" in text
-    assert f"From all held-out episodes: spi assess {tmp_path / 'run' / 'policy'}" in text
+    assert f"What to expect, from all held-out episodes: spi assess {tmp_path / 'run' / 'policy'}" in text
     assert text.splitlines()[-1].startswith("Next: spi evaluate")
     assert not (tmp_path / "run" / "policy" / "assessment.json").exists(), "it is a quick one"
     shutil.rmtree(tmp_path / "run")

@@ -1,5 +1,7 @@
 """What `assess` estimates from data, against numbers that are worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from assess_factory import make_data, make_policy, trained_on
 import spi_diffusers
 from spi_diffusers.data.holdout import held_out_episodes
 from spi_diffusers.data.streaming import open_stream
+from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.evaluation.assess import assess
 from spi_diffusers.files import PolicyError
@@ -153,6 +156,14 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(options, message):
 def test_data_of_other_sizes_is_refused():
     with pytest.raises(ValueError, match="memory: has observations of 2 numbers, but the policy's have 1"):
         assess(make_policy(), make_data(width=2))
+
+
+def test_data_of_another_task_is_refused():
+    data = dataclasses.replace(make_data(), task=get_task("carcircle"))
+    with pytest.raises(
+        ValueError, match=r"trained for OfflineBallCircle-v0, it cannot be .* OfflineCarCircle-v0"
+    ):
+        assess(make_policy(task="OfflineBallCircle-v0"), data)
 
 
 def test_a_policy_without_an_evaluation_critic_is_refused():
