@@ -21,7 +21,9 @@ from torch import Tensor
 
 from spi_diffusers.config.validation import Count, Whole, settings
 from spi_diffusers.data.holdout import held_out_episodes
+from spi_diffusers.data.layout import folder_configs
 from spi_diffusers.data.streaming import Dataset, StreamedDataset, open_transitions
+from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.evaluation.assess_support import Support
@@ -35,7 +37,7 @@ from spi_diffusers.evaluation.assessment import (
     LimitAssessment,
 )
 from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
-from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError
+from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.extraction import DEFAULT_RISK, SAFETY_WEIGHT_GRID
 
@@ -95,8 +97,9 @@ def assess(
 
     Raises:
         ValueError: An argument is out of its range, the policy has no evaluation critic, or the data is of
-            another task, or has observations or actions of other sizes.
-        DatasetError: The data cannot be loaded, or is no longer what the policy was trained on.
+            another task, has observations or actions of other sizes, or was not named and is no longer what
+            the policy was trained on.
+        DatasetError: The data cannot be loaded.
         FileNotFoundError: There is no such policy.
     """
     how: dict[str, Any] = {"cost_limits": cost_limits, "risk": risk, "episodes": episodes}
@@ -181,16 +184,19 @@ def _find_data(pipeline: Any, dataset: Any) -> Dataset:
         return dataset
     record = pipeline.training_record
     config = {} if record is None else record["config"]
-    task = pipeline.config.task or config.get("task")
+    task, name = pipeline.config.task, config.get("task")
     clip = bool(config.get("clip_actions"))
     if dataset is not None:
+        if task is None and data_kind(dataset) == "folder" and name in folder_configs(local_path(dataset)):
+            task = name  # other data may be called otherwise
         return open_transitions(dataset, task, clip_actions=clip)
     if record is None:
         raise PolicyError(
             f"the policy has no {CONFIG_FILE} and no {INFO_FILE}, which tell what it was trained on: name "
             "the data (dataset=, --dataset)"
         )
-    data = open_transitions(config.get("dataset"), task, revision=config.get("revision"), clip_actions=clip)
+    how: dict[str, Any] = {"revision": config.get("revision"), "clip_actions": clip}
+    data = open_transitions(config.get("dataset"), task or name, **how)
     if _trained_on(pipeline) != data.sha256:
         raise PolicyError(
             f"{data.source}: by its checksum, this is not what the policy was trained on; name the data to "

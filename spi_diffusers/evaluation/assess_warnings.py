@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spi_diffusers.evaluation.assessment import LimitAssessment
+from spi_diffusers.evaluation.assessment import LimitAssessment, figures
 from spi_diffusers.evaluation.summary import shown_share
 
 #: Fewer episodes than these tell little.
@@ -52,15 +52,16 @@ def find_warnings(
                 f"few of the {total} episodes of the data exceed a limit of {_listed(costly)}: little tells "
                 "what leads beyond it."
             )
+    least_cost, expected = (figures(value)[0] for value in (least, least_expected))
     for limit in (row.cost_limit for row in limits):
         if limit < least:
             found.append(
-                f"a limit of {limit:g} lies below the {least:.3g} that the safest of the {total} episodes of "
-                "the data costs: nothing shows that it can be kept."
+                f"a limit of {limit:g} lies below the {least_cost} that the safest of the {total} episodes "
+                "of the data costs: nothing shows that it can be kept."
             )
         if limit < least_expected:
             found.append(
-                f"a limit of {limit:g} lies below the {least_expected:.3g} that the policy is expected to "
+                f"a limit of {limit:g} lies below the {expected} that the policy is expected to "
                 "cost at its safest weight."
             )
     outside = {row.cost_limit: row.out_of_support or 0.0 for row in limits}

@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,13 @@ ENOUGH_STARTS = 0.95
 POLICY_FIELDS = ("algorithm", "train_seed", "updates", "train_seconds")
 
 
+def figures(*values: float) -> list[str]:
+    """Figures of one kind as text, with three digits of the largest: units may be any."""
+    largest = max(map(abs, values))
+    digits = 2 - math.floor(math.log10(largest)) if largest else 0
+    return [shown(value, min(max(digits, 0), 12)) for value in values]
+
+
 @settings(frozen=True)
 class Estimate(Record):
     """An expected figure of an episode, and the ends of its 90% interval."""
@@ -47,8 +55,7 @@ class Estimate(Record):
     high: Number
 
     def __str__(self) -> str:
-        digits = 0 if max(abs(self.low), abs(self.high)) >= 100 else 2
-        mean, low, high = (shown(value, digits) for value in (self.mean, self.low, self.high))
+        mean, low, high = figures(self.mean, self.low, self.high)
         return f"{mean} ({low} to {high})"
 
 
@@ -164,7 +171,7 @@ class Assessment(Record):
         """The smallest limit and the warnings, a sentence each."""
         smallest = (
             f"The smallest limit that fits at {shown_share(ENOUGH_STARTS)} of the starts is "
-            f"{self.smallest_limit:.3g}, at a risk of {self.risk:g}."
+            f"{figures(self.smallest_limit)[0]}, at a risk of {self.risk:g}."
         )
         return [smallest, *(f"Warning: {warning}" for warning in self.warnings)]
 

@@ -102,6 +102,18 @@ def test_other_data_is_used_whole():
     assert not any("held out" in warning for warning in found.warnings)
 
 
+def test_other_data_may_have_another_name_or_form(tmp_path):
+    policy = trained_on(make_policy(), make_data(episodes=40), tmp_path / "gone", task="robot")
+    other = make_data(episodes=30)
+    write_parquet_dataset(other, tmp_path / "set", config_name="march")
+    names = {name: getattr(other.transitions, name).numpy() for name in vars(other.transitions)}
+    np.savez(tmp_path / "log.npz", **names)
+    for place in (tmp_path / "set", tmp_path / "log.npz"):
+        assert assess(policy, place, cost_limits=[10]).episodes == 30
+    write_parquet_dataset(make_data(episodes=25), tmp_path / "set", config_name="robot")
+    assert assess(policy, tmp_path / "set", cost_limits=[10]).episodes == 25
+
+
 def test_without_held_out_episodes_those_of_the_training_are_used():
     data = make_data(episodes=15)
     found = assess(trained_on(make_policy(), data), data, cost_limits=[10])

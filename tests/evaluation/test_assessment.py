@@ -37,7 +37,7 @@ def test_it_prints_as_a_table_with_remarks():
     assert "From 40 held-out episodes (8,000 steps) of mine.csv; no simulator was asked" in text
     (row,) = [line.split("  ") for line in text.splitlines() if line.lstrip().startswith("10 ")]
     assert [cell.strip() for cell in row if cell.strip()] == [
-        *("10", "612 (580 to 640)", "7.41 (5.10 to 11.25)", "99%", "6%"),
+        *("10", "612 (580 to 640)", "7.4 (5.1 to 11.3)", "99%", "6%"),
     ]
     assert text.endswith(
         "The smallest limit that fits at 95% of the starts is 7.25, at a risk of 0.05.\nWarning: one thing."
@@ -78,6 +78,19 @@ def test_it_knows_its_policy():
     assert not make_assessment(policy=None).is_of(INFO)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((612.4, 580.0, 640.2), "612 (580 to 640)"),
+        ((0.00123, 0.0, 0.00456), "0.00123 (0.00000 to 0.00456)"),
+        ((0.0, 0.0, 0.0), "0 (0 to 0)"),
+        ((-123456.7, -2e5, 1.0), "-123457 (-200000 to 1)"),
+    ],
+)
+def test_figures_in_any_unit(numbers, text):
+    assert str(Estimate(*numbers)) == text
+
+
 # ---- warnings
 
 
@@ -101,7 +114,12 @@ def test_nothing_is_warned_of_where_the_data_tells():
         ([20], [0] * 30, {}, "none of the 30 episodes of the data costs anything"),
         ([3, 20], MANY, {}, "few of the 100 episodes of the data keep a limit of 3 (3 episodes)."),
         ([20, 95, 200], MANY, {}, "exceed a limit of 95 (5 episodes), 200 (0 episodes): little tells"),
-        ([0.5], MANY, {}, "a limit of 0.5 lies below the 1 that the safest of the 100 episodes of the data"),
+        (
+            [0.5],
+            MANY,
+            {},
+            "a limit of 0.5 lies below the 1.00 that the safest of the 100 episodes of the data",
+        ),
         (
             [20],
             MANY,
