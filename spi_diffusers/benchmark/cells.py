@@ -99,7 +99,9 @@ class Outcome:
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
     """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
     held = {
-        (e.extraction, e.feedback, e.cost_limit): e.episodes for e in entries if e.algorithm == cell.algorithm
+        (e.extraction, e.feedback, e.cost_limit): e.episodes
+        for e in entries
+        if e.algorithm == cell.algorithm and e.is_at_usual_risk
     }
     return [
         wanted

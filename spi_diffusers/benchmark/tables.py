@@ -123,8 +123,6 @@ def table_data(
     With `feedback` off, those where the policy is not told its running cost, of an algorithm that has both.
     Suites play at the usual risk; results at another one are left out.
     """
-    from spi_diffusers.pipelines.extraction import DEFAULT_RISK
-
     chosen = get_suite(suite)
     ways = {variant.name: variant.way(feedback) for variant in chosen.variants}
 
@@ -134,7 +132,7 @@ def table_data(
     found: dict[tuple[str, float, str], list[EvaluationEntry]] = {}
     for entry in entries:
         shown_so = (entry.extraction, entry.feedback) == ways.get(entry.algorithm)
-        if shown_so and entry.risk in (None, DEFAULT_RISK) and belongs(entry.task, entry.cost_limit):
+        if shown_so and entry.is_at_usual_risk and belongs(entry.task, entry.cost_limit):
             found.setdefault((entry.task, entry.cost_limit, entry.algorithm), []).append(entry)
     # An algorithm of which every run diverged must be seen too.
     lost = [run for run in diverged if run.algorithm in ways and belongs(run.task, run.cost_limit)]

@@ -239,6 +239,13 @@ class EvaluationEntry(Record):
         """Whether the policy was told the cost limit."""
         return knows_limit(self.extraction)
 
+    @property
+    def is_at_usual_risk(self) -> bool:
+        """Whether it was played at the risk that a pipeline takes by itself, as suites are, or at none."""
+        from spi_diffusers.pipelines.extraction import DEFAULT_RISK
+
+        return self.risk in (None, DEFAULT_RISK)
+
 
 @dataclass(frozen=True)
 class EpisodeStatistics:

@@ -42,6 +42,7 @@ def entry(
     feedback: bool = True,
     limit: float | None = None,
     updates: int = 100,
+    risk: float | None = None,
 ) -> EvaluationEntry:
     """An entry with a normalised reward and cost; two episodes that are alike.
 
@@ -58,6 +59,7 @@ def entry(
         "steps_per_second": 1000.0,
         "train_info": TrainInfo(algorithm, seed, updates, 60.0, {"id": "data", "sha256": "0" * 64}),
         "versions": {},
+        "risk": risk,
     }
     return EvaluationEntry.from_episodes(known, np.full(2, return_), np.full(2, cost * limit), **values)
 

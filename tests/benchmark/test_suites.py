@@ -10,6 +10,7 @@ from spi_diffusers.benchmark.suites import (
     UnknownNameError,
     algorithms_of,
 )
+from spi_diffusers.benchmark.tables import table_data
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import UnknownTaskError
@@ -37,6 +38,16 @@ def test_what_is_missing_is_told_apart_by_the_feedback():
     assert missing_evaluations(cell, [alone]) == [Evaluation("safe", 10.0, 2, feedback=True)]
     assert not Outcome("done", entries=(fed_back,)).covers(cell)
     assert Outcome("done", entries=(fed_back, alone)).covers(cell)
+
+
+def test_what_was_played_at_another_risk_does_not_count():
+    (cell,) = make_cells(["limits"], tasks=["carrun"], algorithms=["spi"], seeds=[0], episodes=2)
+    others = [entry("carrun", limit=one.cost_limit, risk=0.2) for one in cell.evaluations]
+    usual = [entry("carrun", limit=one.cost_limit, risk=0.05) for one in cell.evaluations]
+    assert missing_evaluations(cell, others) == [*cell.evaluations]
+    assert missing_evaluations(cell, [*usual, *others]) == []
+    found = table_data("limits", [*usual, *others]).entries
+    assert [one.risk for group in found.values() for one in group] == [0.05] * len(usual)
 
 
 def test_limits_trains_spi_once_and_baselines_per_limit():
