@@ -56,21 +56,27 @@ def add_noise(action: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def noise_loss(
-    predicted: Tensor, noise: Tensor, imitated: Tensor | None = None, share: float = 1.0
+    predicted: Tensor,
+    noise: Tensor,
+    imitated: Tensor | None = None,
+    share: float = 1.0,
+    others: Tensor | float = 0.0,
 ) -> Tensor:
     """Eq. 9: mean squared error of the predicted noise, both of shape (B, A).
 
     Args:
         predicted: Predicted noise.
         noise: True noise.
-        imitated: Which samples count, shape (B,), bool; None: all.
-        share: The share of samples that count in expectation. It divides, not the number of this batch,
-            so that the mean over processes is the mean over the whole batch.
+        imitated: Which samples count fully, shape (B,), bool; None: all.
+        share: The share of samples that count fully in expectation.
+        others: What the others count, in [0, 1], a number or shape (B,). The expected mean of the weights
+            divides, not that of this batch, so that the mean over processes is that over the whole batch.
     """
     error = (predicted - noise).square()
     if imitated is None:
         return error.mean()
-    return (error.mean(dim=-1) * imitated).mean() / share
+    weight = others + (1.0 - others) * imitated.to(error.dtype)
+    return (error.mean(dim=-1) * weight / (others + (1.0 - others) * share)).mean()
 
 
 def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) -> Tensor:

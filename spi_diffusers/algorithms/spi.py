@@ -29,6 +29,10 @@ from spi_diffusers.data.units import Units
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
 REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
+#: What a transition that is not among the best counts in the noise loss at w = 0; at w = 1 it counts nothing.
+#: Where the best episodes never were, Q^r alone would pull the policy out of the data. The safest policy is
+#: to know the safest episodes only.
+OTHERS_WEIGHT = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class StepInputs(Inputs):
         guidance_noise: Standard normal, shape (T, B, A), for chain guidance; empty (0, B, A) otherwise.
         twin: Which twin guides, int64 scalar 0 or 1.
         next_action: a_{i+1}, in [-1, 1], shape (B, A).
-        imitated: Whether the noise loss counts a transition, shape (B,), bool; None: it counts all.
+        imitated: Which transitions the noise loss counts fully, shape (B,), bool; None: all.
     """
 
     observation: Tensor
@@ -261,7 +265,8 @@ class SPI(Algorithm):
         policy = self._policy.module
         (predicted,) = policy(noisy_action, inputs.timestep, inputs.observation, weight, return_dict=False)
         predicted = predicted.float()
-        denoising = noise_loss(predicted, inputs.noise, inputs.imitated, config.imitation_share)
+        others = OTHERS_WEIGHT * (1.0 - inputs.safety_weight)
+        denoising = noise_loss(predicted, inputs.noise, inputs.imitated, config.imitation_share, others)
         if config.guidance == "chain":
             action = policy.denoise(inputs.observation, weight, self._coefficients, inputs.guidance_noise)
         else:

@@ -66,9 +66,10 @@ class SPIConfig:
             the recorded one (SARSA).
         cost_remap: f of Eq. 4, c' = 1 - f(c), with c in the data's unit (`Units`): "clip" is clip(c, 0, 1),
             "indicator" is 1 for every positive cost.
-        imitation_share: Share of the episodes that are imitated under each safety weight. These have the best
-            trade-off between return and cost under it, among episodes whose starts promise about the same. 1
-            imitates all of the data under every weight; less needs conditioning.
+        imitation_share: Share of the episodes that are imitated above all under each safety weight w; others
+            count (1 - w) / 4 as much. These have the best trade-off between return and cost under it, among
+            episodes whose starts promise about the same. 1 imitates all of the data alike under every weight;
+            less needs conditioning.
         num_train_timesteps: Number T of diffusion steps.
         beta_min: Start of the VP noise schedule.
         beta_max: End of the VP noise schedule.

@@ -125,14 +125,20 @@ def test_noise_loss_by_hand():
 
 def test_noise_loss_of_what_is_imitated_by_hand():
     predicted, noise = tensor([[1.0, 2.0], [3.0, 4.0]]), tensor([[0.0, 2.0], [1.0, 5.0]])
-    # The samples' means are 0.5 and 2.5; half of them is expected to count.
+    # The samples' means are 0.5 and 2.5. A quarter of the others counts: on average (1 + 1/4) / 2 = 0.625.
     for imitated, expected in (
-        ([True, False], 0.5),
-        ([False, True], 2.5),
-        ([True, True], 3.0),
-        ([False] * 2, 0),
+        ([True, False], (0.5 + 0.625) / 2),
+        ([False, True], (0.125 + 2.5) / 2),
+        ([True, True], 1.5),
+        ([False, False], 0.375),
     ):
-        assert noise_loss(predicted, noise, tensor(imitated), 0.5).item() == expected
+        loss = noise_loss(predicted, noise, tensor(imitated), share=0.5, others=0.25)
+        assert loss.item() == pytest.approx(expected / 0.625)
+    # The weights' means are 0.5 and 0.625.
+    imitated, others = tensor([True, False]), tensor([0.0, 0.25])
+    by_sample = noise_loss(predicted, noise, imitated, share=0.5, others=others)
+    assert by_sample.item() == pytest.approx((0.5 / 0.5 + 0.25 * 2.5 / 0.625) / 2)
+    assert noise_loss(predicted, noise, tensor([True, True]), share=1.0).item() == 1.5, "as without a choice"
 
 
 def test_one_step_action_by_hand():
