@@ -1,8 +1,9 @@
 """Measure how long a policy takes to choose an action.
 
-Latency: one observation, 50 candidate actions, 5 denoising steps, as in a control loop. Throughput: 1000
-observations in one call. Both for the paper's extraction (Eq. 12) and for safe extraction, with the limit
-alone and with the budget fed back. Observations are real ones, passed as NumPy as a simulator gives them.
+Latency: one observation, 5 denoising steps, as in a control loop. Throughput: 1000 observations in one call.
+Both for the paper's extraction (Eq. 12), which draws 50 candidate actions, and for safe extraction, which has
+one for each safety weight, with the limit alone and with the budget fed back. Observations are real ones,
+passed as NumPy as a simulator gives them.
 
 Speed does not depend on the weights, so without --policy an untrained policy of the default size is measured.
 """
@@ -60,12 +61,12 @@ def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipel
     return pipeline
 
 
-def calls(extraction: str, count: int, num_steps: int) -> Iterator[dict[str, Any]]:
+def calls(extraction: str, count: int, num_steps: int, candidates: int) -> Iterator[dict[str, Any]]:
     """Arguments of `count` calls, as in an episode whose cost grows at the allowed rate."""
     for call in range(count):
         step = call % num_steps
         if extraction == "reward":
-            yield {"extraction": "reward"}
+            yield {"extraction": "reward", "num_candidates": candidates}
         elif extraction == "safe, limit":
             yield {"cost_limit": COST_LIMIT}
         else:
@@ -91,21 +92,21 @@ def measure_policy(
 
     generator = torch.Generator().manual_seed(0)
     num_steps = pipeline.config.max_episode_steps
-    shared = {"num_candidates": args.candidates, "num_inference_steps": args.steps, "generator": generator}
+    shared = {"num_inference_steps": args.steps, "generator": generator}
     latency: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
     duration: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
     batches = np.resize(observations, (BATCH, observations.shape[1]))
     rows, candidates = iter(np.resize(observations, (10**6, observations.shape[1]))), {}
 
     for name in EXTRACTIONS:
-        for keywords in calls(name, WARMUP_CALLS, num_steps):
+        for keywords in calls(name, WARMUP_CALLS, num_steps, args.candidates):
             output = pipeline(next(rows), **keywords, **shared)
         candidates[name] = output.candidates.shape[1]
         pipeline(batches, **keywords, **shared)
     per_turn = -(-args.calls // TURNS)
     for _ in range(TURNS):
         for name in EXTRACTIONS:
-            for keywords in calls(name, per_turn, num_steps):
+            for keywords in calls(name, per_turn, num_steps, args.candidates):
                 row = next(rows)
                 latency[name].append(timed(lambda: pipeline(row, **keywords, **shared)))  # noqa: B023
             duration[name].append(timed(lambda: pipeline(batches, **keywords, **shared)))  # noqa: B023
@@ -179,7 +180,9 @@ def main() -> None:
     parser.add_argument("--dataset", help="where observations come from, as for `spi train`")
     parser.add_argument("--cores", type=int, nargs="+", default=[1], help="core counts (default: 1)")
     parser.add_argument("--calls", type=positive(int), default=1000, help="timed calls (default: 1000)")
-    parser.add_argument("--candidates", type=positive(int), default=50, help="candidates (default: 50)")
+    parser.add_argument(
+        "--candidates", type=positive(int), default=50, help="candidates of reward extraction (default: 50)"
+    )
     parser.add_argument("--steps", type=positive(int), default=5, help="denoising steps (default: 5)")
     measure_and_save(parser.parse_args(), work, measure, show)
 

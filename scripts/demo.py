@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from helpers import script_parser
 from rich.console import Console
 
@@ -79,11 +78,11 @@ def main() -> None:
     pipeline = SPIPolicyPipeline.from_pretrained(str(trained.policy_folder))
     env = make_env(TASK, seed=args.seed)
     observation, _ = env.reset()
-    output = pipeline(observation, cost_limit=10.0, generator=torch.Generator().manual_seed(args.seed))
+    output = pipeline(observation, cost_limit=10.0)
     env.close()
     console.print(
-        f"At the first observation, with a cost limit of 10: action {output.actions.round(3).tolist()}, one "
-        f"of {int(output.feasible.sum())} feasible among {output.feasible.numel()} candidates."
+        f"At the first observation, with a cost limit of 10: action {output.actions.round(3).tolist()}; "
+        f"{int(output.feasible.sum())} of {output.feasible.numel()} safety weights fit."
     )
     console.rule(f"[bold]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     console.print(f"policy   {trained.policy_folder}")

@@ -72,7 +72,7 @@ def act_all(policy: Any, batch: int | None, seeds: range, threads: int) -> str:
 def act(policy: Any, batch: int | None, seed: int) -> bytes:
     shape = (8,) if batch is None else (batch, 8)
     observation = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-    output = policy(observation, cost_limit=10.0, num_candidates=2, generator=seed)
+    output = policy(observation, cost_limit=10.0, generator=seed)
     return np.asarray(output.actions).tobytes()
 
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extraction",
         nargs="+",
         choices=EXTRACTIONS,
-        help="how an action is picked from the candidates (default: both)",
+        help="by what the action is chosen (default: both)",
     )
     parser.add_argument(
         "--simulator",

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extraction",
         choices=EXTRACTIONS,
-        help="how an action is picked from the candidates (default: safe)",
+        help="by what the action is chosen (default: safe)",
     )
     parser.add_argument(
         "--output",

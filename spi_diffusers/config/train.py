@@ -91,8 +91,8 @@ class TrainConfig:
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
             diffusion-ql do not look at it, and need none. SPI is told its limit when it acts.
         seed: Decides weights and all randomness.
-        holdout: Share of the episodes that SPI does not train on, so that `spi assess` can judge the policy
-            by them; 0: none, as with fewer than 20 episodes.
+        holdout: Share of the episodes that SPI does not train on. They show by how much costs exceed what is
+            expected, and `spi assess` judges the policy by them; 0: none, as with fewer than 20 episodes.
         output_dir: Folder of the run; empty: `outputs/TASK[-ALGORITHM]-seedN`.
         updates: Number of training updates. After them, SPI's evaluation critic makes four for every five.
         batch_size: Transitions per update, over all processes together.

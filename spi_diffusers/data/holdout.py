@@ -1,8 +1,11 @@
-"""Which episodes training leaves out, so that a policy can be judged by data that it has never seen."""
+"""Which episodes training leaves out, so that a policy can be judged by data that it was not fitted to."""
 
 import hashlib
 
 import torch
+
+from spi_diffusers.data.streaming import Dataset, StreamedDataset
+from spi_diffusers.data.transitions import TransitionDataset
 
 #: Fewer episodes are too few to leave any out.
 LEAST_EPISODES = 20
@@ -37,5 +40,19 @@ def holdout_notice(num_episodes: int, share: float) -> str:
         return ""
     return (
         f"no episode is held out: there are only {num_episodes}, and at least {LEAST_EPISODES} are needed; "
-        "spi assess will judge the policy by data that it was trained on"
+        "data that it was trained on will tell the policy and spi assess how far predictions are off"
     )
+
+
+def load_held_out(
+    dataset: Dataset, seed: int, share: float, max_transitions: int
+) -> TransitionDataset | None:
+    """Held-out episodes in memory: the first of them, up to so many transitions; None if none is held out."""
+    chosen = held_out_episodes(dataset.num_episodes, seed, share).nonzero().flatten()
+    if not len(chosen):
+        return None
+    within = dataset.episodes.length[chosen].cumsum(0) <= max_transitions
+    chosen = chosen[: max(1, int(within.sum()))]
+    if isinstance(dataset, StreamedDataset):
+        return dataset.load_episodes(chosen.numpy())
+    return dataset.select_episodes(chosen)

@@ -1,13 +1,9 @@
-"""Assess a policy without a simulator, from episodes that its training never saw.
+"""Assess a policy without a simulator, from episodes that its networks never saw.
 
 The evaluation critic says at the first observation of an episode what return and what cost the policy has
-that a limit lets act there. By how much it is off, the rest of the episode tells: for the safety weight w
-chosen at its start, each step leaves a residual
-
-    delta_t = x_t + (1 - terminated_t) (h - 1) Q_{h-1}(s_{t+1}, a', w) - h Q_h(s_t, a_t, w),   h = T - t,
-
-with an action a' of the policy of w. A critic that is right leaves none on average, whatever policy has
-recorded the episode. The interval of an estimate covers it with and without the sum of its residuals.
+that a limit lets act there. By how much it is off, the rest of the episode tells, by the residuals of the
+safety weight chosen at its start (see `training.residuals`). The interval of an estimate covers it with and
+without their sum.
 """
 
 import os
@@ -39,7 +35,8 @@ from spi_diffusers.evaluation.assessment import (
 from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK, SAFETY_WEIGHT_GRID
+from spi_diffusers.pipelines.extraction import DEFAULT_RISK
+from spi_diffusers.training.residuals import step_residuals
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -47,8 +44,7 @@ if TYPE_CHECKING:
 #: Of the episodes at most so many transitions are used, drawn as whole episodes; and by `spi train`.
 MAX_TRANSITIONS, QUICK_TRANSITIONS = 50_000, 20_000
 BOOTSTRAP = 1000
-_BATCH = 8192
-#: Observations per call of the pipeline, which makes tens of candidates of each.
+#: Observations per call of the pipeline, which makes a candidate of each for every safety weight.
 _STARTS = 512
 
 
@@ -135,7 +131,7 @@ def _assess(
     used = _load(data, chosen)
     limits = spec.cost_limits or _usual_limits(pipeline, data)
     starts = [_at_starts(pipeline, used, limit, spec.risk, seed) for limit in limits]
-    residuals = _residual_sums(pipeline, used, [start.weight for start in starts], seed)
+    residuals = _residual_sums(pipeline, used, [start.weight for start in starts])
     rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen)
     most_states = max(most_transitions // 25, 100)
     if len(rest):
@@ -148,7 +144,7 @@ def _assess(
         parts = zip((start.return_, start.cost), residual, strict=True)
         expected = [_estimate(direct, off, seed) for direct, off in parts]
         cost = Estimate(expected[1].mean, max(expected[1].low, 0.0), max(expected[1].high, 0.0))
-        share = None if support is None else support.share_outside(pipeline, start.weight, seed)
+        share = None if support is None else support.share_outside(pipeline, start.weight)
         rows.append(LimitAssessment(limit, expected[0], cost, float(start.feasible.mean()), share))
     order = np.sort(starts[0].least_bound)
     info = None
@@ -266,7 +262,7 @@ class _Starts:
         weight: Safety weight whose policy acts, float32.
         return_, cost: Its expected return and cost.
         feasible: Whether some policy fits into the limit.
-        least_bound: Smallest cost that the policy of some weight exceeds with a probability of the risk only.
+        least_bound: Smallest budget that the safest policy fits into.
         least_expected: Expected cost of the weight that costs least on average over the starts.
     """
 
@@ -292,15 +288,14 @@ def _at_starts(
             risk=risk,
             generator=generator,
         )
-        weight = found.safety_weights.gather(1, found.chosen.unsqueeze(1))
-        acts = (found.safety_weights == weight).float()
+        acts = found.chosen.unsqueeze(1)
         batch = {
-            "weight": weight.squeeze(1),
-            "return": (found.expected_returns * acts).sum(1) / acts.sum(1),
-            "cost": (found.expected_costs * acts).sum(1) / acts.sum(1),
+            "weight": found.safety_weights.gather(1, acts).squeeze(1),
+            "return": found.expected_returns.gather(1, acts).squeeze(1),
+            "cost": found.expected_costs.gather(1, acts).squeeze(1),
             "feasible": found.feasible.any(1).float(),
-            "bound": found.cost_bounds.amin(1),
-            "by_weight": found.expected_costs.unflatten(1, (len(SAFETY_WEIGHT_GRID), -1)).mean(2),
+            "bound": found.cost_bounds[:, -1],  # what fits needs the safest policy to fit
+            "by_weight": found.expected_costs,
         }
         for name, value in batch.items():
             parts.setdefault(name, []).append(value.cpu())
@@ -317,7 +312,7 @@ def _at_starts(
 
 
 def _residual_sums(
-    pipeline: "SPIPolicyPipeline", data: TransitionDataset, weights: list[Tensor], seed: int
+    pipeline: "SPIPolicyPipeline", data: TransitionDataset, weights: list[Tensor]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Sums of the residuals of reward and of cost along every episode, (E,) each, for each of some weights.
 
@@ -332,40 +327,11 @@ def _residual_sums(
     pair = torch.repeat_interleave(torch.arange(len(pairs)), length)
     frame = torch.arange(len(pair)) - (length.cumsum(0) - length)[pair]
     rows = data.episodes.start[episode][pair] + frame
+    rewards, costs, _ = step_residuals(pipeline, data, rows, pairs[pair, 1], horizon - frame)
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(seed)
-    for part in torch.arange(len(pair)).split(_BATCH):
-        steps = (horizon - frame[part]).float()
-        deltas = _residuals(pipeline, data, rows[part], pairs[pair[part], 1], steps, generator)
-        sums.index_add_(0, pair[part], torch.stack(deltas, 1).double())
+    sums.index_add_(0, pair, torch.stack([rewards, costs], 1).double())
     found = sums[place].view(len(weights), data.num_episodes, 2).numpy()
     return [(each[:, 0], each[:, 1]) for each in found]
-
-
-def _residuals(
-    pipeline: "SPIPolicyPipeline",
-    data: TransitionDataset,
-    rows: Tensor,
-    weight: Tensor,
-    steps: Tensor,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Residuals of reward and of cost, (B,) each, of rows with a weight and a number of steps left, (B,)."""
-    batch, critic = data.transitions.gather(rows), pipeline.evaluation_critic
-    device = pipeline.normalizer.mean.device
-    weight, steps = weight.to(device), steps.to(device)
-    state, following = (
-        pipeline.normalizer(observation.to(device))
-        for observation in (batch.observation, batch.next_observation)
-    )
-    recorded = pipeline.noise_model.from_environment_range(batch.action.to(device)).clamp(-1.0, 1.0)
-    action = pipeline.noise_model.sample(pipeline.scheduler, following, weight, None, generator)
-    now = critic(state, recorded, weight, steps, return_dict=False)
-    later = critic(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
-    remaining = (~batch.terminated.to(device)).float() * (steps - 1.0)
-    reward = batch.reward.to(device) + remaining * later[0] - steps * now[0]
-    cost = batch.cost.to(device) + remaining * later[1].mean(1) - steps * now[1].mean(1)
-    return reward.cpu(), cost.cpu()
 
 
 def _estimate(direct: np.ndarray, residual: np.ndarray, seed: int) -> Estimate:

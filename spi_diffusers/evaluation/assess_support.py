@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.pipelines.extraction import policy_action
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -91,11 +92,10 @@ class Support:
         largest = float(np.quantile(distances.cpu().numpy(), SUPPORTED))
         return cls(states, used.episode_index[rows], neighbors, unit, largest)
 
-    def share_outside(self, pipeline: "SPIPolicyPipeline", weight: Tensor, seed: int) -> float:
+    def share_outside(self, pipeline: "SPIPolicyPipeline", weight: Tensor) -> float:
         """Share of the policy's actions that lie further away, for a safety weight of each episode, (E,)."""
-        generator = torch.Generator().manual_seed(seed)
         weights = weight[self.episode].to(self.state.device)
-        actions = pipeline.noise_model.sample(pipeline.scheduler, self.state, weights, None, generator)
+        actions = policy_action(pipeline, self.state, weights)
         # What is as far away as the recorded ones but for rounding is not further.
         further = _distance(actions / self.unit, self.neighbors) > self.largest * (1 + 1e-6) + 1e-6
         return float(further.double().mean())

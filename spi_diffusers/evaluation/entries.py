@@ -140,8 +140,7 @@ class EvaluationEntry(Record):
     Attributes:
         task: DSRL's task name.
         algorithm: Name of the algorithm.
-        extraction: How the action was picked from the candidates: "safe", or "reward" (Eq. 12); "policy" for
-            a baseline.
+        extraction: By what the action was chosen: "safe", or "reward" (Eq. 12); "policy" for a baseline.
         cost_limit: Limit on the cost return of an episode.
         feedback: Whether the cost so far was fed back at every step.
         train_seed: Seed of the training run.

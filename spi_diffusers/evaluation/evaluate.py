@@ -100,6 +100,11 @@ class EvaluationSpec:
             if not (is_usual or is_baseline or told):
                 choice = f"{name}={getattr(self, name)}"
                 raise ValueError(f"{choice} has no effect: extraction {chosen[0]!r} ignores the cost")
+        if self.num_candidates is not None and all(map(knows_limit, chosen)):
+            raise ValueError(
+                f"num_candidates={self.num_candidates} has no effect: extraction {chosen[0]!r} has one "
+                "candidate for each safety weight"
+            )
         return chosen
 
     def acting(self, pipeline: Any, extraction: str) -> PipelinePolicy:
@@ -108,7 +113,7 @@ class EvaluationSpec:
             pipeline,
             extraction,
             risk=self.risk,
-            num_candidates=self.num_candidates,
+            num_candidates=None if knows_limit(extraction) else self.num_candidates,
             num_inference_steps=self.num_inference_steps,
         )
 
@@ -151,7 +156,7 @@ def evaluate(
         feedback: With safe extraction, tell the policy at every step what is left of the limit.
         risk: With safe extraction, the share of the episodes that may exceed the limit, in (0, 1).
         simulator: What plays the task, as `simulator` of `make_env`.
-        num_candidates: Candidate actions per observation; None takes the policy's default.
+        num_candidates: Candidates per observation, of extraction "reward"; None takes the policy's default.
         num_inference_steps: Denoising steps; None takes the policy's default.
         algorithm: What results call the algorithm; None takes the name in the policy's `training_record`.
             Without a record, or if the weights were changed since, results say that the training is unknown.

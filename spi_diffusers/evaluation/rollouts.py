@@ -53,7 +53,7 @@ class PipelinePolicy:
 
     With extraction "safe" it is told the limit, or with feedback what is left of it, and the steps left; and
     `risk`, the share of the episodes that may exceed the limit, in (0, 1). "reward" (Eq. 12) and "policy" (a
-    baseline) are told nothing.
+    baseline) are told nothing. `num_candidates` is for "reward" alone.
     """
 
     def __init__(

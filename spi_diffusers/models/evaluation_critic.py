@@ -15,7 +15,9 @@ from diffusers.models.activations import get_activation
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
-from torch.nn import functional
+
+#: Residuals are known for so many safety weights, numbers of steps left and levels, each from least to most.
+NUM_WEIGHTS, NUM_STEPS, NUM_LEVELS = 11, 13, 64
 
 
 @dataclass
@@ -24,31 +26,33 @@ class EvaluationCriticOutput(BaseOutput):
 
     Attributes:
         reward_rate: Expected reward per step, in the data's units, shape (B,).
-        cost_rates: Quantiles of the cost per step, in the data's units, none negative, shape (B, Q); their
-            mean is the expected one.
+        cost_rate: Expected cost per step, in the data's units, never negative, shape (B,).
     """
 
     reward_rate: Tensor
-    cost_rates: Tensor
+    cost_rate: Tensor
 
 
 class EvaluationCritic(ModelMixin, ConfigMixin):
     """Reward and cost per step of the h steps that are left, from (s, a, w, h), undiscounted.
 
-    Q_h(s, a, w) is the mean, over the next h steps, of what happens if a is executed in s and the policy of
-    the safety weight w acts after it. After an episode's end nothing happens. The cost has a distribution,
-    given by quantiles at the levels (i + 1/2) / Q. No rate leaves the range of what a single step of the data
-    has, which keeps the recursion over many steps from diverging.
+    Q_h(s, a, w) is the mean, over the next h steps, of what is expected if a is executed in s and the policy
+    of the safety weight w acts after it. After an episode's end nothing happens. No rate leaves the range of
+    what a single step of the data has, which keeps the recursion over many steps from diverging.
+
+    By how much the cost of h steps was more than expected, in episodes of the data, is kept as `residuals`: a
+    distribution for each of some weights and steps. `cost_bound` takes from it what must be added so that the
+    cost is exceeded with a given probability only.
 
     Args:
         observation_dim: Size O of a (normalized) observation.
         action_dim: Size A of an action.
-        max_episode_steps: Largest number of steps left.
+        max_episode_steps: Largest number T of steps left.
         reward_range: Smallest and largest reward of a step, with 0 between them, which follows an end.
         cost_high: Largest cost of a step.
         reward_unit: Typical reward of a step, of which the network's output is a multiple.
-        cost_unit: The same of the cost.
-        num_quantiles: Number Q of quantiles of the cost.
+        cost_mean: Mean cost of a step, the same.
+        cost_unit: Typical size of a cost where there is one.
         hidden_dims: Width of each hidden layer.
         activation: Name of a diffusers activation.
 
@@ -67,35 +71,36 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         reward_range: Sequence[float],
         cost_high: float,
         reward_unit: float = 1.0,
+        cost_mean: float = 1.0,
         cost_unit: float = 1.0,
-        num_quantiles: int = 32,
         hidden_dims: Sequence[int] = (256, 256, 256),
         activation: str = "silu",
     ):
         super().__init__()
-        sizes = (observation_dim, action_dim, max_episode_steps, num_quantiles, *hidden_dims)
+        sizes = (observation_dim, action_dim, max_episode_steps, *hidden_dims)
         if min(sizes) < 1:
             raise ValueError(
                 f"Sizes must be at least 1; got observation_dim={observation_dim}, action_dim={action_dim}, "
-                f"max_episode_steps={max_episode_steps}, num_quantiles={num_quantiles}, "
-                f"hidden_dims={list(hidden_dims)}."
+                f"max_episode_steps={max_episode_steps}, hidden_dims={list(hidden_dims)}."
             )
-        numbers = (*reward_range, cost_high, reward_unit, cost_unit)
+        numbers = (*reward_range, cost_high, reward_unit, cost_mean, cost_unit)
         is_range = len(reward_range) == 2 and reward_range[0] <= 0 <= reward_range[1]
         if not (all(map(math.isfinite, numbers)) and is_range and cost_high >= 0):
             raise ValueError(
                 "An evaluation critic needs a reward_range about 0 and a cost_high that is not negative, all "
                 f"finite; got {list(reward_range)} and {cost_high}."
             )
-        if min(reward_unit, cost_unit) <= 0:
-            raise ValueError(f"Units must be positive, got {reward_unit} and {cost_unit}.")
+        if min(reward_unit, cost_mean, cost_unit) <= 0:
+            raise ValueError(f"Units must be positive, got {reward_unit}, {cost_mean} and {cost_unit}.")
         # Of the steps left the network sees the share of an episode, the logarithm and the inverse: a few
         # steps more or less matter most at the end.
         widths = [observation_dim + action_dim + 1 + 3, *hidden_dims]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out, dtype=torch.float32), get_activation(activation)]
-        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 1 + num_quantiles, dtype=torch.float32))
+        self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 2, dtype=torch.float32))
+        table = torch.zeros(NUM_WEIGHTS, NUM_STEPS, NUM_LEVELS, dtype=torch.float32)
+        self.register_buffer("residuals", table)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "EvaluationCritic":
@@ -110,7 +115,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         steps_left: Tensor,
         return_dict: bool = True,
     ) -> EvaluationCriticOutput | tuple[Tensor, Tensor]:
-        """Expected reward and quantiles of the cost, per step.
+        """Expected reward and cost, per step.
 
         Args:
             observation: Normalized observation, shape (B, O).
@@ -120,14 +125,14 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
             return_dict: Whether to return an [`EvaluationCriticOutput`] instead of a tuple.
 
         Returns:
-            Reward rate (B,) and cost rates (B, Q), float32.
+            Reward rate (B,) and cost rate (B,), float32.
         """
-        reward_rate, cost_rates = self.unbounded(observation, action, safety_weight, steps_left)
+        reward_rate, cost_rate = self.unbounded(observation, action, safety_weight, steps_left)
         low, high = self.config.reward_range
-        reward_rate, cost_rates = reward_rate.clamp(low, high), cost_rates.clamp_max(self.config.cost_high)
+        reward_rate, cost_rate = reward_rate.clamp(low, high), cost_rate.clamp(0.0, self.config.cost_high)
         if not return_dict:
-            return reward_rate, cost_rates
-        return EvaluationCriticOutput(reward_rate=reward_rate, cost_rates=cost_rates)
+            return reward_rate, cost_rate
+        return EvaluationCriticOutput(reward_rate=reward_rate, cost_rate=cost_rate)
 
     def unbounded(
         self, observation: Tensor, action: Tensor, safety_weight: Tensor, steps_left: Tensor
@@ -145,4 +150,48 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         ]
         dtype = self.net[0].weight.dtype
         raw = self.net(torch.cat([part.to(dtype) for part in features], dim=-1)).float()
-        return self.config.reward_unit * raw[:, 0], self.config.cost_unit * functional.softplus(raw[:, 1:])
+        return self.config.reward_unit * raw[:, 0], self.config.cost_mean * raw[:, 1]
+
+    def residual_scale(self, cost: Tensor) -> Tensor:
+        """What residuals of an expected cost are multiples of: sqrt(u (cost + u)) with u = `cost_unit`.
+
+        The standard deviation of a number of costs of size u that come at random grows like that.
+        """
+        unit = self.config.cost_unit
+        return (unit * (cost + unit)).sqrt()
+
+    def step_position(self, steps_left: Tensor) -> Tensor:
+        """Where a number of steps lies among those that residuals are known for, in [0, 12]: by its log."""
+        longest = max(self.config.max_episode_steps, 2)
+        return steps_left.float().clamp(1.0, longest).log() * ((NUM_STEPS - 1) / math.log(longest))
+
+    def cost_bound(self, cost: Tensor, safety_weight: Tensor, steps_left: Tensor, risk: float) -> Tensor:
+        """Cost that is exceeded with a probability of `risk` only.
+
+        Args:
+            cost: Expected cost of the steps left, shape (B,).
+            safety_weight: Safety weight of the policy that acts, shape (B,).
+            steps_left: Shape (B,).
+            risk: In (0, 1).
+
+        Returns:
+            Shape (B,), at least the expected cost.
+        """
+        level = (1.0 - risk) * NUM_LEVELS - 0.5  # as many levels, at (i + 1/2) / 64
+        table = self.residuals.float().permute(2, 0, 1)
+        margins = _between(table, torch.tensor([level], dtype=torch.float32, device=cost.device))[0]
+        margins = _between(margins, safety_weight.float() * (NUM_WEIGHTS - 1))  # (B, steps)
+        position = self.step_position(steps_left)
+        low = position.floor().long().clamp_max(NUM_STEPS - 2).unsqueeze(1)
+        below, above = margins.gather(1, low)[:, 0], margins.gather(1, low + 1)[:, 0]
+        margin = torch.lerp(below, above, position - low[:, 0])
+        # Where the cost was less than expected, that is not relied on.
+        return cost + margin.clamp_min(0.0) * self.residual_scale(cost)
+
+
+def _between(table: Tensor, position: Tensor) -> Tensor:
+    """Rows of a table (N, ...) at positions (B,) in [0, N - 1], linear between two of them: (B, ...)."""
+    position = position.clamp(0.0, len(table) - 1.0)
+    low = position.floor().long().clamp_max(len(table) - 2)
+    share = (position - low).reshape(-1, *[1] * (table.dim() - 1))
+    return torch.lerp(table[low], table[low + 1], share)

@@ -284,6 +284,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         safety_weight: Tensor | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Sample one action per observation by denoising with a scheduler.
 
@@ -294,6 +295,9 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             safety_weight: Shape (B,), or None for an unconditioned model.
             num_inference_steps: Number of denoising steps, by default all T training timesteps.
             generator: Source of the noise.
+            temperature: Multiplies all noise (low-temperature sampling, Ajay et al. 2023). At 0 there is one
+                action for an observation, a typical one. A scheduler that goes through its own `step` draws
+                its noise there as ever.
 
         Returns:
             Actions in [-1, 1], shape (B, A), float32.
@@ -319,8 +323,11 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         shape = (len(observation), self.config.action_dim)
         coefficients = self._cached_coefficients(scheduler, steps)
         if coefficients is None:
-            return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator)
-        noise = randn_tensor((steps, *shape), generator, observation.device, torch.float32)
+            return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator, temperature)
+        if temperature == 0:
+            noise = torch.zeros((steps, *shape), dtype=torch.float32, device=observation.device)
+        else:
+            noise = temperature * randn_tensor((steps, *shape), generator, observation.device, torch.float32)
         return self.denoise(observation, safety_weight, coefficients, noise)
 
     def _cached_coefficients(self, scheduler: Any, steps: int) -> Tensor | None:
@@ -347,6 +354,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         safety_weight: Tensor | None,
         steps: int,
         generator: torch.Generator | None,
+        temperature: float,
     ) -> Tensor:
         scheduler = _own_copy(scheduler)
         scheduler.set_timesteps(steps, device=observation.device)
@@ -356,7 +364,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         # Schedulers that threshold need a channel axis: (B, 1, A).
         shape = (len(observation), 1, self.config.action_dim)
         sample = randn_tensor(shape, generator, observation.device, torch.float32)
-        sample = sample * scheduler.init_noise_sigma
+        sample = sample * (temperature * scheduler.init_noise_sigma)
         for timestep in scheduler.timesteps:
             scaled = scheduler.scale_model_input(sample, timestep).squeeze(1)
             (predicted,) = self(scaled, timestep, observation, safety_weight, return_dict=False)

@@ -24,12 +24,14 @@ def extract_reward(reward_values: Tensor) -> Tensor:
 
 
 def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
-    """The policy with the highest return among those whose cost fits; where none fits, the least costly one.
+    """The policy with the highest return among those whose cost fits; where none fits, the safest one.
 
-    Nothing fits into a budget that is spent, whatever costs are predicted.
+    A policy fits only if all safer ones fit as well: one that is predicted to cost less than a safer one is
+    one that the critic is wrong about. For the same reason the safest one is the last, not the one with the
+    least predicted cost. Nothing fits into a budget that is spent, whatever costs are predicted.
 
     Args:
-        returns: Expected return of each of K policies over the steps left, shape (B, K).
+        returns: Expected return of each of K policies over the steps left, shape (B, K), by safety weight.
         costs: Cost that each exceeds with the probability of the risk only, shape (B, K).
         budget: Cost that may still be caused, shape (B,).
 
@@ -37,28 +39,19 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
         Index of the chosen policy, shape (B,); and which ones fit, shape (B, K).
     """
     budget = budget.unsqueeze(1)
-    feasible = (costs <= budget) & (budget > 0)
+    fits = (costs <= budget) & (budget > 0)
+    feasible = fits.flip(1).cumprod(dim=1).flip(1).bool()
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
-    return torch.where(feasible.any(dim=1), best, costs.argmin(dim=1)), feasible
+    return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
 
 
-def quantile_at(quantiles: Tensor, level: float) -> Tensor:
-    """The value at a level of a distribution given by Q quantiles, in any order, at (i + 1/2) / Q.
-
-    Linear between two of them; below the first and above the last one, these.
-
-    Args:
-        quantiles: Shape (..., Q).
-        level: In (0, 1).
-
-    Returns:
-        Shape (...).
-    """
-    ordered = quantiles.sort(dim=-1).values
-    last = ordered.shape[-1] - 1
-    position = min(max(level * (last + 1) - 0.5, 0.0), float(last))
-    low = int(position)
-    return torch.lerp(ordered[..., low], ordered[..., min(low + 1, last)], position - low)
+def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
+    """How the policies of safety weights (B,) act in normalized states (B, O): actions in [-1, 1], (B, A)."""
+    # Only a scheduler that draws noise in its own steps needs it.
+    generator = torch.Generator().manual_seed(0)
+    return pipeline.noise_model.sample(
+        pipeline.scheduler, states, weight, generator=generator, temperature=0.0
+    )
 
 
 @dataclass(frozen=True)

@@ -68,5 +68,5 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
     def _how_it_acts(self) -> str:
         steps = self.scheduler.config.num_train_timesteps
-        candidates = spi_policy.NUM_CANDIDATES
-        return f"takes a cost limit at run time; up to {candidates} candidates, {steps} denoising steps"
+        weights = len(spi_policy.SAFETY_WEIGHT_GRID)
+        return f"takes a cost limit at run time; {weights} safety weights, {steps} denoising steps"

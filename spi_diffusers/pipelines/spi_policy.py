@@ -1,4 +1,4 @@
-"""The SPI policy as a diffusers pipeline: draw candidate actions, value them, extract one.
+"""The SPI policy as a diffusers pipeline: make candidate actions, value them, extract one.
 
 This file is shipped in a policy's folder and Hub repository as `pipeline.py`, with the modules beside it that
 it needs in place of their imports; all of them need only torch, numpy and diffusers. It is one file there
@@ -40,7 +40,6 @@ from spi_diffusers.pipelines.extraction import (
     cost_allowance,
     extract_reward,
     extract_safe,
-    quantile_at,
 )
 
 FORMAT_VERSION = 2
@@ -56,18 +55,17 @@ class SPIPolicyOutput(BaseOutput):
         actions: The chosen actions in the environment's range, shape (B, A), or (A,) for one observation;
             NumPy or torch, as the observation was.
         candidates: All candidate actions in the environment's range, shape (B, N, A).
-        safety_weights: The safety weight each candidate was drawn with, shape (B, N); NaN for a model
+        safety_weights: The safety weight each candidate was made with, shape (B, N); NaN for a model
             that is not conditioned.
         chosen: Index of the chosen candidate, shape (B,).
         reward_values: With extraction "reward": Q^r of each candidate (the lower twin), in units of reward,
             shape (B, N).
         safety_values: With extraction "reward": Q^c' of each candidate (the lower twin), shape (B, N).
         expected_returns: With extraction "safe": expected return over the steps left, in units of reward, if
-            the candidate is executed and the policy of its safety weight acts after it, shape (B, N).
+            the policy of the candidate's safety weight acts, shape (B, N).
         expected_costs: The same of the cost, shape (B, N).
-        cost_bounds: Cost that the policy of its safety weight is predicted to exceed with a probability of
-            `risk`, shape (B, N), alike for all candidates of a safety weight.
-        feasible: Whether that fits into the budget, shape (B, N).
+        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, (B, N).
+        feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
     """
 
     actions: Tensor | np.ndarray
@@ -87,11 +85,12 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
 
     Candidate actions are drawn from the noise model by denoising (Eq. 8), valued, and one is extracted. With
     `extraction="reward"` that is the paper's Eq. 12, by the reward critic. With `extraction="safe"`, the
-    default whenever a limit or budget is given, candidates come from a grid of safety weights, each of which
-    stands for a policy of its own. The evaluation critic tells what return each of them expects over the
-    steps left, and what cost it exceeds with a probability of `risk` only. Of the policies whose cost fits
-    into the budget, the one with the highest return acts; where none fits, or the budget is spent, the one
-    with the least cost.
+    default whenever a limit or budget is given, there is one candidate for each safety weight of a grid,
+    denoised without noise: each weight stands for a policy of its own, which acts by its most typical action.
+    The evaluation critic tells what return and cost each of them expects over the steps left, and what margin
+    the cost needs for a `risk`. A policy fits if its cost with the margin, and that of all safer ones, fits
+    into the budget. Of those the one with the highest return acts; where none fits, or the budget is spent,
+    the safest one.
 
     Args:
         noise_model ([`MLPNoiseModel`]): Predicts the noise in an action, given the observation.
@@ -240,10 +239,10 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             risk: Share of the episodes that may exceed the limit, in (0, 1).
             safety_weight: Safety weight in [0, 1] of all candidates instead of the grid (safe) or 0.5
                 (reward); only for a conditioned model.
-            num_candidates: Candidates per observation; 50 by default. With a grid of safety weights it is
-                rounded down to a multiple of the grid's size, 11 (at least one each).
+            num_candidates: Candidates per observation with extraction "reward"; 50 by default.
             num_inference_steps: Denoising steps; by default all of the scheduler's training timesteps.
-            generator: Source of the noise, or a seed; the same seed gives the same actions.
+            generator: Source of the noise, or a seed; the same seed gives the same actions. Safe extraction
+                uses none, except with a scheduler of another kind that draws noise in its steps.
             return_dict: Whether to return a [`SPIPolicyOutput`] instead of a tuple.
 
         Returns:
@@ -252,8 +251,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         Raises:
             ValueError: For an observation of the wrong size, with NaN or of something else than numbers, an
                 unknown extraction, a negative limit, a budget without steps left, a risk outside (0, 1), a
-                safety weight that does not apply, or an argument of the wrong type; for a limit, if the
-                policy has no evaluation critic.
+                safety weight or a number of candidates that does not apply, or an argument of the wrong
+                type; for a limit, if the policy has no evaluation critic.
 
         Example:
             ```python
@@ -289,14 +288,16 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
         denoising_steps = as_plain(num_inference_steps)
-        candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
+        temperature = 1.0 if allowance is None else 0.0
+        candidates = self.noise_model.sample(
+            self.scheduler, states, tiled, denoising_steps, generator, temperature
+        )
         if allowance is None:
             values = self._paper_values(states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}
             chosen = extract_reward(values["reward_values"])
         else:
-            groups = len(SAFETY_WEIGHT_GRID) if safety_weight is None else 1
-            chosen, values = self._extract_safe(states, candidates, tiled, allowance, groups)
+            chosen, values = self._extract_safe(states, candidates, tiled, allowance)
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
@@ -333,10 +334,14 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             return None, count
         if safety_weight is not None:
             safety_weight = as_number("safety_weight", safety_weight, 0, 1)
-        if extraction == "safe" and safety_weight is None:
-            grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32, device=device)
-            per_weight = max(1, count // len(grid))
-            return grid.repeat_interleave(per_weight), per_weight * len(grid)
+        if extraction == "safe":
+            if num_candidates is not None:
+                raise ValueError(
+                    "Safe extraction has one candidate for each safety weight: num_candidates is for "
+                    "extraction='reward'."
+                )
+            grid = SAFETY_WEIGHT_GRID if safety_weight is None else (safety_weight,)
+            return torch.tensor(grid, dtype=torch.float32, device=device), len(grid)
         # The paper weighs both critics; without further notice, equally.
         weight = 0.5 if safety_weight is None else safety_weight
         return torch.full((count,), float(weight), dtype=torch.float32, device=device), count
@@ -349,33 +354,23 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         return {"reward_values": reward_values * self.config.reward_unit, "safety_values": safety_values}
 
     def _extract_safe(
-        self,
-        states: Tensor,
-        candidates: Tensor,
-        weights: Tensor | None,
-        allowance: CostAllowance,
-        groups: int,
+        self, states: Tensor, candidates: Tensor, weights: Tensor | None, allowance: CostAllowance
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The chosen candidate (B,), and what was predicted of all, each (B, N)."""
         batch = len(allowance.steps)
-        count = len(states) // batch
+        shape = (batch, len(states) // batch)
         # A caller may go on for longer than any episode of the data.
-        known = allowance.steps.clamp_max(float(self.config.max_episode_steps))
-        reward_rate, cost_rates = self.evaluation_critic(
-            states, candidates, weights, known.repeat_interleave(count), return_dict=False
-        )
-        steps = allowance.steps.unsqueeze(1)
-        returns = reward_rate.view(batch, count) * steps
-        costs = cost_rates.view(batch, count, -1) * steps.unsqueeze(2)
-        # A policy is valued by the mean over its candidates. The best-valued single one would be one that the
-        # critic is wrong about, so that any of them acts, the first.
-        bounds = quantile_at(costs.unflatten(1, (groups, -1)).mean(dim=2), 1.0 - allowance.risk)
-        means = returns.unflatten(1, (groups, -1)).mean(dim=2)
-        policy, feasible = extract_safe(means, bounds, allowance.budget)
-        size = count // groups
-        return policy * size, {
+        known = allowance.steps.clamp_max(float(self.config.max_episode_steps)).repeat_interleave(shape[1])
+        reward_rate, cost_rate = self.evaluation_critic(states, candidates, weights, known, return_dict=False)
+        steps = allowance.steps.repeat_interleave(shape[1])
+        costs = cost_rate * steps
+        # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
+        bounds = self.evaluation_critic.cost_bound(costs, weights, known, allowance.risk / 2).view(shape)
+        returns = (reward_rate * steps).view(shape)
+        chosen, feasible = extract_safe(returns, bounds, allowance.budget)
+        return chosen, {
             "expected_returns": returns,
-            "expected_costs": costs.mean(dim=2),
-            "cost_bounds": bounds.repeat_interleave(size, dim=1),
-            "feasible": feasible.repeat_interleave(size, dim=1),
+            "expected_costs": costs.view(shape),
+            "cost_bounds": bounds,
+            "feasible": feasible,
         }

@@ -1,16 +1,17 @@
 """After training: the evaluation critic learns from the data what the finished policy earns and costs.
 
-Fitted Q evaluation, with the number of steps left as an input instead of a discount, and with the cost's
-distribution as quantiles (QR-DQN, Dabney et al. 2018):
+Fitted Q evaluation, with the number of steps left as an input instead of a discount:
 
-    h Q_h(s, a, w) = x + (1 - terminated) (h - 1) Q_{h-1}(s', a', w),   a' ~ policy of the safety weight w
+    h Q_h(s, a, w) = x + (1 - terminated) (h - 1) Q_{h-1}(s', a', w),   a' the action of the safety weight w
 
-for the reward and for the cost x of a transition. It needs no simulator, and no scale of the data.
+for the reward and for the cost x of a transition. It needs no simulator, and no scale of the data. Then
+episodes show by how much the cost that remains is more than expected, and how often.
 """
 
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,22 +19,21 @@ from torch.nn import functional
 
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
-from spi_diffusers.models.evaluation_critic import EvaluationCritic
-from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
+from spi_diffusers.models.evaluation_critic import NUM_LEVELS, NUM_STEPS, EvaluationCritic
+from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID, policy_action
 from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 from spi_diffusers.progress import progress_bar
+from spi_diffusers.training.residuals import step_residuals
 
 BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
 TARGET_UPDATE_RATE = 0.05
 MAX_GRAD_NORM = 10.0
-#: Where the quantile loss turns from a square to a line, in units of the mean cost (kappa of QR-DQN).
-HUBER_WIDTH = 0.1
-#: How much more the cost's loss counts than the reward's, both in units of the data.
-COST_SHARE = 4.0
 #: Part of the updates in which the number of steps grows from 2 to all: what happens in a few steps must be
 #: known before what happens in many can be.
 GROWTH_SHARE = 0.7
+#: Residuals are learned from whole episodes of at most so many transitions.
+RESIDUAL_TRANSITIONS = 30_000
 
 
 def fit_evaluation_critic(
@@ -74,7 +74,7 @@ def fit_evaluation_critic(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * update / updates))
         longest = max(2, min(horizon, int(horizon * update / (GROWTH_SHARE * updates))))
-        loss = _loss(critic, target, data.draw(longest, generator), pipeline, generator)
+        loss = _loss(critic, target, data.draw(longest, generator), pipeline)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_GRAD_NORM)
@@ -91,7 +91,7 @@ def fit_evaluation_critic(
 
 
 def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon: int) -> EvaluationCritic:
-    network, data = pipeline.noise_model.config, dataset.transitions
+    network, data, units = pipeline.noise_model.config, dataset.transitions, Units.of(dataset)
     reward, cost = data.reward.double(), data.cost.double()
     critic = EvaluationCritic(
         observation_dim=network.observation_dim,
@@ -99,8 +99,9 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon
         max_episode_steps=horizon,
         reward_range=[min(0.0, float(reward.min())), max(0.0, float(reward.max()))],
         cost_high=float(cost.max()),
-        reward_unit=Units.of(dataset).reward,
-        cost_unit=float(cost.mean()) or 1.0,
+        reward_unit=units.reward,
+        cost_mean=float(cost.mean()) or 1.0,
+        cost_unit=units.cost,
         hidden_dims=list(network.hidden_dims),
         activation=network.activation,
     )
@@ -109,7 +110,7 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon
     with torch.no_grad():
         critic.net[-1].weight.zero_()
         critic.net[-1].bias[0] = float(reward.mean()) / critic.config.reward_unit
-        critic.net[-1].bias[1:] = math.log(math.e - 1.0)  # of which softplus makes 1
+        critic.net[-1].bias[1] = float(cost.mean() > 0)
     return critic
 
 
@@ -157,31 +158,63 @@ def _loss(
     target: EvaluationCritic,
     batch: _Batch,
     pipeline: SPIPolicyPipeline,
-    generator: torch.Generator,
 ) -> Tensor:
-    """Squared error of the reward rate plus quantile loss of the cost rates, in units of the data."""
+    """Squared errors of the reward rate and of the cost rate, in units of the data.
+
+    A single step costs 0 or about a `cost_unit`, many of them nearly their mean: the cost's errors count by
+    the variance that costs at random would have.
+    """
     weight, steps, config = batch.safety_weight, batch.steps, critic.config
     with torch.no_grad():
         following = batch.next_observation
-        action = pipeline.noise_model.sample(pipeline.scheduler, following, weight, None, generator)
+        action = policy_action(pipeline, following, weight)
         later = target(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
         remaining = batch.alive * (steps - 1.0)
         reward_target = (batch.reward + remaining * later[0]) / steps
-        cost_target = (batch.cost.unsqueeze(1) + remaining.unsqueeze(1) * later[1]) / steps.unsqueeze(1)
-    reward_rate, cost_rates = critic.unbounded(batch.observation, batch.action, weight, steps)
+        cost_target = (batch.cost + remaining * later[1]) / steps
+    reward_rate, cost_rate = critic.unbounded(batch.observation, batch.action, weight, steps)
     reward_loss = functional.mse_loss(reward_rate / config.reward_unit, reward_target / config.reward_unit)
-    error = (cost_target.unsqueeze(1) - cost_rates.unsqueeze(2)) / config.cost_unit
-    return reward_loss + COST_SHARE * quantile_loss(error)
+    variance = 1.0 + (config.cost_unit / config.cost_mean) / steps
+    cost_loss = (((cost_rate - cost_target) / config.cost_mean).square() / variance).mean()
+    return reward_loss + cost_loss
 
 
-def quantile_loss(error: Tensor) -> Tensor:
-    """Quantile Huber loss of QR-DQN, averaged.
+@torch.no_grad()
+def learn_residuals(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, *, seed: int = 0) -> None:
+    """Fill the critic's `residuals` from episodes: how far the cost to come was above what was expected.
+
+    From a step on, that is the sum of the residuals of the rest of the episode, here in multiples of
+    `residual_scale`. Each safety weight and number of steps left has a distribution of its own.
 
     Args:
-        error: Target minus prediction, shape (B, Q, Q'): of Q predicted quantiles and Q' targets.
+        pipeline: A policy with an evaluation critic, which is changed.
+        dataset: Episodes, at best ones that training has not seen.
+        seed: Decides which episodes are taken of a large dataset.
+
+    Raises:
+        ValueError: The residuals are not finite.
     """
-    count = error.shape[1]
-    levels = ((torch.arange(count, dtype=error.dtype) + 0.5) / count).unsqueeze(1)
-    size = error.abs()
-    huber = torch.where(size <= HUBER_WIDTH, 0.5 * error.square() / HUBER_WIDTH, size - 0.5 * HUBER_WIDTH)
-    return ((levels - (error < 0).to(error.dtype)).abs() * huber).mean()
+    critic: Any = pipeline.evaluation_critic
+    horizon = critic.config.max_episode_steps
+    order = torch.randperm(dataset.num_episodes, generator=torch.Generator().manual_seed(seed))
+    length = dataset.episodes.length[order].clamp_max(horizon)
+    kept = max(1, int((length.cumsum(0) <= RESIDUAL_TRANSITIONS).sum()))
+    start, length = dataset.episodes.start[order[:kept]], length[:kept]
+    episode = torch.repeat_interleave(torch.arange(kept), length)
+    frame = torch.arange(len(episode)) - (length.cumsum(0) - length)[episode]
+    rows, steps = start[episode] + frame, horizon - frame
+    place = critic.step_position(steps).round().long()
+    levels = (torch.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS
+    for index, weight in enumerate(SAFETY_WEIGHT_GRID):
+        _, cost, expected = step_residuals(pipeline, dataset, rows, torch.full((len(rows),), weight), steps)
+        if not math.isfinite(float(cost.double().sum())):
+            raise ValueError(f"The evaluation critic's residuals at safety weight {weight} are not finite.")
+        # Sums from each step to its episode's end: what is left of the running total.
+        running = cost.double().cumsum(0)
+        ends = running[length.cumsum(0) - 1][episode]
+        excess = (ends - running + cost).float() / critic.residual_scale(expected)
+        for knot in range(NUM_STEPS):
+            # The knots around it where no episode has so many steps left.
+            near = (place - knot).abs()
+            found = excess[near == near.min()]
+            critic.residuals[index, knot] = torch.quantile(found, levels)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spi_diffusers import pipelines
+from spi_diffusers.data.holdout import load_held_out
 from spi_diffusers.data.streaming import StreamedDataset
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.evaluation_stage import fit_evaluation_critic
+from spi_diffusers.training.evaluation_stage import fit_evaluation_critic, learn_residuals
 from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.settle import episode_steps
@@ -64,7 +65,10 @@ def _fresh_copy(component: Any) -> Any:
 
 
 def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, progress: bool) -> None:
-    """Evaluate the pipeline's policy on the training data, and give it the critic that knows the outcome."""
+    """Evaluate the pipeline's policy on the training data, and give it the critic that knows the outcome.
+
+    By how much the critic is off, held-out episodes tell it, or where there are none the training's own.
+    """
     dataset, config = trainer.learned_from, trainer.config
     if isinstance(dataset, StreamedDataset):
         dataset = dataset.sample_episodes(EVALUATION_TRANSITIONS, config.seed)
@@ -76,6 +80,8 @@ def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, pr
         progress=progress,
     )
     pipeline.register_modules(evaluation_critic=critic)
+    unseen = load_held_out(trainer.dataset, config.seed, config.holdout, EVALUATION_TRANSITIONS)
+    learn_residuals(pipeline, unseen or dataset, seed=config.seed)
 
 
 def is_saved(trainer: "Trainer", folder: str | Path) -> bool:

@@ -111,7 +111,7 @@ def _tell_held_out(trainer: Trainer) -> None:
         return
     total, share = trainer.dataset.num_episodes, trainer.config.holdout
     if held_out := total - trainer.learned_from.num_episodes:
-        logger.info("Held out: %d of %d episodes, for spi assess.", held_out, total)
+        logger.info("Held out: %d of %d episodes, to tell how far predictions are off.", held_out, total)
     if notice := holdout_notice(total, share):
         logger.warning("%s.", notice)
 

@@ -22,7 +22,7 @@ PURE = [episode_sums(EPISODE, policy, STEPS) for policy in deterministic_policie
 def pipeline():
     settings = {
         "spi.gamma": GAMMA,
-        # Values count twenty times as much as imitation: the optimum is the theory's where that does not count.
+        # Values count twenty times as much as imitation: the theory's optimum takes none into account.
         "spi.eta": 0.05,
         "spi.target_update_rate": 0.05,
         "spi.ema_decay": 0.99,

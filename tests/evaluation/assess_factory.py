@@ -7,15 +7,16 @@ from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models.evaluation_critic import NUM_LEVELS
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 STEPS = 10
 
 
 def make_policy(critic: bool = True, action: float | None = None, **settings) -> SPIPolicyPipeline:
-    """At a safety weight w, a step earns 1 - w and costs 1.2 - w + i / 10, i = 0 to 3: 1.35 - w on average.
+    """At a safety weight w, a step earns 1 - w and costs 1.35 - w; the worst quarter costs 1.4 more in all.
 
-    `action` is what it always does, 1 or -1; None: random ones.
+    `action` is what it always does, 1 or -1; None: those of random weights.
     """
     torch.manual_seed(0)
     shared = {"observation_dim": 1, "action_dim": 1, "hidden_dims": [8]}
@@ -27,11 +28,14 @@ def make_policy(critic: bool = True, action: float | None = None, **settings) ->
         with torch.no_grad():
             last.weight.zero_()
             last.bias.fill_(-1000.0 * action)
-    known = EvaluationCritic(1, 1, STEPS, [-10.0, 10.0], 10.0, 1.0, 0.01, num_quantiles=4, hidden_dims=[])
-    with torch.no_grad():  # softplus(z) is z for numbers as large as in a unit of 0.01
+    # In a unit so large, what is added does not depend on the cost that is expected.
+    unit = 1e6
+    known = EvaluationCritic(1, 1, STEPS, [-10.0, 10.0], 10.0, cost_unit=unit, hidden_dims=[])
+    with torch.no_grad():
         weight, bias = known.net[0].weight.zero_(), known.net[0].bias.zero_()
         weight[0, 2], bias[0] = -0.5, 0.5  # the input is 2 w - 1
-        weight[1:, 2], bias[1:] = -50.0, torch.tensor([70.0, 80.0, 90.0, 100.0])
+        weight[1, 2], bias[1] = -0.5, 0.85
+        known.residuals[..., NUM_LEVELS * 3 // 4 :] = 1.4 / unit
     return SPIPolicyPipeline(
         noise_model=noise_model,
         reward_critic=TwinCritic(**shared),

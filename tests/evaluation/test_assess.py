@@ -22,7 +22,7 @@ def figures(estimate):
 
 
 def test_estimates_by_hand():
-    """A weight w fits into a limit over 10 steps if 10 (1.5 - w) does. Its return is 10 (1 - w), its cost
+    """A weight w fits into a limit over 10 steps if 10 (1.49 - w) does. Its return is 10 (1 - w), its cost
     10 (1.35 - w). Each step leaves 0.7 - (1 - w) of reward and 1 - (1.35 - w) of cost, ten times."""
     found = assess(make_policy(), make_data(), cost_limits=[10, 15, 4])
     first, loose, tight = found.limits
@@ -33,7 +33,7 @@ def test_estimates_by_hand():
     assert figures(tight.expected_return) == [0.0, 0.0, 7.0]  # w = 1, as none fits: of 0.7
     assert figures(tight.expected_cost) == [3.5, 3.5, 10.0]
     assert [row.feasible for row in found.limits] == [1.0, 1.0, 0.0]
-    assert found.smallest_limit == pytest.approx(5.0)
+    assert found.smallest_limit == pytest.approx(4.9, abs=1e-4)
     assert (found.episodes, found.transitions, found.risk, found.held_out) == (20, 200, 0.05, False)
 
 
@@ -62,8 +62,8 @@ def test_intervals_are_bootstrapped_over_episodes():
 
 
 def test_more_risk_lets_a_bolder_weight_act():
-    """At a risk of 0.5 the median counts, 1.35 - w: w = 0.4 fits into 10."""
-    (row,) = assess(make_policy(), make_data(), cost_limits=[10], risk=0.5).limits
+    """At a risk of 0.6, of which half counts, nothing is added to 10 (1.35 - w): w = 0.4 fits into 10."""
+    (row,) = assess(make_policy(), make_data(), cost_limits=[10], risk=0.6).limits
     assert row.expected_return.mean == pytest.approx(6.0)
 
 

@@ -163,11 +163,11 @@ def _play(policy, **changes):
 
 
 def test_rollouts_are_exactly_reproducible_and_leave_the_global_generator_alone(pipeline, step_costs):
-    policy = PipelinePolicy(pipeline, num_candidates=6)
+    policy = PipelinePolicy(pipeline, "reward", num_candidates=6)
     first = _play(policy)
     torch.manual_seed(123)
     state = torch.get_rng_state()
-    again = _play(PipelinePolicy(pipeline, num_candidates=6))
+    again = _play(PipelinePolicy(pipeline, "reward", num_candidates=6))
 
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(first.returns, again.returns)
@@ -178,7 +178,7 @@ def test_rollouts_are_exactly_reproducible_and_leave_the_global_generator_alone(
 
 def test_what_the_pipeline_is_told(pipeline, step_costs):
     spy = Spy(pipeline)
-    _play(PipelinePolicy(spy, num_candidates=6))
+    _play(PipelinePolicy(spy))
     assert len(spy.calls) == 200, "one call per step for all episodes"
     assert spy.calls[0]["cost_budget"].tolist() == [10.0, 10.0]
     assert spy.calls[199]["steps_left"].tolist() == [1, 1]
@@ -187,7 +187,7 @@ def test_what_the_pipeline_is_told(pipeline, step_costs):
     assert {call["risk"] for call in spy.calls} == {0.05}
 
     spy.calls.clear()
-    _play(PipelinePolicy(spy, num_candidates=6, risk=0.3), feedback=False, episodes=1)
+    _play(PipelinePolicy(spy, risk=0.3), feedback=False, episodes=1)
     assert {call["risk"] for call in spy.calls} == {0.3}
     assert all(call["cost_limit"].tolist() == [10.0] and "steps_left" not in call for call in spy.calls)
 
@@ -281,7 +281,7 @@ def test_the_datas_own_figures_are_of_the_limits_that_were_played(run, tmp_path)
 
 
 def test_a_policy_in_memory_says_what_it_was_trained_as(pipeline, caplog):
-    short = {"cost_limits": [10], "extractions": ["safe"], "episodes": 1, "num_candidates": 2}
+    short = {"cost_limits": [10], "extractions": ["safe"], "episodes": 1, "num_inference_steps": 1}
     (unknown,) = evaluate(pipeline, progress=False, **short)
     assert (unknown.algorithm, unknown.updates, unknown.dataset["id"]) == ("unknown", 0, "unknown")
     assert "no record of its training" in caplog.text
@@ -314,6 +314,10 @@ def test_choices_without_effect_are_refused(pipeline):
         evaluate(pipeline, extractions=["policy"])
     with pytest.raises(ValueError, match=r"risk=0.2 has no effect: extraction 'reward' ignores the cost"):
         evaluate(pipeline, extractions=["reward"], risk=0.2)
+    with pytest.raises(
+        ValueError, match=r"num_candidates=6 has no effect: extraction 'safe' has one candidate"
+    ):
+        evaluate(pipeline, extractions=["safe"], num_candidates=6)
 
 
 @pytest.mark.parametrize(

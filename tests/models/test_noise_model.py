@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import EMAModel
 
 from spi_diffusers.algorithms.networks import FusedAdam
@@ -44,6 +44,47 @@ def test_denoise_equals_scheduler_steps_with_the_same_noise(train_steps, steps, 
     torch.testing.assert_close(action, expected, atol=2e-6, rtol=1e-5)
     assert coefficients.shape == (steps, 6)
     assert action.abs().max() <= 1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
+def test_a_temperature_multiplies_all_noise(temperature):
+    model, scheduler = make_model(), make_scheduler(SPIConfig())
+    observation, weight = torch.randn(7, 3), torch.rand(7)
+    noise = torch.randn(5, 7, 2, generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        coefficients = MLPNoiseModel.ddpm_coefficients(scheduler)
+        expected = model.denoise(observation, weight, coefficients, temperature * noise)
+        generator = torch.Generator().manual_seed(11)
+        action = model.sample(scheduler, observation, weight, None, generator, temperature)
+    assert torch.equal(action, expected)
+
+
+def test_at_temperature_zero_no_noise_is_drawn_and_each_observation_has_one_action():
+    model, scheduler = make_model(), make_scheduler(SPIConfig())
+    observation, weight = torch.randn(1, 3).expand(4, -1), torch.full((4,), 0.3)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        first, again = (model.sample(scheduler, observation, weight, temperature=0.0) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, first[:1].expand(4, -1))
+
+
+def test_a_scheduler_of_another_kind_starts_from_the_noise_times_the_temperature():
+    model, scheduler = make_model(), DDIMScheduler(5, clip_sample=True)
+    observation, weight = torch.randn(4, 3), torch.rand(4)
+    with torch.no_grad():
+        cold, other = (
+            model.sample(scheduler, observation, weight, None, torch.Generator().manual_seed(seed), 0.0)
+            for seed in (0, 1)
+        )
+        sample = torch.zeros(4, 2)
+        scheduler.set_timesteps(5)
+        for timestep in scheduler.timesteps:
+            predicted = model(sample, timestep, observation, weight).sample
+            sample = scheduler.step(predicted, timestep, sample).prev_sample
+    assert torch.equal(cold, other)
+    torch.testing.assert_close(cold, sample)
 
 
 def test_denoise_follows_a_scheduler_with_other_betas():

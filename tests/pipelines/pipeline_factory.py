@@ -7,6 +7,7 @@ from exact_noise_model import exact_noise_model
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models.evaluation_critic import NUM_LEVELS
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
 diffusers_logging.disable_progress_bar()
@@ -27,7 +28,6 @@ def make_evaluation_critic(**options) -> EvaluationCritic:
         "max_episode_steps": STEPS,
         "reward_range": [-10.0, 10.0],
         "cost_high": 10.0,
-        "num_quantiles": 4,
         "hidden_dims": [16],
     }
     return EvaluationCritic(**(settings | options))
@@ -75,13 +75,16 @@ def linear_critic(x: float, twin_gap: float = 0.0) -> TwinCritic:
 
 
 def evaluation_critic_by_hand(x: float = 0.0) -> EvaluationCritic:
-    """Reward per step: 1 - w + x times the action's first number. Cost: 1.2 - w + i / 10, i = 0 to 3."""
-    # softplus(z) is z for the large numbers that this unit makes of the rates.
-    critic = make_evaluation_critic(hidden_dims=[], cost_unit=0.01)
+    """Reward per step: 1 - w + x times the action's first number. Cost: 1.35 - w.
+
+    The quantile q of the cost is 4 (q - 1/2) sqrt(cost + 1) above what is expected: one square root at 3/4.
+    """
+    critic = make_evaluation_critic(hidden_dims=[])
     with torch.no_grad():
         weight, bias = critic.net[0].weight.zero_(), critic.net[0].bias.zero_()
         weight[0, 3], weight[0, 5], bias[0] = x, -0.5, 0.5  # the input is 2 w - 1
-        weight[1:, 5], bias[1:] = -50.0, torch.tensor([70.0, 80.0, 90.0, 100.0])
+        weight[1, 5], bias[1] = -0.5, 0.85
+        critic.residuals.copy_(4 * ((torch.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS - 0.5))
     return critic
 
 

@@ -106,6 +106,8 @@ def test_a_type_that_is_asked_for_is_taken(saved):
         with default_dtype(torch.float64):
             half = SPIPolicyPipeline.from_pretrained(saved, torch_dtype=torch.float16, **options)
         assert (half.noise_model.dtype, half.normalizer.mean.dtype) == (torch.float16, torch.float32)
+        output = half(np.zeros((2, 3)), cost_limit=3)
+        assert (output.actions.dtype, output.cost_bounds.dtype) == (np.float32, torch.float32)
 
 
 @pytest.mark.parametrize("state", STATES)

@@ -64,7 +64,7 @@ def test_the_representation_says_what_it_is_and_how_it_was_trained(tmp_path):
         "SPIPolicyPipeline(",
         "  task: OfflineBallCircle-v0, at most 100 steps",
         "  sizes: observation 3, action 2",
-        "  acts: takes a cost limit at run time; up to 50 candidates, 5 denoising steps",
+        "  acts: takes a cost limit at run time; 11 safety weights, 5 denoising steps",
         "  trained: not recorded",
         ")",
     ]

@@ -101,7 +101,8 @@ def test_the_config_of_another_component_is_named(folder, file):
         ("model_index.json", {"reward_unit": 0.0}, "reward_unit must be a finite number of at least 1e-18"),
         ("model_index.json", {"reward_unit": "1"}, "reward_unit must be a finite number"),
         ("normalizer", {"observation_dim": 1e300}, "observation_dim must be a whole number"),
-        ("evaluation_critic", {"num_quantiles": []}, "num_quantiles must be a whole number"),
+        ("evaluation_critic", {"cost_mean": []}, "cost_mean must be a number in"),
+        ("evaluation_critic", {"cost_mean": -1.0}, "Units must be positive"),
         ("evaluation_critic", {"reward_range": [1.0]}, "An evaluation critic needs a reward_range"),
         (
             "evaluation_critic",

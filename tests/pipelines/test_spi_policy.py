@@ -67,17 +67,17 @@ def test_a_seed_stands_for_its_generator(pipe, seed):
 
 
 def test_fields_of_the_output(pipe):
-    output = pipe(torch.randn(4, 3), cost_limit=10.0, num_candidates=22)
-    every = {"actions": (4, 2), "candidates": (4, 22, 2), "safety_weights": (4, 22), "chosen": (4,)}
     safe = ("expected_returns", "expected_costs", "cost_bounds", "feasible")
-    shapes = {name: tuple(value.shape) for name, value in output.items()}
-    assert shapes == every | dict.fromkeys(safe, (4, 22))
-    assert output.feasible.dtype == torch.bool
-    by_reward = {
-        name: tuple(value.shape) for name, value in pipe(torch.randn(4, 3), num_candidates=22).items()
-    }
-    assert by_reward == every | {"reward_values": (4, 22), "safety_values": (4, 22)}
-    assert torch.equal(output.actions, output.candidates[torch.arange(4), output.chosen])
+    for count, options, values in (
+        (11, {"cost_limit": 10.0}, safe),
+        (22, {"num_candidates": 22}, ("reward_values", "safety_values")),
+    ):
+        output = pipe(torch.randn(4, 3), **options)
+        every = {"actions": (4, 2), "candidates": (4, count, 2), "chosen": (4,)}
+        per_candidate = dict.fromkeys(("safety_weights", *values), (4, count))
+        assert {name: tuple(value.shape) for name, value in output.items()} == every | per_candidate
+        assert torch.equal(output.actions, output.candidates[torch.arange(4), output.chosen])
+        assert output.feasible is None or output.feasible.dtype == torch.bool
 
 
 def test_tuple_output(pipe):
@@ -89,7 +89,7 @@ def test_tuple_output(pipe):
 def test_values_are_those_of_the_critics(pipe):
     observation = torch.randn(3, 3)
     paper = pipe(observation, num_candidates=11)
-    safe = pipe(observation, cost_budget=5.0, steps_left=30, num_candidates=11)
+    safe = pipe(observation, cost_budget=5.0, steps_left=30)
     for row in range(3):
         states = pipe.normalizer(observation[row]).expand(11, -1)
         arguments = (states, paper.candidates[row], paper.safety_weights[row])
@@ -99,7 +99,7 @@ def test_values_are_those_of_the_critics(pipe):
         arguments = (states, safe.candidates[row], safe.safety_weights[row], torch.full((11,), 30.0))
         rates = pipe.evaluation_critic(*arguments)
         torch.testing.assert_close(safe.expected_returns[row], 30 * rates.reward_rate)
-        torch.testing.assert_close(safe.expected_costs[row], 30 * rates.cost_rates.mean(dim=1))
+        torch.testing.assert_close(safe.expected_costs[row], 30 * rates.cost_rate)
 
 
 def test_observations_are_normalised(pipe):
@@ -122,10 +122,9 @@ def test_no_gradient_and_no_trace_in_the_global_generator(pipe):
 # ---- seeds
 
 
-@pytest.mark.parametrize("options", [{}, {"cost_limit": 10}, {"cost_budget": 3, "steps_left": 20}])
-def test_the_same_seed_gives_the_same_actions(pipe, options):
+def test_the_same_seed_gives_the_same_actions(pipe):
     observation = torch.randn(4, 3)
-    first, again, other = (pipe(observation, generator=seeded(s), **options) for s in (1, 1, 2))
+    first, again, other = (pipe(observation, generator=seeded(s)) for s in (1, 1, 2))
     for name, value in first.items():
         assert torch.equal(again[name], value), name
     assert not torch.equal(other.candidates, first.candidates)
@@ -140,27 +139,27 @@ def test_a_generator_goes_on(pipe):
 # ---- candidates
 
 
-def test_candidates_are_drawn_over_the_grid_of_safety_weights(pipe):
+def test_with_a_limit_there_is_one_candidate_for_each_safety_weight(pipe):
     output = pipe(torch.zeros(2, 3), cost_limit=10)
-    weights, counts = output.safety_weights[0].unique(return_counts=True)
-    torch.testing.assert_close(weights, torch.tensor(SAFETY_WEIGHT_GRID))
-    assert counts.tolist() == [4] * 11, "50 rounded down to 44"
-    assert torch.equal(output.safety_weights[1], output.safety_weights[0])
+    torch.testing.assert_close(output.safety_weights, torch.tensor([SAFETY_WEIGHT_GRID] * 2))
+    given = pipe(torch.zeros(2, 3), cost_limit=10, safety_weight=0.75)
+    assert given.safety_weights.tolist() == [[0.75]] * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"safety_weight": 0.5}])
+def test_a_number_of_candidates_has_no_effect_on_safe_extraction_and_is_refused(pipe, options):
+    for told in ({"cost_limit": 10}, {"cost_budget": 3, "steps_left": 20}):
+        with pytest.raises(ValueError, match=r"num_candidates is for extraction='reward'"):
+            pipe(torch.zeros(2, 3), num_candidates=50, **told, **options)
 
 
 @given(st.integers(1, 40))
 def test_number_of_candidates(count):
-    pipe = make_pipeline()
-    grid = len(SAFETY_WEIGHT_GRID)
-    assert pipe(torch.zeros(3), num_candidates=count).candidates.shape[1] == count
-    assert pipe(torch.zeros(3), num_candidates=count, cost_limit=1).candidates.shape[1] == max(
-        grid, count // grid * grid
-    )
+    assert make_pipeline()(torch.zeros(3), num_candidates=count).candidates.shape == (1, count, 2)
 
 
-@pytest.mark.parametrize("options", [{}, {"cost_limit": 10}])
-def test_a_given_safety_weight_is_that_of_all_candidates(pipe, options):
-    output = pipe(torch.zeros(3), safety_weight=0.75, num_candidates=7, **options)
+def test_a_given_safety_weight_is_that_of_all_candidates(pipe):
+    output = pipe(torch.zeros(3), safety_weight=0.75, num_candidates=7)
     assert output.safety_weights.tolist() == [[0.75] * 7]
 
 

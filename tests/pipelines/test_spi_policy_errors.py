@@ -130,6 +130,7 @@ def test_arguments_of_another_type(pipe, options, message):
         ({"safety_weight": NAN}, "safety_weight must be a finite number in [0, 1], got nan"),
         ({"num_candidates": 0}, "num_candidates must be a whole number in [1, 100000], got 0"),
         ({"num_candidates": -5}, "num_candidates must be a whole number in [1, 100000], got -5"),
+        ({"num_candidates": 50, "cost_limit": 1.0}, "num_candidates is for extraction='reward'."),
         # Also where it would not be needed, a limit that makes no sense is a mistake.
         ({"cost_limit": -1.0, "extraction": "reward"}, "cost_limit must not be negative"),
     ],

@@ -225,7 +225,7 @@ def test_weights_of_another_component_are_refused(folder):
         ("reward_critic", {"observation_dim": 8}),
         ("safety_critic", {"num_heads": 2}),
         ("normalizer", {"observation_dim": 4}),
-        ("evaluation_critic", {"num_quantiles": 3}),
+        ("evaluation_critic", {"hidden_dims": [8]}),
     ],
 )
 def test_a_config_that_does_not_fit_its_weights_is_named(folder, component, changes):

@@ -92,7 +92,7 @@ def test_headers_that_lie(folder, lie):
         ("reward_critic", {"num_heads": HUGE}),
         ("safety_critic", {"hidden_dims": [16, HUGE]}),
         ("normalizer", {"observation_dim": HUGE}),
-        ("evaluation_critic", {"num_quantiles": HUGE}),
+        ("evaluation_critic", {"hidden_dims": [HUGE]}),
     ],
 )
 def test_configs_with_absurd_sizes(folder, component, changes):

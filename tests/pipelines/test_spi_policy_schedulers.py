@@ -60,9 +60,11 @@ def test_seeds_range_and_limits_work_as_with_ddpm(name):
     observation = torch.randn(4, 3)
     first, again, other = (pipe(observation, cost_limit=10, generator=seeded(s)) for s in (1, 1, 2))
     assert torch.equal(first.candidates, again.candidates)
-    assert not torch.equal(first.candidates, other.candidates)
+    # There is no noise at the start, but these draw some in their own steps.
+    draws_noise = name in ("DDPM fixed_large", "DDPM thresholding")
+    assert torch.equal(first.candidates, other.candidates) != draws_noise
     assert first.candidates.abs().max() <= 1
-    assert first.candidates.shape == (4, 44, 2)
+    assert first.candidates.shape == (4, 11, 2)
     assert pipe(observation[0].numpy(), generator=seeded()).actions.shape == (2,)
 
 

@@ -105,6 +105,6 @@ def test_inference_benchmark_measures_every_extraction(tmp_path):
     assert [row["extraction"] for row in part["extractions"]] == ["reward", "safe, limit", "safe, budget"]
     for row in part["extractions"]:
         assert row["calls"] == 20
-        assert row["candidates"] == 12
+        assert row["candidates"] == (12 if row["extraction"] == "reward" else 11)
         assert 0 < row["latency_ms_min"] <= row["latency_ms_median"] <= row["latency_ms_99"]
         assert row["actions_per_second"] > 0

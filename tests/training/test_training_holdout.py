@@ -1,4 +1,4 @@
-"""Episodes that are held out: no part of training sees them, in memory or streamed."""
+"""Episodes that are held out: training sees them only to tell how far predictions are off."""
 
 import dataclasses
 
@@ -13,7 +13,9 @@ from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.training.build import training_episodes
+from spi_diffusers.training.evaluation_stage import learn_residuals
 from spi_diffusers.training.export import save_policy
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.train import run_training
@@ -44,7 +46,7 @@ def data():
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_no_part_of_training_sees_them(data, streamed, tmp_path):
+def test_no_part_of_training_sees_them_but_the_residuals_of_costs(data, streamed, tmp_path):
     dataset = data
     if streamed:
         write_parquet_dataset(data, tmp_path / "set", config_name="robot")
@@ -61,6 +63,23 @@ def test_no_part_of_training_sees_them(data, streamed, tmp_path):
     critic = (tmp_path / "policy" / "evaluation_critic" / "config.json").read_text()
     assert "1000000" not in critic
     assert trainer.dataset.sha256 == data.sha256, "the record names the whole dataset"
+    policy = SPIPolicyPipeline.from_pretrained(tmp_path / "policy")
+    found = policy.evaluation_critic.residuals.clone()
+    learn_residuals(policy, data.select_episodes(HELD_OUT))
+    torch.testing.assert_close(found, policy.evaluation_critic.residuals)
+    assert float(found.amax()) > 1e4
+
+
+def test_where_none_is_held_out_residuals_are_those_of_the_training(tmp_path):
+    data = make_dataset(lengths=(4,) * 12)
+    trainer = Trainer(tiny_config(tmp_path / "run", **OWN), data, progress=False)
+    trainer.train()
+    save_policy(trainer, tmp_path / "policy")
+    policy = SPIPolicyPipeline.from_pretrained(tmp_path / "policy")
+    found = policy.evaluation_critic.residuals.clone()
+    learn_residuals(policy, data)
+    torch.testing.assert_close(found, policy.evaluation_critic.residuals)
+    assert found.abs().amax() > 0
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -93,5 +112,5 @@ def test_training_tells_how_many(data, tmp_path, caplog):
         config = tiny_config(tmp_path / f"run-{name}", **{**OWN, "dataset": tmp_path / name})
         with caplog.at_level("INFO", "spi_diffusers"):
             run_training(config, progress=False)
-    assert "Held out: 3 of 30 episodes, for spi assess." in caplog.text
+    assert "Held out: 3 of 30 episodes, to tell how far predictions are off." in caplog.text
     assert "no episode is held out: there are only 19, and at least 20 are needed" in caplog.text

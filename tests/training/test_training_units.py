@@ -67,7 +67,7 @@ def trained(k: float = 1.0, cost: float = 1.0, precision: str = "no"):
 
 def act(policy, k: float, limit: float):
     states = STATES * torch.tensor([k, 1.0, 1.0])
-    return policy(states, cost_limit=limit * k, generator=0)
+    return policy(states, cost_limit=limit * k)
 
 
 @pytest.mark.parametrize("limit", [0.04, 0.1, 10.0])
@@ -77,6 +77,7 @@ def test_units_do_not_change_the_policy(k, limit):
     torch.testing.assert_close(actual.candidates, expected.candidates, atol=1e-5, rtol=0)
     torch.testing.assert_close(actual.expected_returns / k, expected.expected_returns, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(actual.expected_costs / k, expected.expected_costs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(actual.cost_bounds / k, expected.cost_bounds, atol=1e-4, rtol=1e-4)
     assert torch.equal(actual.chosen, expected.chosen)
 
 
@@ -85,6 +86,7 @@ def test_units_that_round_nothing_change_no_bit(k):
     expected, actual = act(trained(), 1.0, 10.0), act(trained(k), k, 10.0)
     assert torch.equal(actual.candidates, expected.candidates)
     assert torch.equal(actual.expected_costs, expected.expected_costs * k)
+    assert torch.equal(actual.cost_bounds, expected.cost_bounds * k)
 
 
 @pytest.mark.parametrize("k", [1e-3, 1e4])
@@ -100,14 +102,17 @@ def test_the_predicted_cost_is_in_the_units_of_the_data(cost):
     limit = float(bounds[len(bounds) // 2 :][:2].mean())  # between two, so that rounding does not decide
     one, other = act(trained(), 1.0, limit), act(trained(cost=cost), 1.0, limit * cost)
     torch.testing.assert_close(other.expected_costs / cost, one.expected_costs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(other.cost_bounds / cost, one.cost_bounds, atol=1e-4, rtol=1e-4)
     assert torch.equal(other.feasible, one.feasible)
-    assert 0 < int(one.feasible.sum()) < one.feasible.numel()
+    fits = one.cost_bounds <= limit
+    assert torch.equal(other.cost_bounds <= limit * cost, fits)
+    assert 0 < int(fits.sum()) < fits.numel()
 
 
 def test_observations_far_from_zero_matter_in_bfloat16():
     policy = trained(precision="bf16")
-    near = policy(STATES[:1], cost_limit=10.0, generator=0)
-    far = policy(STATES[:1] + torch.tensor([0.0, 1.0, 0.0]), cost_limit=10.0, generator=0)
+    near = policy(STATES[:1], cost_limit=10.0)
+    far = policy(STATES[:1] + torch.tensor([0.0, 1.0, 0.0]), cost_limit=10.0)
     assert (near.candidates - far.candidates).abs().max() > 1e-2
 
 

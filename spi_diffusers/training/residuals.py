@@ -1,0 +1,66 @@
+"""By how much an evaluation critic is off along recorded episodes, without a simulator.
+
+With a fixed safety weight w, each step of an episode leaves a residual
+
+    delta_t = x_t + (1 - terminated_t) (h - 1) Q_{h-1}(s_{t+1}, a', w) - h Q_h(s_t, a_t, w),   h = T - t,
+
+with the action a' of the policy of w. A critic that is right leaves none on average, whatever policy has
+recorded the episode.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.pipelines.extraction import policy_action
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines import SPIPolicyPipeline
+
+_BATCH = 8192
+
+
+@torch.no_grad()
+def step_residuals(
+    pipeline: "SPIPolicyPipeline", data: TransitionDataset, rows: Tensor, weight: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residuals of single steps, in the data's units.
+
+    Args:
+        pipeline: A policy with an evaluation critic.
+        data: Recorded episodes.
+        rows: Rows of the data, (B,).
+        weight: Safety weight w for each, (B,).
+        steps: Steps h left at each, this one included, (B,).
+
+    Returns:
+        Residuals of the reward and of the cost, and the expected cost h Q_h(s_t, a_t, w), each (B,).
+    """
+    parts = zip(rows.split(_BATCH), weight.split(_BATCH), steps.float().split(_BATCH), strict=True)
+    found = [_step_residuals(pipeline, data, *part) for part in parts]
+    rewards, costs, expected = (torch.cat(values) for values in zip(*found, strict=True))
+    return rewards, costs, expected
+
+
+def _step_residuals(
+    pipeline: Any, data: TransitionDataset, rows: Tensor, weight: Tensor, steps: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, critic = data.transitions.gather(rows), pipeline.evaluation_critic
+    device = pipeline.normalizer.mean.device
+    weight, steps = weight.to(device), steps.to(device)
+    state, following = (
+        pipeline.normalizer(observation.to(device))
+        for observation in (batch.observation, batch.next_observation)
+    )
+    # Data without a DSRL task may hold actions that its environment clipped.
+    recorded = pipeline.noise_model.from_environment_range(batch.action.to(device)).clamp(-1.0, 1.0)
+    action = policy_action(pipeline, following, weight)
+    now = critic(state, recorded, weight, steps, return_dict=False)
+    later = critic(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
+    remaining = (~batch.terminated.to(device)).float() * (steps - 1.0)
+    signals = (batch.reward.to(device), batch.cost.to(device))
+    values = zip(signals, later, now, strict=True)
+    reward, cost = (x + remaining * after - steps * before for x, after, before in values)
+    return reward.cpu(), cost.cpu(), (steps * now[1]).cpu()
