@@ -135,6 +135,7 @@ def test_processes_end_together_whatever_ends_one(moment):
             env.step(actions)
     else:
         if moment == "in a step":
+            os.kill(env.processes[1].pid, signal.SIGSTOP)  # else its step may be done before
             env.step_async(actions)
         os.kill(env.processes[1].pid, signal.SIGKILL)
         if moment != "before closing":
