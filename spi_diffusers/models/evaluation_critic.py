@@ -177,21 +177,16 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         Returns:
             Shape (B,), at least the expected cost.
         """
-        level = (1.0 - risk) * NUM_LEVELS - 0.5  # as many levels, at (i + 1/2) / 64
-        table = self.residuals.float().permute(2, 0, 1)
-        margins = _between(table, torch.tensor([level], dtype=torch.float32, device=cost.device))[0]
-        margins = _between(margins, safety_weight.float() * (NUM_WEIGHTS - 1))  # (B, steps)
-        position = self.step_position(steps_left)
-        low = position.floor().long().clamp_max(NUM_STEPS - 2).unsqueeze(1)
-        below, above = margins.gather(1, low)[:, 0], margins.gather(1, low + 1)[:, 0]
-        margin = torch.lerp(below, above, position - low[:, 0])
+        level = torch.tensor((1.0 - risk) * NUM_LEVELS - 0.5, dtype=torch.float32, device=cost.device)
+        margins = self.residuals.float() @ _shares(level, NUM_LEVELS)  # levels lie at (i + 1/2) / 64
+        by_weight = _shares(safety_weight.float() * (NUM_WEIGHTS - 1), NUM_WEIGHTS)
+        by_steps = _shares(self.step_position(steps_left), NUM_STEPS)
+        margin = ((by_weight @ margins) * by_steps).sum(dim=1)
         # Where the cost was less than expected, that is not relied on.
         return cost + margin.clamp_min(0.0) * self.residual_scale(cost)
 
 
-def _between(table: Tensor, position: Tensor) -> Tensor:
-    """Rows of a table (N, ...) at positions (B,) in [0, N - 1], linear between two of them: (B, ...)."""
-    position = position.clamp(0.0, len(table) - 1.0)
-    low = position.floor().long().clamp_max(len(table) - 2)
-    share = (position - low).reshape(-1, *[1] * (table.dim() - 1))
-    return torch.lerp(table[low], table[low + 1], share)
+def _shares(position: Tensor, count: int) -> Tensor:
+    """Shares (..., N) of N rows in what lies at a position in [0, N - 1], linear between two of them."""
+    rows = torch.arange(count, dtype=position.dtype, device=position.device)
+    return (1.0 - (position.clamp(0.0, count - 1.0).unsqueeze(-1) - rows).abs()).clamp_min(0.0)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spi_diffusers.algorithms.networks import polyak_update
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
-from spi_diffusers.models.evaluation_critic import NUM_LEVELS, NUM_STEPS, EvaluationCritic
+from spi_diffusers.models.evaluation_critic import NUM_LEVELS, NUM_STEPS, NUM_WEIGHTS, EvaluationCritic
 from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID, policy_action
 from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 from spi_diffusers.progress import progress_bar
@@ -67,20 +68,19 @@ def fit_evaluation_critic(
         critic = _new_critic(pipeline, dataset, horizon)
     target = copy.deepcopy(critic)
     optimizer = torch.optim.Adam(critic.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     generator = torch.Generator().manual_seed(seed)
     data = _Data(pipeline, dataset)
     bar = progress_bar(total=updates, desc="evaluating", unit=" updates", disable=not progress)
     for update in range(updates):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * 0.5 * (1.0 + math.cos(math.pi * update / updates))
         longest = max(2, min(horizon, int(horizon * update / (GROWTH_SHARE * updates))))
         loss = _loss(critic, target, data.draw(longest, generator), pipeline)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_GRAD_NORM)
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(list(target.parameters()), list(critic.parameters()), TARGET_UPDATE_RATE)
+        schedule.step()
+        polyak_update(target.parameters(), critic.parameters(), TARGET_UPDATE_RATE)
         bar.update()
         if update % 500 == 0 or update + 1 == updates:
             bar.set_postfix_str(f"loss={loss.item():.3g}, steps={longest}")
@@ -205,7 +205,7 @@ def learn_residuals(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, *, 
     rows, steps = start[episode] + frame, horizon - frame
     place = critic.step_position(steps).round().long()
     levels = (torch.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS
-    for index, weight in enumerate(SAFETY_WEIGHT_GRID):
+    for index, weight in enumerate(torch.linspace(0.0, 1.0, NUM_WEIGHTS).tolist()):
         _, cost, expected = step_residuals(pipeline, dataset, rows, torch.full((len(rows),), weight), steps)
         if not math.isfinite(float(cost.double().sum())):
             raise ValueError(f"The evaluation critic's residuals at safety weight {weight} are not finite.")
