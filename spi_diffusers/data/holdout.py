@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from spi_diffusers.data.streaming import Dataset, StreamedDataset
+from spi_diffusers.data.streaming import Dataset, load_episodes
 from spi_diffusers.data.transitions import TransitionDataset
 
 #: Fewer episodes are too few to leave any out.
@@ -51,8 +51,4 @@ def load_held_out(
     chosen = held_out_episodes(dataset.num_episodes, seed, share).nonzero().flatten()
     if not len(chosen):
         return None
-    within = dataset.episodes.length[chosen].cumsum(0) <= max_transitions
-    chosen = chosen[: max(1, int(within.sum()))]
-    if isinstance(dataset, StreamedDataset):
-        return dataset.load_episodes(chosen.numpy())
-    return dataset.select_episodes(chosen)
+    return load_episodes(dataset, dataset.episodes.within(chosen, max_transitions))

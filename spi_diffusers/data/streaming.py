@@ -140,15 +140,13 @@ class StreamedDataset:
 
     def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
         """Load episodes into memory, drawn at random: at most `max_transitions`, but at least one episode."""
-        order = np.random.default_rng(seed).permutation(self.num_episodes)
-        total = np.cumsum(self.episodes.length.numpy()[order])
-        count = max(int(np.searchsorted(total, max_transitions, side="right")), 1)
-        return self.load_episodes(np.sort(order[:count]))
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(self.num_episodes))
+        return self.load_episodes(self.episodes.within(order, max_transitions).sort().values)
 
-    def load_episodes(self, chosen: np.ndarray) -> TransitionDataset:
+    def load_episodes(self, chosen: torch.Tensor) -> TransitionDataset:
         """Load episodes into memory, by their positions in the episode table, increasing, (K,) int64."""
-        start = self.episodes.start.numpy()[chosen]
-        stop = start + self.episodes.length.numpy()[chosen]
+        start = self.episodes.start[chosen]
+        stop = start + self.episodes.length[chosen]
         batches = [batch for _, batch in self.read([*zip(start.tolist(), stop.tolist(), strict=True)])]
         columns = {name: torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in COLUMNS}
         return TransitionDataset.from_columns(
@@ -162,6 +160,13 @@ class StreamedDataset:
 
 #: In memory, or in its files.
 Dataset = TransitionDataset | StreamedDataset
+
+
+def load_episodes(dataset: Dataset, chosen: torch.Tensor) -> TransitionDataset:
+    """Episodes in memory, by their positions in the episode table, increasing, (K,) int64."""
+    if isinstance(dataset, StreamedDataset):
+        return dataset.load_episodes(chosen)
+    return dataset.select_episodes(chosen)
 
 
 def open_stream(

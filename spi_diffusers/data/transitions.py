@@ -101,6 +101,28 @@ class EpisodeTable:
         episode = torch.searchsorted(self.start, rows, right=True) - 1
         return (episode >= 0) & (rows < (self.start + self.length)[episode])
 
+    def within(self, order: torch.Tensor, max_transitions: int) -> torch.Tensor:
+        """The first of some episodes, by positions (K,), that have so many rows together; one at least."""
+        total = self.length[order].cumsum(0)
+        return order[: max(int((total <= max_transitions).sum()), 1)]
+
+    def rows(
+        self, index: torch.Tensor, longest: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The rows of some episodes, one episode after the other.
+
+        Args:
+            index: Positions of the episodes, (K,) int64.
+            longest: Only so many of the first rows of each; None: all.
+
+        Returns:
+            Rows in the dataset; which of the K episodes each is of; and which step of it, from 0; each (N,).
+        """
+        length = self.length[index] if longest is None else self.length[index].clamp_max(longest)
+        which = torch.repeat_interleave(torch.arange(len(index), device=length.device), length)
+        step = torch.arange(len(which), device=length.device) - (length.cumsum(0) - length)[which]
+        return self.start[index][which] + step, which, step
+
     def usual_cost_limits(self, task: Task | None) -> tuple[float, ...]:
         """The task's own cost limits; without a task, the quartiles of the episodes' cost returns."""
         if task is not None:
@@ -265,12 +287,7 @@ class TransitionDataset:
             index = torch.nonzero(index).flatten()
         if index.numel() == 0:
             raise ValueError(f"{self.source}: no episode selected; a dataset needs at least one")
-        length = self.episodes.length[index]
-        # Rows of the k-th chosen episode: its start plus 0, 1, ..., length - 1.
-        episode_index = torch.repeat_interleave(torch.arange(len(index), device=length.device), length)
-        new_start = length.cumsum(0) - length
-        frame_index = torch.arange(int(length.sum()), device=length.device) - new_start[episode_index]
-        rows = self.episodes.start[index][episode_index] + frame_index
+        rows, episode_index, frame_index = self.episodes.rows(index)
         return TransitionDataset(
             transitions=self.transitions.gather(rows),
             episode_index=episode_index,

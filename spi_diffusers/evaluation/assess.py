@@ -18,7 +18,7 @@ from torch import Tensor
 from spi_diffusers.config.validation import Count, Whole, settings
 from spi_diffusers.data.holdout import held_out_episodes
 from spi_diffusers.data.layout import folder_configs
-from spi_diffusers.data.streaming import Dataset, StreamedDataset, open_transitions
+from spi_diffusers.data.streaming import Dataset, StreamedDataset, load_episodes, open_transitions
 from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import TransitionDataset
@@ -128,14 +128,14 @@ def _assess(
     held_out = _held_out(pipeline, data) if is_training_data else np.zeros(data.num_episodes, dtype=bool)
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(data.num_episodes)
     chosen = _draw(data, pool, spec.episodes or len(pool), most_transitions, rng)
-    used = _load(data, chosen)
+    used = load_episodes(data, chosen)
     limits = spec.cost_limits or _usual_limits(pipeline, data)
     starts = [_at_starts(pipeline, used, limit, spec.risk, seed) for limit in limits]
     residuals = _residual_sums(pipeline, used, [start.weight for start in starts])
-    rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen)
+    rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen.numpy())
     most_states = max(most_transitions // 25, 100)
     if len(rest):
-        others = _load(data, _draw(data, rest, len(rest), most_transitions, rng))
+        others = load_episodes(data, _draw(data, rest, len(rest), most_transitions, rng))
         support: Support | None = Support.between(pipeline, others, used, most_states, rng)
     else:
         support = Support.within(pipeline, used, most_states, rng)
@@ -232,17 +232,10 @@ def _held_out(pipeline: Any, data: Dataset) -> np.ndarray:
 
 def _draw(
     data: Dataset, pool: np.ndarray, most: int, most_transitions: int, rng: np.random.Generator
-) -> np.ndarray:
+) -> Tensor:
     """Positions of some episodes of the pool, increasing: at least one."""
-    order = rng.permutation(pool)[:most]
-    total = np.cumsum(data.episodes.length.cpu().numpy()[order])
-    return np.sort(order[: max(int(np.searchsorted(total, most_transitions, side="right")), 1)])
-
-
-def _load(data: Dataset, chosen: np.ndarray) -> TransitionDataset:
-    if isinstance(data, StreamedDataset):
-        return data.load_episodes(chosen)
-    return data.select_episodes(torch.from_numpy(chosen))
+    order = torch.from_numpy(rng.permutation(pool)[:most])
+    return data.episodes.within(order, most_transitions).sort().values
 
 
 def _usual_limits(pipeline: Any, data: Dataset) -> tuple[float, ...]:
@@ -323,11 +316,8 @@ def _residual_sums(
     episode = torch.arange(data.num_episodes).repeat(len(weights))
     pairs, place = torch.stack([episode.float(), torch.cat(weights)], 1).unique(dim=0, return_inverse=True)
     episode = pairs[:, 0].long()
-    length = data.episodes.length[episode].clamp_max(horizon)
-    pair = torch.repeat_interleave(torch.arange(len(pairs)), length)
-    frame = torch.arange(len(pair)) - (length.cumsum(0) - length)[pair]
-    rows = data.episodes.start[episode][pair] + frame
-    rewards, costs, _ = step_residuals(pipeline, data, rows, pairs[pair, 1], horizon - frame)
+    rows, pair, step = data.episodes.rows(episode, longest=horizon)
+    rewards, costs, _ = step_residuals(pipeline, data, rows, pairs[pair, 1], horizon - step)
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     sums.index_add_(0, pair, torch.stack([rewards, costs], 1).double())
     found = sums[place].view(len(weights), data.num_episodes, 2).numpy()

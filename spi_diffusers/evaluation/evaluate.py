@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings
@@ -26,7 +25,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.messages import shown
 from spi_diffusers.numerics import own_numerics
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK, cost_allowance
+from spi_diffusers.pipelines.extraction import DEFAULT_RISK, check_risk
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
@@ -47,17 +46,10 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
     return values
 
 
-def _check_risk(risk: Any) -> float:
-    """ValueError as of a pipeline, before there is one."""
-    _, allowance = cost_allowance(1, "safe", 0.0, None, None, risk, 1, torch.device("cpu"))
-    assert allowance is not None
-    return float(allowance.risk)
-
-
 _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinct))
 SeveralLimits = Annotated[tuple[NotNegative, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
-Risk = Annotated[float, BeforeValidator(_check_risk)]
+Risk = Annotated[float, BeforeValidator(check_risk)]
 SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
 
 

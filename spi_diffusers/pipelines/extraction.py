@@ -69,6 +69,14 @@ class CostAllowance:
     risk: float
 
 
+def check_risk(risk: Any) -> float:
+    """A share of the episodes in (0, 1); ValueError: it is none."""
+    number = float(as_number("risk", risk, 0, 1, below=True))
+    if number == 0:
+        raise ValueError("risk must lie above 0: no estimate from data excludes that a limit is exceeded.")
+    return number
+
+
 def cost_allowance(
     max_episode_steps: int | None,
     extraction: str | None,
@@ -108,9 +116,7 @@ def cost_allowance(
             "Pass cost_budget (what is left of the limit) with steps_left, or cost_limit alone where the "
             "cost so far is not known; not both."
         )
-    risk = as_number("risk", risk, 0, 1, below=True)
-    if risk == 0:
-        raise ValueError("risk must lie above 0: no estimate from data excludes that a limit is exceeded.")
+    risk = check_risk(risk)
     if cost_limit is not None:
         budget = per_observation("cost_limit", cost_limit, batch, device)
         if bool((budget < 0).any()):

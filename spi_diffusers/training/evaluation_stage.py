@@ -197,12 +197,10 @@ def learn_residuals(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, *, 
     critic: Any = pipeline.evaluation_critic
     horizon = critic.config.max_episode_steps
     order = torch.randperm(dataset.num_episodes, generator=torch.Generator().manual_seed(seed))
-    length = dataset.episodes.length[order].clamp_max(horizon)
-    kept = max(1, int((length.cumsum(0) <= RESIDUAL_TRANSITIONS).sum()))
-    start, length = dataset.episodes.start[order[:kept]], length[:kept]
-    episode = torch.repeat_interleave(torch.arange(kept), length)
-    frame = torch.arange(len(episode)) - (length.cumsum(0) - length)[episode]
-    rows, steps = start[episode] + frame, horizon - frame
+    rows, episode, step = dataset.episodes.rows(
+        dataset.episodes.within(order, RESIDUAL_TRANSITIONS), longest=horizon
+    )
+    steps = horizon - step
     place = critic.step_position(steps).round().long()
     levels = (torch.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS
     for index, weight in enumerate(torch.linspace(0.0, 1.0, NUM_WEIGHTS).tolist()):
@@ -211,7 +209,7 @@ def learn_residuals(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, *, 
             raise ValueError(f"The evaluation critic's residuals at safety weight {weight} are not finite.")
         # Sums from each step to its episode's end: what is left of the running total.
         running = cost.double().cumsum(0)
-        ends = running[length.cumsum(0) - 1][episode]
+        ends = running[episode.bincount().cumsum(0) - 1][episode]
         excess = (ends - running + cost).float() / critic.residual_scale(expected)
         for knot in range(NUM_STEPS):
             # The knots around it where no episode has so many steps left.
