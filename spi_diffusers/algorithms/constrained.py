@@ -305,6 +305,6 @@ class ConstrainedCritics:
         }
 
     def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Values (2 P, 2, B, 1) of the stack as reward and cost, each (P, 2, B)."""
-        reward, cost = values.squeeze(-1).split(self.config.critic_pairs)
+        """Values (2 P, 2, B) of the stack as reward and cost, each (P, 2, B)."""
+        reward, cost = values.split(self.config.critic_pairs)
         return reward, cost

@@ -79,9 +79,9 @@ class DiffusionQL(Algorithm):
         with torch.inference_mode():
             policy, critic = self._policy.target_module, self._critic.target_module
             next_action = self._denoise(policy, batch.next_observation, noise["next_chain"])
-            next_value = critic(batch.next_observation, next_action).values[..., 0].amin(dim=0)
+            next_value = critic(batch.next_observation, next_action).values.amin(dim=0)
             target = td_target(batch.reward, next_value, batch.terminated, self.config.gamma)
-        values = self._critic.module(batch.observation, batch.action).values[..., 0]
+        values = self._critic.module(batch.observation, batch.action).values
         loss = td_loss(values, target)
         return loss, {"critic/reward_loss": loss.detach(), "critic/reward_value": values.detach().mean()}
 
@@ -93,7 +93,7 @@ class DiffusionQL(Algorithm):
         predicted = policy(noisy, step, batch.observation).sample
         imitation = noise_loss(predicted.float(), noise["noise"])
         action = self._denoise(policy, batch.observation, noise["chain"])
-        values = self._critic.module(batch.observation, action).values[..., 0]
+        values = self._critic.module(batch.observation, action).values
         # One coin an update, as in the paper; of several processes, each tosses its own.
         value = value_loss(values, int(noise["twin"][0] > 0))
         loss = imitation + self.config.q_weight * value

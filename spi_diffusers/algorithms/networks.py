@@ -28,32 +28,25 @@ class CriticStack(nn.Module):
     """All twins of several critics side by side in one batched pass, sharing memory with the critics.
 
     The stack owns the parameters; each critic's own parameters become views into them, so the critics that
-    are saved are always up to date. Critics may differ in their number of heads: a missing head is padded
-    with zeros that never receive a gradient.
+    are saved are always up to date.
 
     Args:
         critics: C critics of one architecture.
 
     Raises:
-        ValueError: If the architectures differ in anything but the number of heads.
+        ValueError: If the architectures differ.
     """
-
-    _learned: Tensor
 
     def __init__(self, critics: Sequence[TwinCritic]):
         super().__init__()
         for key, value in critics[0].config.items():
             for critic in critics[1:]:
-                if key != "num_heads" and not key.startswith("_") and critic.config[key] != value:
+                if not key.startswith("_") and critic.config[key] != value:
                     raise ValueError(
                         f"Critics in a stack must share their architecture, but {key} is {value} for one and "
                         f"{critic.config[key]} for another."
                     )
-        heads = [critic.config.num_heads for critic in critics]
         self._num_critics = len(critics)
-        learned = [index * max(heads) + head for index, own in enumerate(heads) for head in range(own)]
-        device = next(critics[0].parameters()).device
-        self.register_buffer("_learned", torch.tensor(learned, device=device), persistent=False)
         layers: list[nn.Module] = []
         for parts in zip(*(critic.net for critic in critics), strict=True):
             if isinstance(parts[0], BatchedLinear):
@@ -64,16 +57,14 @@ class CriticStack(nn.Module):
 
     @staticmethod
     def _stack(parts: Sequence[BatchedLinear]) -> BatchedLinear:
-        width_in = parts[0].weight.shape[1]
-        width_out = max(part.weight.shape[2] for part in parts)
+        _, width_in, width_out = parts[0].weight.shape
         stacked = BatchedLinear(2 * len(parts), width_in, width_out)
         with torch.no_grad():
             for name in ("weight", "bias"):
                 target = getattr(stacked, name)
-                target.zero_()
                 for index, part in enumerate(parts):
                     own = getattr(part, name)
-                    view = target[2 * index : 2 * index + 2, :, : own.shape[2]]
+                    view = target[2 * index : 2 * index + 2]
                     view.copy_(own)
                     own.data = view.data
         return stacked
@@ -85,15 +76,11 @@ class CriticStack(nn.Module):
             inputs: Observation, action and safety weight side by side, shape (B, D).
 
         Returns:
-            Values of shape (C, 2, B, H), H the largest number of heads.
+            Values of shape (C, 2, B).
         """
         inputs = inputs.to(next(self.parameters()).dtype)
-        values = self.net(inputs.expand(2 * self._num_critics, -1, -1))
+        values = self.net(inputs.expand(2 * self._num_critics, -1, -1)).squeeze(-1)
         return values.float().unflatten(0, (self._num_critics, 2))
-
-    def value_functions(self, inputs: Tensor) -> Tensor:
-        """Values (K, 2, B) of all critics' K heads, critic by critic; inputs as in `forward`."""
-        return self(inputs).permute(0, 3, 1, 2).flatten(0, 1).index_select(0, self._learned)
 
 
 # ---- copies of a network: compute replicas in low precision, targets and moving averages

@@ -28,7 +28,7 @@ from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import MLPNoiseModel, TwinCritic
 
-REWARD, SAFETY = 0, 1  # position of the critics in the stack, and of Q^r and Q^c' among all value functions
+REWARD, SAFETY = 0, 1  # position of the critics in the stack
 #: What a transition that is not among the best counts in the noise loss at w = 0; at w = 1 it counts nothing.
 #: Where the best episodes never were, Q^r alone would pull the policy out of the data. The safest policy is
 #: to know the safest episodes only.
@@ -243,11 +243,11 @@ class SPI(Algorithm):
         with torch.inference_mode():
             following = self._critic_inputs(inputs.next_observation, inputs.next_action, inputs.safety_weight)
             # The minimum of the twins is the cautious side for reward and for safety alike.
-            next_value = self._critics.target_module.value_functions(following).amin(dim=1)
+            next_value = self._critics.target_module(following).amin(dim=1)
             signals = torch.stack([inputs.reward, remap_cost(inputs.cost, config.cost_remap)])
             target = td_target(signals, next_value, inputs.terminated, config.gamma)
         now = self._critic_inputs(inputs.observation, inputs.action, inputs.safety_weight)
-        values = self._critics.module.value_functions(now)
+        values = self._critics.module(now)
         losses = td_loss(values, target)
         names = ("critic/reward_loss", "critic/safety_loss")
         metrics = dict(zip(names, losses.detach().unbind(), strict=True))
@@ -272,7 +272,7 @@ class SPI(Algorithm):
         else:
             action = one_step_action(noisy_action, predicted, alpha_bar)
         pairs = self._critic_inputs(inputs.observation, action, inputs.safety_weight)
-        values = self._frozen_critics.module(pairs)[..., 0]  # of both critics' first heads
+        values = self._frozen_critics.module(pairs)
         guidance = guidance_loss(
             values[REWARD],
             values[SAFETY],

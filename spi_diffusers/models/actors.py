@@ -218,7 +218,7 @@ class BatchConstrainedActor(_Actor):
         states, pairs = observation.repeat_interleave(number, dim=0), candidates.flatten(0, 1)
 
         def values(critics: nn.ModuleList) -> Tensor:  # every twin's, (2 P, B N)
-            return torch.cat([critic(states, pairs).values[..., 0] for critic in critics])
+            return torch.cat([critic(states, pairs).values for critic in critics])
 
         score = values(self.reward_critics).amin(dim=0)
         if self.config.selection == "lagrangian":
@@ -307,7 +307,7 @@ class DiffusionActor(_Actor):
         states = observation.repeat_interleave(number, dim=0)
         candidates = self.noise_model.denoise(states, None, self.coefficients, noise)
         (values,) = self.critic(states, candidates, return_dict=False)
-        return candidates.view(size, number, -1), values[..., 0].amin(dim=0).view(size, number)
+        return candidates.view(size, number, -1), values.amin(dim=0).view(size, number)
 
     @torch.no_grad()
     def act(self, observation: Tensor, generator: torch.Generator | None = None) -> Tensor:

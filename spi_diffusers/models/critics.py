@@ -22,7 +22,7 @@ class TwinCriticOutput(BaseOutput):
     """Output of [`TwinCritic`].
 
     Attributes:
-        values: Both twins' values, shape (2, B, H) for H heads.
+        values: Both twins' values, shape (2, B).
     """
 
     values: Tensor
@@ -59,7 +59,6 @@ class TwinCritic(ModelMixin, ConfigMixin):
         hidden_dims: Width of each hidden layer.
         activation: Name of a diffusers activation.
         use_safety_weight: Whether the values depend on the safety weight of the policy that follows.
-        num_heads: Number H of value functions that share a twin's hidden layers.
 
     Raises:
         ValueError: For sizes below one.
@@ -75,19 +74,18 @@ class TwinCritic(ModelMixin, ConfigMixin):
         hidden_dims: Sequence[int] = (256, 256, 256),
         activation: str = "silu",
         use_safety_weight: bool = True,
-        num_heads: int = 1,
     ):
         super().__init__()
-        if min(observation_dim, action_dim, num_heads, *hidden_dims) < 1:
+        if min(observation_dim, action_dim, *hidden_dims) < 1:
             raise ValueError(
                 f"Sizes must be at least 1; got observation_dim={observation_dim}, action_dim={action_dim}, "
-                f"hidden_dims={list(hidden_dims)}, num_heads={num_heads}."
+                f"hidden_dims={list(hidden_dims)}."
             )
         widths = [observation_dim + action_dim + int(use_safety_weight), *hidden_dims]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             layers += [BatchedLinear(2, width_in, width_out), get_activation(activation)]
-        self.net = nn.Sequential(*layers, BatchedLinear(2, widths[-1], num_heads))
+        self.net = nn.Sequential(*layers, BatchedLinear(2, widths[-1], 1))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "TwinCritic":
@@ -110,7 +108,7 @@ class TwinCritic(ModelMixin, ConfigMixin):
             return_dict: Whether to return a [`TwinCriticOutput`] instead of a tuple.
 
         Returns:
-            Values of shape (2, B, H).
+            Values of shape (2, B).
         """
         if (safety_weight is not None) != self.config.use_safety_weight:
             needs = "needs" if self.config.use_safety_weight else "does not take"
@@ -120,5 +118,5 @@ class TwinCritic(ModelMixin, ConfigMixin):
             inputs.append(safety_weight.unsqueeze(-1))
         dtype = next(self.parameters()).dtype
         stacked = torch.cat([part.to(dtype) for part in inputs], dim=-1)
-        values = self.net(stacked.expand(2, -1, -1))
+        values = self.net(stacked.expand(2, -1, -1)).squeeze(-1)
         return TwinCriticOutput(values=values) if return_dict else (values,)

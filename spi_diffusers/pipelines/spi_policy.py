@@ -350,7 +350,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         """Q^r and Q^c' of each candidate, (M,)."""
         (rewards,) = self.reward_critic(states, candidates, weights, return_dict=False)
         (safeties,) = self.safety_critic(states, candidates, weights, return_dict=False)
-        reward_values, safety_values = (twins[..., 0].amin(dim=0).float() for twins in (rewards, safeties))
+        reward_values, safety_values = (twins.amin(dim=0).float() for twins in (rewards, safeties))
         return {"reward_values": reward_values * self.config.reward_unit, "safety_values": safety_values}
 
     def _extract_safe(

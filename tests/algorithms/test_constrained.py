@@ -167,7 +167,7 @@ def make_trained_and_target_critics(benchmark_targets):
 
 def pairs_of_twins(critics, observation, action):
     """One critic at a time, (P, 2, B)."""
-    return torch.stack([critic(observation, action).values[..., 0] for critic in critics])
+    return torch.stack([critic(observation, action).values for critic in critics])
 
 
 @torch.no_grad()

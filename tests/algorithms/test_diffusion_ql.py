@@ -71,7 +71,7 @@ def test_the_policys_step_is_adam_on_imitation_and_normalised_value(coin, max_gr
     chain = noise["chain"].transpose(0, 1)
     action = policy.denoise(batch.observation, None, ql.actor.coefficients, chain)
     # The critic as its own step of this update left it.
-    scale, value = ql.actor.critic(batch.observation, action).values[..., 0]
+    scale, value = ql.actor.critic(batch.observation, action).values
     if coin < 0:
         scale, value = value, scale
     value = -value.mean() / scale.abs().mean().item()
@@ -112,9 +112,9 @@ def test_the_critic_learns_from_the_lower_twin_of_the_target_unless_the_episode_
     with torch.no_grad():
         chain = noise["next_chain"].transpose(0, 1)
         action = ql.actor.noise_model.denoise(batch.next_observation, None, ql.actor.coefficients, chain)
-        lower = ql.modules()["target_critic"](batch.next_observation, action).values[..., 0].amin(dim=0)
+        lower = ql.modules()["target_critic"](batch.next_observation, action).values.amin(dim=0)
         target = batch.reward + 0.5 * torch.where(ends, 0.0, lower)  # a time limit is no end
-        values = ql.actor.critic(batch.observation, batch.action).values[..., 0]
+        values = ql.actor.critic(batch.observation, batch.action).values
         expected = (values - target).square().mean(dim=1).sum()
     metrics = ql.learn(batch, noise)
     assert metrics["critic/reward_loss"].item() == pytest.approx(expected.item(), rel=1e-5)

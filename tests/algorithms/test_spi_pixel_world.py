@@ -55,8 +55,8 @@ def values_at(spi: SPI, x: float, y: float, action: tuple[float, float]) -> dict
     """Mean of the twins at a cell and a move."""
     arguments = (torch.tensor([[x, y]]), torch.tensor([action]))
     with torch.no_grad():
-        reward = spi.reward_critic(*arguments).values.mean(0)[0]
-        safety = spi.safety_critic(*arguments).values.mean(0)[0]
+        reward = spi.reward_critic(*arguments).values.mean(0)
+        safety = spi.safety_critic(*arguments).values.mean(0)
     return {"reward": float(reward[0]), "safety": float(safety[0])}
 
 

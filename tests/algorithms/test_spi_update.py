@@ -201,10 +201,10 @@ def test_critic_targets_by_the_equations():
     w = inputs.safety_weight
     alive = (~inputs.terminated).float()
     with torch.no_grad():
-        next_reward = spi.reward_critic(inputs.next_observation, inputs.next_action, w).values[..., 0]
-        next_safety = spi.safety_critic(inputs.next_observation, inputs.next_action, w).values[..., 0]
-        reward = spi.reward_critic(inputs.observation, inputs.action, w).values[..., 0]
-        safety = spi.safety_critic(inputs.observation, inputs.action, w).values[..., 0]
+        next_reward = spi.reward_critic(inputs.next_observation, inputs.next_action, w).values
+        next_safety = spi.safety_critic(inputs.next_observation, inputs.next_action, w).values
+        reward = spi.reward_critic(inputs.observation, inputs.action, w).values
+        safety = spi.safety_critic(inputs.observation, inputs.action, w).values
     c_remapped = 1 - inputs.cost.clamp(0, 1)
     expected = {
         "critic/reward_loss": td_loss(

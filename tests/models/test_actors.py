@@ -77,7 +77,7 @@ def test_the_candidate_with_the_best_score_of_its_worst_twins_acts(selection):
 
     def twins(critics):
         return torch.stack(
-            [torch.cat([critic(observation, a).values[..., 0] for critic in critics]) for a in candidates]
+            [torch.cat([critic(observation, a).values for critic in critics]) for a in candidates]
         )
 
     reward = twins(actor.reward_critics)

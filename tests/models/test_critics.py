@@ -36,17 +36,16 @@ def as_mlps(critic):
     return mlps
 
 
-@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("conditioned", [True, False])
-def test_twins_are_two_separate_mlps(heads, conditioned):
-    critic = make_critic(num_heads=heads, use_safety_weight=conditioned)
+def test_twins_are_two_separate_mlps(conditioned):
+    critic = make_critic(use_safety_weight=conditioned)
     observation, action = torch.randn(9, 3), torch.randn(9, 2)
     weight = torch.rand(9) if conditioned else None
     values = critic(observation, action, weight).values
-    assert values.shape == (2, 9, heads)
+    assert values.shape == (2, 9)
     parts = [observation, action, *([weight.unsqueeze(1)] if conditioned else [])]
     for twin, mlp in enumerate(as_mlps(critic)):
-        torch.testing.assert_close(values[twin], mlp(torch.cat(parts, dim=1)))
+        torch.testing.assert_close(values[twin], mlp(torch.cat(parts, dim=1))[:, 0])
     assert not torch.allclose(values[0], values[1]), "the twins start with different weights"
 
 
@@ -79,16 +78,14 @@ def test_a_safety_weight_is_needed_or_refused():
         make_critic(use_safety_weight=False)(torch.zeros(1, 3), torch.zeros(1, 2), torch.zeros(1))
 
 
-@pytest.mark.parametrize(
-    "options", [{"observation_dim": 0}, {"action_dim": -1}, {"hidden_dims": [0]}, {"num_heads": 0}]
-)
+@pytest.mark.parametrize("options", [{"observation_dim": 0}, {"action_dim": -1}, {"hidden_dims": [0]}])
 def test_bad_sizes(options):
     with pytest.raises(ValueError, match="Sizes must be at least 1"):
         make_critic(**options)
 
 
 def test_save_and_load(tmp_path):
-    critic = make_critic(num_heads=2)
+    critic = make_critic()
     critic.save_pretrained(str(tmp_path))
     loaded = TwinCritic.from_pretrained(str(tmp_path))
     arguments = (torch.randn(4, 3), torch.randn(4, 2), torch.rand(4))

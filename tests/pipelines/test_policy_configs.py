@@ -95,7 +95,7 @@ def test_the_config_of_another_component_is_named(folder, file):
         ("scheduler", {"variance_type": None}, "variance_type must be one of fixed_small"),
         ("scheduler", {"timestep_spacing": "leading", "steps_offset": 1}, "steps_offset=1 leads beyond"),
         ("model_index.json", {"max_episode_steps": 10**30}, "max_episode_steps must be a whole number"),
-        ("reward_critic", {"num_heads": 1.0}, "num_heads must be a whole number of at least 1, got 1.0"),
+        ("reward_critic", {"action_dim": 1.0}, "action_dim must be a whole number of at least 1, got 1.0"),
         ("normalizer", {"clip": -1.0}, "clip must be positive"),
         ("normalizer", {"clip": None}, "clip must be a number .*, got None"),
         ("model_index.json", {"reward_unit": 0.0}, "reward_unit must be a finite number of at least 1e-18"),

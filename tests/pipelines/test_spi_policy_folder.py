@@ -223,7 +223,7 @@ def test_weights_of_another_component_are_refused(folder):
         ("noise_model", {"use_safety_weight": False}),
         ("reward_critic", {"hidden_dims": [16]}),
         ("reward_critic", {"observation_dim": 8}),
-        ("safety_critic", {"num_heads": 2}),
+        ("safety_critic", {"action_dim": 3}),
         ("normalizer", {"observation_dim": 4}),
         ("evaluation_critic", {"hidden_dims": [8]}),
     ],
@@ -240,7 +240,7 @@ def test_a_config_that_does_not_fit_its_weights_is_named(folder, component, chan
         ("noise_model", {"activation": "tahn"}),
         ("noise_model", {"time_embed_dim": 7}),
         ("noise_model", {"action_low": [1.0, 1.0, 1.0]}),
-        ("reward_critic", {"num_heads": 0}),
+        ("reward_critic", {"hidden_dims": [0]}),
         ("normalizer", {"observation_dim": "three"}),
     ],
 )

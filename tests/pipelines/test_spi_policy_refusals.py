@@ -89,7 +89,7 @@ def test_headers_that_lie(folder, lie):
         ("noise_model", {"action_dim": HUGE}),
         ("noise_model", {"observation_dim": HUGE}),
         ("noise_model", {"time_embed_dim": HUGE}),
-        ("reward_critic", {"num_heads": HUGE}),
+        ("reward_critic", {"action_dim": HUGE}),
         ("safety_critic", {"hidden_dims": [16, HUGE]}),
         ("normalizer", {"observation_dim": HUGE}),
         ("evaluation_critic", {"hidden_dims": [HUGE]}),

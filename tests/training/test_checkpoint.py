@@ -51,7 +51,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(store):
 
 
 def test_critics_that_share_memory_are_saved_whole(store):
-    critics = [TwinCritic(observation_dim=3, action_dim=2, hidden_dims=[8], num_heads=n) for n in (1, 2)]
+    critics = [TwinCritic(observation_dim=3, action_dim=2, hidden_dims=[8]) for _ in range(2)]
     stack = CriticStack(critics)
     tensors = {f"own/{k}": v for k, v in critics[0].state_dict().items()} | dict(stack.state_dict())
     store.save(1, tensors, {})

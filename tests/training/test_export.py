@@ -36,7 +36,7 @@ def test_the_saved_policy_acts_as_the_trained_networks_say(trained, tmp_path):
     values = trained.algorithm.reward_critic(
         state, output.candidates.flatten(0, 1), output.safety_weights.flatten()
     ).values
-    expected = values[..., 0].amin(dim=0) * pipeline.config.reward_unit
+    expected = values.amin(dim=0) * pipeline.config.reward_unit
     torch.testing.assert_close(output.reward_values.flatten(), expected)
     assert pipeline.config.reward_unit == trained.units.reward != 1.0
     assert pipeline.config.max_episode_steps == 200
