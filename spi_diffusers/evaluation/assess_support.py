@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.pipelines.extraction import policy_action
+from spi_diffusers.training.residuals import recorded_actions
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
@@ -105,7 +106,7 @@ def _seen(pipeline: Any, data: TransitionDataset, rows: Tensor) -> tuple[Tensor,
     """States and actions as the networks see them."""
     device = pipeline.normalizer.mean.device
     batch = data.transitions.gather(rows)
-    actions = pipeline.noise_model.from_environment_range(batch.action.to(device)).clamp(-1.0, 1.0)
+    actions = recorded_actions(pipeline, batch.action.to(device))
     return pipeline.normalizer(batch.observation.to(device)), actions
 
 

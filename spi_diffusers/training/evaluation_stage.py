@@ -24,7 +24,7 @@ from spi_diffusers.models.evaluation_critic import NUM_LEVELS, NUM_STEPS, NUM_WE
 from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID, policy_action
 from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 from spi_diffusers.progress import progress_bar
-from spi_diffusers.training.residuals import step_residuals
+from spi_diffusers.training.residuals import recorded_actions, step_residuals
 
 BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
@@ -135,8 +135,7 @@ class _Data:
         data = dataset.transitions
         self._columns = {
             "observation": pipeline.normalizer(data.observation),
-            # Data without a DSRL task may hold actions that its environment clipped, as the sampler does too.
-            "action": pipeline.noise_model.from_environment_range(data.action).clamp(-1.0, 1.0),
+            "action": recorded_actions(pipeline, data.action),
             "next_observation": pipeline.normalizer(data.next_observation),
             "reward": data.reward.float(),
             "cost": data.cost.float(),

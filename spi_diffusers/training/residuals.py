@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _BATCH = 8192
 
 
+def recorded_actions(pipeline: "SPIPolicyPipeline", action: Tensor) -> Tensor:
+    """Actions of the data as the networks see them, in [-1, 1], (B, A): as its environment clipped them."""
+    return pipeline.noise_model.from_environment_range(action).clamp(-1.0, 1.0)
+
+
 @torch.no_grad()
 def step_residuals(
     pipeline: "SPIPolicyPipeline", data: TransitionDataset, rows: Tensor, weight: Tensor, steps: Tensor
@@ -54,8 +59,7 @@ def _step_residuals(
         pipeline.normalizer(observation.to(device))
         for observation in (batch.observation, batch.next_observation)
     )
-    # Data without a DSRL task may hold actions that its environment clipped.
-    recorded = pipeline.noise_model.from_environment_range(batch.action.to(device)).clamp(-1.0, 1.0)
+    recorded = recorded_actions(pipeline, batch.action.to(device))
     action = policy_action(pipeline, following, weight)
     now = critic(state, recorded, weight, steps, return_dict=False)
     later = critic(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)

@@ -62,6 +62,24 @@ def test_episode_table_by_hand():
     assert episodes.terminated.tolist() == [False, True]
 
 
+def episodes_of(*lengths):
+    length = torch.tensor(lengths)
+    start = length.cumsum(0) - length
+    return EpisodeTable(torch.arange(len(length)), start, length, *[torch.zeros(len(length))] * 3)
+
+
+def test_rows_of_episodes_by_hand():
+    """Episodes in rows 0 to 1, 2 to 4 and 5: the last, then the second, of which only 2 steps."""
+    rows, which, step = episodes_of(2, 3, 1).rows(torch.tensor([2, 1]), longest=2)
+    assert (rows.tolist(), which.tolist(), step.tolist()) == ([5, 2, 3], [0, 1, 1], [0, 0, 1])
+    assert episodes_of(2, 3, 1).rows(torch.tensor([1]))[0].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1, [1]), (3, [1]), (4, [1, 2]), (6, [1, 2, 0])])
+def test_the_first_episodes_within_so_many_rows_by_hand(most, kept):
+    assert episodes_of(2, 3, 1).within(torch.tensor([1, 2, 0]), most).tolist() == kept
+
+
 def test_best_return_within_a_limit_includes_the_limit():
     table = EpisodeTable(*(torch.zeros(3, dtype=torch.int64) for _ in range(3)), *[torch.zeros(0)] * 3)
     table = EpisodeTable(
