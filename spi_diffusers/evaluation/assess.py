@@ -32,6 +32,7 @@ from spi_diffusers.evaluation.assessment import (
     Estimate,
     LimitAssessment,
 )
+from spi_diffusers.evaluation.entries import cost_margin_of
 from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
@@ -168,6 +169,7 @@ def _assess(
                 seen_in_training=is_training_data and not held_out.any(),
             )
         ),
+        cost_margin=cost_margin_of(pipeline.config),
     )
 
 

@@ -16,6 +16,7 @@ from spi_diffusers.config.validation import (
     Flag,
     NotNegative,
     Number,
+    Positive,
     Share,
     ShareBetween,
     listed,
@@ -102,6 +103,7 @@ class Assessment(Record):
         limits: One entry per limit, in the order in which they were asked for.
         smallest_limit: The smallest limit that fits at 95% of the starts.
         warnings: Where the data cannot tell, a sentence each.
+        cost_margin: The policy's setting of that name.
     """
 
     policy: dict[str, Any] | None
@@ -113,6 +115,7 @@ class Assessment(Record):
     limits: _Limits
     smallest_limit: NotNegative
     warnings: _Warnings
+    cost_margin: Positive = 1.0
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it as JSON, complete or not at all; OSError: it cannot be written, what was there stays."""
@@ -140,11 +143,12 @@ class Assessment(Record):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def is_of(self, train_info: dict[str, Any]) -> bool:
-        """Whether it is of the policy with this `train_info.json`, as far as that tells."""
-        return self.policy is not None and all(
+    def is_of(self, train_info: dict[str, Any], cost_margin: float = 1.0) -> bool:
+        """Whether it is of the policy with this `train_info.json` and margin, as far as these tell."""
+        is_same = self.policy is not None and all(
             name in train_info and self.policy.get(name) == train_info[name] for name in POLICY_FIELDS
         )
+        return is_same and self.cost_margin == cost_margin
 
     @property
     def source(self) -> str:

@@ -17,6 +17,7 @@ from spi_diffusers.config.validation import (
     Flag,
     NotNegative,
     Number,
+    Positive,
     Share,
     ShareBetween,
     Text,
@@ -94,6 +95,7 @@ class TrainInfo(Record):
         updates: Number of gradient updates.
         train_seconds: Wall-clock time of the training in seconds.
         dataset: What it was trained on: "id" (Hub id or name) and "revision" or "sha256".
+        cost_margin: The pipeline's setting of that name, which the policy's folder holds beside the record.
     """
 
     algorithm: Text
@@ -101,8 +103,14 @@ class TrainInfo(Record):
     updates: Whole
     train_seconds: NotNegative
     dataset: Source
+    cost_margin: Positive = 1.0
 
     takes_more = True
+
+
+def cost_margin_of(settings: Mapping[str, Any]) -> float:
+    """The `cost_margin` in a pipeline's settings or a `model_index.json`: 1 where they name none."""
+    return settings.get("cost_margin", 1.0)
 
 
 @settings(frozen=True)
@@ -160,6 +168,7 @@ class EvaluationEntry(Record):
         versions: Version by package.
         risk: Share of the episodes that the policy was told may exceed the limit. None where it was told no
             limit, and in results of policies that kept limits by an older method, which knew no risk.
+        cost_margin: As in `TrainInfo`.
     """
 
     task: TaskName
@@ -183,6 +192,7 @@ class EvaluationEntry(Record):
     dataset: Source
     versions: dict[str, str]
     risk: ShareBetween | None = None
+    cost_margin: Positive = 1.0
 
     @classmethod
     def from_episodes(

@@ -16,7 +16,7 @@ from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, lis
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
-from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
+from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo, cost_margin_of
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, rollout
 from spi_diffusers.files import (
@@ -176,7 +176,8 @@ def evaluate(
     if info is None:
         logger.warning("The policy has no record of its training: its results say that it is unknown.")
         name = policy.config.get("algorithm") or "unknown"
-        info = TrainInfo(name, 0, 0, 0.0, {"id": "unknown", "sha256": "unknown"})
+        nothing = {"id": "unknown", "sha256": "unknown"}
+        info = TrainInfo(name, 0, 0, 0.0, nothing, cost_margin_of(policy.config))
     if algorithm is not None:
         info = replace(info, algorithm=algorithm)
     return evaluate_pipeline(policy, known, spec, info, progress, on_rollout)
@@ -262,8 +263,9 @@ def training_of(pipeline: Any) -> TrainInfo | None:
     """Where a pipeline's weights come from; None without a record, or if it was changed since."""
     if pipeline.training_record is None or not pipeline.is_as_trained:
         return None
+    recorded = pipeline.training_record["info"]
     try:
-        return TrainInfo.from_dict(pipeline.training_record["info"])
+        return TrainInfo.from_dict({**recorded, "cost_margin": cost_margin_of(pipeline.config)})
     except ValueError as error:
         raise ValueError(f"the policy's {INFO_FILE}: {error}") from error
 

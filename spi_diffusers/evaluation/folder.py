@@ -155,15 +155,18 @@ def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
     lost = []
 
     def outdated(entry: EvaluationEntry) -> bool:
-        training = (entry.updates, entry.train_seconds, entry.dataset)
-        if not same_name(entry) or training == (ours.updates, ours.train_seconds, ours.dataset):
+        names = ("updates", "train_seconds", "dataset", "cost_margin")
+        if not same_name(entry) or all(getattr(entry, name) == getattr(ours, name) for name in names):
             return False
         lost.append(entry)
         return True
 
     merged = merge_results(file, entries, outdated=outdated)
     if lost:
-        logger.warning("%s: %d results of another training of the same name are replaced.", file, len(lost))
+        logger.warning(
+            "%s: %d results of another training of the same name, or with another cost_margin, are replaced.",
+            *(file, len(lost)),
+        )
     return [entry for entry in merged if same_name(entry)]
 
 

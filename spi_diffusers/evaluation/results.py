@@ -87,7 +87,10 @@ class Results(list[EvaluationEntry]):
         """
         import pandas as pd  # type: ignore[import-untyped]
 
-        rows = [flatten({**entry.to_dict(), "risk": entry.risk}) for entry in self]
+        left_out = ("risk", "cost_margin")
+        rows = [
+            flatten(entry.to_dict() | {name: getattr(entry, name) for name in left_out}) for entry in self
+        ]
         names = [field.name for field in fields(EvaluationEntry) if field.name not in ("dataset", "versions")]
         return pd.DataFrame(rows, columns=None if rows else names)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.assessment import Assessment
-from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
+from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, cost_margin_of
 from spi_diffusers.evaluation.results import read_results, read_train_info
 from spi_diffusers.files import (
     ASSESSMENT_FILE,
@@ -89,7 +89,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     )
     if info:
         read_train_info(policy / INFO_FILE)  # raises an error that names a field which is missing
-    assessment = _own_assessment(policy, info)
+    assessment = _own_assessment(policy, index, info)
     where = _find_evaluation(policy, evaluation)
     if where is None:
         return PolicyFiles(policy, index, info, config, assessment=assessment)
@@ -172,31 +172,36 @@ def _own_entries(path: Path, index: dict[str, Any], info: dict[str, Any]) -> tup
             f"{path}: holds no result of this policy ({info['algorithm']} on {index.get('task')}, training "
             f"seed {info['train_seed']}): evaluate it with `spi evaluate`"
         )
+    known = {**info, "cost_margin": cost_margin_of(index)}
     for entry in same:
         # Equal train_seconds identify the same training run; other seeds took another time.
-        names = ("updates", "dataset") + (("train_seconds",) if entry in own else ())
+        names = ("updates", "dataset") + (("train_seconds", "cost_margin") if entry in own else ())
         for name in names:
-            theirs, ours = getattr(entry, name), info[name]
+            theirs, ours = getattr(entry, name), known[name]
             if name == "dataset":
                 theirs, ours = theirs.get("sha256"), ours.get("sha256")
             if theirs != ours:
                 raise PolicyError(
                     f"{path}: the results of training seed {entry.train_seed} are of other weights: "
-                    f"{name} is {theirs!r} there, {ours!r} in {INFO_FILE}. Evaluate the policy again"
+                    f"{name} is {theirs!r} there, {ours!r} in "
+                    f"{INFO_FILE if name in info else INDEX_FILE}. Evaluate the policy again"
                 )
     if len(same) < len(entries):
         logger.info("%s: %d entries about other policies are left out.", path, len(entries) - len(same))
     return tuple(EvaluationEntry.from_dict(_without_local_paths(entry.to_dict())) for entry in same)
 
 
-def _own_assessment(policy: Path, info: dict[str, Any]) -> Assessment | None:
+def _own_assessment(policy: Path, index: dict[str, Any], info: dict[str, Any]) -> Assessment | None:
     """What was assessed of this policy; a warning tells of an assessment of other weights."""
     path = policy / ASSESSMENT_FILE
     if not path.is_file():
         return None
     found = Assessment.read(path)
-    if not found.is_of(info):
-        logger.warning("%s: is of other weights, and is left out; `spi assess` makes it anew", path)
+    if not found.is_of(info, cost_margin_of(index)):
+        logger.warning(
+            "%s: is of other weights or another cost_margin, and is left out; `spi assess` makes it anew",
+            path,
+        )
         return None
     return replace(found, dataset=_without_local_paths({"dataset": found.dataset})["dataset"])
 

@@ -79,7 +79,8 @@ def check_policy_folder(
             SPIPolicyPipeline.check_format_version(index["format_version"])
     fields = dict(inspect.signature(pipeline_class.__init__).parameters)
     del fields["self"]
-    check_fields(path, index, fields, fields)
+    # A policy that says nothing of it has the usual margin.
+    check_fields(path, index, fields, [name for name in fields if name != "cost_margin"])
     components = {name: entry for name, entry in index.items() if name in KINDS}
     settings = {name: value for name, value in index.items() if name in fields and name not in KINDS}
     with naming(path):

@@ -64,7 +64,8 @@ class SPIPolicyOutput(BaseOutput):
         expected_returns: With extraction "safe": expected return over the steps left, in units of reward, if
             the policy of the candidate's safety weight acts, shape (B, N).
         expected_costs: The same of the cost, shape (B, N).
-        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, (B, N).
+        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it; times the
+            policy's `cost_margin`, (B, N).
         feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
     """
 
@@ -104,6 +105,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
         reward_unit: What a 1 of Q^r is worth in the rewards of the data, > 0.
+        cost_margin: What the cost of a policy, with the margin for the risk, is multiplied by before it must
+            fit into the budget, > 0. `spi certify --tune` finds it in the simulator.
         format_version: Version of this folder format.
     """
 
@@ -121,6 +124,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
         reward_unit: float = 1.0,
+        cost_margin: float = 1.0,
         format_version: int = FORMAT_VERSION,
     ):
         super().__init__()
@@ -129,6 +133,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             "max_episode_steps": max_episode_steps,
             "gamma": gamma,
             "reward_unit": reward_unit,
+            "cost_margin": cost_margin,
             "format_version": format_version,
         }
         self.check_settings(**settings)
@@ -179,6 +184,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         gamma: Any,
         reward_unit: Any,
         format_version: Any,
+        cost_margin: Any = 1.0,
     ) -> None:
         """Raise ValueError if a setting of the pipeline makes no sense."""
         cls.check_format_version(format_version)
@@ -187,6 +193,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             as_number("max_episode_steps", max_episode_steps, 1, whole=True)
         as_number("gamma", gamma, 0, 1, below=True)
         as_number("reward_unit", reward_unit, 1 / LARGEST)
+        as_number("cost_margin", cost_margin, 1 / LARGEST)
 
     @staticmethod
     def check_format_version(format_version: Any) -> None:
@@ -366,6 +373,7 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         costs = cost_rate * steps
         # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
         bounds = self.evaluation_critic.cost_bound(costs, weights, known, allowance.risk / 2).view(shape)
+        bounds = bounds * self.config.cost_margin
         returns = (reward_rate * steps).view(shape)
         chosen, feasible = extract_safe(returns, bounds, allowance.budget)
         return chosen, {

@@ -265,7 +265,11 @@ def test_results_of_another_training_of_the_same_name_are_replaced(run, tmp_path
     edit_json(run / "policy" / "train_info.json", train_seconds=99.0)
     play_to(tmp_path / "out", run, 40.0)
     assert [one.cost_limit for one in read_results(tmp_path / "out" / "results.json")] == [40.0]
-    assert "2 results of another training of the same name are replaced" in caplog.text
+    assert "2 results of another training of the same name, or with another cost_margin, are" in caplog.text
+    edit_json(run / "policy" / "model_index.json", cost_margin=2.0)
+    (found,) = play_to(tmp_path / "out", run, 20.0)
+    assert read_results(tmp_path / "out" / "results.json") == [found]
+    assert found.cost_margin == 2.0
 
 
 def test_data_that_the_policy_was_not_trained_on_is_not_compared_with(run, tmp_path, caplog):

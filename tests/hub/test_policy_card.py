@@ -182,7 +182,11 @@ def test_what_was_assessed_is_shown(run):
 def test_what_was_assessed_of_other_weights_is_left_out(run, caplog):
     make_assessment(run, policy={**make_assessment(run).policy, "train_seconds": 99.0})
     assert "What to expect" not in card(run)
-    assert "assessment.json: is of other weights, and is left out" in caplog.text
+    assert "assessment.json: is of other weights or another cost_margin, and is left out" in caplog.text
+    caplog.clear()
+    make_assessment(run, cost_margin=2.0)
+    assert "What to expect" not in card(run)
+    assert "assessment.json: is of other" in caplog.text
     (run / "policy" / "assessment.json").write_text("{}")
     with pytest.raises(ValueError, match=r"assessment\.json: format_version must be 1, got None"):
         card(run)

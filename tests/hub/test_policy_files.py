@@ -24,6 +24,7 @@ from policy_factory import (
 import spi_diffusers
 from spi_diffusers.evaluation.assessment import Assessment
 from spi_diffusers.evaluation.results import read_results, write_results
+from spi_diffusers.files import PolicyError
 from spi_diffusers.hub.policy_files import is_ours, read_policy_files
 from spi_diffusers.hub.publish import assemble, copy_folder
 from spi_diffusers.locks import held
@@ -130,6 +131,15 @@ def test_a_published_folder_can_be_published_again_unchanged(made, tmp_path):
     assert {path.stat().st_mode & 0o077 for path in (copy, *copy.rglob("*"))} == {0}, "the umask counts"
     again = assemble(read_policy_files(copy), "org/x")
     assert {path: data(again, path) for path in again} == {path: data(first, path) for path in first}
+
+
+def test_results_with_another_margin_are_refused(run):
+    edit_json(run / "policy" / "model_index.json", cost_margin=2.0)
+    with pytest.raises(PolicyError, match=r"cost_margin is 1\.0 there, 2\.0 in model_index\.json\. Evaluate"):
+        read_policy_files(run)
+    entries = [make_entry([600, 640], [4, 8], cost_margin=2.0)]
+    write_results(run / "evaluation" / "results.json", entries)
+    assert read_policy_files(run).entries == tuple(entries)
 
 
 def test_a_copy_is_never_written_over_something(made, tmp_path):

@@ -205,6 +205,7 @@ def test_a_policy_of_another_format_is_refused(version, advice):
     "settings",
     [
         *({"reward_unit": value} for value in (0, -1.0, None, INF, NAN)),
+        *({"cost_margin": value} for value in (0, -1.0, None, INF, NAN)),
         *({"max_episode_steps": value} for value in (0, "abc", INF, 2.5, True, 10**400)),
         *({"format_version": value} for value in ("1", None, 0)),
         {"task": 3},

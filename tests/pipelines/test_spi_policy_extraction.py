@@ -139,6 +139,17 @@ def test_a_policy_fits_only_if_all_safer_ones_fit():
     assert weight_of(output) == pytest.approx([1.0])
 
 
+def test_what_must_fit_is_multiplied_by_the_policys_margin(by_hand):
+    """Twice 65 + sqrt(66) = 73.1, of w = 0.7, fits into 150; a half of 135 + sqrt(136), of w = 0, into 75."""
+    output = pipeline_by_hand(cost_margin=2.0)(torch.zeros(1, 3), cost_limit=150, risk=RISK)
+    assert weight_of(output) == pytest.approx([0.7])
+    usual = by_hand(torch.zeros(1, 3), cost_limit=150, risk=RISK)
+    assert torch.equal(output.cost_bounds, 2 * usual.cost_bounds)
+    assert torch.equal(output.expected_costs, usual.expected_costs)
+    bold = pipeline_by_hand(cost_margin=0.5)(torch.zeros(1, 3), cost_budget=75, steps_left=100, risk=RISK)
+    assert weight_of(bold).tolist() == [0.0]
+
+
 def test_a_budget_counts_over_the_steps_left(by_hand):
     """25 steps cost 13.75 + sqrt(14.75) = 17.6 at w = 0.8, but 20.4 at 0.7, whatever the episode's length."""
     output = by_hand(torch.zeros(2, 3), cost_budget=18, steps_left=25, risk=RISK)

@@ -49,6 +49,16 @@ def test_settings_survive(saved):
     assert config.format_version == 2
 
 
+def test_a_folder_that_names_no_margin_has_the_usual_one(tmp_path):
+    make_pipeline(cost_margin=2.5).save_pretrained(tmp_path)
+    assert load(tmp_path).config.cost_margin == 2.5
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    del index["cost_margin"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    seal_folder(tmp_path)
+    assert load(tmp_path).config.cost_margin == 1.0
+
+
 def test_a_policy_without_evaluation_critic(tmp_path):
     made = make_pipeline(evaluation_critic=None)
     made.save_pretrained(str(tmp_path))
