@@ -99,14 +99,14 @@ class Outcome:
 def missing_evaluations(cell: Cell, entries: Sequence[EvaluationEntry]) -> list[Evaluation]:
     """The evaluations of a cell that the entries do not hold, over at least as many episodes."""
     held = {
-        (e.extraction, e.feedback, e.cost_limit): e.episodes
+        (e.extraction, e.feedback, e.cost_limit, None if e.is_at_usual_risk else e.risk): e.episodes
         for e in entries
-        if e.algorithm == cell.algorithm and e.is_at_usual_risk
+        if e.algorithm == cell.algorithm
     }
     return [
         wanted
         for wanted in cell.evaluations
-        if held.get((wanted.extraction, wanted.feedback, wanted.cost_limit), 0) < wanted.episodes
+        if held.get((wanted.extraction, wanted.feedback, wanted.cost_limit, wanted.risk), 0) < wanted.episodes
     ]
 
 
@@ -284,8 +284,8 @@ def _train_and_evaluate(folder: Path, cell: Cell, config: dict[str, Any]) -> lis
     missing = missing_evaluations(cell, read_results(results) if results.exists() else [])
     if missing:
         pipeline = load_pipeline(folder)
-        for way in dict.fromkeys((wanted.extraction, wanted.feedback) for wanted in missing):
-            wanted = [one for one in missing if (one.extraction, one.feedback) == way]
+        for way in dict.fromkeys((wanted.extraction, wanted.feedback, wanted.risk) for wanted in missing):
+            wanted = [one for one in missing if (one.extraction, one.feedback, one.risk) == way]
             _evaluate(pipeline, cell, cell.algorithm, wanted, results)
     return read_results(results)
 
@@ -312,6 +312,7 @@ def _evaluate(
     from spi_diffusers.evaluation.results import merge_results
 
     extraction = wanted[0].extraction
+    risk: Any = {} if wanted[0].risk is None else {"risk": wanted[0].risk}
     entries = evaluate(
         pipeline,
         cell.task,
@@ -322,6 +323,7 @@ def _evaluate(
         episodes=wanted[0].episodes,
         seeds=[EVALUATION_SEED_OFFSET + cell.seed],
         progress=False,
+        **risk,
     )
     merge_results(results, entries)
 

@@ -3,10 +3,11 @@
 No torch is imported here, so that a wrong name is reported at once.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from spi_diffusers.config.algorithms import ALGORITHMS, BASELINES
 from spi_diffusers.data.tasks import TASKS, Task, get_task
@@ -16,6 +17,10 @@ from spi_diffusers.files import nearest
 
 #: Evaluation seed = training seed + this, so evaluations never reuse training's seeds.
 EVALUATION_SEED_OFFSET = 1000
+#: Limits that are no task's own, as shares of its smallest one.
+MORE_LIMITS = (0.5, 1.5, 3.0)
+#: Training seeds, from 0, where none are named.
+SEEDS = 3
 #: Points of a learning curve, the end of training included.
 CURVE_POINTS = 10
 #: (eta, mu, phi) of Figures 8 and 9: np.random.default_rng(2026).dirichlet(np.ones(3), 3), to two decimals.
@@ -64,23 +69,38 @@ class Suite:
 
     Attributes:
         variants: The algorithms.
-        all_limits: Measure at all limits of a task, instead of the smallest.
-        seeds: Number of training seeds, by a task's short name; of other tasks 3.
+        limits: At which limits of a task it is measured: the smallest, all that the task names, or more that
+            nothing in the data was built around.
+        risks: Further risks at the limits that the task names, where the running cost is fed back.
+        more_tasks: Short names of tasks beside the paper's eight.
     """
 
     variants: tuple[Variant, ...]
-    all_limits: bool = False
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    limits: Literal["smallest", "all", "more"] = "smallest"
+    risks: tuple[float, ...] = ()
+    more_tasks: tuple[str, ...] = ()
+
+    def limits_of(self, task: Task) -> list[float]:
+        """The limits that it is measured at, in order."""
+        named = [float(limit) for limit in task.cost_limits]
+        if self.limits == "smallest":
+            return named[:1]
+        more = [share * named[0] for share in MORE_LIMITS] if self.limits == "more" else []
+        return sorted({*named, *more})
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One way of playing a trained policy; only safe extraction takes feedback, its running cost."""
+    """One way of playing a trained policy; only safe extraction takes feedback, its running cost, and a risk.
+
+    A risk of None is the one that a pipeline takes by itself.
+    """
 
     extraction: str
     cost_limit: float
     episodes: int
     feedback: bool = False
+    risk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,10 +189,13 @@ SUITES = {
     # random draws of eta, mu and phi, evaluated along training: Figures 8 and 9
     "sensitivity": Suite(tuple(_drawn(*weights) for weights in DRAWS)),
     # one safe SPI against every baseline trained per limit
-    "limits": Suite((_SPI, *_BASELINES), all_limits=True),
+    "limits": Suite((_SPI, *_BASELINES), limits="all"),
     # safe SPI with feedback, without, and with the paper's extraction: results/<task>.json
     "safe": Suite(
-        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK, REWARD)),), all_limits=True, seeds={"ballcircle": 5}
+        (replace(_SPI, ways=(SAFE, SAFE_NOT_FED_BACK, REWARD)),),
+        limits="more",
+        risks=(0.01, 0.2),
+        more_tasks=("antrun", "antcircle", "swimmervelocity"),
     ),
 }
 
@@ -211,9 +234,9 @@ class BenchmarkSpec:
 
     Attributes:
         suites: Names of suites.
-        tasks: Tasks; None takes the paper's eight.
+        tasks: Tasks; None takes the paper's eight, and each suite's own.
         algorithms: Names of algorithms; None takes all of each suite.
-        seeds: Training seeds; None takes each suite's own.
+        seeds: Training seeds; None takes 0 to 2.
         episodes: Episodes per seed and limit.
         updates: Training updates by algorithm; the key "" is for all others; without it the preset's.
         datasets: `--dataset` by task; the key "" is for all others; without it the data in the package.
@@ -250,17 +273,18 @@ class BenchmarkSpec:
     def cells(self) -> list[Cell]:
         """Each training once, in the order in which they are run: suites may share some."""
         paper = [name for name, task in TASKS.items() if task.paper]
-        tasks = map(get_task, paper if self.tasks is None else self.tasks)
+        suites = list(map(get_suite, dict.fromkeys(self.suites)))
+        usual = [*paper, *(name for suite in suites for name in suite.more_tasks)]
+        tasks = map(get_task, usual if self.tasks is None else self.tasks)
         cells: dict[str, Cell] = {}
         chosen = [
-            (seed, task, suite)
+            (task, suite)
             for task in dict.fromkeys(tasks)
-            for suite in map(get_suite, dict.fromkeys(self.suites))
-            for seed in dict.fromkeys(self.seeds or range(suite.seeds.get(task.short_name, 3)))
+            for suite in suites
+            if self.tasks is not None or task.paper or task.short_name in suite.more_tasks
         ]
         # Seed by seed, so that a comparison with few seeds is there early.
-        order = dict.fromkeys(self.seeds or sorted({seed for seed, _, _ in chosen}))
-        for seed, task, suite in sorted(chosen, key=lambda one: list(order).index(one[0])):
+        for seed, (task, suite) in itertools.product(dict.fromkeys(self.seeds or range(SEEDS)), chosen):
             for cell in self._cells_of(suite, task, seed):
                 known = cells.get(cell.folder)
                 both = known.evaluations if known else ()
@@ -269,8 +293,7 @@ class BenchmarkSpec:
         return list(cells.values())
 
     def _cells_of(self, suite: Suite, task: Task, seed: int) -> Iterator[Cell]:
-        limits = [float(limit) for limit in task.cost_limits]
-        limits = limits if suite.all_limits else limits[:1]
+        limits = suite.limits_of(task)
         datasets = {name and get_task(name).short_name: value for name, value in self.datasets.items()}
         for variant in suite.variants:
             if self.algorithms and variant.name not in self.algorithms:
@@ -291,9 +314,11 @@ class BenchmarkSpec:
                     seed=seed,
                     settings=settings | ({} if train_limit is None else {"cost_limit": train_limit}),
                     evaluations=tuple(
-                        Evaluation(extraction, limit, self.episodes, feedback)
+                        Evaluation(extraction, limit, self.episodes, feedback, risk)
                         for extraction, feedback in variant.ways
+                        for risk in (None, *(suite.risks if (extraction, feedback) == SAFE else ()))
                         for limit in measured
+                        if risk is None or limit in task.cost_limits
                     ),
                     curve_points=CURVE_POINTS if variant.curve else 1,
                 )

@@ -127,7 +127,7 @@ def table_data(
     ways = {variant.name: variant.way(feedback) for variant in chosen.variants}
 
     def belongs(task: str, limit: float | None) -> bool:
-        return chosen.all_limits or limit in (None, get_task(task).cost_limits[0])
+        return limit is None or limit in chosen.limits_of(get_task(task))
 
     found: dict[tuple[str, float, str], list[EvaluationEntry]] = {}
     for entry in entries:
@@ -182,7 +182,7 @@ def results_table(data: TableData) -> str:
         rows.append([f"{get_task(task).short_name} ({limit:g}, {seeds})", *cells])
     header = ["task (limit, seeds)", *map(title_of, data.algorithms)]
     note = _RESULTS_NOTE
-    if get_suite(data.suite).all_limits:
+    if get_suite(data.suite).limits != "smallest":
         known = algorithms_of(data.suite)
         one = " and ".join(title_of(name) for name in data.algorithms if not known[name].per_limit)
         note = f"One policy of {one} for all limits; the others are trained for each limit. {note}"

@@ -5,6 +5,7 @@ from benchmark_factory import entry, make_cells
 from spi_diffusers.benchmark.cells import Outcome, missing_evaluations
 from spi_diffusers.benchmark.suites import (
     DRAWS,
+    SUITES,
     Cell,
     Evaluation,
     UnknownNameError,
@@ -13,7 +14,7 @@ from spi_diffusers.benchmark.suites import (
 from spi_diffusers.benchmark.tables import table_data
 from spi_diffusers.config.algorithms import BASELINES
 from spi_diffusers.config.layers import make_train_config
-from spi_diffusers.data.tasks import UnknownTaskError
+from spi_diffusers.data.tasks import TASKS, UnknownTaskError
 
 
 def test_table1_holds_spi_safe_spi_and_every_baseline_on_eight_tasks():
@@ -48,6 +49,10 @@ def test_what_was_played_at_another_risk_does_not_count():
     assert missing_evaluations(cell, [*usual, *others]) == []
     found = table_data("limits", [*usual, *others]).entries
     assert [one.risk for group in found.values() for one in group] == [0.05] * len(usual)
+    (asked,) = make_cells(["safe"], tasks=["carrun"], seeds=[0], episodes=2)
+    missing = missing_evaluations(asked, [*usual, *others])
+    assert {one.risk for one in missing if one.feedback} == {None, 0.01}
+    assert {one.cost_limit for one in missing if one.feedback and one.risk is None} == {5, 15, 30}
 
 
 def test_limits_trains_spi_once_and_baselines_per_limit():
@@ -64,16 +69,23 @@ def test_limits_trains_spi_once_and_baselines_per_limit():
     ]
 
 
-def test_safe_plays_safe_spi_in_every_way_at_every_limit_with_more_seeds_on_the_main_task():
-    cells = make_cells(["safe"], tasks=["ballcircle", "carrun"], datasets={"": "datasets"})
+def test_safe_plays_safe_spi_in_every_way_at_more_limits_and_risks_on_more_tasks():
+    cells = make_cells(["safe"], datasets={"": "datasets"})
+    paper, more = [task.short_name for task in TASKS.values() if task.paper], SUITES["safe"].more_tasks
+    assert (len(paper), len(more)) == (8, 3)
     assert [(cell.seed, cell.task) for cell in cells] == [
-        *((seed, task) for seed in range(3) for task in ("ballcircle", "carrun")),
-        *((seed, "ballcircle") for seed in (3, 4)),
+        (seed, task) for seed in range(3) for task in (*paper, *more)
     ]
+    assert {cell.task for cell in make_cells(["safe", "table2"]) if cell.algorithm != "spi"} == set(paper)
     assert {cell.algorithm for cell in cells} == {"spi"}
-    ways = {(e.extraction, e.feedback, e.cost_limit, e.episodes) for e in cells[0].evaluations}
-    told = [("safe", True), ("safe", False), ("reward", False)]
-    assert ways == {(*way, limit, 20) for way in told for limit in (10.0, 20.0, 40.0)}
+    ball = next(cell for cell in cells if cell.task == "ballcircle")
+    ways = {(e.extraction, e.feedback, e.risk, e.cost_limit, e.episodes) for e in ball.evaluations}
+    told = [("safe", True, None), ("safe", False, None), ("reward", False, None)]
+    risky = [("safe", True, 0.01), ("safe", True, 0.2)]
+    assert ways == {
+        *((*way, limit, 20) for way in told for limit in (5.0, 10.0, 15.0, 20.0, 30.0, 40.0)),
+        *((*way, limit, 20) for way in risky for limit in (10.0, 20.0, 40.0)),
+    }
     assert [cell.seed for cell in make_cells(["safe"], tasks=["ballcircle"], seeds=[7])] == [7]
 
 
