@@ -50,7 +50,7 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("plain", PLAIN),
     ("+ SiLU", {"network.activation": "silu"}),
     ("+ one-step guidance", {"spi.guidance": "one_step"}),
-    ("+ bfloat16", {"mixed_precision": "bf16"}),
+    ("+ precision auto", {"mixed_precision": "auto"}),
     ("+ overlap", {"overlap": "auto"}),
 ]
 MEMORY_UPDATES = 20

@@ -107,7 +107,8 @@ class TrainConfig:
         cpq: CPQ's own settings.
         coptidice: COptiDICE's own settings.
         diffusion_ql: Diffusion-QL's own settings.
-        mixed_precision: Precision of products: bfloat16 or float32. Weights are float32.
+        mixed_precision: Precision of products: bfloat16 (bf16) or float32 (no); auto takes bfloat16 where the
+            device has units for it. Weights are float32.
         device: Where to train; auto takes a GPU if there is one.
         threads: CPU threads that training may use; empty: torch's setting.
         overlap: Train critics and policy side by side in two threads; "auto": on one process, on CPU, with
@@ -147,7 +148,7 @@ class TrainConfig:
     cpq: CPQConfig = field(default_factory=CPQConfig)
     coptidice: COptiDICEConfig = field(default_factory=COptiDICEConfig)
     diffusion_ql: DiffusionQLConfig = field(default_factory=DiffusionQLConfig)
-    mixed_precision: Annotated[Literal["bf16", "no"], BeforeValidator(_refuse_fp16)] = "bf16"
+    mixed_precision: Annotated[Literal["auto", "bf16", "no"], BeforeValidator(_refuse_fp16)] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Count | None = None
     overlap: Literal["auto"] | Flag = "auto"

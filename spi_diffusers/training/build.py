@@ -173,7 +173,7 @@ def build_algorithm(
 
     The caller's random state is untouched.
     """
-    config = settle(config, dataset)
+    config = settle(config, dataset, device)
     limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
     sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, episode_steps(config, dataset), **limit)
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32

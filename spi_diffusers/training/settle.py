@@ -1,7 +1,9 @@
-"""What a configuration leaves to the data: the steps of an episode, and the range of actions."""
+"""What a configuration leaves to the data and the device: episode steps, range of actions, precision."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.config.validation import ConfigError
@@ -13,8 +15,8 @@ from spi_diffusers.messages import shown
 Bound = float | list[float]
 
 
-def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """The configuration with what it left to the data, as a resumed run must have it, too.
+def settle(config: TrainConfig, dataset: Dataset, device: torch.device | str = "cpu") -> TrainConfig:
+    """The configuration with what it left to data and device, as a resumed run must have it, too.
 
     Raises:
         ConfigError: The data does not tell it, or the configuration does not fit the data.
@@ -22,7 +24,27 @@ def settle(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     steps = None if dataset.task else episode_steps(config, dataset)
     low, high = action_range(config, dataset)
     streamed = isinstance(dataset, StreamedDataset)
-    return replace(config, streaming=streamed, max_episode_steps=steps, action_low=low, action_high=high)
+    return replace(
+        config,
+        streaming=streamed,
+        max_episode_steps=steps,
+        action_low=low,
+        action_high=high,
+        mixed_precision=precision(config, torch.device(device)),
+    )
+
+
+def precision(config: TrainConfig, device: torch.device) -> Literal["bf16", "no"]:
+    """The configuration's; for auto, bfloat16 where the device multiplies it faster than float32.
+
+    A CPU does with tiles for it (AMX). With vector instructions alone, these small networks lose more by
+    converting than they gain.
+    """
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"
 
 
 def episode_steps(config: TrainConfig, dataset: Dataset) -> int:

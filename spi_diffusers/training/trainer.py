@@ -145,7 +145,7 @@ class Trainer:
     ):
         self.accelerator = accelerator or make_accelerator(config)
         check_fit(config, dataset, self.accelerator.device.type)
-        self.config = config = settle(config, dataset)
+        self.config = config = settle(config, dataset, self.accelerator.device)
         self.dataset = dataset
         self.output_dir = Path(str(config.output_dir))
         self.overlap = resolve_overlap(config, self.accelerator.num_processes, self.accelerator.device)

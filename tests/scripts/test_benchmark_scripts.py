@@ -58,11 +58,8 @@ def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
     rows = {row["variant"]: row for row in part["variants"]}
     plain, default = rows["plain"], rows[part["default"]]
     assert (plain["mixed_precision"], plain["activation"], plain["guidance"]) == ("no", "mish", "chain")
-    assert (default["mixed_precision"], default["activation"], default["guidance"]) == (
-        "bf16",
-        "silu",
-        "one_step",
-    )
+    assert default["mixed_precision"] in ("bf16", "no")
+    assert (default["activation"], default["guidance"]) == ("silu", "one_step")
     assert plain["times_plain"] == {"median": 1.0, "min": 1.0, "max": 1.0}
     for row in rows.values():
         assert len(row["rounds"]) == 3
@@ -70,7 +67,7 @@ def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
         assert row["threads_per_operation"] == 1
         assert not row["overlap"]
         assert row["peak_memory_mb"] > 50
-    # SiLU and one-step guidance do less work on any machine; what bfloat16 gives depends on the processor.
+    # SiLU and one-step guidance do less work on any machine; bfloat16 is taken where the processor has units for it.
     assert rows["+ one-step guidance"]["times_plain"]["median"] > 1.5
     assert "(default)" in done.stdout
 

@@ -50,6 +50,19 @@ def test_a_task_says_it_itself(small_dataset, tmp_path):
     assert (config.max_episode_steps, episode_steps(config, small_dataset)) == (None, 200)
 
 
+@pytest.mark.parametrize(("has_tiles", "chosen"), [(True, "bf16"), (False, "no")])
+def test_precision_is_what_the_device_multiplies_faster(
+    small_dataset, tmp_path, monkeypatch, has_tiles, chosen
+):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
+    config = tiny_config(tmp_path, mixed_precision="auto")
+    assert settle(config, small_dataset).mixed_precision == chosen
+    assert settle(config, small_dataset, "mps").mixed_precision == "no"
+    for given in ("bf16", "no"):
+        named = dataclasses.replace(config, mixed_precision=given)
+        assert settle(named, small_dataset).mixed_precision == given
+
+
 def test_training_tells_of_episodes_that_are_longer_than_the_setting(tmp_path, caplog):
     write_parquet_dataset(make_dataset(**MIXED), tmp_path / "set", config_name="robot")
     small = {"updates": 2, "batch_size": 8, "network": {"hidden_dims": [8]}, "progress": False}
