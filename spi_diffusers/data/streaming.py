@@ -138,11 +138,6 @@ class StreamedDataset:
         results = {name: found.result() for name, found in moments.items()}
         return replace(self, summary=replace(self.summary, moments=results, episodes=episodes))
 
-    def sample_episodes(self, max_transitions: int, seed: int) -> TransitionDataset:
-        """Load episodes into memory, drawn at random: at most `max_transitions`, but at least one episode."""
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(self.num_episodes))
-        return self.load_episodes(self.episodes.within(order, max_transitions).sort().values)
-
     def load_episodes(self, chosen: torch.Tensor) -> TransitionDataset:
         """Load episodes into memory, by their positions in the episode table, increasing, (K,) int64."""
         start = self.episodes.start[chosen]
@@ -167,6 +162,12 @@ def load_episodes(dataset: Dataset, chosen: torch.Tensor) -> TransitionDataset:
     if isinstance(dataset, StreamedDataset):
         return dataset.load_episodes(chosen)
     return dataset.select_episodes(chosen)
+
+
+def sample_episodes(dataset: Dataset, max_transitions: int, seed: int) -> TransitionDataset:
+    """Episodes in memory, drawn at random: at most `max_transitions`, but at least one episode."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(dataset.num_episodes))
+    return load_episodes(dataset, dataset.episodes.within(order, max_transitions).sort().values)
 
 
 def open_stream(

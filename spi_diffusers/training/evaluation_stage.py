@@ -30,6 +30,8 @@ BATCH_SIZE = 256
 LEARNING_RATE = 1e-3
 TARGET_UPDATE_RATE = 0.05
 MAX_GRAD_NORM = 10.0
+#: Observations that the policies are asked about at once.
+_PART = 1024
 #: Part of the updates in which the number of steps grows from 2 to all: what happens in a few steps must be
 #: known before what happens in many can be.
 GROWTH_SHARE = 0.7
@@ -74,7 +76,7 @@ def fit_evaluation_critic(
     bar = progress_bar(total=updates, desc="evaluating", unit=" updates", disable=not progress)
     for update in range(updates):
         longest = max(2, min(horizon, int(horizon * update / (GROWTH_SHARE * updates))))
-        loss = _loss(critic, target, data.draw(longest, generator), pipeline)
+        loss = _loss(critic, target, data.draw(longest, generator))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(critic.parameters(), MAX_GRAD_NORM)
@@ -111,6 +113,8 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon
         critic.net[-1].weight.zero_()
         critic.net[-1].bias[0] = float(reward.mean()) / critic.config.reward_unit
         critic.net[-1].bias[1] = float(cost.mean() > 0)
+        observation = pipeline.normalizer(data.observation)
+        critic.support.copy_(torch.stack([observation.amin(dim=0), observation.amax(dim=0)]))
     return critic
 
 
@@ -121,6 +125,7 @@ class _Batch:
     observation: Tensor
     action: Tensor
     next_observation: Tensor
+    next_action: Tensor
     reward: Tensor
     cost: Tensor
     alive: Tensor
@@ -129,7 +134,11 @@ class _Batch:
 
 
 class _Data:
-    """The dataset as the critic sees it: observations normalized, actions in [-1, 1]."""
+    """The dataset as the critic sees it: observations normalized, actions in [-1, 1].
+
+    How the policies of all safety weights go on after each transition, (N, 11, A), is computed once: a
+    transition is drawn many times.
+    """
 
     def __init__(self, pipeline: SPIPolicyPipeline, dataset: TransitionDataset):
         data = dataset.transitions
@@ -142,21 +151,27 @@ class _Data:
             "alive": (~data.terminated).float(),
         }
         self._grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32)
+        self._next_action = torch.stack([self._actions(pipeline, weight) for weight in self._grid], dim=1)
+
+    @torch.no_grad()
+    def _actions(self, pipeline: SPIPolicyPipeline, weight: Tensor) -> Tensor:
+        parts = self._columns["next_observation"].split(_PART)
+        return torch.cat([policy_action(pipeline, part, weight.expand(len(part))) for part in parts])
 
     def draw(self, longest: int, generator: torch.Generator) -> _Batch:
         """A batch with safety weights of the grid, and 1 to `longest` steps left."""
         rows = torch.randint(len(self._columns["reward"]), (BATCH_SIZE,), generator=generator)
-        weights = self._grid[torch.randint(len(self._grid), (BATCH_SIZE,), generator=generator)]
+        policies = torch.randint(len(self._grid), (BATCH_SIZE,), generator=generator)
         steps = torch.randint(1, longest + 1, (BATCH_SIZE,), generator=generator).float()
         columns = {name: column[rows] for name, column in self._columns.items()}
-        return _Batch(**columns, safety_weight=weights, steps=steps)
+        following = self._next_action[rows, policies]
+        return _Batch(**columns, next_action=following, safety_weight=self._grid[policies], steps=steps)
 
 
 def _loss(
     critic: EvaluationCritic,
     target: EvaluationCritic,
     batch: _Batch,
-    pipeline: SPIPolicyPipeline,
 ) -> Tensor:
     """Squared errors of the reward rate and of the cost rate, in units of the data.
 
@@ -165,9 +180,8 @@ def _loss(
     """
     weight, steps, config = batch.safety_weight, batch.steps, critic.config
     with torch.no_grad():
-        following = batch.next_observation
-        action = policy_action(pipeline, following, weight)
-        later = target(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
+        following = (batch.next_observation, batch.next_action, weight, (steps - 1.0).clamp_min(1.0))
+        later = target(*following, return_dict=False)
         remaining = batch.alive * (steps - 1.0)
         reward_target = (batch.reward + remaining * later[0]) / steps
         cost_target = (batch.cost + remaining * later[1]) / steps

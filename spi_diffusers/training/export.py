@@ -7,7 +7,7 @@ import torch
 
 from spi_diffusers import pipelines
 from spi_diffusers.data.holdout import load_held_out
-from spi_diffusers.data.streaming import StreamedDataset
+from spi_diffusers.data.streaming import sample_episodes
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline
     from spi_diffusers.training.trainer import Trainer
 
-#: Of a streamed dataset, the evaluation critic sees whole episodes of at most this many transitions.
-EVALUATION_TRANSITIONS = 200_000
+#: The evaluation critic sees whole episodes of at most this many transitions.
+EVALUATION_TRANSITIONS = 150_000
 #: Updates of the evaluation critic, as a share of the training's.
-EVALUATION_SHARE = 0.8
+EVALUATION_SHARE = 1.6
 
 
 def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeline":
@@ -69,9 +69,8 @@ def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, pr
 
     By how much the critic is off, held-out episodes tell it, or where there are none the training's own.
     """
-    dataset, config = trainer.learned_from, trainer.config
-    if isinstance(dataset, StreamedDataset):
-        dataset = dataset.sample_episodes(EVALUATION_TRANSITIONS, config.seed)
+    config = trainer.config
+    dataset = sample_episodes(trainer.learned_from, EVALUATION_TRANSITIONS, config.seed)
     critic = fit_evaluation_critic(
         pipeline,
         dataset,

@@ -10,7 +10,7 @@ from spi_diffusers.data.actions import ActionRange, seen_range
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.describe import describe_dataset
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.streaming import open_stream
+from spi_diffusers.data.streaming import open_stream, sample_episodes
 from spi_diffusers.data.survey import found_range
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
@@ -39,7 +39,7 @@ def test_a_stated_range_is_kept_by_the_parquet_layout_in_memory_and_streamed(tmp
     assert loaded.action_range == stream.action_range == found_range(loaded) == found_range(stream) == STATED
     assert loaded.sha256 == dataset.sha256
     assert loaded.select_episodes(loaded.episodes.episode_index[:1]).action_range == STATED
-    assert stream.sample_episodes(5, 0).action_range == STATED
+    assert sample_episodes(stream, 5, 0).action_range == STATED
     described = describe_dataset(loaded)
     assert (described["action_low"], described["action_high"]) == ([0, -2], [3, 2])
     task = get_task("ballcircle")

@@ -20,7 +20,7 @@ from streaming_factory import (
 from spi_diffusers.data import memory, parquet_rows, streaming
 from spi_diffusers.data.columns import COLUMNS, DatasetError
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_transitions
+from spi_diffusers.data.streaming import exceeds_memory, open_stream, open_transitions, sample_episodes
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import to_arrow, write_parquet_dataset
 
@@ -44,15 +44,15 @@ def test_any_rows_can_be_read(split, data, cuts):
 
 def test_episodes_are_sampled_whole(split, data):
     stream = open_stream(split, BALL, progress=False)
-    sample = stream.sample_episodes(30, seed=0)
+    sample = sample_episodes(stream, 30, seed=0)
     assert 0 < len(sample) <= 30
     fingerprints = {data.select_episodes(torch.tensor([k])).sha256 for k in range(7)}
     for k in range(sample.num_episodes):
         assert sample.select_episodes(torch.tensor([k])).sha256 in fingerprints
-    assert stream.sample_episodes(30, seed=0).sha256 == sample.sha256
-    assert len({stream.sample_episodes(30, seed=s).sha256 for s in range(5)}) > 1
-    assert stream.sample_episodes(1, seed=0).num_episodes == 1
-    assert stream.sample_episodes(53, seed=0).sha256 == data.sha256
+    assert sample_episodes(stream, 30, seed=0).sha256 == sample.sha256
+    assert len({sample_episodes(stream, 30, seed=s).sha256 for s in range(5)}) > 1
+    assert sample_episodes(stream, 1, seed=0).num_episodes == 1
+    assert sample_episodes(stream, 53, seed=0).sha256 == data.sha256
 
 
 def test_selected_episodes_are_those_of_the_data_in_memory(split, data):
@@ -63,7 +63,7 @@ def test_selected_episodes_are_those_of_the_data_in_memory(split, data):
     )
     assert (len(part), part.num_episodes) == (len(expected), 4)
     assert torch.equal(part.first_observations(), expected.first_observations())
-    assert part.sample_episodes(1000, seed=0).sha256 == expected.sha256
+    assert sample_episodes(part, 1000, seed=0).sha256 == expected.sha256
     for name, (mean, std) in part.summary.moments.items():
         column = getattr(expected.transitions, name).double()
         torch.testing.assert_close(mean, column.mean(0))

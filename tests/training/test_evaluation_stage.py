@@ -63,6 +63,16 @@ def predict(critic, steps: int) -> tuple[float, float]:
     return tuple(float(value.mean()) * steps for value in rates)
 
 
+def test_it_knows_where_the_data_was():
+    dataset = steady_world(1.0, 0.1, rows=300)
+    policy = make_policy(10)
+    policy.normalizer.set_statistics(torch.tensor([1.0]), torch.tensor([2.0]))
+    critic = fit_evaluation_critic(policy, dataset, updates=1, progress=False)
+    observation = dataset.transitions.observation
+    expected = torch.stack([(observation.min(0).values - 1) / 2, (observation.max(0).values - 1) / 2])
+    torch.testing.assert_close(critic.support, expected)
+
+
 # ---- what is expected
 
 

@@ -25,12 +25,12 @@ from training_factory import (
     tiny_config,
 )
 
-from spi_diffusers.data.streaming import StreamedDataset, open_stream
+from spi_diffusers.data.streaming import StreamedDataset, open_stream, sample_episodes
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines import SPIPolicyPipeline
+from spi_diffusers.training import export
 from spi_diffusers.training.build import open_training_data
-from spi_diffusers.training.export import EVALUATION_TRANSITIONS
 from spi_diffusers.training.processes import make_accelerator
 from spi_diffusers.training.run_folder import RunFolderError
 from spi_diffusers.training.train import run_training
@@ -132,15 +132,14 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
 
 def test_the_evaluation_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_path, monkeypatch):
     sizes = []
-    sample = StreamedDataset.sample_episodes
 
-    def sample_and_tell(self, max_transitions, seed):
+    def sample_and_tell(dataset, max_transitions, seed):
         sizes.append(max_transitions)
-        return sample(self, 600, seed)
+        return sample_episodes(dataset, 600, seed)
 
-    monkeypatch.setattr(StreamedDataset, "sample_episodes", sample_and_tell)
+    monkeypatch.setattr(export, "sample_episodes", sample_and_tell)
     result = run(tiny_config(tmp_path, folder, **STREAMING))
-    assert sizes == [EVALUATION_TRANSITIONS]
+    assert sizes == [export.EVALUATION_TRANSITIONS]
     info = json.loads((result.policy_folder / "train_info.json").read_text())
     assert info["dataset"]["sha256"] == small_dataset.sha256
     assert SPIPolicyPipeline.from_pretrained(str(result.policy_folder)).evaluation_critic is not None
