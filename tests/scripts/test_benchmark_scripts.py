@@ -67,7 +67,7 @@ def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
         assert row["threads_per_operation"] == 1
         assert not row["overlap"]
         assert row["peak_memory_mb"] > 50
-    # SiLU and one-step guidance do less work on any machine; bfloat16 is taken where the processor has units for it.
+    # SiLU and one-step guidance do less work on any machine.
     assert rows["+ one-step guidance"]["times_plain"]["median"] > 1.5
     assert "(default)" in done.stdout
 
