@@ -28,6 +28,9 @@ _SIMULATORS: dict[str, dict[str, Callable[..., gymnasium.Env]]] = {
     "safety_gymnasium": {"safety_gymnasium": make_safety_gymnasium_env, "dsrl": make_dsrl_env},
     "metadrive": {},
 }
+#: What episodes may be played for. Each purpose has seeds of its own: what is chosen by the episodes of one
+#: cannot have been chosen by those of another.
+PURPOSES = ("evaluation", "tuning", "certification")
 
 
 def make_env(
@@ -108,6 +111,7 @@ def make_vector_env(
     backend: str = "sync",
     simulator: str = "auto",
     render_mode: str | None = None,
+    purpose: str = "evaluation",
 ) -> gymnasium.vector.VectorEnv:
     """Make environments that are stepped together, one episode each, to the end of the longest.
 
@@ -126,12 +130,13 @@ def make_vector_env(
     Args:
         task: a task or its name.
         num_envs: number of sub-environments, at least 1.
-        seed: the sub-environments' first episodes get the seeds `episode_seeds(seed, num_envs)`.
+        seed: the sub-environments' first episodes get the seeds `episode_seeds(seed, num_envs, purpose)`.
             `reset(seed=s)` on the result follows gymnasium: s, s + 1, ...
         backend: "sync" (one process; best for Bullet) or "async" (one process per sub-environment,
             started by spawn: a script needs an `if __name__ == "__main__"` guard).
         simulator: as in `make_env`.
         render_mode: as in `make_env`.
+        purpose: as in `episode_seeds`.
 
     Returns:
         A vector environment; observations (num_envs, observation_dim) float32, actions
@@ -140,7 +145,7 @@ def make_vector_env(
     Raises:
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing.
-        ValueError: num_envs below 1, unknown backend, simulator or render mode, invalid seed.
+        ValueError: num_envs below 1, unknown backend, simulator, render mode or purpose, invalid seed.
         SubEnvironmentDiedError: A process of the async backend has died, now or later; all others end.
     """
     task = get_task(task)
@@ -149,21 +154,29 @@ def make_vector_env(
         raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
     makers = [
         functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator)
-        for episode_seed in episode_seeds(seed, num_envs)
+        for episode_seed in episode_seeds(seed, num_envs, purpose)
     ]
     return gymnasium.vector.SyncVectorEnv(makers) if backend == "sync" else WorkersVectorEnv(makers)
 
 
-def episode_seeds(seed: int | None, num_envs: int) -> list[int]:
-    """Independent seeds in [0, 2**32) for the episodes of an evaluation; None draws one seed.
+def episode_seeds(seed: int | None, num_envs: int, purpose: str = "evaluation") -> list[int]:
+    """Independent seeds for episodes; None draws one seed.
 
     Unlike seed, seed + 1, ... the seeds of neighboring `seed`s do not overlap, so that evaluations with seeds
-    0 and 1 share no episode. The first k of n seeds do not depend on n. ValueError for a seed or number that
-    is not a non-negative integer.
+    0 and 1 share no episode. The first k of n seeds do not depend on n. Evaluation has the seeds in
+    [0, 2**32), tuning those from there to 2 * 2**32, and certification to 3 * 2**32; only the real
+    safety-gymnasium, which takes 32 bits, may meet one again by chance. ValueError for a seed or number that
+    is not a non-negative integer, or an unknown purpose.
     """
     num_envs = check_count("num_envs", num_envs, least=0)
-    sequence = np.random.SeedSequence(None if seed is None else check_seed(seed))
-    return [int(word) for word in sequence.generate_state(num_envs, np.uint32)]
+    if purpose not in PURPOSES:
+        raise ValueError(f"purpose must be one of {', '.join(PURPOSES)}; got {purpose!r}")
+    place = PURPOSES.index(purpose)
+    # Words of their own as well: cut to 32 bits, they are still other ones.
+    sequence = np.random.SeedSequence(
+        None if seed is None else check_seed(seed), spawn_key=(place,) if place else ()
+    )
+    return [place * 2**32 + int(word) for word in sequence.generate_state(num_envs, np.uint32)]
 
 
 def check_seed(seed: Any) -> int:

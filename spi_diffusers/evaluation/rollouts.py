@@ -130,9 +130,10 @@ def rollout(
     feedback: bool = True,
     simulator: str = "auto",
     progress: bool = True,
+    purpose: str = "evaluation",
 ) -> Rollout:
     """Play episodes to their end, told `cost_limit` (None for none), in the order of `episode_seeds(seed,
-    episodes)`.
+    episodes, purpose)`.
 
     The environments are fresh and the policy is reset, so that a rollout is a function of its arguments: the
     same seed gives the same numbers, bit for bit, on the same machine. With `feedback` the policy is told at
@@ -143,7 +144,7 @@ def rollout(
     """
     task, episodes, seed = get_task(task), check_episodes(episodes), check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
-    env = make_vector_env(task, episodes, seed=seed, simulator=simulator)
+    env = make_vector_env(task, episodes, seed=seed, simulator=simulator, purpose=purpose)
     try:
         return _play(policy, task, env, seed, limit, feedback, progress)
     finally:

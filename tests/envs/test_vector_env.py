@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spi_diffusers.envs import PixelWorldEnv, episode_seeds, make_env, make_vector_env
-from spi_diffusers.envs.make import HoldAfterEnd
+from spi_diffusers.envs.make import PURPOSES, HoldAfterEnd
 from spi_diffusers.envs.pixel_world import DOWN, LEFT, RIGHT, white_trajectory
 from spi_diffusers.envs.workers import SubEnvironmentDiedError
 
@@ -194,6 +194,18 @@ def test_episode_seeds_do_not_depend_on_the_number_of_episodes(seed, num_envs):
     assert len(seeds) == num_envs
     assert all(type(value) is int and 0 <= value < 2**32 for value in seeds)
     assert episode_seeds(seed, num_envs + 7)[:num_envs] == seeds
+
+
+def test_purposes_have_seeds_of_their_own():
+    """Also where a simulator takes 32 bits of them."""
+    words = {purpose: episode_seeds(3, 500, purpose) for purpose in PURPOSES}
+    assert words["evaluation"] == episode_seeds(3, 500)
+    for place, seeds in enumerate(words.values()):
+        assert all(place * 2**32 <= seed < (place + 1) * 2**32 for seed in seeds)
+    assert len({seed % 2**32 for seeds in words.values() for seed in seeds}) == 1500
+    assert episode_seeds(3, 600, "tuning")[:500] == words["tuning"]
+    with pytest.raises(ValueError, match="one of evaluation, tuning, certification; got 'fun'"):
+        episode_seeds(3, 5, "fun")
 
 
 def test_neighbouring_evaluations_share_no_episode():
