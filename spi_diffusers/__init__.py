@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from spi_diffusers.data.tasks import get_task
     from spi_diffusers.envs import make_env, make_vector_env
     from spi_diffusers.evaluation.assess import assess
+    from spi_diffusers.evaluation.certify import certify
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
     from spi_diffusers.training.train import train
@@ -19,6 +20,7 @@ _MODULES = {
     "SPIPolicyOutput": "spi_diffusers.pipelines",
     "SPIPolicyPipeline": "spi_diffusers.pipelines",
     "assess": "spi_diffusers.evaluation.assess",
+    "certify": "spi_diffusers.evaluation.certify",
     "evaluate": "spi_diffusers.evaluation.evaluate",
     "get_task": "spi_diffusers.data.tasks",
     "load_transitions": "spi_diffusers.data.loading",
@@ -33,6 +35,7 @@ __all__ = [
     "SPIPolicyPipeline",
     "__version__",
     "assess",
+    "certify",
     "evaluate",
     "get_task",
     "load_transitions",

@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "Train a policy on a dataset.",
     "assess": "Say what to expect of a policy, from data, before anyone acts with it.",
     "evaluate": "Play a policy in its simulator, and write results, plots and a video.",
+    "certify": "Show how often a policy exceeds its limit at most, with confidence.",
     "play": "Record an episode of a policy as a video.",
     "compare": "Compare policies by their results, in one table.",
     "leaderboard": "List all published policies for a task, the safe ones first.",

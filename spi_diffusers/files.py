@@ -28,12 +28,14 @@ POLICY_FOLDER = "policy"
 EVALUATION_FOLDER = "evaluation"
 RESULTS_FILE = "results.json"
 REPLAY_FILE = "replay.mp4"
-#: In a policy's folder: what `spi assess` expects of it.
-ASSESSMENT_FILE = "assessment.json"
+#: In a policy's folder: what `spi assess` expects of it, and what `spi certify` has shown.
+ASSESSMENT_FILE, CERTIFICATE_FILE = "assessment.json", "certificate.json"
 #: What the Hub shows of a repository.
 CARD_FILE = "README.md"
 #: What makes a folder a diffusers pipeline, and the code that diffusers loads it with.
 INDEX_FILE, CODE_FILE = "model_index.json", "pipeline.py"
+#: The entry of the index that holds the SHA-256 of every file of the policy.
+CHECKSUMS = "_sha256"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 #: An id on the Hub: organization/name.

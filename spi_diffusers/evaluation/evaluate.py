@@ -219,8 +219,7 @@ def evaluate_policy(
     """
     told = knows_limit(extraction)
     feedback = spec.feedback and told
-    simulators = (*_ALSO.get(task.simulator, ()), *_ALSO.get(spec.simulator, ()))
-    versions = package_versions(*_PACKAGES, *SIMULATORS[task.simulator].packages, *simulators)
+    versions = simulator_versions(task, spec.simulator)
 
     def play(limit: float | None) -> list[Rollout]:
         how: dict[str, Any] = {"episodes": spec.episodes, "cost_limit": limit, "feedback": feedback}
@@ -253,6 +252,12 @@ def evaluate_policy(
             )
         )
     return entries
+
+
+def simulator_versions(task: Task, simulator: str = "auto") -> dict[str, str]:
+    """Versions of what the numbers of a rollout depend on, by package."""
+    also = (*_ALSO.get(task.simulator, ()), *_ALSO.get(simulator, ()))
+    return package_versions(*_PACKAGES, *SIMULATORS[task.simulator].packages, *also)
 
 
 def _speed(played: Rollout) -> tuple[int, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from spi_diffusers.files import (
     ASSESSMENT_FILE,
+    CERTIFICATE_FILE,
     CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
@@ -140,7 +141,7 @@ def moved_when_complete(folder: Path, *, has_record: bool) -> Iterator[Path]:
 def _is_replaceable(folder: Path) -> bool:
     """Whether a folder holds nothing but a policy's files, and another one can be put in its place.
 
-    What was assessed of the policy goes with it.
+    What was assessed or certified of the policy goes with it.
     """
     try:
         own = read_config(folder / INDEX_FILE)[CHECKSUMS].keys()
@@ -150,7 +151,7 @@ def _is_replaceable(folder: Path) -> bool:
     if fixed or Path.cwd().is_relative_to(folder.resolve()):
         return False
     files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return all(name in own or name == ASSESSMENT_FILE for name in files)
+    return all(name in own or name in (ASSESSMENT_FILE, CERTIFICATE_FILE) for name in files)
 
 
 def pipeline_code() -> bytes:

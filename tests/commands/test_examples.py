@@ -25,6 +25,7 @@ MODULES |= {f"data {name}": module for name, (module, _) in data.COMMANDS.items(
 SMALL = {
     "train": "--updates 3 --network.hidden-dims 16 --batch-size 32 --threads 1 --device cpu --quiet",
     "evaluate": "--cost-limit 10 --episodes 1 --extraction reward --no-plots --no-video --quiet",
+    "certify": "--cost-limit 10 --episodes 1 --quiet",
     "assess": "--dataset embedded --episodes 2",
     "play": "--quiet",
     "benchmark": "--dry-run",
@@ -33,7 +34,7 @@ SMALL = {
     "data collect": "--steps 3200 --quiet",
     "data push": "--quiet",
 }
-SIMULATED = ("evaluate", "data collect")
+SIMULATED = ("evaluate", "certify", "data collect")
 
 CLIENT = """
 import contextlib, io, json, sys

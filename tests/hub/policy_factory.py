@@ -11,6 +11,7 @@ from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.config.layers import make_train_config
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation.assessment import Assessment, Estimate, LimitAssessment
+from spi_diffusers.evaluation.certificate import Certificate, LimitCertificate, weights_sha256
 from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import write_results
@@ -119,6 +120,32 @@ def make_assessment(run: Path, **changes) -> Assessment:
     }
     found = Assessment(**values | changes)
     found.save(run / "policy" / "assessment.json")
+    return found
+
+
+def make_certificate(run: Path, **changes) -> Certificate:
+    """What `spi certify` would have shown of the run's policy, written where it writes it."""
+    index = json.loads((run / "policy" / "model_index.json").read_text())
+    values = {
+        "weights_sha256": weights_sha256(index),
+        "cost_margin": 1.0,
+        "algorithm": "spi",
+        "train_seed": 0,
+        "task": index["task"],
+        "source": "simulator",
+        "source_sha256": None,
+        "seed": 0,
+        "confidence": 0.95,
+        "risk": 0.05,
+        "highest_cost": 200.0,
+        "limits": [
+            LimitCertificate(10.0, 100, 1, 0.0466, 6.0, 13.1, 8.0, 12.0, 600.0),
+            LimitCertificate(20.0, 100, 0, 0.0295, 9.0, None, 11.0, 18.0, None),
+        ],
+        "versions": {"torch": "2.13.0"},
+    }
+    found = Certificate(**values | changes)
+    found.save(run / "policy" / "certificate.json")
     return found
 
 

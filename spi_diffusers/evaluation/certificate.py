@@ -1,0 +1,334 @@
+"""What is certified of a policy: bounds on what its episodes cost, for the weights that they were shown for.
+
+`certify.py` makes certificates. No torch is imported here.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator
+
+from spi_diffusers.config.validation import (
+    Count,
+    NotNegative,
+    Number,
+    Positive,
+    Share,
+    ShareBetween,
+    Text,
+    Whole,
+    listed,
+    settings,
+)
+from spi_diffusers.evaluation.bounds import mean_bound, share_bound
+from spi_diffusers.evaluation.entries import Record, TaskName, cost_margin_of
+from spi_diffusers.evaluation.summary import shown, shown_share
+from spi_diffusers.files import (
+    CERTIFICATE_FILE,
+    CHECKSUMS,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    find_policy_folder,
+    local_path,
+    read_json,
+    to_json,
+    written_aside,
+)
+from spi_diffusers.messages import shown as shown_value
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+#: What `source` is where episodes were played here; else it is the name of a file.
+SIMULATOR = "simulator"
+
+
+def shown_bound(share: float) -> str:
+    """An upper bound on a share in percent, with one decimal: rounded up, as it must not look better."""
+    return f"{shown(_up(100 * share), 1)}%"
+
+
+def _up(value: float) -> float:
+    return math.ceil(round(10 * value, 6)) / 10
+
+
+@settings(frozen=True)
+class LimitCertificate(Record):
+    """What is shown at one limit.
+
+    Attributes:
+        cost_limit: Limit on the cost of an episode.
+        episodes: Number of episodes.
+        over: How many of them cost more than the limit.
+        over_bound: Upper confidence bound on the share of all episodes that do (Clopper-Pearson, one-sided).
+        cost_mean: Their mean cost.
+        cost_mean_bound: Upper confidence bound on the mean cost of all episodes (by betting). None where an
+            episode cost more than was thought possible.
+        cost_p90: The smallest cost that 90% of the episodes stay within.
+        cost_worst: The largest cost.
+        reward_mean: Their mean return; None where it is not known.
+    """
+
+    cost_limit: NotNegative
+    episodes: Count
+    over: Whole
+    over_bound: Share
+    cost_mean: NotNegative
+    cost_mean_bound: NotNegative | None
+    cost_p90: NotNegative
+    cost_worst: NotNegative
+    reward_mean: Number | None
+
+    @classmethod
+    def from_episodes(
+        cls,
+        cost_limit: float,
+        costs: np.ndarray,
+        returns: np.ndarray | None,
+        *,
+        highest: float,
+        confidence: float,
+    ) -> "LimitCertificate":
+        """Summarize episodes, costs and returns (N,), of which none can cost more than `highest`."""
+        over = int((costs > cost_limit).sum())
+        try:
+            bound = mean_bound(costs, highest, confidence)
+        except ValueError:
+            bound = None
+        return cls(
+            cost_limit=cost_limit,
+            episodes=len(costs),
+            over=over,
+            over_bound=share_bound(over, len(costs), confidence),
+            cost_mean=float(costs.mean()),
+            cost_mean_bound=bound,
+            cost_p90=float(np.quantile(costs, 0.9, method="inverted_cdf")),
+            cost_worst=float(costs.max()),
+            reward_mean=None if returns is None else float(returns.mean()),
+        )
+
+
+_Limits = Annotated[tuple[LimitCertificate, ...], BeforeValidator(listed)]
+
+
+@settings(frozen=True)
+class Certificate(Record):
+    """What is certified of a policy. Printed, it is a table with remarks.
+
+    Examples:
+        >>> certificate = certify("outputs/ballcircle-seed0", cost_limits=[10, 20, 40], episodes=200)
+        >>> print(certificate)
+        >>> [row.over_bound for row in certificate.limits]
+
+    Attributes:
+        weights_sha256: Which weights it is of, see `weights_sha256`.
+        cost_margin: The policy's setting of that name.
+        algorithm: Of its training record; None without one.
+        train_seed: The same.
+        task: Name of its task, if it has one.
+        source: "simulator", or the name of the file whose episodes were taken.
+        source_sha256: SHA-256 of that file.
+        seed: Base of the certification seeds, on which the episodes were played.
+        confidence: With which each bound holds by itself.
+        risk: Share of the episodes that the policy was told may exceed the limit.
+        highest_cost: Largest cost that an episode can have: its steps times the largest cost of a step in
+            the data.
+        limits: One entry per limit, in the order in which they were asked for.
+        versions: Version by package; empty for a file.
+        tuned_on: Episodes per limit and margin by which `cost_margin` was chosen before; None if it was not.
+    """
+
+    weights_sha256: Text
+    cost_margin: Positive
+    algorithm: Text | None
+    train_seed: Whole | None
+    task: TaskName | None
+    source: Text
+    source_sha256: Text | None
+    seed: Whole | None
+    confidence: ShareBetween
+    risk: ShareBetween
+    highest_cost: NotNegative
+    limits: _Limits
+    versions: dict[str, str]
+    tuned_on: Count | None = None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON, complete or not at all; OSError: it cannot be written, what was there stays."""
+        path = local_path(path)
+        with written_aside(path) as aside:
+            aside.write_bytes(self.to_json())
+        return path
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return to_json({"format_version": FORMAT_VERSION, **self.to_dict()})
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Certificate":
+        """Read what `save` has written; ValueError names the file and the field if it is something else."""
+        content = read_json(local_path(path))
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format_version must be {FORMAT_VERSION}, got {shown_value(version)}; make it anew "
+                "with `spi certify`"
+            )
+        try:
+            return cls.from_dict(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def at(self, cost_limit: float) -> LimitCertificate | None:
+        """What is shown at a limit; None where nothing is."""
+        return next((row for row in self.limits if row.cost_limit == cost_limit), None)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """What tables show, a row per limit."""
+        return [
+            [
+                f"{row.cost_limit:g}",
+                f"{row.over} of {row.episodes}",
+                shown_bound(row.over_bound),
+                shown(row.cost_mean, 1),
+                "?" if row.cost_mean_bound is None else shown(_up(row.cost_mean_bound), 1),
+                shown(row.cost_p90, 1),
+                shown(row.cost_worst, 1),
+                "?" if row.reward_mean is None else shown(row.reward_mean, 1),
+            ]
+            for row in self.limits
+        ]
+
+    @property
+    def columns(self) -> list[str]:
+        """What the columns of `rows` are called."""
+        sure = shown_share(self.confidence)
+        return [
+            *("cost limit", "episodes over", f"share over <= ({sure})", "mean cost"),
+            *(f"mean cost <= ({sure})", "90% cost at most", "worst cost", "mean return"),
+        ]
+
+    @property
+    def meaning(self) -> str:
+        """In one plain sentence what a row says."""
+        row = self.limits[0]
+        return (
+            f"In plain words: told a limit of {row.cost_limit:g}, this policy exceeds it in at most "
+            f"{shown_bound(row.over_bound)} of all its episodes; of statements made in this way, at most "
+            f"{shown_share(round(1 - self.confidence, 9))} are wrong."
+        )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What it means and what it rests on, a sentence or two each."""
+        count = sum(1 + (row.cost_mean_bound is not None) for row in self.limits)
+        together = max(1 - count * (1 - self.confidence), 0.0)
+        lines = [
+            self.meaning,
+            f"Each bound holds with {shown_share(self.confidence)} confidence by itself; all {count} at once "
+            f"with at least {shown_share(round(together, 9))}.",
+        ]
+        if self.source == SIMULATOR:
+            lines.append(
+                f"Played in the simulator at a risk of {self.risk:g}, on seeds that only certification uses: "
+                "nothing was trained, chosen or tuned on them."
+            )
+        else:
+            lines.append(
+                f"From the episodes in {self.source}: it holds if they are of this policy as it is, at a "
+                f"risk of {self.risk:g}, independent of each other, and all that were played."
+            )
+        if self.tuned_on is not None:
+            lines.append(
+                f"Its cost_margin of {self.cost_margin:g} was chosen by {self.tuned_on} other episodes per "
+                "limit and margin."
+            )
+        bounded = f"The bound on the mean cost takes {self.highest_cost:g} for the largest cost of an episode"
+        if any(row.cost_mean_bound is None for row in self.limits):
+            lines.append(
+                f"{bounded}, but one cost more: there the mean has no bound that holds without an assumption."
+            )
+        else:
+            lines.append(f"{bounded}: its steps times the largest cost of a step in the training data.")
+        return lines
+
+    def table(self) -> "Table":
+        """It as a `rich` table."""
+        from rich import box
+        from rich.table import Table
+
+        where = "in the simulator" if self.source == SIMULATOR else "from logged episodes"
+        title = f"Certificate of {self.task or 'a policy'}, {where}, at a risk of {self.risk:g}"
+        table = Table(title=title.replace("[", r"\["), box=box.HORIZONTALS, pad_edge=False)
+        for name in self.columns:
+            table.add_column(name.replace(" ", "\n", 1), justify="right")
+        for cells in self.rows:
+            table.add_row(*cells)
+        return table
+
+    def __repr__(self) -> str:
+        lines = [line.rstrip() for line in self._printed().export_text().splitlines()]
+        return "\n".join([*lines, *self.remarks])
+
+    def _repr_html_(self) -> str:
+        return self._printed(with_remarks=True).export_html(
+            inline_styles=True, code_format="<pre>{code}</pre>"
+        )
+
+    def _printed(self, *, with_remarks: bool = False) -> "Console":
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=140, record=True)
+        console.print(self.table())
+        for remark in self.remarks if with_remarks else ():
+            console.print(remark, markup=False, highlight=False)
+        return console
+
+
+def weights_sha256(index: Mapping[str, Any]) -> str | None:
+    """One SHA-256 of a policy's components, weights and configs, by its `model_index.json`.
+
+    It stays where a policy is published or copied, and where only its `cost_margin`, its training record or
+    the code beside it changes. None for a policy that was saved without checksums.
+    """
+    sums = index.get(CHECKSUMS)
+    if not isinstance(sums, dict):
+        return None
+    kinds = (f"/{WEIGHTS_FILE}", "/config.json", "/scheduler_config.json")
+    of_components = {name: value for name, value in sums.items() if name.endswith(kinds)}
+    return hashlib.sha256(json.dumps(of_components, sort_keys=True).encode()).hexdigest()
+
+
+def own_certificate(folder: str | os.PathLike[str]) -> Certificate | None:
+    """The certificate in the folder of a policy, or of its run; None, with a warning, if it is of another
+    policy. ValueError: it cannot be read.
+    """
+    try:
+        folder = find_policy_folder(folder)
+    except FileNotFoundError:
+        return None
+    path = folder / CERTIFICATE_FILE
+    if not path.is_file():
+        return None
+    found, index = Certificate.read(path), read_json(folder / INDEX_FILE)
+    if found.weights_sha256 != weights_sha256(index):
+        what = "other weights"
+    elif found.cost_margin != cost_margin_of(index):
+        what = f"a cost_margin of {found.cost_margin:g}, not {cost_margin_of(index)!s:.20}"
+    else:
+        return found
+    logger.warning("%s: is of %s, and is left out; `spi certify` makes it anew", path, what)
+    return None

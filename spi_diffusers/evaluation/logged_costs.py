@@ -1,0 +1,105 @@
+"""Costs of episodes that were played elsewhere, from a table with a row per episode."""
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spi_diffusers.data.columns import list_names
+from spi_diffusers.data.tables import is_csv, is_table, open_table
+from spi_diffusers.documents import DocumentError, parse_json
+from spi_diffusers.files import check_is_content, read_file
+from spi_diffusers.messages import shown
+
+#: Columns that a file must have; "limit" may be there, and others are left alone.
+COLUMNS = ("episode", "cost")
+
+
+def read_logged_costs(path: Path) -> dict[float | None, np.ndarray]:
+    """Read a .csv, .parquet or .json file with a row per episode: columns episode, cost, and limit or not.
+
+    JSON is a list of objects. `episode` is any number or text that is there once per limit.
+
+    Returns:
+        Costs of the episodes (N,), float64, by limit; where there is no such column, by None.
+
+    Raises:
+        ValueError: It is no such file, lacks a column, has no rows, a cost or limit is missing, NaN, infinite
+            or negative, or an episode is there twice; the message names the line and the column.
+        FileNotFoundError: There is no such file.
+    """
+    columns = _columns(path)
+    if missing := [name for name in COLUMNS if name not in columns]:
+        raise ValueError(
+            f"{path}: has no column {missing[0]!r}, but {list_names(list(columns))}; it takes a row per "
+            "episode with the columns episode and cost, and limit where there are several"
+        )
+    costs: dict[float | None, list[float]] = {}
+    seen: dict[tuple[float | None, Any], int] = {}
+    for row, (episode, cost) in enumerate(zip(columns["episode"], columns["cost"], strict=True)):
+        limit = None if "limit" not in columns else _number(path, "limit", columns["limit"][row], row)
+        if not isinstance(episode, Real | str) or episode == "" or episode != episode:
+            raise ValueError(f"{_place(path, row)}: episode must be a number or a name, got {shown(episode)}")
+        if (first := seen.setdefault((limit, episode), row)) != row:
+            at = "" if limit is None else f" of limit {limit:g}"
+            raise ValueError(
+                f"{_place(path, row)}: episode {shown(episode)}{at} is there twice, before in "
+                f"{_place(path, first, short=True)}"
+            )
+        costs.setdefault(limit, []).append(_number(path, "cost", cost, row))
+    if not costs:
+        raise ValueError(f"{path}: holds no episode")
+    return {limit: np.array(values) for limit, values in costs.items()}
+
+
+def _columns(path: Path) -> Mapping[str, Sequence[Any]]:
+    """The columns of a file by name; of those that are not needed, nothing but the name."""
+    if path.suffix.lower() == ".json":
+        return _json_columns(path)
+    if not is_table(path):
+        raise ValueError(f"{path}: must be a .csv, .parquet or .json file")
+    check_is_content(path)
+    table = open_table(path)
+    wanted = [name for name in (*COLUMNS, "limit") if name in table.names]
+    content: Mapping[str, Any] = table.read(wanted)
+    return {name: content[name].to_pylist() if name in wanted else () for name in table.names}
+
+
+def _json_columns(path: Path) -> dict[str, list[Any]]:
+    check_is_content(path)
+    try:
+        content = parse_json(read_file(path))
+    except DocumentError as error:
+        raise ValueError(f"{path} is not complete JSON: {error}") from error
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise ValueError(f'{path}: must hold a list of objects, [{{"episode": 0, "cost": 3.5}}, ...]')
+    names = list(dict.fromkeys(name for row in content for name in row)) or list(COLUMNS)
+    return {name: [row.get(name) for row in content] for name in names}
+
+
+def _number(path: Path, name: str, value: Any, row: int) -> float:
+    """A cost or a limit."""
+    number = math.nan
+    if isinstance(value, Real | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            number = float(value)
+    if not math.isfinite(number) or number < 0:
+        said = "nothing, or NaN" if value is None else shown(value)
+        raise ValueError(f"{_place(path, row)}: {name} must be a finite number of at least 0, got {said}")
+    return number
+
+
+def _place(path: Path, row: int, *, short: bool = False) -> str:
+    """Where a row is, in words: lines of a text are counted from 1, with its header and its blank lines."""
+    if is_csv(path) and path.suffix.lower() != ".gz":
+        lines = read_file(path).splitlines()
+        filled = [number for number, line in enumerate(lines, 1) if line.strip(b"\0 \t\r")]
+        first = 2 if lines[0].lstrip(b"\xef\xbb\xbf").startswith(b"sep=") else 1  # a line for Excel
+        place = f"line {filled[row + first]}"
+    else:
+        place = f"row {row + 1}"
+    return place if short else f"{path}: {place}"
