@@ -272,7 +272,7 @@ class Certificate(Record):
 
         where = "in the simulator" if self.source == SIMULATOR else "from logged episodes"
         title = f"Certificate of {self.task or 'a policy'}, {where}, at a risk of {self.risk:g}"
-        table = Table(title=title.replace("[", r"\["), box=box.HORIZONTALS, pad_edge=False)
+        table = Table(title=title, box=box.HORIZONTALS, pad_edge=False)
         for name in self.columns:
             table.add_column(name.replace(" ", "\n", 1), justify="right")
         for cells in self.rows:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
+    from spi_diffusers.evaluation.certificate import Certificate
     from spi_diffusers.evaluation.summary import BehaviorRow
 
 FORMAT_VERSION = 1
@@ -46,6 +47,7 @@ class Results(list[EvaluationEntry]):
         entries: The entries.
         diverged: Training runs that have none, as they diverged.
         behavior: What the behavior data itself reaches at these limits, for tables and plots.
+        certificate: What is certified of the policy that they lie beside, for comparisons.
     """
 
     def __init__(
@@ -54,14 +56,18 @@ class Results(list[EvaluationEntry]):
         *,
         diverged: Iterable[DivergedRun] = (),
         behavior: "Iterable[BehaviorRow]" = (),
+        certificate: "Certificate | None" = None,
     ) -> None:
         super().__init__(entries)
         self.diverged, self.behavior = list(diverged), list(behavior)
+        self.certificate = certificate
 
     def __getitem__(self, index: Any) -> Any:
         """An entry, or several by a slice, as results."""
         found = super().__getitem__(index)
-        return Results(found, behavior=self.behavior) if isinstance(index, slice) else found
+        if not isinstance(index, slice):
+            return found
+        return Results(found, behavior=self.behavior, certificate=self.certificate)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> "Figure":
         """Draw reward and cost against the cost limit, with spread.

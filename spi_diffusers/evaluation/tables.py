@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION
+from spi_diffusers.evaluation.certificate import Certificate, LimitCertificate, shown_bound
 from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.summary import (
@@ -128,7 +129,7 @@ def _protocol(summaries: list[SeedSummary]) -> str:
 
 _MARKDOWN_COLUMNS = (
     *("rank", "policy", "actions", "normalized reward", "normalized cost", "episodes within"),
-    *("seeds x episodes", "data"),
+    *("over <= (confidence)", "seeds x episodes", "data"),
 )
 
 
@@ -136,13 +137,24 @@ _MARKDOWN_COLUMNS = (
 class ComparisonRow:
     """One policy, acting in one way, at one cost limit; `rank` is its place there, from 1.
 
-    `datasets` is what its seeds were trained on: checksums, or revisions of Hub datasets.
+    `datasets` is what its seeds were trained on: checksums, or revisions of Hub datasets. `certificate` is
+    that of the policy, of one of these seeds.
     """
 
     policy: str
     summary: SeedSummary
     datasets: tuple[str, ...]
     rank: int
+    certificate: Certificate | None = None
+
+    @property
+    def certified(self) -> LimitCertificate | None:
+        """What is certified of this way to act at this limit."""
+        one, summary = self.certificate, self.summary
+        if one is None or not (summary.told_limit and summary.feedback):
+            return None
+        same = (one.task, one.algorithm, one.risk) == (summary.task, summary.algorithm, summary.risk)
+        return one.at(summary.cost_limit) if same and one.train_seed in summary.train_seeds else None
 
     @property
     def cells(self) -> list[str]:
@@ -157,9 +169,16 @@ class ComparisonRow:
             self.summary.normalized_reward.shown(),
             f"{'✓' if self.summary.is_safe else '✗'} {self.summary.normalized_cost.shown()}",
             shown_share(self.summary.within_limit),
+            self._shown_certified(),
             played,
             " ".join(name[:8] for name in self.datasets),
         ]
+
+    def _shown_certified(self) -> str:
+        """The bound on the share of episodes over the limit, with its confidence."""
+        if self.certificate is None or self.certified is None:
+            return ""
+        return f"{shown_bound(self.certified.over_bound)} ({shown_share(self.certificate.confidence)})"
 
 
 @dataclass(frozen=True)
@@ -180,7 +199,7 @@ class Comparison:
             table = _empty_table(task, "✓ normalized cost at most 1; those come first, by reward")
             for name, right in (("limit", True), ("rank", True), ("policy", False), ("actions", False)):
                 table.add_column(name, justify="right" if right else "left", overflow="fold")
-            for name in ("norm.\nreward", "norm.\ncost", "within\nlimit", "seeds x\nepisodes"):
+            for name in ("norm.\nreward", "norm.\ncost", "within\nlimit", "over <=", "seeds x\nepisodes"):
                 table.add_column(name, justify="right")
             table.add_column("data", overflow="fold")
             last = None
@@ -210,7 +229,7 @@ class Comparison:
         return [
             {"rank": row.rank, "policy": row.policy, "safe": row.summary.is_safe}
             | asdict(row.summary)
-            | {"datasets": list(row.datasets)}
+            | {"datasets": list(row.datasets), "certified": _certified(row)}
             for row in self.rows
         ]
 
@@ -243,7 +262,7 @@ def compare_policies(
         wanted = [task or "", *(f"limit {limit:g}" for limit in cost_limits or ())]
         raise ValueError(f"no results{' for ' + ', '.join(filter(None, wanted)) if any(wanted) else ''}")
     rows = [
-        ComparisonRow(name, summary, _datasets(policies[name], summary), rank)
+        ComparisonRow(name, summary, _datasets(policies[name], summary), rank, policies[name].certificate)
         for key in sorted(ranked)
         for rank, (name, summary) in enumerate(sorted(ranked[key], key=lambda row: _order(row[1])), 1)
     ]
@@ -301,6 +320,13 @@ def _missing(
 def _order(summary: SeedSummary) -> tuple[bool, float]:
     safe = summary.is_safe
     return (not safe, -summary.normalized_reward.mean if safe else summary.normalized_cost.mean)
+
+
+def _certified(row: ComparisonRow) -> dict[str, Any] | None:
+    """What is certified, with the confidence, for JSON."""
+    if row.certificate is None or row.certified is None:
+        return None
+    return row.certified.to_dict() | {"confidence": row.certificate.confidence}
 
 
 def _datasets(entries: Iterable[EvaluationEntry], summary: SeedSummary) -> tuple[str, ...]:

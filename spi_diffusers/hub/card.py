@@ -6,6 +6,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.tasks import DSRL_DATASET_REPO, RESERVED_NAMES
+from spi_diffusers.evaluation.certificate import Certificate
 from spi_diffusers.evaluation.summary import (
     SeedSummary,
     keeps_limit,
@@ -18,7 +19,7 @@ from spi_diffusers.files import HUB_ID, RESULTS_FILE, read_json, short_name
 from spi_diffusers.hub.policy_files import DEFAULT_LICENSE, PLOTS_FOLDER, PolicyFiles
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
 
 LIBRARY = "spi-diffusers"
 _PLOT_TEXTS = {
@@ -68,6 +69,7 @@ def policy_card(
         spread_over=spread_over(summaries),
         rows=[_row(summary) for summary in summaries],
         assessment=files.assessment,
+        certificate=files.certificate,
         failures=[*_failures(summaries, conditioned), *_diverged(files)],
         results=results,
         plots=[(plots.get(plot, f"{PLOTS_FOLDER}/{plot}"), _PLOT_TEXTS[plot]) for plot in files.plots],
@@ -85,15 +87,13 @@ def policy_card(
 
 def eval_results_yaml(files: PolicyFiles) -> bytes | None:
     """Content of the `.eval_results` file: figures of safe extraction with feedback where it was played, else
-    of the first way that was, as notes say. None without results.
+    of the first way that was, as notes say; and what is certified. None where there is neither.
     """
     import yaml
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     summaries = _summaries(files)
-    if not summaries:
-        return None
-    entries = []
+    entries = [*_certified(files.certificate)]
     for limit in sorted({summary.cost_limit for summary in summaries}):
         best = next(summary for summary in summaries if summary.cost_limit == limit)
         for metric, statistic in (("reward", best.normalized_reward), ("cost", best.normalized_cost)):
@@ -106,7 +106,26 @@ def eval_results_yaml(files: PolicyFiles) -> bytes | None:
                     f"{_listed(best.train_seeds)}; limit {'kept' if best.is_safe else 'not kept'} on average",
                 )
             )
+    if not entries:
+        return None
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True).encode()
+
+
+def _certified(certificate: Certificate | None) -> "Iterable[EvalResultEntry]":
+    """The bound on the share of episodes over each limit, if the policy has a task to compare it at."""
+    from huggingface_hub import EvalResultEntry
+
+    if certificate is None or certificate.task is None:
+        return
+    for row in certificate.limits:
+        yield EvalResultEntry(
+            dataset_id=DSRL_DATASET_REPO,
+            task_id=f"{certificate.task}-limit-{row.cost_limit:g}-share-over-bound",
+            value=round(row.over_bound, 4),
+            notes="upper bound on the share of episodes over the limit, "
+            f"{shown_share(certificate.confidence)} confidence; {row.over} of {row.episodes} episodes over, "
+            f"{certificate.source}, risk {certificate.risk:g}",
+        )
 
 
 def _summaries(files: PolicyFiles) -> list[SeedSummary]:

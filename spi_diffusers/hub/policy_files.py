@@ -8,10 +8,12 @@ from typing import Any
 
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.evaluation.assessment import Assessment
+from spi_diffusers.evaluation.certificate import Certificate, own_certificate
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, cost_margin_of
 from spi_diffusers.evaluation.results import read_results, read_train_info
 from spi_diffusers.files import (
     ASSESSMENT_FILE,
+    CERTIFICATE_FILE,
     CODE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
@@ -39,7 +41,8 @@ class PolicyFiles:
 
     `index` is `model_index.json` as published, naming the shipped code. `train_info` and `train_config` are
     empty without a record. `entries` and `diverged` are of this policy and of other training seeds of its
-    kind. `assessment` is what `spi assess` expects of this policy.
+    kind. `assessment` is what `spi assess` expects of this policy, `certificate` what `spi certify` has
+    shown.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class PolicyFiles:
     plots: dict[str, Path] = field(default_factory=dict)
     replay: Path | None = None
     assessment: Assessment | None = None
+    certificate: Certificate | None = None
     license: str = DEFAULT_LICENSE
 
     @property
@@ -90,9 +94,10 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     if info:
         read_train_info(policy / INFO_FILE)  # raises an error that names a field which is missing
     assessment = _own_assessment(policy, index, info)
+    certificate = own_certificate(policy)
     where = _find_evaluation(policy, evaluation)
     if where is None:
-        return PolicyFiles(policy, index, info, config, assessment=assessment)
+        return PolicyFiles(policy, index, info, config, assessment=assessment, certificate=certificate)
     entries = _own_entries(where / RESULTS_FILE, index, info)
     kind = (index.get("task"), info["algorithm"])
     diverged = tuple(
@@ -102,7 +107,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
     )
     plots = {name: path for name in PLOTS for path in _first_file(where, name)}
     replay = next(_first_file(where, REPLAY_FILE), None)
-    return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay, assessment)
+    return PolicyFiles(policy, index, info, config, entries, diverged, plots, replay, assessment, certificate)
 
 
 def is_publishable(folder: Path) -> bool:
@@ -127,7 +132,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     if rest:
         return top in (*components, "evaluation_critic")
     return path in (
-        *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE, ASSESSMENT_FILE),
+        *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE, ASSESSMENT_FILE, CERTIFICATE_FILE),
         *(INFO_FILE, CONFIG_FILE),
     )
 

@@ -13,6 +13,7 @@ from spi_diffusers.evaluation.results import results_text
 from spi_diffusers.files import (
     ASSESSMENT_FILE,
     CARD_FILE,
+    CERTIFICATE_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     INFO_FILE,
@@ -65,14 +66,16 @@ def assemble(files: PolicyFiles, repo_id: str) -> dict[str, Path | bytes]:
     content[INDEX_FILE] = sealed(index, sums)  # of the policy; its results and card may change without it
     if files.entries:
         content[RESULTS_FILE] = results_text(files.entries, diverged=files.diverged).encode()
-        yaml = eval_results_yaml(files)
-        if yaml is not None:
-            content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml
         content |= {f"{PLOTS_FOLDER}/{name}": path for name, path in files.plots.items()}
         if files.replay is not None:
             content[REPLAY_FILE] = files.replay
     if files.assessment is not None:
         content[ASSESSMENT_FILE] = files.assessment.to_json()
+    if files.certificate is not None:
+        content[CERTIFICATE_FILE] = files.certificate.to_json()
+    yaml = eval_results_yaml(files)
+    if yaml is not None:
+        content[f"{EVAL_RESULTS_FOLDER}/{files.task}.yaml"] = yaml
     content[CARD_FILE] = policy_card(files, repo_id).encode("utf-8")
     return content
 

@@ -5,16 +5,22 @@ from pathlib import Path
 
 from spi_diffusers.data.network import fetch_snapshot
 from spi_diffusers.data.tasks import Task
+from spi_diffusers.evaluation.certificate import own_certificate
 from spi_diffusers.evaluation.results import Results, read_results
 from spi_diffusers.files import (
     CARD_FILE,
+    CERTIFICATE_FILE,
     EVALUATION_FOLDER,
+    INDEX_FILE,
     POLICY_FOLDER,
     RESULTS_FILE,
     check_hub_id,
     local_path,
 )
 from spi_diffusers.hub.client import HubError, explained, hub_api
+
+#: What of a repository says how good its policy is.
+_SMALL_FILES = [CARD_FILE, RESULTS_FILE, CERTIFICATE_FILE, INDEX_FILE]
 
 
 def results_folders(path: Path) -> list[Path]:
@@ -28,7 +34,8 @@ def results_folders(path: Path) -> list[Path]:
 
 
 def read_policy_results(policy: str, *, token: str | None = None) -> Results:
-    """Read results: from a results file, the folder of a policy, run or evaluation, or an id on the Hub.
+    """Read results: from a results file, the folder of a policy, run or evaluation, or an id on the Hub; of a
+    policy, a run and an id with the certificate.
 
     What exists on disk is never looked up on the Hub. FileNotFoundError: no such folder, or not evaluated;
     ResultsFileError: it cannot be read; HubError: the Hub cannot be reached or has no such policy.
@@ -38,11 +45,16 @@ def read_policy_results(policy: str, *, token: str | None = None) -> Results:
         folders = results_folders(file)
         if not folders:
             raise FileNotFoundError(f"{file}: there is no {RESULTS_FILE}; `spi evaluate` writes it")
-        file = folders[0] / RESULTS_FILE
-    elif not file.exists():
+        return _with_certificate(read_results(folders[0] / RESULTS_FILE), file)
+    if not file.exists():
         check_hub_id(policy)
         return _download(policy, token, "no such folder, and its results cannot be read from the Hub")
     return read_results(file)
+
+
+def _with_certificate(results: Results, folder: Path) -> Results:
+    results.certificate = own_certificate(folder)
+    return results
 
 
 def find_policies(
@@ -77,7 +89,7 @@ def _repositories(task: Task, author: str | None, collection: str | None, token:
 
 def _download(repo_id: str, token: str | None, failed: str = "its results cannot be read") -> Results:
     with explained(f"{repo_id}: {failed}"):
-        folder = fetch_snapshot(repo_id, allow_patterns=[CARD_FILE, RESULTS_FILE], token=token)
+        folder = fetch_snapshot(repo_id, allow_patterns=_SMALL_FILES, token=token)
     if not (folder / RESULTS_FILE).is_file():
         raise HubError(f"{repo_id}: there is no {RESULTS_FILE}: it was published without an evaluation")
-    return read_results(folder / RESULTS_FILE)
+    return _with_certificate(read_results(folder / RESULTS_FILE), folder)

@@ -19,7 +19,10 @@ from spi_diffusers.evaluation.results import (
     write_results,
 )
 
-LIGHT_MODULES = ("results", "summary", "tables", "plots", "video", "assessment", "assess_warnings")
+LIGHT_MODULES = (
+    *("results", "summary", "tables", "plots", "video", "assessment", "assess_warnings", "bounds"),
+    "certificate",
+)
 
 
 def test_import_nothing_heavy():
@@ -246,10 +249,10 @@ def test_results_as_a_data_frame():
     frame = RESULTS.to_frame()
     entry = make_entry().to_dict()
     nested = [f"{name}.{key}" for name in ("dataset", "versions") for key in entry.pop(name)]
-    assert list(frame.columns) == [*entry, *nested, "risk"]
+    assert list(frame.columns) == [*entry, *nested, "risk", "cost_margin"]
     assert frame.cost_limit.tolist() == [10.0, 20.0]
     assert frame["dataset.sha256"][0] == RESULTS[0].dataset["sha256"]
-    assert list(Results().to_frame().columns) == [*entry, "risk"]
+    assert list(Results().to_frame().columns) == [*entry, "risk", "cost_margin"]
 
 
 def test_entries_of_one_key_are_shown_as_no_table():

@@ -8,6 +8,7 @@ from command_line import fails
 from evaluation_factory import make_entry
 from rich.console import Console
 
+from spi_diffusers.evaluation.certificate import Certificate, LimitCertificate
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.summary import BehaviorRow
 from spi_diffusers.evaluation.tables import compare_policies, results_tables
@@ -178,7 +179,7 @@ def test_seeds_that_played_different_numbers_of_episodes_are_shown_as_they_are()
     more = make_entry([700] * 5, [9] * 5, cost_limit=10.0, train_seed=1)
     even, uneven = [entry(500, 9), entry(700, 9, seed=1)], [entry(500, 9), more]
     found = compare(even=even, uneven=uneven)
-    assert [line.split(" | ")[6] for line in found.markdown().splitlines()[4:6]] == ["2 x 2", "2 + 5"]
+    assert [line.split(" | ")[7] for line in found.markdown().splitlines()[4:6]] == ["2 x 2", "2 + 5"]
     assert any("not all have as many" in note for note in found.notes)
 
 
@@ -236,6 +237,52 @@ def test_a_name_with_brackets_is_shown_whole():
     console = Console(width=140, file=io.StringIO())
     console.print(table)
     assert "runs[v2]" in console.file.getvalue()
+
+
+CERTIFICATE = Certificate(
+    weights_sha256="0" * 64,
+    cost_margin=1.0,
+    algorithm="spi",
+    train_seed=0,
+    task="OfflineBallCircle-v0",
+    source="simulator",
+    source_sha256=None,
+    seed=0,
+    confidence=0.9,
+    risk=0.05,
+    highest_cost=200.0,
+    limits=(LimitCertificate(10.0, 100, 1, 0.0465, 6.0, 13.1, 8.0, 12.0, 600.0),),
+    versions={},
+)
+
+
+def test_a_certificate_stands_beside_what_it_is_of():
+    certified = Results([make_entry(risk=0.05), make_entry(extraction="reward", feedback=False)])
+    certified.certificate = CERTIFICATE
+    found = compare_policies({"certified": certified, "plain": Results([make_entry(risk=0.05)])})
+    cells = {(row.policy, row.summary.extraction): row.cells[6] for row in found.rows}
+    assert cells == {("certified", "safe"): "4.7% (90%)", ("certified", "reward"): "", ("plain", "safe"): ""}
+    assert "| 4.7% (90%) |" in found.markdown()
+    known = {(one["policy"], one["extraction"]): one["certified"] for one in found.records()}
+    assert known["certified", "safe"] == CERTIFICATE.limits[0].to_dict() | {"confidence": 0.9}
+    assert known["plain", "safe"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"risk": 0.2},
+        {"risk": 0.05, "cost_limit": 20},
+        {"risk": 0.05, "feedback": False},
+        {"risk": 0.05, "algorithm": "spi-paper"},
+        {"risk": 0.05, "train_seed": 1},
+    ],
+)
+def test_a_certificate_of_something_else_says_nothing(changes):
+    certified = Results([make_entry(**changes)])
+    certified.certificate = CERTIFICATE
+    (row,) = compare_policies({"certified": certified}).rows
+    assert row.certified is None
 
 
 def test_a_comparison_says_whose_simulator_moves_otherwise():

@@ -2,12 +2,23 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub._eval_results import parse_eval_result_entries
-from policy_factory import BALL, ENTRIES, INFO, edit_json, make_assessment, make_entry, make_run, write_json
+from policy_factory import (
+    BALL,
+    ENTRIES,
+    INFO,
+    edit_json,
+    make_assessment,
+    make_certificate,
+    make_entry,
+    make_run,
+    write_json,
+)
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.entries import DivergedRun
@@ -190,6 +201,46 @@ def test_what_was_assessed_of_other_weights_is_left_out(run, caplog):
     (run / "policy" / "assessment.json").write_text("{}")
     with pytest.raises(ValueError, match=r"assessment\.json: format_version must be 1, got None"):
         card(run)
+
+
+def test_a_certificate_is_shown(run):
+    assert "## Certificate" not in card(run)
+    make_certificate(run)
+    text = section(card(run), "Certificate")
+    assert [line for line in text.splitlines() if line.startswith("| ")] == [
+        "| cost limit | episodes over | share over <= (95%) | mean cost | mean cost <= (95%) | "
+        "90% cost at most | worst cost | mean return |",
+        "| 10 | 1 of 100 | 4.7% | 6.0 | 13.1 | 8.0 | 12.0 | 600.0 |",
+        "| 20 | 0 of 100 | 3.0% | 9.0 | ? | 11.0 | 18.0 | ? |",
+    ]
+    assert "In plain words: told a limit of 10, this policy exceeds it in at most 4.7% of all its" in text
+    assert "results.json, certificate.json and train_info.json" in card(run)
+    entries = parse_eval_result_entries(yaml.safe_load(eval_results_yaml(read_policy_files(run))))
+    values = {entry.task_id: entry for entry in entries}
+    assert len(values) == 8
+    bound = values[f"{BALL.name}-limit-20-share-over-bound"]
+    assert (bound.value, bound.notes) == (
+        0.0295,
+        "upper bound on the share of episodes over the limit, 95% confidence; 0 of 100 episodes over, "
+        "simulator, risk 0.05",
+    )
+
+
+def test_a_certificate_of_other_weights_is_left_out(run, caplog):
+    make_certificate(run, weights_sha256="0" * 64)
+    assert "## Certificate" not in card(run)
+    assert "certificate.json: is of other weights, and is left out" in caplog.text
+    assert "certificate.json" not in assemble(read_policy_files(run), "org/x")
+
+
+def test_a_certificate_without_results_is_published(run):
+    shutil.rmtree(run / "evaluation")
+    found = make_certificate(run)
+    content = assemble(read_policy_files(run), "org/x")
+    assert content["certificate.json"] == found.to_json()
+    assert f".eval_results/{BALL.name}.yaml" in content
+    make_certificate(run, task=None)
+    assert not [path for path in assemble(read_policy_files(run), "org/x") if path.startswith(".eval")]
 
 
 def test_the_risk_is_said_wherever_results_are(run):

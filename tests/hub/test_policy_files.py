@@ -76,6 +76,7 @@ def test_what_was_assessed_is_published_with_it(run, tmp_path):
     copied = Assessment.read(folder / "assessment.json")
     assert copied == dataclasses.replace(found, dataset={"id": "logs.csv", "sha256": "0" * 64})
     assert is_ours("assessment.json", ())
+    assert is_ours("certificate.json", ())
     assert read_policy_files(folder).assessment == copied
     load_pipeline(folder)
 

@@ -5,12 +5,14 @@ import json
 import pytest
 from hub_faults import Fault
 from hub_server import TOKEN
-from policy_factory import BALL, ENTRIES, make_entry
+from policy_factory import BALL, ENTRIES, make_certificate, make_entry, make_run
 
 from spi_diffusers.cli import main
 from spi_diffusers.evaluation.entries import DivergedRun
 from spi_diffusers.evaluation.results import results_text, write_results
 from spi_diffusers.hub.client import HubError
+from spi_diffusers.hub.policy_files import read_policy_files
+from spi_diffusers.hub.publish import copy_folder
 from spi_diffusers.hub.results import find_policies, read_policy_results
 
 CARD = f"---\ntags:\n- {BALL.name}\n---\n".encode()
@@ -37,6 +39,29 @@ def test_a_file_a_run_a_policy_and_an_evaluation(tmp_path):
     write_results(tmp_path / "demo" / "results.json", ENTRIES)  # as `make demo` writes it
     (tmp_path / "demo" / "policy").mkdir()
     assert len(read_policy_results(str(tmp_path / "demo" / "policy"))) == len(ENTRIES)
+
+
+def test_a_certificate_is_read_with_the_results_of_its_policy(hub, tmp_path, capsys):
+    run = make_run(tmp_path / "run", entries=[make_entry([600, 640], [4, 8], 10, risk=0.05)])
+    found = make_certificate(run)
+    copy_folder(read_policy_files(run), "org/run", tmp_path / "copy")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "copy").iterdir() if path.is_file()}
+    hub.store.put("models", "org/certified", files)
+    for place in (run, run / "policy", tmp_path / "copy", "org/certified"):
+        assert read_policy_results(str(place)).certificate == found
+    assert read_policy_results(str(run / "evaluation" / "results.json")).certificate is None
+    assert read_policy_results("org/plain").certificate is None
+    assert main(["leaderboard", "ballcircle", "--author", "org", "--cost-limit", "10"]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "org/certified" in line]
+    assert "100%  4.7% (95%)" in line
+
+
+def test_a_certificate_of_other_weights_is_left_out_of_comparisons(tmp_path, capsys, caplog):
+    run = make_run(tmp_path / "run", entries=[make_entry([600, 640], [4, 8], 10, risk=0.05)])
+    make_certificate(run, weights_sha256="0" * 64)
+    assert main(["compare", str(run)]) == 0
+    assert "(95%)" not in capsys.readouterr().out
+    assert "certificate.json: is of other weights, and is left out" in caplog.text
 
 
 def test_what_is_not_there(tmp_path):
