@@ -340,12 +340,16 @@ class SPI(Algorithm):
         return torch.cat(parts, dim=-1)
 
     def _value_weights(self, inputs: StepInputs) -> tuple[Tensor | float, Tensor | float]:
-        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight."""
+        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight.
+
+        Near w = 1 the safety counts up to twice as much: what acts where no limit can be kept is to be safe,
+        not to be like the data.
+        """
         config = self.config
         if not config.conditioned:
             return config.mu, config.phi
-        share = 1.0 - config.eta
-        return share * (1.0 - inputs.safety_weight), share * inputs.safety_weight
+        share, weight = 1.0 - config.eta, inputs.safety_weight
+        return share * (1.0 - weight), share * weight * (1.0 + weight**4)
 
     # ---- what is saved
 
