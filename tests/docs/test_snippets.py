@@ -47,12 +47,16 @@ SMALL_COMMANDS = {
     "spi train": "--updates 10 --network.hidden-dims 16 16",
     "spi train --task ballcircle --algorithm bcq-lag": "--updates 10",
     "spi evaluate": "--episodes 1",
+    "spi certify outputs/ballcircle-seed0": "--episodes 1 --cost-limit 10",
+    # No episode costs more, so that a policy of ten updates passes.
+    "spi certify outputs/ballcircle-seed0 --cost-limit 20": "--episodes 2 --cost-limit 200 --risk 0.9",
     "spi benchmark --suite": "--algorithms bc --updates 10 --episodes 1",
     "spi data collect": "--steps 1",
 }
 #: Constants of this package while pages run: measuring and drawing take most of the time.
 SMALL_CONSTANTS = {
     "spi_diffusers.evaluation.video.MAX_FRAMES": 4,
+    "spi_diffusers.evaluation.certify.MARGINS": (1.0,),
 }
 #: Lines that are not run here, by how they begin, with the reason.
 NOT_RUN = {
