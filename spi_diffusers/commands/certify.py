@@ -75,5 +75,10 @@ def run(args: argparse.Namespace) -> int:
     )
     print_tables(certificate.table())
     print("\n".join(certificate.remarks))
+    if args.tune:
+        print(
+            f"The policy's cost_margin is now {certificate.cost_margin:g}. Results of another one are no "
+            "longer its own: evaluate it again."
+        )
     print(f"Written: {folder / CERTIFICATE_FILE}")
     return 0

@@ -225,6 +225,10 @@ class Certificate(Record):
     def meaning(self) -> str:
         """In one plain sentence what a row says."""
         row = self.limits[0]
+        if row.over_bound == 1.0:
+            return (
+                f"In plain words: told a limit of {row.cost_limit:g}, this policy has exceeded it every time."
+            )
         return (
             f"In plain words: told a limit of {row.cost_limit:g}, this policy exceeds it in at most "
             f"{shown_bound(row.over_bound)} of all its episodes; of statements made in this way, at most "

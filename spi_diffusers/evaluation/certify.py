@@ -154,6 +154,8 @@ def _certify(
         versions=simulator_versions(task) if file is None and task is not None else {},
         tuned_on=(spec.episodes or EPISODES) if spec.tune else None,
     )
+    if _weights(folder) != weights:
+        raise PolicyError(f"{folder}: another policy was saved there meanwhile; certify that one")
     if spec.tune:  # only now: nothing has changed where the work was stopped
         write_cost_margin(folder, pipeline.config.cost_margin)
     certificate.save(folder / CERTIFICATE_FILE)

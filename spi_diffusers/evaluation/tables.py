@@ -262,7 +262,7 @@ def compare_policies(
         wanted = [task or "", *(f"limit {limit:g}" for limit in cost_limits or ())]
         raise ValueError(f"no results{' for ' + ', '.join(filter(None, wanted)) if any(wanted) else ''}")
     rows = [
-        ComparisonRow(name, summary, _datasets(policies[name], summary), rank, policies[name].certificate)
+        ComparisonRow(name, summary, _datasets(policies[name], summary), rank, _certificate(policies[name]))
         for key in sorted(ranked)
         for rank, (name, summary) in enumerate(sorted(ranked[key], key=lambda row: _order(row[1])), 1)
     ]
@@ -320,6 +320,16 @@ def _missing(
 def _order(summary: SeedSummary) -> tuple[bool, float]:
     safe = summary.is_safe
     return (not safe, -summary.normalized_reward.mean if safe else summary.normalized_cost.mean)
+
+
+def _certificate(results: Results) -> Certificate | None:
+    """The certificate of the policy, unless the results are of another margin."""
+    found = results.certificate
+    if found is None:
+        return None
+    policy = (found.task, found.algorithm, found.train_seed)
+    own = [entry for entry in results if (entry.task, entry.algorithm, entry.train_seed) == policy]
+    return found if all(entry.cost_margin == found.cost_margin for entry in own) else None
 
 
 def _certified(row: ComparisonRow) -> dict[str, Any] | None:

@@ -6,7 +6,12 @@ import shutil
 import pytest
 from policy_factory import make_certificate, make_run
 
-from spi_diffusers.evaluation.certificate import Certificate, own_certificate, weights_sha256
+from spi_diffusers.evaluation.certificate import (
+    Certificate,
+    LimitCertificate,
+    own_certificate,
+    weights_sha256,
+)
 from spi_diffusers.evaluation.certify import write_cost_margin
 from spi_diffusers.files import CHECKSUMS
 from spi_diffusers.hub.policy_files import read_policy_files
@@ -48,6 +53,13 @@ def test_what_it_says_of_a_file_and_of_tuning(run):
     assert "from logged episodes" in text
     assert "From the episodes in log [1].csv: it holds if they are of this policy as it is" in text
     assert "cost_margin of 1.414 was chosen by 80 other episodes per limit and margin" in text
+
+
+def test_what_it_says_of_a_policy_that_never_keeps_its_limit(run):
+    never = LimitCertificate(10.0, 3, 3, 1.0, 60.0, 200.0, 70.0, 70.0, None)
+    found = make_certificate(run, limits=[never])
+    assert found.meaning == "In plain words: told a limit of 10, this policy has exceeded it every time."
+    assert found.rows[0][:3] == ["10", "3 of 3", "100.0%"]
 
 
 def test_it_is_read_as_it_was_saved(run):

@@ -276,6 +276,7 @@ def test_a_certificate_stands_beside_what_it_is_of():
         {"risk": 0.05, "feedback": False},
         {"risk": 0.05, "algorithm": "spi-paper"},
         {"risk": 0.05, "train_seed": 1},
+        {"risk": 0.05, "cost_margin": 2.0},
     ],
 )
 def test_a_certificate_of_something_else_says_nothing(changes):
