@@ -1,14 +1,11 @@
 """Assess a policy without a simulator, from episodes that its networks never saw.
 
-The evaluation critic says at the first observation of an episode what return and what cost the policy has
-that a limit lets act there. By how much it is off, the rest of the episode tells, by the residuals of the
-safety weight chosen at its start (see `training.residuals`). The interval of an estimate covers it with and
-without their sum.
+`assess_outcome.py` estimates return and cost, `assess_support.py` how far actions are from the data, and
+`assess_warnings.py` says where the data cannot tell.
 """
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,14 +19,13 @@ from spi_diffusers.data.streaming import Dataset, StreamedDataset, load_episodes
 from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import TransitionDataset
+from spi_diffusers.evaluation.assess_outcome import estimates, play_on_record, residual_sums
 from spi_diffusers.evaluation.assess_support import Support
 from spi_diffusers.evaluation.assess_warnings import find_warnings
 from spi_diffusers.evaluation.assessment import (
-    COVERAGE,
     ENOUGH_STARTS,
     POLICY_FIELDS,
     Assessment,
-    Estimate,
     LimitAssessment,
 )
 from spi_diffusers.evaluation.entries import cost_margin_of
@@ -37,16 +33,12 @@ from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.extraction import DEFAULT_RISK
-from spi_diffusers.training.residuals import step_residuals
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline
 
 #: Of the episodes at most so many transitions are used, drawn as whole episodes; and by `spi train`.
 MAX_TRANSITIONS, QUICK_TRANSITIONS = 50_000, 20_000
-BOOTSTRAP = 1000
-#: Observations per call of the pipeline, which makes a candidate of each for every safety weight.
-_STARTS = 512
 
 
 @settings(frozen=True)
@@ -131,8 +123,8 @@ def _assess(
     chosen = _draw(data, pool, spec.episodes or len(pool), most_transitions, rng)
     used = load_episodes(data, chosen)
     limits = spec.cost_limits or _usual_limits(pipeline, data)
-    starts = [_at_starts(pipeline, used, limit, spec.risk, seed) for limit in limits]
-    residuals = _residual_sums(pipeline, used, [start.weight for start in starts])
+    outcomes = [play_on_record(pipeline, used, limit, spec.risk, seed) for limit in limits]
+    residuals = residual_sums(pipeline, used, [outcome.weight for outcome in outcomes])
     rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen.numpy())
     most_states = max(most_transitions // 25, 100)
     if len(rest):
@@ -141,13 +133,11 @@ def _assess(
     else:
         support = Support.within(pipeline, used, most_states, rng)
     rows = []
-    for limit, start, residual in zip(limits, starts, residuals, strict=True):
-        parts = zip((start.return_, start.cost), residual, strict=True)
-        expected = [_estimate(direct, off, seed) for direct, off in parts]
-        cost = Estimate(expected[1].mean, max(expected[1].low, 0.0), max(expected[1].high, 0.0))
-        share = None if support is None else support.share_outside(pipeline, start.weight)
-        rows.append(LimitAssessment(limit, expected[0], cost, float(start.feasible.mean()), share))
-    order = np.sort(starts[0].least_bound)
+    for limit, outcome, residual in zip(limits, outcomes, residuals, strict=True):
+        return_, cost = estimates(outcome, residual, seed)
+        share = None if support is None else support.share_outside(pipeline, outcome.weight)
+        rows.append(LimitAssessment(limit, return_, cost, float(outcome.feasible.mean()), share))
+    order = np.sort(outcomes[0].least_bound)
     info = None
     if pipeline.training_record is not None and pipeline.is_as_trained:
         info = {name: pipeline.training_record["info"].get(name) for name in POLICY_FIELDS}
@@ -164,7 +154,7 @@ def _assess(
             find_warnings(
                 rows,
                 data.episodes.cost_return.cpu().numpy(),
-                least_expected=starts[0].least_expected,
+                least_expected=outcomes[0].least_expected,
                 used=used.num_episodes,
                 seen_in_training=is_training_data and not held_out.any(),
             )
@@ -244,93 +234,3 @@ def _usual_limits(pipeline: Any, data: Dataset) -> tuple[float, ...]:
     task = data.task or TASKS.get(pipeline.config.task or "")
     limits = data.episodes.usual_cost_limits(task)
     return limits if task is not None else tuple(dict.fromkeys(float(f"{limit:.2g}") for limit in limits))
-
-
-# ---- what the critic expects
-
-
-@dataclass(frozen=True)
-class _Starts:
-    """What the pipeline says at the first observations of E episodes; all but the last are (E,).
-
-    Attributes:
-        weight: Safety weight whose policy acts, float32.
-        return_, cost: Its expected return and cost.
-        feasible: Whether some policy fits into the limit.
-        least_bound: Smallest budget that the safest policy fits into.
-        least_expected: Expected cost of the weight that costs least on average over the starts.
-    """
-
-    weight: Tensor
-    return_: np.ndarray
-    cost: np.ndarray
-    feasible: np.ndarray
-    least_bound: np.ndarray
-    least_expected: float
-
-
-def _at_starts(
-    pipeline: "SPIPolicyPipeline", data: TransitionDataset, limit: float, risk: float, seed: int
-) -> _Starts:
-    """The same seed at every limit: so what fits into one limit fits into a higher one."""
-    generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, list[Tensor]] = {}
-    for observation in data.first_observations().split(_STARTS):
-        found: Any = pipeline(
-            observation,
-            cost_budget=limit,
-            steps_left=pipeline.config.max_episode_steps,
-            risk=risk,
-            generator=generator,
-        )
-        acts = found.chosen.unsqueeze(1)
-        batch = {
-            "weight": found.safety_weights.gather(1, acts).squeeze(1),
-            "return": found.expected_returns.gather(1, acts).squeeze(1),
-            "cost": found.expected_costs.gather(1, acts).squeeze(1),
-            "feasible": found.feasible.any(1).float(),
-            "bound": found.cost_bounds[:, -1],  # what fits needs the safest policy to fit
-            "by_weight": found.expected_costs,
-        }
-        for name, value in batch.items():
-            parts.setdefault(name, []).append(value.cpu())
-    whole = {name: torch.cat(values) for name, values in parts.items()}
-    numbers = {name: value.double().numpy() for name, value in whole.items()}
-    return _Starts(
-        weight=whole["weight"],
-        return_=numbers["return"],
-        cost=numbers["cost"],
-        feasible=numbers["feasible"],
-        least_bound=numbers["bound"],
-        least_expected=float(numbers["by_weight"].mean(0).min()),
-    )
-
-
-def _residual_sums(
-    pipeline: "SPIPolicyPipeline", data: TransitionDataset, weights: list[Tensor]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Sums of the residuals of reward and of cost along every episode, (E,) each, for each of some weights.
-
-    Weights are (E,), one of every episode.
-    """
-    horizon = int(pipeline.config.max_episode_steps or 0)
-    # Limits that choose the same weight for an episode share its residuals.
-    episode = torch.arange(data.num_episodes).repeat(len(weights))
-    pairs, place = torch.stack([episode.float(), torch.cat(weights)], 1).unique(dim=0, return_inverse=True)
-    episode = pairs[:, 0].long()
-    rows, pair, step = data.episodes.rows(episode, longest=horizon)
-    rewards, costs, _ = step_residuals(pipeline, data, rows, pairs[pair, 1], horizon - step)
-    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    sums.index_add_(0, pair, torch.stack([rewards, costs], 1).double())
-    found = sums[place].view(len(weights), data.num_episodes, 2).numpy()
-    return [(each[:, 0], each[:, 1]) for each in found]
-
-
-def _estimate(direct: np.ndarray, residual: np.ndarray, seed: int) -> Estimate:
-    """Mean over episodes, with an interval that covers it with and without the critic's residuals."""
-    drawn = np.random.default_rng(seed).integers(len(direct), size=(BOOTSTRAP, len(direct)))
-    tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    ends = [np.quantile(values[drawn].mean(1), tails) for values in (direct, direct + residual)]
-    low, high = np.min(ends), np.max(ends)
-    mean = float(direct.mean())
-    return Estimate(mean, min(float(low), mean), max(float(high), mean))

@@ -21,17 +21,29 @@ def figures(estimate):
     return [round(value, 3) for value in (estimate.mean, estimate.low, estimate.high)]
 
 
+def played(limit):
+    """Ten steps of `make_policy`, each by the boldest weight whose h (1.35 - w) + 1.4 fits."""
+    earned = spent = 0.0
+    for left in range(10, 0, -1):
+        fits = [w / 10 for w in range(11) if left * (1.35 - w / 10) + 1.4 <= limit - spent]
+        weight = min(fits, default=1.0)
+        earned, spent = earned + 1 - weight, spent + 1.35 - weight
+    return earned, spent
+
+
 def test_estimates_by_hand():
     """A weight w fits into a limit over 10 steps if 10 (1.49 - w) does. Its return is 10 (1 - w), its cost
     10 (1.35 - w). Each step leaves 0.7 - (1 - w) of reward and 1 - (1.35 - w) of cost, ten times."""
-    found = assess(make_policy(), make_data(), cost_limits=[10, 15, 4])
+    found = assess(make_policy(), make_data(), cost_limits=[11.05, 15, 4])
     first, loose, tight = found.limits
-    assert figures(first.expected_return) == [5.0, 5.0, 7.0]  # w = 0.5: residuals of 0.2
-    assert figures(first.expected_cost) == [8.5, 8.5, 10.0]  # of 0.15
-    assert figures(loose.expected_return) == [10.0, 7.0, 10.0]  # w = 0: of -0.3
-    assert figures(loose.expected_cost) == [13.5, 10.0, 13.5]  # of -0.35
-    assert figures(tight.expected_return) == [0.0, 0.0, 7.0]  # w = 1, as none fits: of 0.7
-    assert figures(tight.expected_cost) == [3.5, 3.5, 10.0]
+    # w = 0.4 acts for nine steps: residuals of 0.1 and 0.05. The last step has enough left for w = 0.3.
+    assert played(11.05) == pytest.approx((6.1, 9.6))
+    assert figures(first.expected_return) == [6.1, 6.0 - 1.0, 6.1 + 1.0]
+    assert figures(first.expected_cost) == [9.6, 9.5 - 0.5, 9.6 + 0.5]
+    assert figures(loose.expected_return) == [10.0, 7.0, 13.0]  # w = 0: of -0.3
+    assert figures(loose.expected_cost) == [13.5, 10.0, 17.0]  # of -0.35
+    assert figures(tight.expected_return) == [0.0, -7.0, 7.0]  # w = 1, as none fits: of 0.7
+    assert figures(tight.expected_cost) == [3.5, 0.0, 10.0]  # of 0.65; a cost is not negative
     assert [row.feasible for row in found.limits] == [1.0, 1.0, 0.0]
     assert found.smallest_limit == pytest.approx(4.9, abs=1e-4)
     assert (found.episodes, found.transitions, found.risk, found.held_out) == (20, 200, 0.05, False)
@@ -40,14 +52,14 @@ def test_estimates_by_hand():
 def test_after_an_end_nothing_is_expected():
     """Five steps earn 3.5, and nothing comes after them, where the critic expects 10 steps of 0.5."""
     (row,) = assess(make_policy(), make_data(length=5, ends=True), cost_limits=[10]).limits
-    assert figures(row.expected_return) == [5.0, 3.5, 5.0]
+    assert figures(row.expected_return) == [5.0, 3.5, 6.5]
     (cut,) = assess(make_policy(), make_data(length=5), cost_limits=[10]).limits
-    assert figures(cut.expected_return) == [5.0, 5.0, 6.0], "of what comes after a cut, nothing is known"
+    assert figures(cut.expected_return) == [5.0, 4.0, 6.0], "of what comes after a cut, nothing is known"
 
 
 def test_steps_beyond_the_longest_episode_do_not_count():
     (row,) = assess(make_policy(), make_data(length=30), cost_limits=[10]).limits
-    assert figures(row.expected_return) == [5.0, 5.0, 7.0]
+    assert figures(row.expected_return) == [5.0, 3.0, 7.0]
 
 
 def test_intervals_are_bootstrapped_over_episodes():
@@ -55,16 +67,17 @@ def test_intervals_are_bootstrapped_over_episodes():
     data = make_data(reward=np.tile([0.7, 0.3], 10))
     (row,) = assess(make_policy(), data, cost_limits=[10]).limits
     assert row.expected_return.mean == pytest.approx(5.0)
-    spread = 1.645 * 2 / np.sqrt(20)
+    spread = 1.96 * 2 / np.sqrt(20)  # whichever sign
     assert row.expected_return.low == pytest.approx(5 - spread, abs=0.15)
     assert row.expected_return.high == pytest.approx(5 + spread, abs=0.15)
     assert assess(make_policy(), data, cost_limits=[10]).limits == (row,), "the same seed"
 
 
 def test_more_risk_lets_a_bolder_weight_act():
-    """At a risk of 0.6, of which half counts, nothing is added to 10 (1.35 - w): w = 0.4 fits into 10."""
-    (row,) = assess(make_policy(), make_data(), cost_limits=[10], risk=0.6).limits
-    assert row.expected_return.mean == pytest.approx(6.0)
+    """At a risk of 0.6, of which half counts, nothing is added to h (1.35 - w): w = 0.4 fits into 10.05, and
+    w = 0.3 into what is left halfway."""
+    (row,) = assess(make_policy(), make_data(), cost_limits=[10.05], risk=0.6).limits
+    assert row.expected_return.mean == pytest.approx(5 * 0.6 + 5 * 0.7)
 
 
 def test_actions_in_and_out_of_what_the_data_has():
@@ -89,7 +102,7 @@ def test_held_out_episodes_are_found_again(tmp_path, streamed):
     dataset = open_stream(tmp_path / "set", progress=False) if streamed else None
     found = assess(policy, dataset, cost_limits=[10])
     assert (found.episodes, found.held_out) == (4, True)
-    assert figures(found.limits[0].expected_return) == [5.0, 5.0, 7.0], "of no episode that was trained on"
+    assert figures(found.limits[0].expected_return) == [5.0, 3.0, 7.0], "of no episode that was trained on"
     assert found.policy == {"algorithm": "spi", "train_seed": 3, "updates": 10, "train_seconds": 1.5}
     assert found.dataset["sha256"] == data.sha256
     assert not any("held out" in warning for warning in found.warnings)
