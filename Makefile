@@ -33,6 +33,7 @@ docs: $(VENV)/.installed-dev ## Build the documentation strictly into outputs/si
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
 	$(BIN)/spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --output outputs/safe \
 		--task-results results
+	$(BIN)/python scripts/compare_assessments.py outputs/safe
 	$(BIN)/python scripts/update_readme.py
 	$(BIN)/python scripts/render_model_cards.py
 
