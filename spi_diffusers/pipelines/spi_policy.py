@@ -32,6 +32,7 @@ from spi_diffusers.pipelines.checks import (
     make_settings_plain,
     without_autocast,
 )
+from spi_diffusers.pipelines.controller import SafeController
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.extraction import (
     DEFAULT_RISK,
@@ -323,6 +324,37 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             chosen=chosen,
             **values,
         )
+
+    def controller(
+        self,
+        cost_limit: float | np.ndarray,
+        *,
+        risk: float = DEFAULT_RISK,
+        num_envs: int = 1,
+        **options: Any,
+    ) -> SafeController:
+        """What keeps count of cost and steps in a loop, and learns from episodes that are over.
+
+        Args:
+            cost_limit: Cost that an episode may have; a number, or one for each environment.
+            risk: Share of the episodes that may exceed it, in (0, 1).
+            num_envs: Number of environments side by side.
+            **options: The others of [`SafeController`], which explains all of them.
+
+        Example:
+            ```python
+            controller = pipe.controller(cost_limit=20)
+            observation, info = env.reset()
+            controller.reset()
+            done = False
+            while not done:
+                action = controller.act(observation)
+                observation, reward, terminated, truncated, info = env.step(action)
+                done = terminated or truncated
+                controller.observe(info["cost"], done)
+            ```
+        """
+        return SafeController(self, cost_limit, risk=risk, num_envs=num_envs, **options)
 
     def _candidate_weights(
         self,
