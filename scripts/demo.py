@@ -74,16 +74,19 @@ def main() -> None:
     results, files = evaluate_to_folder(trained.policy_folder, spec, output=args.output)
     console.print(*results_tables(results, results.behavior))
 
-    stage(4, "Reload the saved policy, as anyone would, and act once.")
+    stage(4, "Reload the saved policy, as anyone would, and act for an episode.")
     pipeline = SPIPolicyPipeline.from_pretrained(str(trained.policy_folder))
+    controller = pipeline.controller(cost_limit=10.0)
     env = make_env(TASK, seed=args.seed)
     observation, _ = env.reset()
-    output = pipeline(observation, cost_limit=10.0)
+    controller.reset()
+    done = False
+    while not done:
+        observation, _, terminated, truncated, info = env.step(controller.act(observation))
+        done = terminated or truncated
+        controller.observe(info["cost"], done)
     env.close()
-    console.print(
-        f"At the first observation, with a cost limit of 10: action {output.actions.round(3).tolist()}; "
-        f"{int(output.feasible.sum())} of {output.feasible.numel()} safety weights fit."
-    )
+    console.print(f"With a cost limit of 10: cost {controller.spent:g}, {controller.status}.")
     console.rule(f"[bold]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes", align="left")
     console.print(f"policy   {trained.policy_folder}")
     for path in files:

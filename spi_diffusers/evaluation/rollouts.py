@@ -12,6 +12,7 @@ from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
+from spi_diffusers.pipelines.controller import SafeController
 from spi_diffusers.pipelines.extraction import DEFAULT_RISK
 
 if TYPE_CHECKING:
@@ -23,37 +24,46 @@ if TYPE_CHECKING:
 class Policy(Protocol):
     """What a rollout asks for actions."""
 
-    def reset(self, seed: int, cost_limit: float | None) -> None:
+    def reset(
+        self, seed: int, cost_limit: float | None, *, episodes: int, max_episode_steps: int, feedback: bool
+    ) -> None:
         """Start over: everything random in the policy follows from the seed.
 
         Args:
             seed: The seed.
             cost_limit: Limit that every episode is held to, or None.
+            episodes: Number B of episodes that are played side by side.
+            max_episode_steps: Steps of an episode, at most.
+            feedback: Whether `observe` will say what steps cost.
         """
 
-    def act(
-        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
-    ) -> np.ndarray:
-        """Choose one action per observation.
+    def act(self, observation: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Choose actions.
 
         Args:
             observation: (B, O) float32, in the simulator's own units.
-            cost_budget: (B,) float64, cost that each episode may still cause (negative once it has caused
-                too much); without `steps_left` the limit for a whole episode. None: there is no limit.
-            steps_left: (B,) int64, steps until the time limit, this one included. None: the cost so far
-                is not fed back.
+            active: (B,) bool, which episodes have not ended.
 
         Returns:
-            (B, A), in the range of the action space.
+            One action for each of these, in the range of the action space.
+        """
+
+    def observe(self, cost: np.ndarray | None, ended: np.ndarray) -> None:
+        """Take note of a step.
+
+        Args:
+            cost: (B,) float64, what it cost; None without feedback.
+            ended: (B,) bool, which episodes have ended by now.
         """
 
 
 class PipelinePolicy:
     """A pipeline as the policy of a rollout; None for sampling settings takes the pipeline's defaults.
 
-    With extraction "safe" it is told the limit, or with feedback what is left of it, and the steps left; and
-    `risk`, the share of the episodes that may exceed the limit, in (0, 1). "reward" (Eq. 12) and "policy" (a
-    baseline) are told nothing. `num_candidates` is for "reward" alone.
+    With extraction "safe" a controller that does not adapt acts: every episode is a draw of the same policy.
+    Without feedback the pipeline is told the limit alone. `risk` is the share of the episodes that may exceed
+    it, in (0, 1). "reward" (Eq. 12) and "policy" (a baseline) are told nothing. `num_candidates` is for
+    "reward" alone.
     """
 
     def __init__(
@@ -68,31 +78,53 @@ class PipelinePolicy:
         self.pipeline, self.extraction, self.risk = pipeline, extraction, risk
         self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
         self._generator = torch.Generator()
+        self._limits: dict[str, Any] = {}
+        self._controller: SafeController | None = None
 
-    def reset(self, seed: int, cost_limit: float | None) -> None:
-        """Seed the policy's own generator; torch's global one is never drawn from."""
-        self._generator.manual_seed(seed)
-
-    def act(
-        self, observation: np.ndarray, cost_budget: np.ndarray | None, steps_left: np.ndarray | None
-    ) -> np.ndarray:
-        """Call the pipeline once for all observations, see `Policy.act`; ValueError: safe without a cost
-        limit.
+    def reset(
+        self, seed: int, cost_limit: float | None, *, episodes: int, max_episode_steps: int, feedback: bool
+    ) -> None:
+        """Seed the policy's own generator; torch's global one is never drawn from. See `Policy.reset`;
+        ValueError: safe without a cost limit.
         """
+        self._generator.manual_seed(seed)
+        self._limits, self._controller = {}, None
+        if not knows_limit(self.extraction):
+            return
+        if cost_limit is None:
+            raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
+        if not feedback:
+            self._limits = {"cost_limit": cost_limit, "risk": self.risk}
+            return
+        self._controller = SafeController(
+            self.pipeline,
+            cost_limit,
+            risk=self.risk,
+            num_envs=episodes,
+            max_episode_steps=max_episode_steps,
+            adapt=False,
+            num_inference_steps=self._sampling["num_inference_steps"],
+            generator=self._generator,
+        )
+        self._controller.reset()
+
+    def act(self, observation: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Call the pipeline once for all observations, see `Policy.act`."""
+        if self._controller is not None:
+            actions: np.ndarray = self._controller.act(observation)[active]
+            return actions
         call: Any = self.pipeline
         if self.extraction == BASELINE_EXTRACTION:
-            return np.asarray(call(observation, generator=self._generator))
-        limits: dict[str, Any] = {}
-        if knows_limit(self.extraction):
-            if cost_budget is None:
-                raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
-            limits = {"cost_limit": cost_budget}
-            if steps_left is not None:
-                limits = {"cost_budget": cost_budget, "steps_left": steps_left}
-            limits["risk"] = self.risk
-        settings = {"extraction": self.extraction, "generator": self._generator, **limits, **self._sampling}
-        (actions,) = call(observation, return_dict=False, **settings)
+            return np.asarray(call(observation[active], generator=self._generator))
+        settings = {"extraction": self.extraction, "generator": self._generator}
+        settings |= {**self._limits, **self._sampling}
+        (actions,) = call(observation[active], return_dict=False, **settings)
         return np.asarray(actions)
+
+    def observe(self, cost: np.ndarray | None, ended: np.ndarray) -> None:
+        """Tell the controller, where there is one; see `Policy.observe`."""
+        if self._controller is not None:
+            self._controller.observe(cost, ended)
 
 
 @dataclass(frozen=True)
@@ -158,20 +190,6 @@ def check_episodes(episodes: Any) -> int:
     return int(episodes)
 
 
-def limits_for_step(
-    cost_limit: float | None, cost_so_far: np.ndarray, step: int, max_episode_steps: int, feedback: bool
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What a policy is told before a step: `cost_budget` and `steps_left`, as `Policy.act` takes them.
-
-    `cost_so_far` (B,) is the cost of the `step` steps already done.
-    """
-    if cost_limit is None:
-        return None, None
-    if not feedback:
-        return np.full(len(cost_so_far), cost_limit), None
-    return cost_limit - cost_so_far, np.full(len(cost_so_far), max_episode_steps - step)
-
-
 def check_actions(actions: np.ndarray, shape: tuple[int, ...], step: int) -> np.ndarray:
     """Check the actions; ValueError: wrong shape, or not finite."""
     actions = np.asarray(actions)
@@ -201,7 +219,9 @@ def _play(
     returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
     actions = np.zeros(env.action_space.shape, dtype=np.float32)
-    policy.reset(seed, cost_limit)
+    steps = task.max_episode_steps
+    feedback = feedback and cost_limit is not None
+    policy.reset(seed, cost_limit, episodes=episodes, max_episode_steps=steps, feedback=feedback)
     observation, infos = env.reset()
     start = time.perf_counter()
     with progress_bar(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
@@ -209,10 +229,10 @@ def _play(
         bar.set_description(f"{task.short_name}, {episodes} episodes, limit {limit}")
         for step in range(task.max_episode_steps):
             active = ~infos["ended"]
-            told = limits_for_step(cost_limit, cost_returns[active], step, task.max_episode_steps, feedback)
-            chosen = policy.act(observation[active], *told)
+            chosen = policy.act(observation, active)
             actions[active] = check_actions(chosen, (int(active.sum()), *actions.shape[1:]), step)
             observation, rewards, _, _, infos = env.step(actions)
+            policy.observe(infos["cost"] if feedback else None, infos["ended"])
             # An episode that has ended holds with reward 0 and cost 0.
             returns += rewards
             cost_returns += infos["cost"]
@@ -224,7 +244,7 @@ def _play(
     return Rollout(
         seed=seed,
         cost_limit=cost_limit,
-        feedback=feedback and cost_limit is not None,
+        feedback=feedback,
         returns=returns,
         cost_returns=cost_returns,
         lengths=lengths,

@@ -77,7 +77,7 @@ def record_replay(
     there is untouched; ImportError: a package for videos, or the simulator, is missing.
     """
     from spi_diffusers.envs import episode_seeds, make_env
-    from spi_diffusers.evaluation.rollouts import check_actions, limits_for_step
+    from spi_diffusers.evaluation.rollouts import check_actions
 
     task, limit = get_task(task), check_cost_limit(cost_limit)
     path = local_path(path)
@@ -97,7 +97,8 @@ def record_replay(
     step = 0
     try:
         observation, _ = env.reset()
-        policy.reset(seed, cost_limit)
+        steps = task.max_episode_steps
+        policy.reset(seed, limit, episodes=1, max_episode_steps=steps, feedback=feedback)
         picture = panel.draw_under(env.render(), step, return_, cost_return)
         with (
             written_aside(path) as aside,
@@ -107,12 +108,12 @@ def record_replay(
             ended = False
             write(picture)
             while not ended:
-                told = limits_for_step(limit, np.array([cost_return]), step, task.max_episode_steps, feedback)
-                actions = policy.act(observation[None], *told)
+                actions = policy.act(observation[None], np.array([True]))
                 (action,) = check_actions(actions, (1, *env.action_space.shape), step)
                 observation, reward, terminated, truncated, info = env.step(action)
                 return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
                 ended = terminated or truncated
+                policy.observe(np.array([info["cost"]]) if feedback else None, np.array([ended]))
                 if step % every == 0 or ended:
                     write(panel.draw_under(env.render(), step, return_, cost_return))
                 bar.update()

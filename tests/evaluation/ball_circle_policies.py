@@ -15,14 +15,22 @@ class BallCircler:
 
     def __init__(self, noise: float = 0.0, margin: float = 4.0) -> None:
         self.noise, self.margin = noise, margin
-        self.calls: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
+        self.calls: list[tuple[np.ndarray, np.ndarray | None]] = []
 
-    def reset(self, seed: int, cost_limit: float | None) -> None:
+    def reset(self, seed, cost_limit, *, episodes, max_episode_steps, feedback):
         self.generator = np.random.default_rng(seed)
         self.calls = []
+        self.told = (cost_limit, episodes, max_episode_steps, feedback)
+        self.limit, self.spent, self.costs = cost_limit, np.zeros(episodes), []
 
-    def act(self, observation, cost_budget, steps_left):
-        self.calls.append((observation, cost_budget, steps_left))
+    def observe(self, cost, ended):
+        self.costs.append(cost)
+        self.spent = self.spent + (0.0 if cost is None else cost)
+
+    def act(self, observation, active):
+        observation = observation[active]
+        cost_budget = None if self.limit is None else (self.limit - self.spent)[active]
+        self.calls.append((observation, cost_budget))
         position, velocity = 10 * observation[:, :2], 5 * observation[:, 2:4]
         distance = np.linalg.norm(position, axis=1, keepdims=True) + 1e-6
         clockwise = np.stack([position[:, 1], -position[:, 0]], axis=1) / distance
@@ -42,10 +50,13 @@ class RandomPolicy:
         self.action_dim = action_dim
         self.batch_sizes: list[int] = []
 
-    def reset(self, seed: int, cost_limit: float | None) -> None:
+    def reset(self, seed, cost_limit, *, episodes, max_episode_steps, feedback):
         self.generator = np.random.default_rng(seed)
         self.batch_sizes = []
 
-    def act(self, observation, cost_budget, steps_left):
-        self.batch_sizes.append(len(observation))
-        return self.generator.uniform(-1, 1, (len(observation), self.action_dim))
+    def observe(self, cost, ended):
+        pass
+
+    def act(self, observation, active):
+        self.batch_sizes.append(int(active.sum()))
+        return self.generator.uniform(-1, 1, (self.batch_sizes[-1], self.action_dim))

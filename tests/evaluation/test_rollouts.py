@@ -14,9 +14,11 @@ def test_figures_are_those_of_episodes_played_one_by_one():
         env = make_env("ballcircle")
         observation, _ = env.reset(seed=seed)
         return_ = cost_return = 0.0
-        for step in range(200):
-            action = policy.act(observation[None], np.array([20 - cost_return]), np.array([200 - step]))[0]
+        policy.reset(0, 20, episodes=1, max_episode_steps=200, feedback=True)
+        for _ in range(200):
+            action = policy.act(observation[None], np.array([True]))[0]
             observation, reward, terminated, truncated, info = env.step(action)
+            policy.observe(np.array([info["cost"]]), np.array([terminated or truncated]))
             return_, cost_return = return_ + reward, cost_return + info["cost"]
         env.close()
         assert (terminated, truncated) == (False, True)
@@ -48,33 +50,30 @@ def test_a_used_policy_starts_over():
     np.testing.assert_array_equal(first.returns, again.returns)
 
 
-def test_feedback_tells_what_is_left(step_costs):
+def test_feedback_tells_what_every_step_cost(step_costs):
     policy = BallCircler()
     played = rollout(policy, "ballcircle", episodes=2, seed=0, cost_limit=15, progress=False)
 
-    assert len(policy.calls) == 200
-    running_cost = np.cumsum(step_costs, axis=0)
-    cost_before = np.vstack([np.zeros(2), running_cost[:-1]])
-    for step, (observation, cost_budget, steps_left) in enumerate(policy.calls):
-        assert observation.dtype == np.float32
-        np.testing.assert_array_equal(cost_budget, 15 - cost_before[step])
-        np.testing.assert_array_equal(steps_left, [200 - step] * 2)
-    np.testing.assert_array_equal(running_cost[-1], played.cost_returns)
+    assert policy.told == (15.0, 2, 200, True)
+    assert len(policy.calls) == len(policy.costs) == 200
+    assert all(observation.dtype == np.float32 for observation, _ in policy.calls)
+    np.testing.assert_array_equal(np.array(policy.costs), step_costs)
+    np.testing.assert_array_equal(np.sum(step_costs, axis=0), played.cost_returns)
     assert np.min(step_costs) >= 0
 
 
 def test_without_feedback_only_the_limit_is_told():
     policy = BallCircler()
     rollout(policy, "ballcircle", episodes=2, seed=0, cost_limit=15, feedback=False, progress=False)
-    assert all(
-        budget.tolist() == [15.0, 15.0] and steps_left is None for _, budget, steps_left in policy.calls
-    )
+    assert policy.told == (15.0, 2, 200, False)
+    assert policy.costs == [None] * 200
 
 
 def test_without_a_limit_nothing_is_told():
     policy = BallCircler()
     rollout(policy, "ballcircle", episodes=1, seed=0, cost_limit=None, progress=False)
-    assert all(budget is None and steps_left is None for _, budget, steps_left in policy.calls)
+    assert policy.told == (None, 1, 200, False)
+    assert policy.costs == [None] * 200
 
 
 def test_only_episodes_that_go_on_are_asked_for(step_costs):
@@ -111,7 +110,7 @@ class BrokenPolicy(BallCircler):
         super().__init__()
         self.actions = actions
 
-    def act(self, observation, cost_budget, steps_left):
+    def act(self, observation, active):
         return self.actions
 
 
