@@ -45,6 +45,9 @@ found = [
     pipe(observation, generator=seed, extraction="reward"),
 ]
 tensors = [value for output in found for value in output.values()]
+controller = pipe.controller(5.0, num_envs=2, max_episode_steps=20)
+controller.reset()
+assert torch.equal(controller.act(observation), found[1].actions)
 print(hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in tensors)).hexdigest())
 """
 PACKAGE = "from spi_diffusers import SPIPolicyPipeline\npipe = SPIPolicyPipeline.from_pretrained({})\n" + ACT
