@@ -39,14 +39,14 @@ def episodes_in_a_row(pipeline: Any, args: argparse.Namespace, risk: float) -> d
         for _ in range(-(-args.episodes // args.parallel)):
             observation, infos = env.reset()
             controller.reset()
-            returns = np.zeros(args.parallel)
+            returns, scale = np.zeros(args.parallel), controller.scale
             while not infos["ended"].all():
                 observation, rewards, _, _, infos = env.step(controller.act(observation))
                 controller.observe(infos["cost"], infos["ended"])
                 returns += rewards
             played["cost"] += np.atleast_1d(controller.spent).tolist()
             played["return"] += returns.tolist()
-            played["scale"] += [controller.scale] * args.parallel
+            played["scale"] += [scale] * args.parallel
     finally:
         env.close()
     over = [cost > args.cost_limit for cost in played["cost"]]
@@ -104,7 +104,7 @@ def main() -> None:
         print(
             f"{name}, limit {args.cost_limit:g}, risk {run['risk']:g}: {run['share_over']:.3f} of "
             f"{run['episodes']} over, normalized reward {run['normalized_reward']:.3f}, "
-            f"scale {run['scale'][-1]:.3g} at the end"
+            f"scale {run['scale'][-1]:.3g} in the last"
         )
     print(f"Written: {path}, {path.with_suffix('.png')}")
 
