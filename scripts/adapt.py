@@ -15,6 +15,7 @@ import numpy as np
 from helpers import script_parser
 
 from spi_diffusers.cli import run_with_messages
+from spi_diffusers.data.tasks import get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.evaluation.evaluate import policy_task
 from spi_diffusers.evaluation.plots import figure_at
@@ -57,22 +58,21 @@ def episodes_in_a_row(pipeline: Any, args: argparse.Namespace, risk: float) -> d
         "share_over": float(np.mean(over)),
         "normalized_reward": float(np.mean(rewards)),
         **played,
-        "running": {"over": _means(over), "reward": _means(rewards), "scale": played["scale"]},
     }
-
-
-def _means(values: list[Any]) -> list[float]:
-    means: list[float] = (np.cumsum(values) / np.arange(1, len(values) + 1)).tolist()
-    return means
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """One panel for each of `PANELS`, one line for each risk."""
+    task = get_task(results["task"])
     with figure_at(path, (12.0, 3.6)) as figure:
         for axes, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
             for number, run in enumerate(results["runs"]):
                 numbers = np.arange(1, run["episodes"] + 1)
-                axes.plot(numbers, run["running"][name], color=f"C{number}", label=f"risk {run['risk']:g}")
+                over = np.array(run["cost"]) > results["cost_limit"]
+                reward = [task.normalize_reward(value) for value in run["return"]]
+                means = {"over": np.cumsum(over) / numbers, "reward": np.cumsum(reward) / numbers}
+                values = means.get(name, run.get(name))
+                axes.plot(numbers, values, color=f"C{number}", label=f"risk {run['risk']:g}")
                 if name == "over":
                     axes.axhline(run["risk"], color=f"C{number}", linestyle=":")
             axes.set(xlabel="episode", ylabel=label)

@@ -18,7 +18,8 @@ from spi_diffusers.benchmark.suites import title_of
 from spi_diffusers.benchmark.tables import NOT_FED_BACK, table_data
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
-from spi_diffusers.data.tasks import TASKS
+from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import (
     SeedSummary,
@@ -34,9 +35,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 def results_table() -> str:
     """Safe extraction, the paper's, and the behavior data, at every limit."""
-    entries = read_results(results_of(MAIN_TASK))
+    entries = [entry for entry in read_results(results_of(MAIN_TASK)) if entry.is_at_usual_risk]
     summaries = summarize_seeds(entries)
-    limits = sorted({summary.cost_limit for summary in summaries})
+    limits = [float(limit) for limit in get_task(MAIN_TASK).cost_limits]
     data = {row.cost_limit: row for row in behavior_rows(load_transitions(None, MAIN_TASK), limits)}
     minutes = sum(entry.train_seconds for entry in entries) / len(entries) / 60
     rows = []
@@ -66,19 +67,77 @@ def results_table() -> str:
 
 
 def tasks_table() -> str:
-    """Safe extraction on every other task with results: reward, cost, and what the data allows."""
+    """Safe extraction on every task with results, fed back and not, and what the data allows."""
     rows = []
-    for path in (results_of(task.short_name) for task in TASKS.values()):
-        if not path.exists() or path.stem == MAIN_TASK:
-            continue
-        dataset = load_transitions(ROOT / "datasets", path.stem)
-        summaries = [s for s in summarize_seeds(read_results(path)) if s.extraction == "safe" and s.feedback]
-        best = behavior_rows(dataset, [summary.cost_limit for summary in summaries])
-        for summary, data in zip(summaries, best, strict=True):
-            name = f"{path.stem}, {len(summary.train_seeds)} seeds"
-            score = f"{_scores(summary)} | {shown(data.best_normalized_reward)}"
-            rows.append(f"{name} | {summary.cost_limit:g} | {score}")
-    return "\n".join(_table(f"task | cost limit | {SCORES} | best episode in the data within", rows))
+    for task, entries in safe_entries().items():
+        summaries = summarize_seeds(entry for entry in entries if entry.is_at_usual_risk)
+        limits = sorted({summary.cost_limit for summary in summaries})
+        dataset = load_transitions(None if task == MAIN_TASK else ROOT / "datasets", task)
+        for limit, best in zip(limits, behavior_rows(dataset, limits), strict=True):
+            ways = {one.feedback: one for one in summaries if one.cost_limit == limit}
+            figures = [
+                f"{shown(one.normalized_reward.mean)} | {shown(one.normalized_cost.mean)} | "
+                f"{shown_share(one.within_limit)}"
+                for one in (ways[True], ways[False])
+            ]
+            own = "" if limit in get_task(task).cost_limits else " *"
+            possible = "" if best.best_normalized_reward is None else shown(best.best_normalized_reward)
+            rows.append(f"{task} | {limit:g}{own} | {' | '.join(figures)} | {possible}")
+    header = "reward | cost | within | alone: reward | cost | within"
+    return "\n".join(_table(f"task | cost limit | {header} | best episode within", rows))
+
+
+def risks_table() -> str:
+    """What more risk gives: means over all tasks with results, at the limits that DSRL names."""
+    risks: dict[float, list[EvaluationEntry]] = {}
+    for task, entries in safe_entries().items():
+        for entry in entries:
+            if entry.feedback and entry.cost_limit in get_task(task).cost_limits:
+                risks.setdefault(entry.risk, []).append(entry)
+    rows = []
+    for risk, found in sorted(risks.items()):
+        means = [
+            sum(getattr(entry, name) for entry in found) / len(found)
+            for name in ("within_limit", "normalized_reward", "normalized_cost")
+        ]
+        least = min(entry.within_limit for entry in found)
+        shares = f"{shown_share(means[0])} | {shown_share(least)}"
+        rows.append(f"{risk:g} | {shares} | {shown(means[1])} | {shown(means[2])}")
+    return "\n".join(_table("risk | within | least of a policy and limit | reward | cost", rows))
+
+
+def assess_table() -> str:
+    """How estimates without a simulator compare with what was played."""
+    found = json.loads((RESULTS / "assess.json").read_text(encoding="utf-8"))["summary"]
+    line = "{name} | {within} | {median_width:.2f} | {median_error:.2f} | {spearman:.2f}"
+    rows = [
+        line.format(name=name, **{**found[name], "within": shown_share(found[name]["within"])})
+        for name in ("return", "cost")
+    ]
+    header = "played mean within the 90% interval | median width | median error | rank correlation"
+    return "\n".join(_table(f"of {found['cells']} policies and limits | {header}", rows))
+
+
+def adapt_table() -> str:
+    """What the controller's learning leads to, by risk."""
+    rows = []
+    for path in sorted((RESULTS / "adapt").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for run in found["runs"]:
+            reward = shown(run["normalized_reward"], 3)
+            figures = f"{run['episodes']} | {shown_share(run['share_over'])} | {reward}"
+            rows.append(f"{found['task']} | {found['cost_limit']:g} | {run['risk']:g} | {figures}")
+    return "\n".join(_table("task | cost limit | risk | episodes | over the limit | reward", rows))
+
+
+def safe_entries() -> dict[str, list[EvaluationEntry]]:
+    """Results of safe extraction by the task's short name, where a task has any."""
+    files = {task.short_name: results_of(task.short_name) for task in TASKS.values()}
+    return {
+        task: [entry for entry in read_results(file) if entry.extraction == "safe"]
+        for task, file in files.items()
+        if file.exists()
+    }
 
 
 SCORES = "normalized reward | normalized cost | worst seed's cost | episodes within"
@@ -169,6 +228,9 @@ def _table(header: str, rows: Iterable[str]) -> list[str]:
 BLOCKS: dict[str, Callable[[], str]] = {
     "results": results_table,
     "tasks": tasks_table,
+    "risks": risks_table,
+    "assess": assess_table,
+    "adapt": adapt_table,
     "comparison": comparison_table,
     "benchmarks": benchmarks_table,
     "algorithms": algorithms_table,

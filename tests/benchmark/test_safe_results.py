@@ -1,0 +1,87 @@
+"""What the documentation says of the safe SPI holds in the committed results."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation.results import read_results
+
+RESULTS = Path(__file__).parents[2] / "results"
+#: Results of safe extraction at the usual risk, by (task, limit, fed back), each of some training seeds.
+CELLS = {}
+ENTRIES = [
+    entry
+    for task in TASKS.values()
+    if (RESULTS / f"{task.short_name}.json").exists()
+    for entry in read_results(RESULTS / f"{task.short_name}.json")
+    if entry.extraction == "safe"
+]
+for one in ENTRIES:
+    if one.is_at_usual_risk:
+        key = (get_task(one.task).short_name, one.cost_limit, one.feedback)
+        CELLS.setdefault(key, []).append(one)
+WALKER, HOPPER, ANT = "walker2dvelocity", "hoppervelocity", "antvelocity"
+
+
+def mean(cell, name):
+    return sum(getattr(entry, name) for entry in cell) / len(cell)
+
+
+def kept(feedback, share):
+    """Where so many episodes are within the limit, and the mean cost is, too: (task, limit)."""
+    return {
+        (task, limit)
+        for (task, limit, fed_back), cell in CELLS.items()
+        if fed_back == feedback and mean(cell, "within_limit") >= share and mean(cell, "normalized_cost") <= 1
+    }
+
+
+def test_every_task_was_played_at_the_same_kinds_of_limits():
+    assert {task for task, _, _ in CELLS} >= {task.short_name for task in TASKS.values() if task.paper}
+    for task, feedback in itertools.product({task for task, _, _ in CELLS}, (True, False)):
+        smallest = get_task(task).cost_limits[0]
+        limits = {limit / smallest for name, limit, fed_back in CELLS if (name, fed_back) == (task, feedback)}
+        assert limits == {0.5, 1, 1.5, 2, 3, 4}, task
+
+
+def test_limits_that_are_fed_back_are_kept_but_on_walker2d_and_at_hoppers_smallest():
+    cells = {(task, limit) for task, limit, feedback in CELLS if feedback}
+    exceeded = {(WALKER, limit) for limit in (10, 20, 30, 40, 60)} | {(HOPPER, 10)}
+    assert cells - kept(True, 0.95) == exceeded
+
+
+def test_limits_alone_are_kept_but_on_walker2d_at_hoppers_smallest_and_ants_largest():
+    cells = {(task, limit) for task, limit, feedback in CELLS if not feedback}
+    exceeded = {(WALKER, limit) for limit in (10, 20, 30, 40)} | {(HOPPER, 10), (ANT, 60), (ANT, 80)}
+    assert cells - kept(False, 0.9) == exceeded
+
+
+def test_more_risk_means_more_episodes_over_the_limit_and_more_reward():
+    shares, rewards = {}, {}
+    for entry in ENTRIES:
+        if entry.feedback and entry.cost_limit in get_task(entry.task).cost_limits:
+            shares.setdefault(entry.risk, []).append(entry.within_limit)
+            rewards.setdefault(entry.risk, []).append(entry.normalized_reward)
+    assert len({len(found) for found in shares.values()}) == 1
+    for values, sign in ((shares, -1), (rewards, 1)):
+        means = [sign * sum(values[risk]) / len(values[risk]) for risk in (0.01, 0.05, 0.2)]
+        assert means == sorted(means)
+
+
+def test_mean_rewards_over_the_papers_tasks_are_as_the_documentation_says():
+    tasks = [task for task in TASKS.values() if task.paper]
+    for position, expected in ((0, 0.73), (2, 0.80)):
+        cells = [CELLS[task.short_name, task.cost_limits[position], True] for task in tasks]
+        found = sum(mean(cell, "normalized_reward") for cell in cells) / len(tasks)
+        assert found == pytest.approx(expected, abs=0.005)
+
+
+def test_intervals_of_assess_hold_as_often_as_they_should():
+    found = json.loads((RESULTS / "assess.json").read_text(encoding="utf-8"))["summary"]
+    assert found["return"]["within"] >= 0.8
+    assert found["cost"]["within"] >= 0.8
+    assert found["return"]["spearman"] >= 0.7
+    assert 0.4 <= found["cost"]["spearman"] < 0.7, "worse than wished for, as the documentation says"
