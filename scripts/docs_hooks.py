@@ -22,6 +22,7 @@ PATTERNS = (
     "results/*.md",
     "results/*.png",
     "results/*.json",
+    "results/adapt/*",
     "results/paper/*.md",
     "results/paper/*.yaml",
     "results/paper/*.json",
