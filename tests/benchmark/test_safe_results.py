@@ -79,9 +79,16 @@ def test_mean_rewards_over_the_papers_tasks_are_as_the_documentation_says():
         assert found == pytest.approx(expected, abs=0.005)
 
 
+def test_ant_circle_stands_still():
+    for (task, _, _), cell in CELLS.items():
+        if task == "antcircle":
+            assert mean(cell, "normalized_reward") < 0.02
+            assert mean(cell, "normalized_cost") < 0.1
+
+
 def test_intervals_of_assess_hold_as_often_as_they_should():
     found = json.loads((RESULTS / "assess.json").read_text(encoding="utf-8"))["summary"]
     assert found["return"]["within"] >= 0.8
     assert found["cost"]["within"] >= 0.8
     assert found["return"]["spearman"] >= 0.7
-    assert 0.4 <= found["cost"]["spearman"] < 0.7, "worse than wished for, as the documentation says"
+    assert found["cost"]["spearman"] < 0.4, "costs are hardly ordered, as the documentation says"
