@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run nothing: tables and figures from results files, or the folders that hold them",
     )
     parser.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="DSRL tasks (default: the paper's eight; safe: three more)"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="DSRL tasks (default: the paper's eight; safe: also those it has beside them)",
     )
     parser.add_argument(
         "--algorithms", nargs="+", metavar="NAME", help="only these of the suite (default: all)"

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +20,8 @@ from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.streaming import Dataset, StreamedDataset, exceeds_memory, open_stream
 from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.data.units import Units
-from spi_diffusers.files import CONFIG_FILE, read_json
 from spi_diffusers.models import ObservationNormalizer
+from spi_diffusers.training.run_folder import decided_before
 from spi_diffusers.training.sampler import MemorySampler, Sampler
 from spi_diffusers.training.settle import episode_steps, settle
 from spi_diffusers.training.streaming_sampler import StreamingSampler
@@ -56,13 +55,9 @@ def open_training_data(config: TrainConfig, accelerator: Accelerator, *, progres
 def _should_stream(config: TrainConfig, accelerator: Accelerator) -> bool:
     if config.streaming != "auto":
         return config.streaming
-    if config.resume:
-        try:  # what the run that is resumed does
-            decided = read_json(Path(str(config.output_dir)) / CONFIG_FILE).get("streaming")
-        except (OSError, ValueError):
-            decided = None
-        if isinstance(decided, bool):
-            return decided
+    decided = decided_before(config, "streaming")
+    if isinstance(decided, bool):
+        return decided
     copies = accelerator.num_processes
     if not exceeds_memory(config.dataset, config.task, revision=config.revision, copies=copies):
         return False

@@ -72,6 +72,16 @@ def check_restart(output_dir: Path, config: TrainConfig) -> None:
         )
 
 
+def decided_before(config: TrainConfig, name: str) -> Any:
+    """What the run that is resumed has settled for a setting that is left open; None: none is resumed."""
+    if not config.resume:
+        return None
+    try:
+        return read_json(Path(str(config.output_dir)) / CONFIG_FILE).get(name)
+    except (OSError, ValueError):
+        return None
+
+
 def saved_config(config: TrainConfig) -> dict[str, Any]:
     """The configuration as it is saved: usable by `--config` for a new run, so `resume` is off."""
     return {**config.to_dict(), "resume": False}

@@ -1,7 +1,7 @@
 """What a configuration leaves to the data and the device: episode steps, range of actions, precision."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -10,6 +10,7 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.streaming import Dataset, StreamedDataset
 from spi_diffusers.data.survey import common_length, found_range, unclear_length
 from spi_diffusers.messages import shown
+from spi_diffusers.training.run_folder import decided_before
 
 #: One number for all dimensions, or one for each.
 Bound = float | list[float]
@@ -35,13 +36,16 @@ def settle(config: TrainConfig, dataset: Dataset, device: torch.device | str = "
 
 
 def precision(config: TrainConfig, device: torch.device) -> Literal["bf16", "no"]:
-    """The configuration's; for auto, bfloat16 where the device multiplies it faster than float32.
+    """The configuration's; for auto, that of the run that is resumed, or bfloat16 where that is faster.
 
     A CPU does with tiles for it (AMX). With vector instructions alone, these small networks lose more by
     converting than they gain.
     """
     if config.mixed_precision != "auto":
         return config.mixed_precision
+    decided = decided_before(config, "mixed_precision")
+    if decided in ("bf16", "no"):
+        return cast(Literal["bf16", "no"], decided)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"

@@ -19,7 +19,7 @@ def size_of(folder):
 
 def test_they_could_be_published_as_they_are():
     check_folder(find_files(FOLDER), progress=False)
-    assert len(TASKS) == 11  # the paper's eight, and three on which no setting was ever chosen
+    assert len(TASKS) == 11  # the paper's eight, and three on which no setting of training was chosen
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -12,7 +12,7 @@ from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.streaming import open_stream
 from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.pipelines.loading import load_pipeline
-from spi_diffusers.training.run_folder import RunFolderError
+from spi_diffusers.training.run_folder import RunFolderError, write_config
 from spi_diffusers.training.settle import action_range, episode_steps, settle
 
 MIXED = {"lengths": (20, 30, 12), "terminated": (2,)}
@@ -58,6 +58,9 @@ def test_precision_is_what_the_device_multiplies_faster(
     config = tiny_config(tmp_path, mixed_precision="auto")
     assert settle(config, small_dataset).mixed_precision == chosen
     assert settle(config, small_dataset, "mps").mixed_precision == "no"
+    write_config(tmp_path, dataclasses.replace(config, mixed_precision="bf16" if chosen == "no" else "no"))
+    resumed = dataclasses.replace(config, resume=True)
+    assert settle(resumed, small_dataset).mixed_precision != chosen, "as it was begun, on whatever machine"
     for given in ("bf16", "no"):
         named = dataclasses.replace(config, mixed_precision=given)
         assert settle(named, small_dataset).mixed_precision == given
