@@ -3,11 +3,8 @@
 `assess.py` makes them from data, without a simulator. No torch is imported here.
 """
 
-import io
 import math
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
@@ -23,15 +20,12 @@ from spi_diffusers.config.validation import (
     settings,
 )
 from spi_diffusers.evaluation.entries import Record, Source
+from spi_diffusers.evaluation.statement import Statement
 from spi_diffusers.evaluation.summary import shown, shown_share
-from spi_diffusers.files import local_path, read_json, to_json, written_aside
-from spi_diffusers.messages import shown as shown_value
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-FORMAT_VERSION = 1
 #: What the intervals are meant to cover.
 COVERAGE = 0.9
 #: A limit is taken for one that is kept if it fits at this share of the starts.
@@ -85,7 +79,7 @@ _Warnings = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 @settings(frozen=True)
-class Assessment(Record):
+class Assessment(Statement):
     """What is expected of a policy, from data alone. Printed, it is a table with warnings.
 
     Examples:
@@ -117,31 +111,7 @@ class Assessment(Record):
     warnings: _Warnings
     cost_margin: Positive = 1.0
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON, complete or not at all; OSError: it cannot be written, what was there stays."""
-        path = local_path(path)
-        with written_aside(path) as aside:
-            aside.write_bytes(self.to_json())
-        return path
-
-    def to_json(self) -> bytes:
-        """The content of the file."""
-        return to_json({"format_version": FORMAT_VERSION, **self.to_dict()})
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Assessment":
-        """Read what `save` has written; ValueError names the file and the field if it is something else."""
-        content = read_json(local_path(path))
-        version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format_version must be {FORMAT_VERSION}, got {shown_value(version)}; make it anew "
-                "with `spi assess`"
-            )
-        try:
-            return cls.from_dict(content)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    made_by: ClassVar[str] = "spi assess"
 
     def is_of(self, train_info: dict[str, Any], cost_margin: float = 1.0) -> bool:
         """Whether it is of the policy with this `train_info.json` and margin, as far as these tell."""
@@ -206,19 +176,4 @@ class Assessment(Record):
         return table
 
     def __repr__(self) -> str:
-        lines = [line.rstrip() for line in self._printed().export_text().splitlines()]
-        return "\n".join([*lines, *self.remarks])
-
-    def _repr_html_(self) -> str:
-        return self._printed(with_remarks=True).export_html(
-            inline_styles=True, code_format="<pre>{code}</pre>"
-        )
-
-    def _printed(self, *, with_remarks: bool = False) -> "Console":
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=140, record=True)
-        console.print(self.table())
-        for remark in self.remarks if with_remarks else ():
-            console.print(remark, markup=False, highlight=False)
-        return console
+        return self.as_text()

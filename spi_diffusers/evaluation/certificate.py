@@ -4,17 +4,15 @@
 """
 
 import hashlib
-import io
 import json
 import logging
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from spi_diffusers.config.validation import (
     Count,
@@ -30,6 +28,7 @@ from spi_diffusers.config.validation import (
 )
 from spi_diffusers.evaluation.bounds import mean_bound, share_bound
 from spi_diffusers.evaluation.entries import Record, TaskName, cost_margin_of
+from spi_diffusers.evaluation.statement import Statement
 from spi_diffusers.evaluation.summary import shown, shown_share
 from spi_diffusers.files import (
     CERTIFICATE_FILE,
@@ -37,20 +36,14 @@ from spi_diffusers.files import (
     INDEX_FILE,
     WEIGHTS_FILE,
     find_policy_folder,
-    local_path,
     read_json,
-    to_json,
-    written_aside,
 )
-from spi_diffusers.messages import shown as shown_value
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 #: What `source` is where episodes were played here; else it is the name of a file.
 SIMULATOR = "simulator"
 
@@ -120,11 +113,11 @@ class LimitCertificate(Record):
         )
 
 
-_Limits = Annotated[tuple[LimitCertificate, ...], BeforeValidator(listed)]
+_Limits = Annotated[tuple[LimitCertificate, ...], Field(min_length=1), BeforeValidator(listed)]
 
 
 @settings(frozen=True)
-class Certificate(Record):
+class Certificate(Statement):
     """What is certified of a policy. Printed, it is a table with remarks.
 
     Examples:
@@ -165,31 +158,7 @@ class Certificate(Record):
     versions: dict[str, str]
     tuned_on: Count | None = None
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as JSON, complete or not at all; OSError: it cannot be written, what was there stays."""
-        path = local_path(path)
-        with written_aside(path) as aside:
-            aside.write_bytes(self.to_json())
-        return path
-
-    def to_json(self) -> bytes:
-        """The content of the file."""
-        return to_json({"format_version": FORMAT_VERSION, **self.to_dict()})
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Certificate":
-        """Read what `save` has written; ValueError names the file and the field if it is something else."""
-        content = read_json(local_path(path))
-        version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"{path}: format_version must be {FORMAT_VERSION}, got {shown_value(version)}; make it anew "
-                "with `spi certify`"
-            )
-        try:
-            return cls.from_dict(content)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    made_by: ClassVar[str] = "spi certify"
 
     def at(self, cost_limit: float) -> LimitCertificate | None:
         """What is shown at a limit; None where nothing is."""
@@ -240,11 +209,12 @@ class Certificate(Record):
         """What it means and what it rests on, a sentence or two each."""
         count = sum(1 + (row.cost_mean_bound is not None) for row in self.limits)
         together = max(1 - count * (1 - self.confidence), 0.0)
-        lines = [
-            self.meaning,
-            f"Each bound holds with {shown_share(self.confidence)} confidence by itself; all {count} at once "
-            f"with at least {shown_share(round(together, 9))}.",
-        ]
+        lines = [self.meaning]
+        if count > 1:
+            lines.append(
+                f"Each bound holds with {shown_share(self.confidence)} confidence by itself; all {count} at "
+                f"once with at least {shown_share(round(together, 9))}."
+            )
         if self.source == SIMULATOR:
             lines.append(
                 f"Played in the simulator at a risk of {self.risk:g}, on seeds that only certification uses: "
@@ -284,22 +254,7 @@ class Certificate(Record):
         return table
 
     def __repr__(self) -> str:
-        lines = [line.rstrip() for line in self._printed().export_text().splitlines()]
-        return "\n".join([*lines, *self.remarks])
-
-    def _repr_html_(self) -> str:
-        return self._printed(with_remarks=True).export_html(
-            inline_styles=True, code_format="<pre>{code}</pre>"
-        )
-
-    def _printed(self, *, with_remarks: bool = False) -> "Console":
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=140, record=True)
-        console.print(self.table())
-        for remark in self.remarks if with_remarks else ():
-            console.print(remark, markup=False, highlight=False)
-        return console
+        return self.as_text()
 
 
 def weights_sha256(index: Mapping[str, Any]) -> str | None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from spi_diffusers.data.columns import list_names
+from spi_diffusers.data.columns import DatasetError, list_names
 from spi_diffusers.data.tables import is_csv, is_table, open_table
 from spi_diffusers.documents import DocumentError, parse_json
-from spi_diffusers.files import check_is_content, read_file
+from spi_diffusers.files import check_is_content, did_you_mean, read_file
 from spi_diffusers.messages import shown
 
 #: Columns that a file must have; "limit" may be there, and others are left alone.
@@ -58,12 +58,22 @@ def read_logged_costs(path: Path) -> dict[float | None, np.ndarray]:
 
 def _columns(path: Path) -> Mapping[str, Sequence[Any]]:
     """The columns of a file by name; of those that are not needed, nothing but the name."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file{did_you_mean(path)}")
     if path.suffix.lower() == ".json":
         return _json_columns(path)
     if not is_table(path):
         raise ValueError(f"{path}: must be a .csv, .parquet or .json file")
     check_is_content(path)
-    table = open_table(path)
+    try:
+        table = open_table(path)
+    except DatasetError as error:
+        if "--" not in str(error):
+            raise
+        advice = (
+            "that is an option of `spi data convert`; here, save it as UTF-8, with commas and decimal points"
+        )
+        raise ValueError(f"{error}: {advice}") from error
     wanted = [name for name in (*COLUMNS, "limit") if name in table.names]
     content: Mapping[str, Any] = table.read(wanted)
     return {name: content[name].to_pylist() if name in wanted else () for name in table.names}

@@ -69,4 +69,6 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
     def _how_it_acts(self) -> str:
         steps = self.scheduler.config.num_train_timesteps
         weights = len(spi_policy.SAFETY_WEIGHT_GRID)
-        return f"takes a cost limit at run time; {weights} safety weights, {steps} denoising steps"
+        margin = self.config.cost_margin
+        tuned = "" if margin == 1.0 else f", cost_margin {margin:g}"
+        return f"takes a cost limit at run time; {weights} safety weights, {steps} denoising steps{tuned}"

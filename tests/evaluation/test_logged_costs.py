@@ -106,6 +106,9 @@ def test_files_that_are_none(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"{name}.*{message}"):
             read_logged_costs(tmp_path / name)
-    for name in ("none.csv", "none.json", "none.parquet"):
-        with pytest.raises(FileNotFoundError, match=name):
+    for name in ("loh.json", "log.csv", "lag.parquet"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}: no such file; did you mean .*log"):
             read_logged_costs(tmp_path / name)
+    (tmp_path / "log.csv").write_text("episode,cost\nMärz,1\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"log\.csv: is not text in .* here, save it as UTF-8"):
+        read_logged_costs(tmp_path / "log.csv")

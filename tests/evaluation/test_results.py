@@ -21,7 +21,7 @@ from spi_diffusers.evaluation.results import (
 
 LIGHT_MODULES = (
     *("results", "summary", "tables", "plots", "video", "assessment", "assess_warnings", "bounds"),
-    "certificate",
+    *("certificate", "statement"),
 )
 
 

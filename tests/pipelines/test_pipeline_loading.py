@@ -68,6 +68,8 @@ def test_the_representation_says_what_it_is_and_how_it_was_trained(tmp_path):
         "  trained: not recorded",
         ")",
     ]
+    pipe.register_to_config(cost_margin=2.0)
+    assert "5 denoising steps, cost_margin 2\n" in str(pipe)
     info = {"algorithm": "spi", "train_seed": 3, "updates": 15_000, "dataset": {"id": "mine.parquet"}}
     pipe.training_record = {"config": {}, "info": info}
     assert "trained: spi, 15,000 updates, seed 3, on mine.parquet\n" in str(pipe)
