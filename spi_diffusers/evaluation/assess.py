@@ -1,6 +1,6 @@
 """Assess a policy without a simulator, from episodes that its networks never saw.
 
-`assess_outcome.py` estimates return and cost, `assess_support.py` how far actions are from the data, and
+`assess_play.py` estimates return and cost, `assess_support.py` how far actions are from the data, and
 `assess_warnings.py` says where the data cannot tell.
 """
 
@@ -123,8 +123,8 @@ def _assess(
     chosen = _draw(data, pool, spec.episodes or len(pool), most_transitions, rng)
     used = load_episodes(data, chosen)
     limits = spec.cost_limits or _usual_limits(pipeline, data)
-    outcomes = [play_on_record(pipeline, used, limit, spec.risk, seed) for limit in limits]
-    residuals = residual_sums(pipeline, used, [outcome.weight for outcome in outcomes])
+    plays = [play_on_record(pipeline, used, limit, spec.risk, seed) for limit in limits]
+    residuals = residual_sums(pipeline, used, [play.weight for play in plays])
     rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen.numpy())
     most_states = max(most_transitions // 25, 100)
     if len(rest):
@@ -133,11 +133,11 @@ def _assess(
     else:
         support = Support.within(pipeline, used, most_states, rng)
     rows = []
-    for limit, outcome, residual in zip(limits, outcomes, residuals, strict=True):
-        return_, cost = estimates(outcome, residual, seed)
-        share = None if support is None else support.share_outside(pipeline, outcome.weight)
-        rows.append(LimitAssessment(limit, return_, cost, float(outcome.feasible.mean()), share))
-    order = np.sort(outcomes[0].least_bound)
+    for limit, play, residual in zip(limits, plays, residuals, strict=True):
+        return_, cost = estimates(play, residual, seed)
+        share = None if support is None else support.share_outside(pipeline, play.weight)
+        rows.append(LimitAssessment(limit, return_, cost, float(play.feasible.mean()), share))
+    order = np.sort(plays[0].least_bound)
     info = None
     if pipeline.training_record is not None and pipeline.is_as_trained:
         info = {name: pipeline.training_record["info"].get(name) for name in POLICY_FIELDS}
@@ -154,7 +154,7 @@ def _assess(
             find_warnings(
                 rows,
                 data.episodes.cost_return.cpu().numpy(),
-                least_expected=outcomes[0].least_expected,
+                least_expected=plays[0].least_expected,
                 used=used.num_episodes,
                 seen_in_training=is_training_data and not held_out.any(),
             )

@@ -1,11 +1,14 @@
 """What return and cost a policy will have under a limit, estimated on recorded episodes.
 
 The policy decides anew at every step, by what is left of its limit. So it is played along the record: at
-some steps of an episode it is asked in the recorded state, with what is left by then; until the next one it
-is taken to earn and to spend at the mean rates that its evaluation critic expects of the safety weight that
-acts. By how much the critic is off on these episodes, its residuals tell (see `training.residuals`).
+some steps of an episode it is asked in the recorded state, with what is left by then. What the evaluation
+critic expects at the start is corrected, where another safety weight acts from a step on, by the difference
+that it makes from there. What it earns and spends on the way, at the rates that are expected, decides what is
+left, and is a second estimate. By how much the critic is off on these episodes, its residuals tell (see
+`training.residuals`).
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +26,20 @@ if TYPE_CHECKING:
 BOOTSTRAP = 1000
 #: Decisions of an episode that is played along its record, at most.
 DECISIONS = 40
+COST = 1  # position, after the return, in what is expected
 #: Observations per call of the pipeline, which makes a candidate of each for every safety weight.
 _OBSERVATIONS = 512
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RecordPlay:
     """What is expected of E episodes under a limit; all but the last are (E,).
 
     Attributes:
         weight: Safety weight whose policy acts at the start, float32.
         at_start: Return and cost that are expected if it acts to the end, (2, E).
-        played: Return and cost along the record, (2, E).
+        played: Return and cost with the decisions that follow, (2, E).
+        along: What it earns and spends at the expected rates until the record's end, (2, E).
         feasible: Whether some policy fits into the limit at the start.
         least_bound: Smallest budget that the safest policy fits into.
         least_expected: Expected cost of the weight that costs least on average over the starts.
@@ -43,6 +48,7 @@ class Outcome:
     weight: Tensor
     at_start: np.ndarray
     played: np.ndarray
+    along: np.ndarray
     feasible: np.ndarray
     least_bound: np.ndarray
     least_expected: float
@@ -50,41 +56,60 @@ class Outcome:
 
 def play_on_record(
     pipeline: "SPIPolicyPipeline", data: TransitionDataset, limit: float, risk: float, seed: int
-) -> Outcome:
-    """Play a policy along recorded episodes, with `limit` for each.
+) -> RecordPlay:
+    """Play a policy along recorded episodes, with `limit` for each. Where one has ended, nothing changes.
 
     The same seed at every limit: so what fits into one limit fits into a higher one.
     """
-    horizon = int(pipeline.config.max_episode_steps or 0)
-    generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-    times = np.unique(np.linspace(0, horizon, min(horizon, DECISIONS) + 1).round().astype(np.int64))
-    played = torch.zeros(2, data.num_episodes, dtype=torch.float64)
-    first: dict[str, Tensor] = {}
-    for step, following in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
-        observation = data.transitions.observation[_rows_at(data, step, rng)]
-        asked = _ask(pipeline, observation, limit - played[1], horizon - step, risk, generator)
-        first = first or asked
-        played += asked["expected"] * (following - step) / (horizon - step)
-    numbers = {name: value.double().numpy() for name, value in first.items()}
-    return Outcome(
-        weight=first["weight"],
-        at_start=numbers["expected"],
+    horizon = int(pipeline.config.max_episode_steps)
+    generator = torch.Generator().manual_seed(seed)
+    episodes, count = data.episodes, data.num_episodes
+    times = np.unique(np.linspace(0, horizon, min(horizon, DECISIONS) + 1).round().astype(np.int64)).tolist()
+    played, along = torch.zeros(2, 2, count, dtype=torch.float64)
+    acts = torch.zeros(count, dtype=torch.int64)
+    first: _Answer | None = None
+    for step, following in itertools.pairwise(times):
+        alive = torch.nonzero(episodes.length > step).flatten()
+        if not len(alive):
+            break
+        observation = data.transitions.observation[episodes.start[alive] + step]
+        answer = _ask(pipeline, observation, limit - along[COST, alive], horizon - step, risk, generator)
+        now = answer.expected_of(answer.chosen)
+        # At the start nothing acted before.
+        played[:, alive] += now if first is None else now - answer.expected_of(acts[alive])
+        first = first or answer
+        acts[alive] = answer.chosen
+        along[:, alive] += now * (following - step) / (horizon - step)
+    assert first is not None, "every episode has a first step"
+    at_start = first.expected_of(first.chosen)
+    return RecordPlay(
+        weight=first.weights[first.chosen],
+        at_start=at_start.numpy(),
         played=played.numpy(),
-        feasible=numbers["feasible"],
-        least_bound=numbers["bound"],
-        least_expected=float(numbers["by_weight"].mean(0).min()),
+        along=along.numpy(),
+        feasible=first.feasible.numpy(),
+        least_bound=first.bound.numpy(),
+        least_expected=float(first.expected[COST].mean(0).min()),
     )
 
 
-def _rows_at(data: TransitionDataset, step: int, rng: np.random.Generator) -> Tensor:
-    """The row of every episode at a step, (E,): where one has ended, another's that has not, or its last."""
-    episodes = data.episodes
-    there = torch.nonzero(episodes.length > step).flatten()
-    rows = episodes.start + (episodes.length - 1).clamp_max(step)
-    if len(there):
-        others = there[torch.from_numpy(rng.integers(len(there), size=data.num_episodes))]
-        rows = torch.where(episodes.length > step, rows, episodes.start[others] + step)
-    return rows
+@dataclass(frozen=True)
+class _Answer:
+    """What a pipeline says in E states, of K safety weights `weights` (K,).
+
+    `chosen` (E,) acts; `expected` (2, E, K) return and cost; whether any is `feasible` (E,), and the `bound`
+    of the safest one's cost (E,).
+    """
+
+    weights: Tensor
+    chosen: Tensor
+    expected: Tensor
+    feasible: Tensor
+    bound: Tensor
+
+    def expected_of(self, weight: Tensor) -> Tensor:
+        """Return and cost of one weight for each state, by its index (E,): (2, E)."""
+        return self.expected[:, torch.arange(len(weight)), weight]
 
 
 def _ask(
@@ -94,24 +119,20 @@ def _ask(
     steps_left: int,
     risk: float,
     generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """What acts in states (E, O) with budgets (E,), and what is expected of it over the steps left."""
-    parts: dict[str, list[Tensor]] = {}
+) -> _Answer:
+    """Ask in states (E, O) with budgets (E,), a part of them at a time."""
+    parts = []
     for states, left in zip(observation.split(_OBSERVATIONS), budget.split(_OBSERVATIONS), strict=True):
         how: Any = {"cost_budget": left.float(), "steps_left": steps_left, "risk": risk}
         found: Any = pipeline(states, generator=generator, **how)
-        acts = found.chosen.unsqueeze(1)
-        expected = [value.gather(1, acts).T for value in (found.expected_returns, found.expected_costs)]
-        batch = {
-            "weight": found.safety_weights.gather(1, acts).squeeze(1),
-            "expected": torch.cat(expected),
-            "feasible": found.feasible.any(1).float(),
-            "bound": found.cost_bounds[:, -1],  # what fits needs the safest policy to fit
-            "by_weight": found.expected_costs,
-        }
-        for name, value in batch.items():
-            parts.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values, dim=1 if name == "expected" else 0) for name, values in parts.items()}
+        expected = torch.stack([found.expected_returns, found.expected_costs], dim=-1).double()
+        # What fits needs the safest policy to fit.
+        parts.append(
+            (found.chosen, expected, found.feasible.any(1).double(), found.cost_bounds[:, -1].double())
+        )
+    chosen, expected, feasible, bound = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
+    weights = found.safety_weights[0].cpu()
+    return _Answer(weights, chosen, expected.permute(2, 0, 1), feasible, bound)
 
 
 def residual_sums(
@@ -121,7 +142,7 @@ def residual_sums(
 
     Weights are (E,), one of every episode.
     """
-    horizon = int(pipeline.config.max_episode_steps or 0)
+    horizon = int(pipeline.config.max_episode_steps)
     # Limits that choose the same weight for an episode share its residuals.
     episode = torch.arange(data.num_episodes).repeat(len(weights))
     pairs, place = torch.stack([episode.float(), torch.cat(weights)], 1).unique(dim=0, return_inverse=True)
@@ -133,20 +154,22 @@ def residual_sums(
     return [*sums[place].view(len(weights), data.num_episodes, 2).transpose(1, 2).numpy()]
 
 
-def estimates(outcome: Outcome, residuals: np.ndarray, seed: int) -> tuple[Estimate, Estimate]:
+def estimates(play: RecordPlay, residuals: np.ndarray, seed: int) -> tuple[Estimate, Estimate]:
     """Return and cost of an episode, from residuals (2, E): no cost is negative.
 
-    The interval covers, over bootstrapped episodes, what is expected with and without the decisions after
-    the start, each more and less the mean residual: recorded episodes tell the size of the critic's error,
-    but not its sign in the states that the policy will see.
+    The interval covers, over bootstrapped episodes, what is expected at the start, with the decisions that
+    follow, and along the record, each more and less the mean residual: recorded episodes tell the size of the
+    critic's error, but not its sign in the states that the policy will see. The mean is with the decisions
+    that follow; of the cost it is that along the record where that is higher, to be on the safe side.
     """
     drawn = np.random.default_rng(seed).integers(residuals.shape[1], size=(BOOTSTRAP, residuals.shape[1]))
     found = []
-    for at_start, played, residual in zip(outcome.at_start, outcome.played, residuals, strict=True):
+    for which, residual in enumerate(residuals):
         off = np.abs(residual[drawn].mean(1))
-        either = np.stack([values[drawn].mean(1) for values in (at_start, played)])
-        low = float(np.quantile(either.min(0) - off, (1 - COVERAGE) / 2))
-        high = float(np.quantile(either.max(0) + off, (1 + COVERAGE) / 2))
-        mean = float(played.mean())
+        ways = [values[which][drawn].mean(1) for values in (play.at_start, play.played, play.along)]
+        low = float(np.quantile(np.min(ways, axis=0) - off, (1 - COVERAGE) / 2))
+        high = float(np.quantile(np.max(ways, axis=0) + off, (1 + COVERAGE) / 2))
+        means = [float(values[which].mean()) for values in (play.played, play.along)]
+        mean = max(means) if which == COST else means[0]
         found.append((mean, min(low, mean), max(high, mean)))
     return Estimate(*found[0]), Estimate(*(max(value, 0.0) for value in found[1]))
