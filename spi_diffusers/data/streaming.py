@@ -122,12 +122,15 @@ class StreamedDataset:
     def select_episodes(self, mask: torch.Tensor) -> "StreamedDataset":
         """Keep some episodes, (E,) bool: what is known of the rows, and drawn from them, is of these alone.
 
-        Extremes and fingerprint stay those of all. Reads observations, rewards and costs of all rows once, a
-        column and a part at a time, for the statistics of the episodes that stay.
+        The fingerprint stays that of all, and so do extremes of actions and next observations. Reads
+        observations, rewards and costs of all rows once, a column and a part at a time, for the statistics of
+        the episodes that stay.
         """
         episodes = self.episodes.select(mask)
         moments = {name: Moments() for name in MOMENT_COLUMNS}
+        extremes = dict(self.summary.extremes)
         for name, found in moments.items():
+            ends: list[np.ndarray] = []
             for first, arrays in self.rows.read_all([name]):
                 values = ColumnChecker(self.source, first_row=first).clean_column(
                     name, arrays[name], self.task
@@ -135,8 +138,12 @@ class StreamedDataset:
                 stay = episodes.hold_rows(torch.arange(first, first + len(values))).numpy()
                 if stay.any():
                     found.add(values[stay])
+                    ends += [values[stay].min(0), values[stay].max(0)]
+            extremes[name] = (np.min(ends, axis=0), np.max(ends, axis=0))
         results = {name: found.result() for name, found in moments.items()}
-        return replace(self, summary=replace(self.summary, moments=results, episodes=episodes))
+        return replace(
+            self, summary=replace(self.summary, moments=results, episodes=episodes, extremes=extremes)
+        )
 
     def load_episodes(self, chosen: torch.Tensor) -> TransitionDataset:
         """Load episodes into memory, by their positions in the episode table, increasing, (K,) int64."""
@@ -166,6 +173,8 @@ def load_episodes(dataset: Dataset, chosen: torch.Tensor) -> TransitionDataset:
 
 def sample_episodes(dataset: Dataset, max_transitions: int, seed: int) -> TransitionDataset:
     """Episodes in memory, drawn at random: at most `max_transitions`, but at least one episode."""
+    if isinstance(dataset, TransitionDataset) and len(dataset) <= max_transitions:
+        return dataset
     order = torch.from_numpy(np.random.default_rng(seed).permutation(dataset.num_episodes))
     return load_episodes(dataset, dataset.episodes.within(order, max_transitions).sort().values)
 

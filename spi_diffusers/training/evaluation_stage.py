@@ -13,11 +13,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spi_diffusers.algorithms.networks import polyak_update
+from spi_diffusers.data.streaming import Dataset, sample_episodes
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.models.evaluation_critic import NUM_LEVELS, NUM_STEPS, NUM_WEIGHTS, EvaluationCritic
@@ -35,13 +37,15 @@ _PART = 1024
 #: Part of the updates in which the number of steps grows from 2 to all: what happens in a few steps must be
 #: known before what happens in many can be.
 GROWTH_SHARE = 0.7
+#: It is learned from whole episodes of at most so many transitions.
+MAX_TRANSITIONS = 150_000
 #: Residuals are learned from whole episodes of at most so many transitions.
 RESIDUAL_TRANSITIONS = 30_000
 
 
 def fit_evaluation_critic(
     pipeline: SPIPolicyPipeline,
-    dataset: TransitionDataset,
+    dataset: Dataset,
     *,
     updates: int,
     seed: int = 0,
@@ -51,7 +55,8 @@ def fit_evaluation_critic(
 
     Args:
         pipeline: The policy, conditioned on a safety weight, whose `max_episode_steps` is known.
-        dataset: Transitions.
+        dataset: Transitions, of which it sees whole episodes: at most `MAX_TRANSITIONS`, and no more than the
+            updates can learn from. Units and bounds are of all.
         updates: Number of updates.
         seed: Decides weights and all randomness.
         progress: Whether to show a progress bar.
@@ -72,8 +77,11 @@ def fit_evaluation_critic(
     optimizer = torch.optim.Adam(critic.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
     generator = torch.Generator().manual_seed(seed)
-    data = _Data(pipeline, dataset)
     bar = progress_bar(total=updates, desc="evaluating", unit=" updates", disable=not progress)
+    bar.set_postfix_str("actions of all safety weights")
+    # To compute the actions of more transitions would take longer than to learn from them.
+    most = min(MAX_TRANSITIONS, updates * BATCH_SIZE // NUM_WEIGHTS)
+    data = _Data(pipeline, sample_episodes(dataset, most, seed))
     for update in range(updates):
         longest = max(2, min(horizon, int(horizon * update / (GROWTH_SHARE * updates))))
         loss = _loss(critic, target, data.draw(longest, generator))
@@ -92,17 +100,20 @@ def fit_evaluation_critic(
     return target.eval()
 
 
-def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon: int) -> EvaluationCritic:
-    network, data, units = pipeline.noise_model.config, dataset.transitions, Units.of(dataset)
-    reward, cost = data.reward.double(), data.cost.double()
+def _new_critic(pipeline: SPIPolicyPipeline, dataset: Dataset, horizon: int) -> EvaluationCritic:
+    network, units, episodes = pipeline.noise_model.config, Units.of(dataset), dataset.episodes
+    mean_reward, mean_cost = (
+        float(sums.sum()) / len(dataset) for sums in (episodes.return_, episodes.cost_return)
+    )
+    (lowest, highest), (_, costliest) = (map(float, dataset.extremes[name]) for name in ("reward", "cost"))
     critic = EvaluationCritic(
         observation_dim=network.observation_dim,
         action_dim=network.action_dim,
         max_episode_steps=horizon,
-        reward_range=[min(0.0, float(reward.min())), max(0.0, float(reward.max()))],
-        cost_high=float(cost.max()),
+        reward_range=[min(0.0, lowest), max(0.0, highest)],
+        cost_high=costliest,
         reward_unit=units.reward,
-        cost_mean=float(cost.mean()) or 1.0,
+        cost_mean=mean_cost or 1.0,
         cost_unit=units.cost,
         hidden_dims=list(network.hidden_dims),
         activation=network.activation,
@@ -111,10 +122,10 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, horizon
     # would be underestimated for as long as it has not come through.
     with torch.no_grad():
         critic.net[-1].weight.zero_()
-        critic.net[-1].bias[0] = float(reward.mean()) / critic.config.reward_unit
-        critic.net[-1].bias[1] = float(cost.mean() > 0)
-        observation = pipeline.normalizer(data.observation)
-        critic.support.copy_(torch.stack([observation.amin(dim=0), observation.amax(dim=0)]))
+        critic.net[-1].bias[0] = mean_reward / critic.config.reward_unit
+        critic.net[-1].bias[1] = float(mean_cost > 0)
+        seen = torch.from_numpy(np.stack(dataset.extremes["observation"])).float()
+        critic.support.copy_(pipeline.normalizer(seen))
     return critic
 
 

@@ -11,7 +11,11 @@ from spi_diffusers.data.streaming import sample_episodes
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
-from spi_diffusers.training.evaluation_stage import fit_evaluation_critic, learn_residuals
+from spi_diffusers.training.evaluation_stage import (
+    RESIDUAL_TRANSITIONS,
+    fit_evaluation_critic,
+    learn_residuals,
+)
 from spi_diffusers.training.processes import training_versions
 from spi_diffusers.training.run_folder import WITHOUT_EFFECT, saved_config
 from spi_diffusers.training.settle import episode_steps
@@ -20,8 +24,6 @@ if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline
     from spi_diffusers.training.trainer import Trainer
 
-#: The evaluation critic sees whole episodes of at most this many transitions.
-EVALUATION_TRANSITIONS = 150_000
 #: Updates of the evaluation critic, as a share of the training's.
 EVALUATION_SHARE = 1.6
 
@@ -69,8 +71,7 @@ def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, pr
 
     By how much the critic is off, held-out episodes tell it, or where there are none the training's own.
     """
-    config = trainer.config
-    dataset = sample_episodes(trainer.learned_from, EVALUATION_TRANSITIONS, config.seed)
+    config, dataset = trainer.config, trainer.learned_from
     critic = fit_evaluation_critic(
         pipeline,
         dataset,
@@ -79,8 +80,9 @@ def add_evaluation_critic(pipeline: SPIPolicyPipeline, trainer: "Trainer", *, pr
         progress=progress,
     )
     pipeline.register_modules(evaluation_critic=critic)
-    unseen = load_held_out(trainer.dataset, config.seed, config.holdout, EVALUATION_TRANSITIONS)
-    learn_residuals(pipeline, unseen or dataset, seed=config.seed)
+    most = RESIDUAL_TRANSITIONS
+    unseen = load_held_out(trainer.dataset, config.seed, config.holdout, most)
+    learn_residuals(pipeline, unseen or sample_episodes(dataset, most, config.seed), seed=config.seed)
 
 
 def is_saved(trainer: "Trainer", folder: str | Path) -> bool:

@@ -64,6 +64,11 @@ def test_selected_episodes_are_those_of_the_data_in_memory(split, data):
     assert (len(part), part.num_episodes) == (len(expected), 4)
     assert torch.equal(part.first_observations(), expected.first_observations())
     assert sample_episodes(part, 1000, seed=0).sha256 == expected.sha256
+    assert sample_episodes(expected, 1000, seed=0) is expected
+    assert sample_episodes(expected, 20, seed=1).sha256 == sample_episodes(part, 20, seed=1).sha256
+    for name in part.summary.moments:
+        for ours, theirs in zip(part.extremes[name], expected.extremes[name], strict=True):
+            np.testing.assert_allclose(ours, theirs)
     for name, (mean, std) in part.summary.moments.items():
         column = getattr(expected.transitions, name).double()
         torch.testing.assert_close(mean, column.mean(0))

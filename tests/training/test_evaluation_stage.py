@@ -68,9 +68,37 @@ def test_it_knows_where_the_data_was():
     policy = make_policy(10)
     policy.normalizer.set_statistics(torch.tensor([1.0]), torch.tensor([2.0]))
     critic = fit_evaluation_critic(policy, dataset, updates=1, progress=False)
-    observation = dataset.transitions.observation
-    expected = torch.stack([(observation.min(0).values - 1) / 2, (observation.max(0).values - 1) / 2])
+    seen = dataset.transitions.observation
+    expected = torch.stack([(seen.min(0).values - 1) / 2, (seen.max(0).values - 1) / 2])
     torch.testing.assert_close(critic.support, expected)
+
+
+def test_a_rare_cost_counts_whatever_the_sample_holds():
+    """One update learns from 256 / 11 transitions, so from one of the episodes."""
+    cost = np.zeros(400)
+    cost[123], worth = 5.0, np.full(400, 2.0)
+    ends = {"terminated": np.arange(400) % 10 == 9, "truncated": np.zeros(400, dtype=bool)}
+    states = np.zeros((400, 1))
+    columns = {"observation": states, "next_observation": states, "action": states, "reward": worth}
+    dataset = TransitionDataset.from_columns({**columns, "cost": cost, **ends})
+    critic = fit_evaluation_critic(make_policy(10), dataset, updates=1, progress=False)
+    assert (critic.config.cost_high, critic.config.cost_unit) == (5.0, 5.0)
+    assert critic.config.cost_mean == pytest.approx(5 / 400)
+    assert critic.config.reward_range == [0.0, 2.0]
+
+
+def test_every_safety_weight_goes_on_by_its_own_action():
+    dataset, policy = steady_world(1.0, 0.1, rows=50), make_policy(10)
+    with torch.no_grad():  # small weights in place of actions at the end of their range
+        for weight in policy.noise_model.parameters():
+            weight.mul_(0.3)
+    policy.noise_model.net[0].weight.data.mul_(10.0)
+    data = evaluation_stage._Data(policy, dataset)
+    batch = data.draw(10, torch.Generator().manual_seed(0))
+    expected = evaluation_stage.policy_action(policy, batch.next_observation, batch.safety_weight)
+    torch.testing.assert_close(batch.next_action, expected)
+    assert len(batch.safety_weight.unique()) == 11
+    assert batch.next_action.std() > 0
 
 
 # ---- what is expected

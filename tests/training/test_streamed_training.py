@@ -28,8 +28,9 @@ from training_factory import (
 from spi_diffusers.data.streaming import StreamedDataset, open_stream, sample_episodes
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.models.evaluation_critic import NUM_WEIGHTS
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training import export
+from spi_diffusers.training import evaluation_stage, export
 from spi_diffusers.training.build import open_training_data
 from spi_diffusers.training.processes import make_accelerator
 from spi_diffusers.training.run_folder import RunFolderError
@@ -132,14 +133,17 @@ def test_what_memory_decides_is_written_down_and_kept(folder, tmp_path, monkeypa
 
 def test_the_evaluation_sees_a_sample_of_whole_episodes(folder, small_dataset, tmp_path, monkeypatch):
     sizes = []
+    config = tiny_config(tmp_path, folder, **STREAMING)
 
     def sample_and_tell(dataset, max_transitions, seed):
         sizes.append(max_transitions)
         return sample_episodes(dataset, 600, seed)
 
-    monkeypatch.setattr(export, "sample_episodes", sample_and_tell)
-    result = run(tiny_config(tmp_path, folder, **STREAMING))
-    assert sizes == [export.EVALUATION_TRANSITIONS]
+    monkeypatch.setattr(evaluation_stage, "sample_episodes", sample_and_tell)
+    result = run(config)
+    updates = round(export.EVALUATION_SHARE * config.updates)
+    most = updates * evaluation_stage.BATCH_SIZE // NUM_WEIGHTS
+    assert sizes == [min(most, evaluation_stage.MAX_TRANSITIONS)], "no more than the updates learn from"
     info = json.loads((result.policy_folder / "train_info.json").read_text())
     assert info["dataset"]["sha256"] == small_dataset.sha256
     assert SPIPolicyPipeline.from_pretrained(str(result.policy_folder)).evaluation_critic is not None
