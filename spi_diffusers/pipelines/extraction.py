@@ -14,6 +14,8 @@ from spi_diffusers.pipelines.checks import as_number, per_observation, shown
 #: The safety weights whose policies safe extraction chooses from.
 SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 EXTRACTIONS = ("reward", "safe")
+#: Candidates with extraction "reward", where the caller names no number; and at most.
+NUM_CANDIDATES, MAX_CANDIDATES = 50, 100_000
 #: Share of episodes that may exceed the limit, where the caller names none.
 DEFAULT_RISK = 0.05
 
@@ -137,3 +139,82 @@ def cost_allowance(
     if cost_limit is None and cost_budget is None:
         raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
     return extraction, CostAllowance(budget, steps, risk)
+
+
+def candidate_weights(
+    conditioned: bool,
+    extraction: str,
+    safety_weight: float | None,
+    num_candidates: int | None,
+    device: torch.device,
+) -> tuple[Tensor | None, int]:
+    """The safety weight of each candidate (N,), None for a model that is not conditioned; and N.
+
+    Raises:
+        ValueError: A weight or a number of candidates does not apply, or is out of its range.
+    """
+    count = NUM_CANDIDATES
+    if num_candidates is not None:
+        count = as_number("num_candidates", num_candidates, 1, MAX_CANDIDATES, whole=True)
+    if not conditioned:
+        if safety_weight is not None:
+            raise ValueError("This policy was trained without a safety weight; do not pass one.")
+        return None, count
+    if safety_weight is not None:
+        safety_weight = as_number("safety_weight", safety_weight, 0, 1)
+    if extraction == "safe":
+        if num_candidates is not None:
+            raise ValueError(
+                "Safe extraction has one candidate for each safety weight: num_candidates is for "
+                "extraction='reward'."
+            )
+        grid = SAFETY_WEIGHT_GRID if safety_weight is None else (safety_weight,)
+        return torch.tensor(grid, dtype=torch.float32, device=device), len(grid)
+    # The paper weighs both critics; without further notice, equally.
+    weight = 0.5 if safety_weight is None else safety_weight
+    return torch.full((count,), float(weight), dtype=torch.float32, device=device), count
+
+
+def paper_values(
+    pipeline: Any, states: Tensor, candidates: Tensor, weights: Tensor | None
+) -> dict[str, Tensor]:
+    """Q^r and Q^c' of candidates (M, A) in normalized states (M, O), the lower twin of each, (M,)."""
+    (rewards,) = pipeline.reward_critic(states, candidates, weights, return_dict=False)
+    (safeties,) = pipeline.safety_critic(states, candidates, weights, return_dict=False)
+    reward_values, safety_values = (twins.amin(dim=0).float() for twins in (rewards, safeties))
+    return {"reward_values": reward_values * pipeline.config.reward_unit, "safety_values": safety_values}
+
+
+def choose_within(
+    pipeline: Any, states: Tensor, candidates: Tensor, weights: Tensor | None, allowance: CostAllowance
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Choose among N candidates for each of B states by what the evaluation critic predicts of them.
+
+    Args:
+        pipeline: A policy with an evaluation critic.
+        states: Normalized, each repeated N times, (B N, O).
+        candidates: Actions in [-1, 1], (B N, A).
+        weights: Safety weight of each, (B N,).
+        allowance: What the rest of the B episodes may cost.
+
+    Returns:
+        The chosen ones (B,), and what was predicted of all, each (B, N).
+    """
+    critic, batch = pipeline.evaluation_critic, len(allowance.steps)
+    shape = (batch, len(states) // batch)
+    # A caller may go on for longer than any episode of the data.
+    known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(shape[1])
+    reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
+    steps = allowance.steps.repeat_interleave(shape[1])
+    costs = cost_rate * steps
+    # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
+    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(shape)
+    bounds = bounds * pipeline.config.cost_margin
+    returns = (reward_rate * steps).view(shape)
+    chosen, feasible = extract_safe(returns, bounds, allowance.budget)
+    return chosen, {
+        "expected_returns": returns,
+        "expected_costs": costs.view(shape),
+        "cost_bounds": bounds,
+        "feasible": feasible,
+    }

@@ -1,6 +1,7 @@
 """The SPI policy of the installed package: `spi_policy.py` with checked loading and publishing."""
 
 from spi_diffusers.pipelines import spi_policy
+from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
 from spi_diffusers.pipelines.loading import CheckedLoading
 
 
@@ -68,7 +69,7 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
     def _how_it_acts(self) -> str:
         steps = self.scheduler.config.num_train_timesteps
-        weights = len(spi_policy.SAFETY_WEIGHT_GRID)
+        weights = len(SAFETY_WEIGHT_GRID)
         margin = self.config.cost_margin
         tuned = "" if margin == 1.0 else f", cost_margin {margin:g}"
         return f"takes a cost limit at run time; {weights} safety weights, {steps} denoising steps{tuned}"

@@ -22,7 +22,8 @@ from spi_diffusers.pipelines.component_configs import (
     naming,
     read_config,
 )
-from spi_diffusers.pipelines.spi_policy import MAX_CANDIDATES, SPIPolicyPipeline
+from spi_diffusers.pipelines.extraction import MAX_CANDIDATES
+from spi_diffusers.pipelines.spi_policy import SPIPolicyPipeline
 
 #: Modules of the component classes. A published folder names the copies that it ships, and one saved from
 #: such copies names diffusers' module cache; the class names are the same everywhere.

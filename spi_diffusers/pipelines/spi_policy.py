@@ -36,16 +36,14 @@ from spi_diffusers.pipelines.controller import SafeController
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.extraction import (
     DEFAULT_RISK,
-    SAFETY_WEIGHT_GRID,
-    CostAllowance,
+    candidate_weights,
+    choose_within,
     cost_allowance,
     extract_reward,
-    extract_safe,
+    paper_values,
 )
 
 FORMAT_VERSION = 2
-NUM_CANDIDATES = 50
-MAX_CANDIDATES = 100_000
 
 
 @dataclass
@@ -291,7 +289,8 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
                 "This policy has no evaluation critic, so it cannot keep a limit: only extraction='reward' "
                 "is left. SPI trains one with spi.conditioned=true."
             )
-        weights, count = self._candidate_weights(extraction, safety_weight, num_candidates, device)
+        conditioned = self.noise_model.config.use_safety_weight
+        weights, count = candidate_weights(conditioned, extraction, safety_weight, num_candidates, device)
 
         states = self.normalizer(observations).repeat_interleave(count, dim=0)
         tiled = None if weights is None else weights.repeat(batch)
@@ -301,11 +300,11 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             self.scheduler, states, tiled, denoising_steps, generator, temperature
         )
         if allowance is None:
-            values = self._paper_values(states, candidates, tiled)
+            values = paper_values(self, states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}
             chosen = extract_reward(values["reward_values"])
         else:
-            chosen, values = self._extract_safe(states, candidates, tiled, allowance)
+            chosen, values = choose_within(self, states, candidates, tiled, allowance)
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]
@@ -340,77 +339,5 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             risk: Share of the episodes that may exceed it, in (0, 1).
             num_envs: Number of environments side by side.
             **options: The others of [`SafeController`], which explains all of them.
-
-        Example:
-            ```python
-            controller = pipe.controller(cost_limit=20)
-            observation, info = env.reset()
-            controller.reset()
-            done = False
-            while not done:
-                action = controller.act(observation)
-                observation, reward, terminated, truncated, info = env.step(action)
-                done = terminated or truncated
-                controller.observe(info["cost"], done)
-            ```
         """
         return SafeController(self, cost_limit, risk=risk, num_envs=num_envs, **options)
-
-    def _candidate_weights(
-        self,
-        extraction: str,
-        safety_weight: float | None,
-        num_candidates: int | None,
-        device: torch.device,
-    ) -> tuple[Tensor | None, int]:
-        """The safety weight of each candidate (N,), None for an unconditioned model; and N."""
-        count = NUM_CANDIDATES
-        if num_candidates is not None:
-            count = as_number("num_candidates", num_candidates, 1, MAX_CANDIDATES, whole=True)
-        if not self.noise_model.config.use_safety_weight:
-            if safety_weight is not None:
-                raise ValueError("This policy was trained without a safety weight; do not pass one.")
-            return None, count
-        if safety_weight is not None:
-            safety_weight = as_number("safety_weight", safety_weight, 0, 1)
-        if extraction == "safe":
-            if num_candidates is not None:
-                raise ValueError(
-                    "Safe extraction has one candidate for each safety weight: num_candidates is for "
-                    "extraction='reward'."
-                )
-            grid = SAFETY_WEIGHT_GRID if safety_weight is None else (safety_weight,)
-            return torch.tensor(grid, dtype=torch.float32, device=device), len(grid)
-        # The paper weighs both critics; without further notice, equally.
-        weight = 0.5 if safety_weight is None else safety_weight
-        return torch.full((count,), float(weight), dtype=torch.float32, device=device), count
-
-    def _paper_values(self, states: Tensor, candidates: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
-        """Q^r and Q^c' of each candidate, (M,)."""
-        (rewards,) = self.reward_critic(states, candidates, weights, return_dict=False)
-        (safeties,) = self.safety_critic(states, candidates, weights, return_dict=False)
-        reward_values, safety_values = (twins.amin(dim=0).float() for twins in (rewards, safeties))
-        return {"reward_values": reward_values * self.config.reward_unit, "safety_values": safety_values}
-
-    def _extract_safe(
-        self, states: Tensor, candidates: Tensor, weights: Tensor | None, allowance: CostAllowance
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The chosen candidate (B,), and what was predicted of all, each (B, N)."""
-        batch = len(allowance.steps)
-        shape = (batch, len(states) // batch)
-        # A caller may go on for longer than any episode of the data.
-        known = allowance.steps.clamp_max(float(self.config.max_episode_steps)).repeat_interleave(shape[1])
-        reward_rate, cost_rate = self.evaluation_critic(states, candidates, weights, known, return_dict=False)
-        steps = allowance.steps.repeat_interleave(shape[1])
-        costs = cost_rate * steps
-        # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-        bounds = self.evaluation_critic.cost_bound(costs, weights, known, allowance.risk / 2).view(shape)
-        bounds = bounds * self.config.cost_margin
-        returns = (reward_rate * steps).view(shape)
-        chosen, feasible = extract_safe(returns, bounds, allowance.budget)
-        return chosen, {
-            "expected_returns": returns,
-            "expected_costs": costs.view(shape),
-            "cost_bounds": bounds,
-            "feasible": feasible,
-        }
