@@ -33,7 +33,7 @@ docs: $(VENV)/.installed-dev ## Build the documentation strictly into outputs/si
 results: $(VENV)/.installed-demo ## Train and evaluate again what the committed results hold
 	$(BIN)/spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --output outputs/safe \
 		--task-results results
-	$(BIN)/python scripts/compare_assessments.py outputs/safe
+	$(BIN)/python scripts/compare_assessments.py outputs/safe --output results/assess.json
 	for task in ballcircle carcircle; do \
 		$(BIN)/python scripts/adapt.py outputs/safe/runs/$$task/spi/seed0 --cost-limit 20 --output results/adapt; done
 	$(BIN)/python scripts/update_readme.py

@@ -1,10 +1,11 @@
 """Compare what `spi assess` estimates from data with what policies then do in the simulator.
 
     python scripts/compare_assessments.py outputs/safe    # of spi benchmark --suite safe
+    python scripts/compare_assessments.py outputs/safe --output results/assess.json
 
 Of each training that the benchmark has finished, the policy is assessed by its held-out episodes, at every
-limit that it was played at with its running cost fed back. results/assess.json holds both, and how often the
-mean of the played episodes lies in the interval.
+limit that it was played at with its running cost fed back. The results file holds both, and how often the mean
+of the played episodes lies in the interval.
 """
 
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import RESULTS, script_parser
+from helpers import script_parser
 from scipy.stats import spearmanr
 
 from spi_diffusers.cli import run_with_messages
@@ -31,6 +32,9 @@ def compare(run: Path) -> Iterator[dict[str, Any]]:
     """A row for every limit that a finished training was played at."""
     entries = read_results(run / EVALUATION_FOLDER / RESULTS_FILE)
     played = [one for one in entries if one.extraction == "safe" and one.feedback and one.is_at_usual_risk]
+    if not played:
+        print(f"{run}: was not played with its running cost fed back, and is left out", file=sys.stderr)
+        return
     assessment = assess(load_pipeline(run), cost_limits=[one.cost_limit for one in played])
     for entry, expected in zip(played, assessment.limits, strict=True):
         task = get_task(entry.task)
@@ -76,7 +80,7 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float | None:
 def main() -> int:
     parser = script_parser(__doc__)
     parser.add_argument("benchmark", type=Path, help="folder of the benchmark")
-    parser.add_argument("--output", type=Path, default=RESULTS / "assess.json", help="results file")
+    parser.add_argument("--output", type=Path, help="results file (default: assess.json in that folder)")
     args = parser.parse_args()
     files = sorted(args.benchmark.glob(f"runs/*/spi/seed*/{EVALUATION_FOLDER}/{RESULTS_FILE}"))
     runs = [file.parent.parent for file in files if (file.parent.parent / POLICY_FOLDER).is_dir()]
@@ -84,7 +88,8 @@ def main() -> int:
         raise FileNotFoundError(f"{args.benchmark}: holds no training of spi that was played")
     rows = [row for run in progress_bar(runs, unit=" policies", disable=False) for row in compare(run)]
     found = summary(rows)
-    args.output.write_bytes(to_json({"coverage": COVERAGE, "summary": found, "rows": rows}))
+    output = args.output or args.benchmark / "assess.json"
+    output.write_bytes(to_json({"coverage": COVERAGE, "summary": found, "rows": rows}))
     for name in ("return", "cost"):
         print(
             f"{name}:",
@@ -92,7 +97,7 @@ def main() -> int:
                 f"{key} {'-' if value is None else shown(value)}" for key, value in found[name].items()
             ),
         )
-    print(f"{found['cells']} cells of {len(runs)} policies: {args.output}")
+    print(f"{found['cells']} cells of {len(runs)} policies: {output}")
     return 0
 
 

@@ -109,11 +109,12 @@ def risks_table() -> str:
 def assess_table() -> str:
     """How estimates without a simulator compare with what was played."""
     found = json.loads((RESULTS / "assess.json").read_text(encoding="utf-8"))["summary"]
-    line = "{name} | {within} | {median_width:.2f} | {median_error:.2f} | {spearman:.2f}"
-    rows = [
-        line.format(name=name, **{**found[name], "within": shown_share(found[name]["within"])})
-        for name in ("return", "cost")
-    ]
+    rows = []
+    for name in ("return", "cost"):
+        row = found[name]
+        order = "-" if row["spearman"] is None else shown(row["spearman"])
+        figures = f"{shown(row['median_width'])} | {shown(row['median_error'])} | {order}"
+        rows.append(f"{name} | {shown_share(row['within'])} | {figures}")
     header = "played mean within the 90% interval | median width | median error | rank correlation"
     return "\n".join(_table(f"of {found['cells']} policies and limits | {header}", rows))
 

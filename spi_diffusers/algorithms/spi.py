@@ -340,10 +340,10 @@ class SPI(Algorithm):
         return torch.cat(parts, dim=-1)
 
     def _value_weights(self, inputs: StepInputs) -> tuple[Tensor | float, Tensor | float]:
-        """(mu, phi) of Eq. 6: fixed numbers, or (1 - eta) shared out by each sample's safety weight.
+        """(mu, phi) of Eq. 6: fixed numbers, or by each sample's safety weight.
 
-        Near w = 1 the safety counts up to twice as much: what acts where no limit can be kept is to be safe,
-        not to be like the data.
+        These share out 1 - eta, but near w = 1 the safety counts up to twice as much: what acts where nothing
+        bolder fits is to be safe, not to be like the data.
         """
         config = self.config
         if not config.conditioned:

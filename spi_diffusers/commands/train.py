@@ -95,7 +95,7 @@ def _assess(folder: Any, dataset: Any) -> None:
         assessment = assess(policy, dataset, max_transitions=QUICK_TRANSITIONS)
         print_tables(assessment.table())
         print("\n".join(assessment.remarks))
-    print(f"What to expect, from all held-out episodes: spi assess {shlex.quote(str(folder))}")
+    print(f"What to expect, from held-out episodes: spi assess {shlex.quote(str(folder))}")
 
 
 def _print_help(args: argparse.Namespace) -> None:

@@ -48,7 +48,12 @@ def precision(config: TrainConfig, device: torch.device) -> Literal["bf16", "no"
         return cast(Literal["bf16", "no"], decided)
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "no"
+    return "bf16" if device.type == "cpu" and _has_tiles() else "no"
+
+
+def _has_tiles() -> bool:
+    """Whether the CPU has tiles for bfloat16; torch tells it by a name that may change."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
 
 
 def episode_steps(config: TrainConfig, dataset: Dataset) -> int:
