@@ -34,7 +34,7 @@ results: $(VENV)/.installed-demo ## Train and evaluate again what the committed 
 	$(BIN)/spi benchmark --suite safe --dataset datasets ballcircle=embedded --jobs 2 --output outputs/safe \
 		--task-results results
 	$(BIN)/python scripts/compare_assessments.py outputs/safe --output results/assess.json
-	for task in ballcircle carcircle; do \
+	for task in ballcircle carcircle dronecircle; do \
 		$(BIN)/python scripts/adapt.py outputs/safe/runs/$$task/spi/seed0 --cost-limit 20 --output results/adapt; done
 	$(BIN)/python scripts/update_readme.py
 	$(BIN)/python scripts/render_model_cards.py

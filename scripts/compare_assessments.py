@@ -4,8 +4,8 @@
     python scripts/compare_assessments.py outputs/safe --output results/assess.json
 
 Of each training that the benchmark has finished, the policy is assessed by its held-out episodes, at every
-limit that it was played at with its running cost fed back. The results file holds both, and how often the mean
-of the played episodes lies in the interval.
+limit that it was played at with its running cost fed back. The results file holds both, and how often the
+mean of the played episodes lies in the interval.
 """
 
 import sys
