@@ -62,7 +62,7 @@ def test_training_ends_with_what_to_expect(capsys, tmp_path):
     assert main(words) == 0
     text = capsys.readouterr().out
     assert "From 100 held-out episodes (20,000 steps) of embedded:OfflineBallCircle-v0" in text
-    assert f"What to expect, from all held-out episodes: spi assess {tmp_path / 'run' / 'policy'}" in text
+    assert f"What to expect, from held-out episodes: spi assess {tmp_path / 'run' / 'policy'}" in text
     assert text.splitlines()[-1].startswith("Next: spi evaluate")
     assert not (tmp_path / "run" / "policy" / "assessment.json").exists(), "it is a quick one"
     shutil.rmtree(tmp_path / "run")
