@@ -42,7 +42,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
 
     By how much the cost of h steps was more than expected, in episodes of the data, is kept as `residuals`: a
     distribution for each of some weights and steps. `cost_bound` takes from it what must be added so that the
-    cost is exceeded with a given probability only. `support`, (2, O), holds the smallest and the largest
+    cost is exceeded with a given probability only. `observed_range`, (2, O), holds the smallest and the largest
     normalized observation that it was fitted on: elsewhere nothing is known.
 
     Args:
@@ -102,8 +102,8 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], 2, dtype=torch.float32))
         table = torch.zeros(NUM_WEIGHTS, NUM_STEPS, NUM_LEVELS, dtype=torch.float32)
         self.register_buffer("residuals", table)
-        support = torch.zeros(2, observation_dim, dtype=torch.float32)
-        self.register_buffer("support", support)
+        nothing = torch.zeros(2, observation_dim, dtype=torch.float32)
+        self.register_buffer("observed_range", nothing)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "EvaluationCritic":

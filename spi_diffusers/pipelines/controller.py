@@ -103,7 +103,7 @@ class SafeController:
         self._acted: np.ndarray | None = None
         self._chosen: tuple[np.ndarray, np.ndarray, Any] | None = None
         self._estimate: np.ndarray | None = None
-        self._low, self._high = _support(pipeline)
+        self._low, self._high = _known_range(pipeline)
         device = pipeline.normalizer.mean.device
         nothing = torch.zeros(pipeline.noise_model.config.action_dim, device=device)
         self._idle = pipeline.noise_model.to_environment_range(nothing)
@@ -363,10 +363,10 @@ def _span(values: np.ndarray) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _support(pipeline: Any) -> tuple[np.ndarray, np.ndarray]:
+def _known_range(pipeline: Any) -> tuple[np.ndarray, np.ndarray]:
     """Between which observations, each (O,), those of the data lie, and a little more."""
     normalizer = pipeline.normalizer
-    low, high = pipeline.evaluation_critic.support.double().cpu().numpy()
+    low, high = pipeline.evaluation_critic.observed_range.double().cpu().numpy()
     if not (low.any() or high.any()):  # fitted on no data
         return np.full_like(low, -np.inf), np.full_like(high, np.inf)
     slack = np.maximum(SUPPORT_SLACK * (high - low), SUPPORT_SLACK)

@@ -125,7 +125,7 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: Dataset, horizon: int) -> 
         critic.net[-1].bias[0] = mean_reward / critic.config.reward_unit
         critic.net[-1].bias[1] = float(mean_cost > 0)
         seen = torch.from_numpy(np.stack(dataset.extremes["observation"])).float()
-        critic.support.copy_(pipeline.normalizer(seen))
+        critic.observed_range.copy_(pipeline.normalizer(seen))
     return critic
 
 

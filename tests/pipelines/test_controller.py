@@ -94,7 +94,7 @@ def test_status(pipe):
 
 def test_out_of_support():
     pipeline = pipeline_by_hand()
-    pipeline.evaluation_critic.support.copy_(torch.tensor([[-1.0, 0.0, -10.0], [1.0, 0.0, 10.0]]))
+    pipeline.evaluation_critic.observed_range.copy_(torch.tensor([[-1.0, 0.0, -10.0], [1.0, 0.0, 10.0]]))
     pipeline.normalizer.set_statistics(torch.tensor([5.0, 0.0, 0.0]), torch.tensor([2.0, 1.0, 1.0]))
     controller = started(pipeline, 200.0, num_envs=6)
     rows = [[5, 0, 0], [7.3, 0.09, 1e6], [2.7, -0.09, -1e6], [7.5, 0, 0], [2.5, 0, 0], [5, 0.11, 0]]

@@ -70,7 +70,7 @@ def test_it_knows_where_the_data_was():
     critic = fit_evaluation_critic(policy, dataset, updates=1, progress=False)
     seen = dataset.transitions.observation
     expected = torch.stack([(seen.min(0).values - 1) / 2, (seen.max(0).values - 1) / 2])
-    torch.testing.assert_close(critic.support, expected)
+    torch.testing.assert_close(critic.observed_range, expected)
 
 
 def test_a_rare_cost_counts_whatever_the_sample_holds():
