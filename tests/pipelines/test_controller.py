@@ -146,7 +146,15 @@ def test_a_thousand_environments_are_one_call(pipe):
 
 
 def test_it_takes_little_time(pipe):
-    """The fastest of many steps, so that other work on the machine does not count; 0.04 ms when idle."""
+    """Beside a decision; the fastest of many, so that other work on the machine does not count."""
+
+    def fastest(call):
+        times = []
+        for _ in range(500):
+            begun = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begun)
+        return min(times)
 
     class Known(Told):
         def __call__(self, observation, **arguments):
@@ -154,12 +162,12 @@ def test_it_takes_little_time(pipe):
 
     output = pipe(ONE, cost_budget=20.0, steps_left=STEPS)
     controller = started(Known(pipe), 20.0)
-    fastest = 1.0
-    for _ in range(2000):
-        begun = time.perf_counter()
+
+    def count():
         controller.act(ONE)
-        controller.observe(0.0, False)
-        fastest = min(fastest, time.perf_counter() - begun)
-        if controller.steps == STEPS - 1:
+        controller.observe(0.0, controller.steps == STEPS - 1)
+        if controller.steps == STEPS:
             controller.reset()
-    assert fastest < 5e-5
+
+    decision = fastest(lambda: pipe(ONE, cost_budget=20.0, steps_left=STEPS))
+    assert fastest(count) < 0.15 * decision
