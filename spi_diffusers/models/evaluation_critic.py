@@ -42,8 +42,8 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
 
     By how much the cost of h steps was more than expected, in episodes of the data, is kept as `residuals`: a
     distribution for each of some weights and steps. `cost_bound` takes from it what must be added so that the
-    cost is exceeded with a given probability only. `observed_range`, (2, O), holds the smallest and the largest
-    normalized observation that it was fitted on: elsewhere nothing is known.
+    cost is exceeded with a given probability only. `observed_range`, (2, O), holds the smallest and the
+    largest normalized observation that it was fitted on: elsewhere nothing is known.
 
     Args:
         observation_dim: Size O of a (normalized) observation.
