@@ -32,7 +32,7 @@ from spi_diffusers.evaluation.entries import cost_margin_of
 from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import SPIPolicyPipeline

@@ -26,7 +26,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.locks import held
 from spi_diffusers.numerics import own_numerics
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 
 #: Episodes per limit, unless told otherwise.
 EPISODES = 100

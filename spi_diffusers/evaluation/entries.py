@@ -251,7 +251,7 @@ class EvaluationEntry(Record):
     @property
     def is_at_usual_risk(self) -> bool:
         """Whether it was played at the risk that a pipeline takes by itself, as suites are, or at none."""
-        from spi_diffusers.pipelines.extraction import DEFAULT_RISK
+        from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 
         return self.risk in (None, DEFAULT_RISK)
 

@@ -25,7 +25,7 @@ from spi_diffusers.files import (
 )
 from spi_diffusers.messages import shown
 from spi_diffusers.numerics import own_numerics
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK, check_risk
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK, check_risk
 
 if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline

@@ -12,8 +12,8 @@ from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 from spi_diffusers.pipelines.controller import SafeController
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK
 
 if TYPE_CHECKING:
     import gymnasium

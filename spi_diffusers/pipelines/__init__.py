@@ -1,11 +1,21 @@
 """The policy as a diffusers pipeline: candidates, extraction, output."""
 
-# Loading looks component classes up in sys.modules, so the import must stay although nothing uses it.
-import spi_diffusers.models  # noqa: F401
-from spi_diffusers.pipelines.baseline_policy import BaselinePolicyPipeline
-from spi_diffusers.pipelines.controller import InfeasibleError, SafeController
-from spi_diffusers.pipelines.hub_policy import SPIPolicyPipeline
-from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spi_diffusers.pipelines.baseline_policy import BaselinePolicyPipeline
+    from spi_diffusers.pipelines.controller import InfeasibleError, SafeController
+    from spi_diffusers.pipelines.hub_policy import SPIPolicyPipeline
+    from spi_diffusers.pipelines.spi_policy import SPIPolicyOutput
+
+_MODULES = {
+    "BaselinePolicyPipeline": "spi_diffusers.pipelines.baseline_policy",
+    "InfeasibleError": "spi_diffusers.pipelines.controller",
+    "SPIPolicyOutput": "spi_diffusers.pipelines.spi_policy",
+    "SPIPolicyPipeline": "spi_diffusers.pipelines.hub_policy",
+    "SafeController": "spi_diffusers.pipelines.controller",
+}
 
 __all__ = [
     "BaselinePolicyPipeline",
@@ -14,3 +24,10 @@ __all__ = [
     "SPIPolicyPipeline",
     "SafeController",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the controller must not bring torch with it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

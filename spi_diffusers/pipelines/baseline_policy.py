@@ -9,22 +9,18 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from spi_diffusers.pipelines.checks import (
-    LARGEST,
     as_batch,
     as_generator,
-    as_number,
-    as_plain,
     check_finite,
     check_given,
     check_same,
-    check_text,
     make_settings_plain,
-    shown,
     without_autocast,
 )
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
+from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, check_text, shown
 
 
 class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):

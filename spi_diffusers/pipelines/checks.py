@@ -7,41 +7,28 @@ import functools
 import hashlib
 import json
 import logging
-import numbers
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from spi_diffusers.pipelines.values import (
+    as_floats,
+    as_number,
+    as_plain,
+    check_batch,
+    check_per_observation,
+    shown,
+)
 
 INDEX_FILE = "model_index.json"
 #: The entry of the index that holds the SHA-256 of every file of the policy, and of the rest of the index.
 #: diffusers ignores it, but downloads it with the index.
 CHECKSUMS = "_sha256"
-#: Of any setting or argument: beyond it, whole numbers and float32 give out.
-LARGEST = 1e18
 
 logger = logging.getLogger(__name__)
-
-
-def shown(value: Any) -> str:
-    """How messages show a value: on one line, at most 200 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
-def as_plain(value: Any) -> Any:
-    """A number of NumPy or torch as one of Python, also in a list; anything else as it is."""
-    if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if type(value) in (list, tuple):
-        plain = type(value)(as_plain(item) for item in value)
-        return value if all(new is old for new, old in zip(plain, value, strict=True)) else plain
-    return value
 
 
 def make_settings_plain(*parts: Any) -> None:
@@ -51,34 +38,6 @@ def make_settings_plain(*parts: Any) -> None:
         changed = {name: new for name, (old, new) in settings.items() if new is not old}
         if changed:
             part.register_to_config(**changed)
-
-
-def as_number(
-    name: str, value: Any, low: float, high: float = LARGEST, *, whole: bool = False, below: bool = False
-) -> Any:
-    """A setting or an argument as a plain number.
-
-    Args:
-        name: What messages call it.
-        value: A number of Python, NumPy or torch, but no bool.
-        low: Smallest value.
-        high: Largest value.
-        whole: Whether it must be an int.
-        below: Whether `high` itself is too large.
-
-    Returns:
-        An int or a float.
-
-    Raises:
-        ValueError: It is no number, or out of range.
-    """
-    number = as_plain(value)
-    is_number = isinstance(number, int if whole else int | float) and not isinstance(number, bool)
-    if not is_number or not low <= number <= high or (below and number == high):  # NaN is refused, too
-        limits = f"in [{low:g}, {high:g}{')' if below else ']'}" if high < LARGEST else f"of at least {low:g}"
-        kind = "whole" if whole else "finite"
-        raise ValueError(f"{name} must be a {kind} number {limits}, got {shown(value)}.")
-    return number
 
 
 def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,8 +66,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         A tensor of the same shape; float32, where the tensor was.
 
     Raises:
-        ValueError: It holds something else than numbers: text, complex numbers, masked ones, lists of
-            several lengths, a dict.
+        ValueError: As `as_floats`.
     """
     if isinstance(value, Tensor):
         no_bool = value.dtype == torch.bool and "b" not in kinds
@@ -118,25 +76,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         if value.is_meta or value.is_nested:
             raise ValueError(f"{name} must be a tensor with one block of numbers in memory.")
         return value.detach().to(torch.float32)
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
-        raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")
-    if isinstance(value, Mapping):
-        raise ValueError(f"{name} is a dict: put its numbers into one array, in the order of the training.")
-    parts = value if isinstance(value, list | tuple) else [value]
-    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
-        raise ValueError(f"{name} has masked numbers: fill them first, got {shown(value)}.")
-    try:
-        array = np.asarray(value)
-        if array.dtype == object and all(isinstance(item, numbers.Real) for item in array.flat):
-            array = array.astype(np.float64)
-        if array.dtype.kind not in kinds:
-            raise ValueError(f"data type {array.dtype}")
-        with np.errstate(all="ignore"):  # what is too large is infinite then, and named by its index
-            return torch.from_numpy(array.astype(np.float32, order="C"))
-    except Exception as error:  # whatever NumPy and other libraries raise about their types
-        raise ValueError(
-            f"{name} must be a number or an array of numbers, in rows of one length, got {shown(value)}."
-        ) from error
+    return torch.from_numpy(as_floats(name, value, kinds))
 
 
 def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor, bool, bool]:
@@ -154,13 +94,7 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
         ValueError: It has another shape, holds something else than numbers, or NaN or infinity.
     """
     tensor = as_numbers("observation", observation, kinds="biuf").to(device)
-    if tensor.ndim not in (1, 2) or tensor.shape[-1] != size or tensor.numel() == 0:
-        raise ValueError(
-            f"observation has shape {tuple(tensor.shape)}; this policy takes ({size},) or (batch, {size})."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        position = (~torch.isfinite(tensor)).nonzero()[0].tolist()
-        raise ValueError(f"observation is NaN or infinite at index {position}.")
+    check_batch(tensor, size)
     single = tensor.ndim == 1
     return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
@@ -168,12 +102,7 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
 def per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
     """A number, or one per observation, as float32 (B,)."""
     tensor = as_numbers(name, value).to(device)
-    if tensor.ndim > 1 or (tensor.ndim == 1 and len(tensor) not in (1, batch)):
-        raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; pass one number or one per observation ({batch},)."
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
+    check_per_observation(name, tensor, batch)
     return tensor.expand(batch)
 
 
@@ -188,12 +117,6 @@ def as_generator(generator: Any) -> torch.Generator | None:
             "generator must be one torch.Generator for the whole batch, or a seed (a whole number of 0 or "
             f"more), got {shown(generator)}."
         ) from None
-
-
-def check_text(name: str, value: Any) -> None:
-    """Raise ValueError if a setting is neither text nor None."""
-    if not (value is None or isinstance(value, str)):
-        raise ValueError(f"{name} must be text or None, got {shown(value)}.")
 
 
 def check_given(**components: Any) -> None:

@@ -26,7 +26,7 @@ from spi_diffusers.config.validation import (
 from spi_diffusers.files import nearest, read_json
 from spi_diffusers.messages import shown
 from spi_diffusers.models.noise_model import SCHEDULERS
-from spi_diffusers.pipelines.checks import LARGEST
+from spi_diffusers.pipelines.values import LARGEST
 
 #: Configs and headers of ours are smaller. Both are read before anything is known about a folder.
 MAX_CONFIG_BYTES = 1_000_000

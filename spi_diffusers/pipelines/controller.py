@@ -1,23 +1,17 @@
 """Acting under a cost limit: counts steps, spends the budget, learns from episodes that are over.
 
-Shipped as a part of `pipeline.py`, so it needs only torch and NumPy.
+Shipped as a part of `pipeline.py`, and used where there is no torch, so it needs only NumPy.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from spi_diffusers.pipelines.adaptation import AdaptiveScale
-from spi_diffusers.pipelines.checks import as_batch, as_number, shown, without_autocast
-from spi_diffusers.pipelines.extraction import DEFAULT_RISK, check_risk
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK, check_risk
 from spi_diffusers.pipelines.ledger import Ledger, as_array
-
-#: Part of the width of the data by which an observation may lie outside of it, and the least such distance,
-#: in standard deviations.
-SUPPORT_SLACK = 0.1
+from spi_diffusers.pipelines.values import as_floats, as_number, check_batch, shown, to_numpy
 
 
 class InfeasibleError(RuntimeError):
@@ -44,7 +38,7 @@ class SafeController:
     episode was given up while it was within its limit, nothing is learned.
 
     Args:
-        pipeline: A policy with an evaluation critic.
+        pipeline: A policy with an evaluation critic, or one that was exported (`spi_diffusers.runtime`).
         cost_limit: Cost that an episode may have (with `episodes`: so many of them together), in units of
             cost, >= 0; a number, or one for each environment.
         risk: Share of the episodes that may exceed the limit, in (0, 1).
@@ -78,11 +72,9 @@ class SafeController:
         adapt: bool = True,
         on_infeasible: str | Callable[["SafeController", np.ndarray], Any] | None = None,
         num_inference_steps: int | None = None,
-        generator: torch.Generator | int | None = None,
+        generator: Any = None,
     ) -> None:
-        critic = pipeline.evaluation_critic
-        if critic is None:
-            raise ValueError("This policy has no evaluation critic, so it cannot keep a limit.")
+        pipeline.check_keeps_limits()
         if not (on_infeasible in (None, "raise") or callable(on_infeasible)):
             raise ValueError(
                 f"on_infeasible must be None, 'raise' or a function, got {shown(on_infeasible)}."
@@ -90,7 +82,7 @@ class SafeController:
         if not isinstance(adapt, bool | np.bool_):
             raise ValueError(f"adapt must be true or false, got {shown(adapt)}.")
         if max_episode_steps is None:
-            max_episode_steps = pipeline.config.max_episode_steps
+            max_episode_steps = pipeline.max_episode_steps
         self.pipeline, self.risk, self.adapt = pipeline, check_risk(risk), bool(adapt)
         self.on_infeasible = on_infeasible
         self._sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
@@ -103,10 +95,8 @@ class SafeController:
         self._acted: np.ndarray | None = None
         self._chosen: tuple[np.ndarray, np.ndarray, Any] | None = None
         self._estimate: np.ndarray | None = None
-        self._low, self._high = _known_range(pipeline)
-        device = pipeline.normalizer.mean.device
-        nothing = torch.zeros(pipeline.noise_model.config.action_dim, device=device)
-        self._idle = pipeline.noise_model.to_environment_range(nothing)
+        self._low, self._high = pipeline.support
+        self._idle = pipeline.middle_action
 
     # ---- what happened so far
 
@@ -225,9 +215,10 @@ class SafeController:
         active = self._ledger.check_turn()
         if self._acted is not None:
             raise RuntimeError("act was called twice in a row: report each step by observe(cost, ended).")
-        if not isinstance(observation, np.ndarray | Tensor):
-            rows, is_one, _ = as_batch(observation, len(self._low), self.pipeline.normalizer.mean.device)
-            observation = (rows[0] if is_one else rows).cpu().numpy()
+        is_tensor = hasattr(observation, "detach")
+        if not is_tensor and not isinstance(observation, np.ndarray):
+            observation = as_floats("observation", observation, kinds="biuf")
+            check_batch(observation, len(self._low))
         single = self.num_envs == 1 and observation.ndim == 1
         if not single and (observation.ndim != 2 or len(observation) != self.num_envs):
             raise ValueError(
@@ -237,8 +228,9 @@ class SafeController:
         if active.all():
             actions = self._choose(observation, active)
         else:
-            idle = self._idle if single else self._idle.repeat(self.num_envs, 1)
-            actions = idle.clone() if isinstance(observation, Tensor) else idle.cpu().numpy().copy()
+            actions = self._idle[None][[0] * self.num_envs]
+            actions = actions if is_tensor else to_numpy(actions)
+            actions = actions[0] if single else actions
             if active.any():
                 actions[active] = self._choose(observation[active], active)
         self._acted = active
@@ -311,8 +303,8 @@ class SafeController:
     def _choose(self, observation: Any, active: np.ndarray) -> Any:
         """The policy's actions for some environments, (B, A), or for one, from their observations."""
         # A copy: environments may write their next observation into the same memory.
-        is_torch = isinstance(observation, Tensor)
-        seen = np.array(observation.detach().cpu().float().numpy() if is_torch else observation)
+        is_tensor = hasattr(observation, "detach")
+        seen = np.array(observation.detach().cpu().float() if is_tensor else observation)
         books, left = self._ledger, self._ledger.left
         if self._scale.trusts_nothing:
             left = np.minimum(left, 0.0)
@@ -326,7 +318,7 @@ class SafeController:
             risk=self.risk,
             **self._sampling,
         )
-        fits = output.feasible.cpu().numpy()
+        fits = to_numpy(output.feasible)
         infeasible = np.zeros(self.num_envs, dtype=bool)
         infeasible[active] = ~fits[:, -1]  # if any fits, the safest does
         if self.on_infeasible == "raise" and infeasible.any():
@@ -346,7 +338,7 @@ class SafeController:
             self._estimate = np.zeros(self.num_envs)
             if self._chosen is not None:
                 active, seen, output = self._chosen
-                self._estimate[active] = _step_costs(self.pipeline, seen, output).double().cpu().numpy()
+                self._estimate[active] = to_numpy(self.pipeline.step_costs(seen, output))
         return self._estimate
 
     def _shown(self, values: np.ndarray) -> Any:
@@ -361,30 +353,3 @@ class SafeController:
 def _span(values: np.ndarray) -> str:
     low, high = values.min(), values.max()
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def _known_range(pipeline: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Between which observations, each (O,), those of the data lie, and a little more."""
-    normalizer = pipeline.normalizer
-    low, high = pipeline.evaluation_critic.observed_range.double().cpu().numpy()
-    if not (low.any() or high.any()):  # fitted on no data
-        return np.full_like(low, -np.inf), np.full_like(high, np.inf)
-    slack = np.maximum(SUPPORT_SLACK * (high - low), SUPPORT_SLACK)
-    low, high, clip = low - slack, high + slack, normalizer.config.clip
-    # The policy sees nothing of how far beyond the clip a number lies.
-    low, high = np.where(low <= -clip, -np.inf, low), np.where(high >= clip, np.inf, high)
-    mean, std = (part.double().cpu().numpy() for part in (normalizer.mean, normalizer.std))
-    return mean + std * low, mean + std * high
-
-
-@torch.no_grad()
-@without_autocast
-def _step_costs(pipeline: Any, observations: np.ndarray, output: Any) -> Tensor:
-    """What the chosen actions are expected to cost in the very step, (B,)."""
-    rows = torch.arange(len(output.chosen), device=output.chosen.device)
-    actions = pipeline.noise_model.from_environment_range(output.candidates[rows, output.chosen])
-    weights = output.safety_weights[rows, output.chosen]
-    states, _, _ = as_batch(observations, observations.shape[-1], output.chosen.device)
-    states, step = pipeline.normalizer(states), torch.ones_like(weights)
-    costs: Tensor = pipeline.evaluation_critic(states, actions, weights, step, return_dict=False)[1]
-    return costs

@@ -1,23 +1,20 @@
 """Extraction: which candidate is taken, by the paper's rule or under a cost limit.
 
-Shipped as a part of `pipeline.py`, so it needs only torch.
+Shipped as a part of `pipeline.py`, so it needs only torch and NumPy.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spi_diffusers.pipelines.checks import as_number, per_observation, shown
+from spi_diffusers.pipelines.allowance import CostAllowance
+from spi_diffusers.pipelines.values import as_number
 
 #: The safety weights whose policies safe extraction chooses from.
 SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-EXTRACTIONS = ("reward", "safe")
 #: Candidates with extraction "reward", where the caller names no number; and at most.
 NUM_CANDIDATES, MAX_CANDIDATES = 50, 100_000
-#: Share of episodes that may exceed the limit, where the caller names none.
-DEFAULT_RISK = 0.05
 
 
 def extract_reward(reward_values: Tensor) -> Tensor:
@@ -54,91 +51,6 @@ def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
     return pipeline.noise_model.sample(
         pipeline.scheduler, states, weight, generator=generator, temperature=0.0
     )
-
-
-@dataclass(frozen=True)
-class CostAllowance:
-    """What the rest of an episode may cost.
-
-    Attributes:
-        budget: Cost that may still be caused, shape (B,).
-        steps: Steps over which it may be, shape (B,).
-        risk: Probability with which it may be exceeded.
-    """
-
-    budget: Tensor
-    steps: Tensor
-    risk: float
-
-
-def check_risk(risk: Any) -> float:
-    """A share of the episodes in (0, 1); ValueError: it is none."""
-    number = float(as_number("risk", risk, 0, 1, below=True))
-    if number == 0:
-        raise ValueError("risk must lie above 0: no estimate from data excludes that a limit is exceeded.")
-    return number
-
-
-def cost_allowance(
-    max_episode_steps: int | None,
-    extraction: str | None,
-    cost_limit: Any,
-    cost_budget: Any,
-    steps_left: Any,
-    risk: Any,
-    batch: int,
-    device: torch.device,
-) -> tuple[str, CostAllowance | None]:
-    """Which extraction applies, and for the safe one what the rest of the episode may cost.
-
-    A limit alone is taken for the budget of a whole episode that starts at every step anew: the cost so far
-    is not known.
-
-    Args:
-        max_episode_steps: Of the policy.
-        extraction: As in `SPIPolicyPipeline.__call__`, like the four after it.
-        cost_limit: A number, one per observation, or None.
-        cost_budget: The same.
-        steps_left: The same.
-        risk: A number.
-        batch: Number B of observations.
-        device: Where to put the allowance.
-
-    Raises:
-        ValueError: The arguments do not go together, or one is out of range.
-    """
-    if extraction is None:
-        extraction = "reward" if cost_limit is None and cost_budget is None else "safe"
-    if extraction not in EXTRACTIONS:
-        raise ValueError(f"extraction must be one of {EXTRACTIONS}, got {shown(extraction)}.")
-    if (cost_budget is None) != (steps_left is None):
-        raise ValueError("cost_budget and steps_left (in the episode) must be given together.")
-    if cost_budget is not None and cost_limit is not None:
-        raise ValueError(
-            "Pass cost_budget (what is left of the limit) with steps_left, or cost_limit alone where the "
-            "cost so far is not known; not both."
-        )
-    risk = check_risk(risk)
-    if cost_limit is not None:
-        budget = per_observation("cost_limit", cost_limit, batch, device)
-        if bool((budget < 0).any()):
-            raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
-        if max_episode_steps is None:
-            raise ValueError(
-                "This policy does not know its task's episode length: pass cost_budget and steps_left "
-                "instead of cost_limit."
-            )
-        steps = torch.full((batch,), float(max_episode_steps), dtype=torch.float32, device=device)
-    elif cost_budget is not None:
-        budget = per_observation("cost_budget", cost_budget, batch, device)
-        steps = per_observation("steps_left", steps_left, batch, device)
-        if bool((steps < 1).any()):
-            raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
-    if extraction == "reward":
-        return extraction, None
-    if cost_limit is None and cost_budget is None:
-        raise ValueError("extraction='safe' needs cost_limit, or cost_budget with steps_left.")
-    return extraction, CostAllowance(budget, steps, risk)
 
 
 def candidate_weights(

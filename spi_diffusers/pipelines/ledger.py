@@ -1,15 +1,14 @@
 """The books of a controller: steps done and cost spent, by environment, episode and budget.
 
-Shipped as a part of `pipeline.py`, so it needs only torch and NumPy.
+Shipped as a part of `pipeline.py`, and used where there is no torch, so it needs only NumPy.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from spi_diffusers.pipelines.checks import LARGEST, as_number, as_plain, shown
+from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, shown, to_numpy
 
 AUTORESETS = ("disabled", "next_step", "same_step")
 #: What an environment is doing: it has not begun; acts; has ended; will be reset by the next step.
@@ -162,7 +161,7 @@ class Ledger:
 
     def mask(self, name: str, value: Any) -> np.ndarray:
         """Yes or no for each environment, from one of them or (N,)."""
-        mask = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        mask = to_numpy(value)
         if mask.dtype.kind != "b" or mask.shape not in ((), (self.num_envs,)):
             many = "" if self.num_envs == 1 else f", or {self.num_envs} of these"
             raise ValueError(f"{name} must be true or false{many}; got {shown(value)}.")
@@ -170,7 +169,7 @@ class Ledger:
 
     def numbers(self, name: str, value: Any, rows: np.ndarray | None = None) -> np.ndarray:
         """A number of at least 0 for each environment, from one or (N,), float64; only `rows` are checked."""
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        array = to_numpy(value)
         if array.dtype.kind not in "iuf" or array.shape not in ((), (self.num_envs,)):
             many = "" if self.num_envs == 1 else f", or one for each of {self.num_envs} environments"
             raise ValueError(f"{name} must be a number{many}; got {shown(as_plain(value))}.")

@@ -25,10 +25,11 @@ from spi_diffusers.files import (
     to_json,
     write_durably,
 )
-from spi_diffusers.pipelines.checks import CHECKSUMS, as_plain, damaged_files, make_settings_plain, shown
+from spi_diffusers.pipelines.checks import CHECKSUMS, damaged_files, make_settings_plain
 from spi_diffusers.pipelines.component_configs import read_config
 from spi_diffusers.pipelines.policy_folder import check_policy_folder, with_installed_modules
 from spi_diffusers.pipelines.saving import complete_folder, moved_when_complete
+from spi_diffusers.pipelines.values import as_plain, shown
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline as _Base

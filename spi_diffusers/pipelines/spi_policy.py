@@ -18,30 +18,27 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK, cost_allowance
 from spi_diffusers.pipelines.checks import (
-    LARGEST,
     as_batch,
     as_generator,
-    as_number,
-    as_plain,
     check_finite,
     check_given,
     check_origin,
     check_same,
-    check_text,
     make_settings_plain,
+    per_observation,
     without_autocast,
 )
-from spi_diffusers.pipelines.controller import SafeController
+from spi_diffusers.pipelines.controlled import ControlledPolicy
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.extraction import (
-    DEFAULT_RISK,
     candidate_weights,
     choose_within,
-    cost_allowance,
     extract_reward,
     paper_values,
 )
+from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, check_text
 
 FORMAT_VERSION = 2
 
@@ -80,7 +77,7 @@ class SPIPolicyOutput(BaseOutput):
     feasible: Tensor | None = None
 
 
-class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
+class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
     r"""A safe policy: maps observations to actions that keep a cost limit chosen at run time.
 
     Candidate actions are drawn from the noise model by denoising (Eq. 8), valued, and one is extracted. With
@@ -280,9 +277,14 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
         )
         generator = as_generator(generator)
         batch, device = len(observations), observations.device
-        horizon = self.config.max_episode_steps
         extraction, allowance = cost_allowance(
-            horizon, extraction, cost_limit, cost_budget, steps_left, risk, batch, device
+            self.config.max_episode_steps,
+            extraction,
+            cost_limit,
+            cost_budget,
+            steps_left,
+            risk,
+            lambda name, value: per_observation(name, value, batch, device),
         )
         if allowance is not None and self.evaluation_critic is None:
             raise ValueError(
@@ -323,21 +325,3 @@ class SPIPolicyPipeline(DiffusersMethods, DiffusionPipeline):
             chosen=chosen,
             **values,
         )
-
-    def controller(
-        self,
-        cost_limit: float | np.ndarray,
-        *,
-        risk: float = DEFAULT_RISK,
-        num_envs: int = 1,
-        **options: Any,
-    ) -> SafeController:
-        """What keeps count of cost and steps in a loop, and learns from episodes that are over.
-
-        Args:
-            cost_limit: Cost that an episode may have; a number, or one for each environment.
-            risk: Share of the episodes that may exceed it, in (0, 1).
-            num_envs: Number of environments side by side.
-            **options: The others of [`SafeController`], which explains all of them.
-        """
-        return SafeController(self, cost_limit, risk=risk, num_envs=num_envs, **options)
