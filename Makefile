@@ -18,7 +18,7 @@ demo: $(VENV)/.installed-demo ## Train on the embedded data, evaluate in the sim
 test: lint ## Run linters, the type checker and the fast tests, documentation included
 	$(FAST_TESTS)
 
-test-slow: $(VENV)/.installed-slow ## Run the tests that take longer than ten seconds, Ray's among them
+test-slow: $(VENV)/.installed-slow ## Run the tests that take longer than ten seconds, Ray's and the browser's among them
 	OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m slow --ignore tests/scripts
 	$(PYTEST) -m slow tests/scripts # these measure speed: nothing else may run
 
@@ -65,7 +65,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e ".[dev,ray]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_OPTIONS) -c constraints.txt -e ".[dev,slow]"
 	@touch $@
 
 $(BIN)/python:

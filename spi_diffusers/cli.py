@@ -13,7 +13,7 @@ from typing import Any
 from spi_diffusers import __version__
 from spi_diffusers.commands.output import lost_output, secure_streams, show_messages
 from spi_diffusers.commands.parser import CommandParser, finish
-from spi_diffusers.messages import hide_tokens
+from spi_diffusers.messages import explanation, hide_tokens, is_explained
 
 _EXAMPLES = """\
 examples:
@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": "Play a policy in its simulator, and write results, plots and a video.",
     "certify": "Show how often a policy exceeds its limit at most, with confidence.",
     "play": "Record an episode of a policy as a video.",
+    "space": "Try policies and your own data in a page in the browser.",
     "compare": "Compare policies by their results, in one table.",
     "leaderboard": "List all published policies for a task, the safe ones first.",
     "benchmark": "Run the paper's experiments, and make its tables and figures.",
@@ -100,12 +101,12 @@ def run_with_messages(
         print(f"{program}: interrupted{f'; {interrupt}' if str(interrupt) else ''}", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        if not _is_known(error):
+        if not is_explained(error):
             raise
         if show_traceback or os.environ.get("SPI_TRACEBACK", "0") not in ("", "0"):
             text = traceback.format_exc()
         else:
-            text = f"{program}: error: {_one_line(error)}\n"
+            text = f"{program}: error: {explanation(error)}\n"
         print(hide_tokens(text), end="", file=sys.stderr)
         return 2
 
@@ -188,22 +189,6 @@ def _print_completion(args: argparse.Namespace) -> None:
             elif action.choices is None and action.nargs != 0:
                 action.choices = names.get(action.dest) or (word.split("|") if "|" in word else None)
     print(shtab.complete(args.parser, args.print_completion))
-
-
-# ---- errors
-
-
-def _is_known(error: Exception) -> bool:
-    """Errors that say what is wrong with the input, the files or the installation."""
-    ours = type(error).__module__.startswith("spi_diffusers.")
-    return ours or isinstance(error, ValueError | OSError | ImportError)
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.errno is not None and error.filename is None and error.strerror:
-        text = error.strerror  # without "[Errno 28]": our messages name the file themselves
-    return " ".join(text.split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -24,6 +24,20 @@ def say(error: BaseException) -> str:
     return hide_tokens(f"{type(error).__name__}: {text}".rstrip(".: "))
 
 
+def is_explained(error: Exception) -> bool:
+    """Whether an error says what is wrong with the input, the files or the installation."""
+    ours = type(error).__module__.startswith("spi_diffusers.")
+    return ours or isinstance(error, ValueError | OSError | ImportError)
+
+
+def explanation(error: Exception) -> str:
+    """What such an error says, on one line, without access tokens."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None and error.strerror:
+        text = error.strerror  # without "[Errno 28]": our messages name the file themselves
+    return hide_tokens(" ".join(text.split()) or type(error).__name__)
+
+
 def hide_tokens(text: str) -> str:
     """A text that may be shown: without the access tokens that an error of another library may have in it."""
     for token in USED_TOKENS:

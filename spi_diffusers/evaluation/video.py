@@ -68,11 +68,13 @@ def record_replay(
     feedback: bool = True,
     simulator: str = "auto",
     progress: bool = True,
+    on_picture: Callable[[int, np.ndarray], Any] | None = None,
 ) -> Replay:
     """Play one episode, the one of `rollout(policy, task, episodes=1, seed=seed, ...)`, and write it as a
     video.
 
-    The cost limit is told to the policy and drawn; the .mp4 at `path` is complete or not written at all.
+    `on_picture` gets every picture of it, (H, W, 3) uint8, with the number of steps done. The cost limit is
+    told to the policy and drawn; the .mp4 at `path` is complete or not written at all.
     ValueError: a negative limit or seed, or another suffix; OSError: the video cannot be written, what was
     there is untouched; ImportError: a package for videos, or the simulator, is missing.
     """
@@ -102,9 +104,15 @@ def record_replay(
         picture = panel.draw_under(env.render(), step, return_, cost_return)
         with (
             written_aside(path) as aside,
-            _encoder(aside, rate, picture.shape) as write,
+            _encoder(aside, rate, picture.shape) as encode,
             progress_bar(**bar_style) as bar,
         ):
+
+            def write(picture: np.ndarray) -> None:
+                encode(picture)
+                if on_picture is not None:
+                    on_picture(step, picture)
+
             ended = False
             write(picture)
             while not ended:

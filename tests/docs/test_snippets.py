@@ -65,6 +65,7 @@ NOT_RUN = {
     "pip install": "test_installation does, as far as it goes without a network",
     "torchrun": "test_training_on_two_processes does",
     "accelerate launch": "test_training_on_two_processes does",
+    "spi space": "it serves until Ctrl-C; tests/spaces/test_page.py runs it, and a browser looks at it",
     "spi benchmark --suite table1 --dataset datasets --ray-address": "tests/benchmark has a cluster",
 }
 MAKE_TARGETS = {
