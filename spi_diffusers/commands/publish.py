@@ -20,6 +20,7 @@ examples:
   spi publish outputs/ballcircle-seed0 org/x --dry-run --output copy     the same files in a local folder
   spi publish --all org --dry-run                        every policy under outputs/ as org/spi-<task>
   spi publish --all runs org --seed 0 --dataset org/data     and a collection of them and of their data
+  spi publish outputs/ballcircle-seed0 --space org/try-ballcircle        the page of spi space, for everybody
   spi evaluate org/spi-ballcircle                                        plays what was published
 
 The repository holds weights (safetensors only), configs, the code that diffusers needs to load them without
@@ -33,6 +34,9 @@ ORG/spi-paper-carcircle. Several training seeds of a kind need --seed, which cho
 the others go on the same card, if they were trained alike. One that fails does not stop the others: failures
 are listed at the end (exit code 1), and the same command completes what is missing. Last, a collection of all
 of them is made or completed.
+
+--space makes a Space in place of a model repository: the page of `spi space` with the policies under FOLDER.
+It holds the policies and this package's own code, so it needs no other repository.
 """
 
 
@@ -54,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="publish every trained policy under FOLDER")
     every = parser.add_argument_group("with --all")
     publish_all.add_arguments(every)
+    parser.add_argument(
+        "--space",
+        metavar="ORG/NAME",
+        help="publish the page of spi space with FOLDER's policies there, in place of ORG/NAME",
+    )
     parser.add_argument(
         "--evaluation", metavar="DIR", help="folder with results.json (default: where spi evaluate writes it)"
     )
@@ -86,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
     publish_all.check_options(args)
     if args.all:
         return publish_all.run(args)
-    missing = [name for name, value in (("FOLDER", args.folder), ("ORG/NAME", args.repo_id)) if value is None]
+    if args.space is not None and args.repo_id is not None:
+        raise ValueError(f"--space names the repository, so {args.repo_id!r} is one too many")
+    repo_id = args.space if args.repo_id is None else args.repo_id
+    missing = [name for name, value in (("FOLDER", args.folder), ("ORG/NAME", repo_id)) if value is None]
     if missing:
         raise ValueError(
             f"the following arguments are required: {', '.join(missing)} (spi publish --help explains)"
@@ -95,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--create-pr opens a pull request on main; it goes without --tag and --revision")
     if args.quiet:
         hide_hub_bars()
+    if args.space is not None:
+        return _publish_space(args)
     if args.output is None:
         return _publish(args)
 
@@ -136,6 +150,19 @@ def _publish(args: argparse.Namespace) -> int:
         revision = result.pull_request or (None if args.revision == "main" else args.revision)
         at = f" --revision {revision}" if revision else ""
         print(f"Next: spi evaluate {args.repo_id}{at}")
+    return 0
+
+
+def _publish_space(args: argparse.Namespace) -> int:
+    from spi_diffusers.hub.upload import upload
+    from spi_diffusers.spaces.publish import plan_space
+
+    plan = plan_space(args.folder, args.space, publish_all.upload_options(args), license=args.license)
+    if args.dry_run:
+        print(f"{plan.repo_id} (space): {plan.summary()}")
+        print("Dry run: nothing was changed on the Hub.")
+        return 0
+    print(upload(plan))
     return 0
 
 

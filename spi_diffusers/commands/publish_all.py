@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 DEFAULT_COLLECTION = "Safe policies by SPI"
 #: Options that only go with --all, and those that do not go with it.
 _ONLY_WITH_ALL = ("seed", "exclude", "collection", "no_collection", "dataset")
-_NOT_WITH_ALL = ("evaluation", "output", "create_pr")
+_NOT_WITH_ALL = ("space", "evaluation", "output", "create_pr")
+#: Those of a single policy's repository.
+_NOT_WITH_SPACE = ("evaluation", "output")
 
 
 def add_arguments(parser: "argparse._ArgumentGroup") -> None:
@@ -57,11 +59,16 @@ def upload_options(args: argparse.Namespace) -> "UploadOptions":
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuse options of `--all` where it is not given, and others where it is, with a ValueError."""
+    """Refuse options of `--all` where it is not given, others where it is, and some with `--space`, with a
+    ValueError.
+    """
     why = "does not go with --all" if args.all else "goes only with --all"
     for name in _NOT_WITH_ALL if args.all else _ONLY_WITH_ALL:
         if getattr(args, name) != args.parser.get_default(name):
             raise ValueError(f"--{name.replace('_', '-')} {why}")
+    for name in _NOT_WITH_SPACE if args.space is not None else ():
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} does not go with --space")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ examples:
   spi space outputs/ballcircle-seed0
   spi space outputs                                 every policy under a folder, to choose from
   spi space org/spi-ballcircle org/spi-carcircle    from the Hub
+  spi publish outputs/ballcircle-seed0 --space org/try-ballcircle    the same page on the Hub, for everybody
 
 The page plays an episode at the limit and the risk that you choose, and shows the video with the running
 cost, what the policy weighed at each step, and the episode beside the policy's results at all limits. Your

@@ -68,7 +68,8 @@ def upload(plan: UploadPlan) -> UploadResult:
 
 
 def _page(api: HfApi, plan: UploadPlan) -> str:
-    return f"{api.endpoint}/{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
+    kind = "" if plan.repo_type == "model" else f"{plan.repo_type}s/"
+    return f"{api.endpoint}/{kind}{plan.repo_id}"
 
 
 def _differences(api: HfApi, plan: UploadPlan, revision: str) -> list[str]:
@@ -89,7 +90,8 @@ def _prepare(api: HfApi, plan: UploadPlan) -> str:
     if head is None:
         # Without a wish, the organization's own default decides.
         private = True if options.private else None
-        change(api.create_repo, plan.repo_id, repo_type=plan.repo_type, private=private)
+        how: dict[str, Any] = {"space_sdk": "gradio"} if plan.repo_type == "space" else {}
+        change(api.create_repo, plan.repo_id, repo_type=plan.repo_type, private=private, **how)
         head = str(read(api.repo_info, plan.repo_id, repo_type=plan.repo_type).sha)
     if not plan.has_branch and options.branch != "main" and not options.create_pr:
         branch = options.branch

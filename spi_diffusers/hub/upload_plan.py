@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RepoType = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset", "space"]
 Change = Literal["new", "changed", "unchanged"]
 
 

@@ -58,7 +58,7 @@ def plot_step(episode: Episode, step: int) -> "Figure":
         running.plot([step], [costs[step]], "o", color=_CHOSEN, markersize=8)
         running.axhline(limit, color=_LIMIT, linestyle=_DASHED, label=f"limit {limit:g}")
         running.set(xlabel="step", ylabel="cost so far", title=f"Running cost: {costs[step]:.3g}")
-        running.legend(loc="upper left")
+        running.legend()
     return figure
 
 

@@ -109,8 +109,8 @@ def _play_tab(page: gr.Blocks, menu: dict[str, str], videos: Any) -> None:
     step = gr.Slider(0, 1, 0, step=1, label="Step", interactive=True, visible=False, elem_id="step")
     with gr.Row():
         picture = gr.Image(label="At this step", interactive=False, scale=1)
-        candidates = gr.Plot(label="What the policy weighs", elem_id="candidates", scale=2)
-    frontier = gr.Plot(label="What the policy reaches, and this episode", elem_id="frontier")
+        candidates = gr.Plot(show_label=False, elem_id="candidates", scale=2)
+    frontier = gr.Plot(show_label=False, elem_id="frontier")
 
     def choose(title: str) -> Any:
         return open_policy(menu[title])

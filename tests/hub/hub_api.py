@@ -31,6 +31,8 @@ def create_repo(request: Request) -> Response:
         raise StoreError(401, "", "Invalid username or password.")
     owner = wanted.get("organization") or user.name
     kind, repo_id = f"{wanted.get('type', 'model')}s", f"{owner}/{wanted['name']}"
+    if kind == "spaces" and wanted.get("sdk") not in ("gradio", "docker", "static"):
+        raise StoreError(400, "", "a Space needs an sdk")
     url = f"{request.hub.url}/{'' if kind == 'models' else kind + '/'}{repo_id}"
     if owner not in (user.name, *user.orgs) or user.role != "write":
         raise StoreError(403, "", f'You don\'t have the rights to create a {kind[:-1]} under "{owner}"')
@@ -288,8 +290,9 @@ def resolve(request: Request, repo: str, revision: str, path: str, kind: str | N
 
 
 _ID = r"(?P<repo>[^/]+/[^/]+)"
-_API = rf"/api/(?P<kind>models|datasets)/{_ID}"
-_GIT = rf"/(?:(?P<kind>datasets)/)?{_ID}\.git/info/lfs"
+_KIND = r"(?P<kind>models|datasets|spaces)"
+_API = rf"/api/{_KIND}/{_ID}"
+_GIT = rf"/(?:(?P<kind>datasets|spaces)/)?{_ID}\.git/info/lfs"
 #: Slashes of a revision are quoted in addresses, except sometimes those of refs/pr/1.
 _REV = r"(?P<revision>refs/[a-z]+/[^/]+|[^/]+)"
 ROUTES = [
@@ -297,7 +300,7 @@ ROUTES = [
     ("POST", r"/api/repos/create", create_repo),
     ("DELETE", r"/api/repos/delete", delete_repo),
     ("POST", r"/api/validate-yaml", validate_yaml),
-    ("GET", r"/api/(?P<kind>models|datasets)", list_repos),
+    ("GET", rf"/api/{_KIND}", list_repos),
     *COLLECTIONS,
     ("GET", _API, repo_info),
     ("GET", rf"{_API}/revision/{_REV}", repo_info),
@@ -317,5 +320,5 @@ ROUTES = [
     ("POST", rf"{_GIT}/objects/batch", lfs_batch),
     ("POST", rf"{_GIT}/objects/verify", lfs_verify),
     ("POST", rf"{_GIT}/complete/(?P<oid>[0-9a-f]+)", lfs_complete),
-    ("GET", rf"/(?:(?P<kind>datasets)/)?{_ID}/resolve/{_REV}/(?P<path>.+)", resolve),
+    ("GET", rf"/(?:(?P<kind>datasets|spaces)/)?{_ID}/resolve/{_REV}/(?P<path>.+)", resolve),
 ]

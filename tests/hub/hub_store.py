@@ -81,7 +81,7 @@ class PullRequest:
 
 @dataclass
 class Repo:
-    """One repository; `kind` is "models" or "datasets"."""
+    """One repository; `kind` is "models", "datasets" or "spaces"."""
 
     kind: str
     id: str
