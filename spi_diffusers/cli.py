@@ -37,6 +37,7 @@ COMMANDS = {
     "certify": "Show how often a policy exceeds its limit at most, with confidence.",
     "play": "Record an episode of a policy as a video.",
     "space": "Try policies and your own data in a page in the browser.",
+    "export": "Write a policy as an ONNX graph that acts without torch.",
     "compare": "Compare policies by their results, in one table.",
     "leaderboard": "List all published policies for a task, the safe ones first.",
     "benchmark": "Run the paper's experiments, and make its tables and figures.",

@@ -89,6 +89,7 @@ def test_shipped_files_need_nothing_of_this_package(tmp_path):
         "from spi_diffusers.evaluation.results import read_results",
         "from spi_diffusers.evaluation.summary import summarize_seeds",
         "from spi_diffusers.pipelines import SafeController",
+        "import spi_diffusers.runtime",
     ],
 )
 def test_neither_torch_nor_diffusers_is_imported(statement):

@@ -103,7 +103,7 @@ def assess(
             f"a {type(pipeline).__name__} without an evaluation critic cannot be assessed: nothing tells "
             "what it will cost. SPI trains one with spi.conditioned=true"
         )
-    data = _find_data(pipeline, dataset)
+    data = find_data(pipeline, dataset)
     _check_fit(pipeline, data)
     return _assess(pipeline, data, spec)
 
@@ -166,7 +166,7 @@ def _assess(
 # ---- the data
 
 
-def _find_data(pipeline: Any, dataset: Any) -> Dataset:
+def find_data(pipeline: Any, dataset: Any) -> Dataset:
     """The data that is named, or what the policy was trained on."""
     if isinstance(dataset, TransitionDataset | StreamedDataset):
         return dataset

@@ -166,7 +166,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
     def step_position(self, steps_left: Tensor) -> Tensor:
         """Where a number of steps lies among those that residuals are known for, in [0, 12]: by its log."""
         longest = max(self.config.max_episode_steps, 2)
-        return steps_left.float().clamp(1.0, longest).log() * ((NUM_STEPS - 1) / math.log(longest))
+        return steps_left.float().clamp(1.0, float(longest)).log() * ((NUM_STEPS - 1) / math.log(longest))
 
     def cost_bound(self, cost: Tensor, safety_weight: Tensor, steps_left: Tensor, risk: float) -> Tensor:
         """Cost that is exceeded with a probability of `risk` only.
@@ -180,7 +180,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         Returns:
             Shape (B,), at least the expected cost.
         """
-        level = torch.tensor((1.0 - risk) * NUM_LEVELS - 0.5, dtype=torch.float32, device=cost.device)
+        level = torch.as_tensor((1.0 - risk) * NUM_LEVELS - 0.5, dtype=torch.float32, device=cost.device)
         margins = self.residuals.float() @ _shares(level, NUM_LEVELS)  # levels lie at (i + 1/2) / 64
         by_weight = _shares(safety_weight.float() * (NUM_WEIGHTS - 1), NUM_WEIGHTS)
         by_steps = _shares(self.step_position(steps_left), NUM_STEPS)

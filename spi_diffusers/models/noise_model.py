@@ -263,7 +263,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         rows = coefficients.tolist()
         times = self.embed_time(coefficients[:, 0].to(noise.device))
         condition = self._condition(observation, safety_weight).to(times.dtype)
-        time_rows = [time.expand(len(condition), -1) for time in times]
+        time_rows = [time.expand(condition.shape[0], -1) for time in times]
         predict = (
             self._predict if torch.is_grad_enabled() else partial(self._predict_in_place, self._layers())
         )
@@ -320,8 +320,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
                 f"The noise model predicts noise, but the scheduler's prediction_type is "
                 f"{scheduler.config.prediction_type!r}: use 'epsilon'."
             )
-        shape = (len(observation), self.config.action_dim)
-        coefficients = self._cached_coefficients(scheduler, steps)
+        shape = (observation.shape[0], self.config.action_dim)
+        coefficients = self.coefficients_of(scheduler, steps)
         if coefficients is None:
             return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator, temperature)
         if temperature == 0:
@@ -330,8 +330,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             noise = temperature * randn_tensor((steps, *shape), generator, observation.device, torch.float32)
         return self.denoise(observation, safety_weight, coefficients, noise)
 
-    def _cached_coefficients(self, scheduler: Any, steps: int) -> Tensor | None:
-        """Coefficients of a scheduler that `denoise` reproduces; None for any other."""
+    def coefficients_of(self, scheduler: Any, steps: int) -> Tensor | None:
+        """Coefficients (steps, 6) of a scheduler that `denoise` reproduces, kept; None for any other."""
         cached, config = self._coefficient_cache, scheduler.config
         if cached is None or cached[0] is not config or cached[1] != steps:  # a change makes a new config
             reproduced = type(scheduler) is DDPMScheduler and (

@@ -138,12 +138,17 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             observation, self.actor.config.observation_dim, self.normalizer.mean.device
         )
         action = self.actor.act(self.normalizer(observations), as_generator(generator))
-        low, high = self.config.action_low, self.config.action_high
-        if (low, high) != (-1.0, 1.0):
-            low, high = action.new_tensor(low), action.new_tensor(high)
-            action = (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
+        action = self.to_environment_range(action)
         action = action[0] if single else action
         return action.cpu().numpy() if as_numpy else action
+
+    def to_environment_range(self, action: Tensor) -> Tensor:
+        """Map actions from [-1, 1] to [action_low, action_high]; shape (..., A)."""
+        low, high = self.config.action_low, self.config.action_high
+        if (low, high) == (-1.0, 1.0):
+            return action
+        low, high = action.new_tensor(low), action.new_tensor(high)
+        return (low + (action + 1.0) * 0.5 * (high - low)).clamp(low, high)
 
     @property
     def default_limit(self) -> float | None:

@@ -85,7 +85,8 @@ class SafeController:
             max_episode_steps = pipeline.max_episode_steps
         self.pipeline, self.risk, self.adapt = pipeline, check_risk(risk), bool(adapt)
         self.on_infeasible = on_infeasible
-        self._sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
+        sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
+        self._sampling = {name: value for name, value in sampling.items() if value is not None}
         self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset)
         self.num_envs = self._ledger.num_envs
         self._scale = AdaptiveScale(self.risk, self.num_envs)
@@ -304,7 +305,7 @@ class SafeController:
         """The policy's actions for some environments, (B, A), or for one, from their observations."""
         # A copy: environments may write their next observation into the same memory.
         is_tensor = hasattr(observation, "detach")
-        seen = np.array(observation.detach().cpu().float() if is_tensor else observation)
+        seen = np.array(to_numpy(observation.float()) if is_tensor else observation)
         books, left = self._ledger, self._ledger.left
         if self._scale.trusts_nothing:
             left = np.minimum(left, 0.0)

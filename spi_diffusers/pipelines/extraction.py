@@ -39,7 +39,7 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
     """
     budget = budget.unsqueeze(1)
     fits = (costs <= budget) & (budget > 0)
-    feasible = fits.flip(1).cumprod(dim=1).flip(1).bool()
+    feasible = (~fits).int().flip(1).cumsum(dim=1).flip(1) == 0
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
     return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
 
@@ -112,21 +112,20 @@ def choose_within(
     Returns:
         The chosen ones (B,), and what was predicted of all, each (B, N).
     """
-    critic, batch = pipeline.evaluation_critic, len(allowance.steps)
-    shape = (batch, len(states) // batch)
+    critic, count = pipeline.evaluation_critic, len(states) // len(allowance.steps)
     # A caller may go on for longer than any episode of the data.
-    known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(shape[1])
+    known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(count)
     reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
-    steps = allowance.steps.repeat_interleave(shape[1])
+    steps = allowance.steps.repeat_interleave(count)
     costs = cost_rate * steps
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(shape)
+    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count)
     bounds = bounds * pipeline.config.cost_margin
-    returns = (reward_rate * steps).view(shape)
+    returns = (reward_rate * steps).view(-1, count)
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
         "expected_returns": returns,
-        "expected_costs": costs.view(shape),
+        "expected_costs": costs.view(-1, count),
         "cost_bounds": bounds,
         "feasible": feasible,
     }

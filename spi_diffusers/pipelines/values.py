@@ -62,7 +62,7 @@ def as_number(
 
 def to_numpy(value: Any) -> np.ndarray:
     """An array from a tensor, wherever it is, or from what NumPy makes one of; not checked."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
 def as_floats(name: str, value: Any, kinds: str = "iuf") -> np.ndarray:

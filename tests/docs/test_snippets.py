@@ -63,6 +63,8 @@ NOT_RUN = {
     "source": "the tests run in an environment already",
     "make": "test_make_targets looks at what they run; the demo's script has run before every page",
     "pip install": "test_installation does, as far as it goes without a network",
+    "npm install": "the slow test of docs/examples/act.js does",
+    "node": "the slow test of docs/examples/act.js does",
     "torchrun": "test_training_on_two_processes does",
     "accelerate launch": "test_training_on_two_processes does",
     "spi space": "it serves until Ctrl-C; tests/spaces/test_page.py runs it, and a browser looks at it",
