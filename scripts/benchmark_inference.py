@@ -1,15 +1,17 @@
 """Measure how long a policy takes to choose an action.
 
-Latency: one observation, 5 denoising steps, as in a control loop. Throughput: 1000 observations in one call.
-Both for the paper's extraction (Eq. 12), which draws 50 candidate actions, and for safe extraction, which has
-one for each safety weight, with the limit alone and with the budget fed back. Observations are real ones,
-passed as NumPy as a simulator gives them.
+Latency: one observation, 5 denoising steps, as in a control loop; and 32. Throughput: 1000 observations in
+one call. All for the paper's extraction (Eq. 12), which draws 50 candidate actions, and for safe extraction,
+which has one for each safety weight, with the limit alone and with the budget fed back; the last also by the
+graph that `spi export` writes. Last, a controller's `act` and `observe` without the time of the decision.
+Observations are real ones, passed as NumPy as a simulator gives them.
 
 Speed does not depend on the weights, so without --policy an untrained policy of the default size is measured.
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -40,13 +42,14 @@ examples:
 
 how to read it:
   median, 99%    milliseconds of one call with one observation: half, or 99% of the calls were faster
+  32             milliseconds of one call with 32 observations (median)
   actions/s      observations per second in calls of 1000 observations (median call)
 The extractions take turns, so that other work on the machine slows all of them down alike."""
 
 COST_LIMIT = 20.0
 BATCH = 1000
+COUNTS = (1, 32, BATCH)
 TURNS = 10
-WARMUP_CALLS = 20
 
 
 def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipeline":
@@ -65,62 +68,115 @@ def calls(extraction: str, count: int, num_steps: int, candidates: int) -> Itera
     """Arguments of `count` calls, as in an episode whose cost grows at the allowed rate."""
     for call in range(count):
         step = call % num_steps
-        if extraction == "reward":
+        if extraction == REWARD:
             yield {"extraction": "reward", "num_candidates": candidates}
-        elif extraction == "safe, limit":
+        elif extraction == LIMIT:
             yield {"cost_limit": COST_LIMIT}
         else:
             budget = COST_LIMIT * (1.0 - step / num_steps)
             yield {"cost_budget": budget, "steps_left": num_steps - step}
 
 
-EXTRACTIONS = ("reward", "safe, limit", "safe, budget")
+REWARD, LIMIT, BUDGET = "reward", "safe, limit", "safe, budget"
+EXPORTED, CONTROLLER = "safe, budget, exported", "the controller itself"
 
 
-def timed(call: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+class Timed:
+    """A policy that notes how long its own decisions take."""
+
+    def __init__(self, pipeline: "SPIPolicyPipeline") -> None:
+        self.pipeline, self.seconds = pipeline, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipeline, name)
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        started = time.perf_counter()
+        output = self.pipeline(*arguments, **keywords)
+        self.seconds = time.perf_counter() - started
+        return output
+
+
+def controller_seconds(pipeline: "SPIPolicyPipeline", count: int) -> Callable[[Any, Any], float]:
+    """What measures a step of a controller of so many environments, without the policy's decision."""
+    import numpy as np
+
+    from spi_diffusers.pipelines import SafeController
+
+    policy = Timed(pipeline)
+    controller = SafeController(policy, COST_LIMIT, num_envs=count)
+    controller.reset()
+
+    def seconds(observation: Any, _: Any) -> float:
+        if np.max(controller.steps) == controller.pipeline.config.max_episode_steps - 1:
+            controller.reset()
+        started = time.perf_counter()
+        controller.act(observation)
+        controller.observe(0.0)
+        return time.perf_counter() - started - policy.seconds
+
+    return seconds
+
+
+def call_seconds(policy: Callable[..., Any], **shared: Any) -> Callable[[Any, Any], float]:
+    """What measures one call of a policy."""
+
+    def seconds(observation: Any, keywords: Any) -> float:
+        started = time.perf_counter()
+        policy(observation, **keywords, **shared)
+        return time.perf_counter() - started
+
+    return seconds
+
+
+def exported(pipeline: "SPIPolicyPipeline", folder: str) -> Callable[..., Any]:
+    """The policy as a graph, in a folder that stays as long as it is used."""
+    from spi_diffusers.deployment.export import export
+    from spi_diffusers.runtime import ExportedPolicy
+
+    pipeline.save_pretrained(f"{folder}/policy")
+    return ExportedPolicy(export(folder))
 
 
 def measure_policy(
-    pipeline: "SPIPolicyPipeline", observations: "np.ndarray", args: argparse.Namespace
+    pipeline: "SPIPolicyPipeline", observations: "np.ndarray", args: argparse.Namespace, folder: str
 ) -> list[dict[str, Any]]:
-    """Latency and throughput of every extraction; observations of shape (N, O) are used in turn."""
+    """Times for 1, 32 and 1000 observations of (N, O), which are used in turn."""
     import numpy as np
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    num_steps = pipeline.config.max_episode_steps
-    shared = {"num_inference_steps": args.steps, "generator": generator}
-    latency: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
-    duration: dict[str, list[float]] = {name: [] for name in EXTRACTIONS}
-    batches = np.resize(observations, (BATCH, observations.shape[1]))
-    rows, candidates = iter(np.resize(observations, (10**6, observations.shape[1]))), {}
+    from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
 
-    for name in EXTRACTIONS:
-        for keywords in calls(name, WARMUP_CALLS, num_steps, args.candidates):
-            output = pipeline(next(rows), **keywords, **shared)
-        candidates[name] = output.candidates.shape[1]
-        pipeline(batches, **keywords, **shared)
-    per_turn = -(-args.calls // TURNS)
-    for _ in range(TURNS):
-        for name in EXTRACTIONS:
+    shared = {"num_inference_steps": args.steps, "generator": torch.Generator().manual_seed(0)}
+    in_torch, graph = call_seconds(pipeline, **shared), call_seconds(exported(pipeline, folder))
+    num_steps, per_turn = pipeline.config.max_episode_steps, -(-args.calls // TURNS)
+    rows = iter(np.resize(observations, (10**6, observations.shape[1])))
+    batches = {count: np.resize(observations, (count, observations.shape[1])) for count in COUNTS[1:]}
+    meters = {name: dict.fromkeys(COUNTS, in_torch) for name in (REWARD, LIMIT, BUDGET)}
+    meters[EXPORTED] = dict.fromkeys(COUNTS, graph)
+    meters[CONTROLLER] = {count: controller_seconds(pipeline, count) for count in COUNTS}
+    times: dict[tuple[str, int], list[float]] = {(name, count): [] for name in meters for count in COUNTS}
+    for turn in range(TURNS + 1):  # the first one warms up
+        for name in meters:
             for keywords in calls(name, per_turn, num_steps, args.candidates):
-                row = next(rows)
-                latency[name].append(timed(lambda: pipeline(row, **keywords, **shared)))  # noqa: B023
-            duration[name].append(timed(lambda: pipeline(batches, **keywords, **shared)))  # noqa: B023
+                times[name, 1].append(meters[name][1](next(rows), keywords))
+            for count, batch in batches.items():
+                times[name, count].append(meters[name][count](batch, keywords))
+            if turn == 0:
+                for count in COUNTS:
+                    times[name, count].clear()
     return [
         {
             "extraction": name,
-            "candidates": candidates[name],
-            "calls": len(latency[name]),
-            "latency_ms_median": round(1e3 * float(np.median(latency[name])), 3),
-            "latency_ms_99": round(1e3 * float(np.quantile(latency[name], 0.99)), 3),
-            "latency_ms_min": round(1e3 * min(latency[name]), 3),
-            "actions_per_second": round(BATCH / float(np.median(duration[name]))),
+            "candidates": args.candidates if name == REWARD else len(SAFETY_WEIGHT_GRID),
+            "calls": len(times[name, 1]),
+            "latency_ms_median": round(1e3 * float(np.median(times[name, 1])), 3),
+            "latency_ms_99": round(1e3 * float(np.quantile(times[name, 1], 0.99)), 3),
+            "latency_ms_min": round(1e3 * min(times[name, 1]), 3),
+            "latency_ms_32": round(1e3 * float(np.median(times[name, 32])), 3),
+            "actions_per_second": round(BATCH / float(np.median(times[name, BATCH]))),
         }
-        for name in EXTRACTIONS
+        for name in meters
     ]
 
 
@@ -136,7 +192,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         pipeline = SPIPolicyPipeline.from_pretrained(args.policy)
     if pipeline.config.max_episode_steps is None:
         raise SystemExit(f"error: {args.policy} does not know its task's episode length.")
-    rows = measure_policy(pipeline, dataset.transitions.observation[:5000].numpy(), args)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_policy(pipeline, dataset.transitions.observation[:5000].numpy(), args, folder)
     return {
         "cores": args.worker_cores,
         "hidden_dims": list(pipeline.noise_model.config.hidden_dims),
@@ -166,10 +223,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def show(results: dict[str, Any]) -> None:
     """Print one table per number of cores."""
     line = "{extraction} | {candidates} | {latency_ms_median:.2f} ms | {latency_ms_99:.2f} ms"
-    line += " | {actions_per_second:,}"
+    line += " | {latency_ms_32:.2f} ms | {actions_per_second:,}"
     for part in results["results"]:
         title = f"Choosing an action on {part['cores']} core(s), {part['dtype']}"
-        headings = f"extraction | candidates | median | 99% | actions/s at {BATCH}"
+        headings = f"extraction | candidates | median | 99% | 32 | actions/s at {BATCH}"
         print_table(title, headings, [line.format(**row) for row in part["extractions"]])
 
 

@@ -99,9 +99,13 @@ def test_inference_benchmark_measures_every_extraction(tmp_path):
     assert results["settings"]["policy"] == "untrained"
     (part,) = results["results"]
     assert part["hidden_dims"] == [256, 256, 256]
-    assert [row["extraction"] for row in part["extractions"]] == ["reward", "safe, limit", "safe, budget"]
+    assert [row["extraction"] for row in part["extractions"]] == [
+        *("reward", "safe, limit", "safe, budget"),
+        *("safe, budget, exported", "the controller itself"),
+    ]
     for row in part["extractions"]:
         assert row["calls"] == 20
         assert row["candidates"] == (12 if row["extraction"] == "reward" else 11)
         assert 0 < row["latency_ms_min"] <= row["latency_ms_median"] <= row["latency_ms_99"]
+        assert row["latency_ms_32"] > 0
         assert row["actions_per_second"] > 0
