@@ -11,6 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from spi_diffusers.files import (
     ASSESSMENT_FILE,
     CERTIFICATE_FILE,
@@ -89,11 +93,25 @@ def complete_folder(folder: Path) -> None:
             path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
     mode = stat.S_IMODE((folder / INDEX_FILE).stat().st_mode)
     for path in folder.glob(f"*/{WEIGHTS_FILE}"):
+        _shrink(path)
         path.chmod(mode)  # safetensors leaves weights to their owner, whatever the umask says
     for name, content in code.items():
         (folder / name).write_bytes(content)
     (folder / INDEX_FILE).write_bytes(to_json(index))
     seal_folder(folder)
+
+
+def in_half_precision(value: Tensor) -> Tensor:
+    """Weights rounded to what half precision holds, in float32; as they are where it cannot hold them."""
+    rounded = value.half().float()
+    return rounded if bool(rounded.isfinite().all()) else value
+
+
+def _shrink(file: Path) -> None:
+    """Store weights in half precision if that changes none of them; loading makes float32 of it again."""
+    weights = load_file(file)
+    if all(torch.equal(value, in_half_precision(value)) for value in weights.values()):
+        save_file({name: value.half() for name, value in weights.items()}, file, {"format": "pt"})
 
 
 def seal_folder(folder: Path) -> None:

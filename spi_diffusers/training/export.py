@@ -9,8 +9,10 @@ from spi_diffusers import pipelines
 from spi_diffusers.data.holdout import load_held_out
 from spi_diffusers.data.streaming import sample_episodes
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, folder_aside, read_json
+from spi_diffusers.models import TwinCritic
 from spi_diffusers.pipelines import SPIPolicyPipeline
 from spi_diffusers.pipelines.policy_folder import check_policy_folder
+from spi_diffusers.pipelines.saving import in_half_precision
 from spi_diffusers.training.evaluation_stage import (
     RESIDUAL_TRANSITIONS,
     fit_evaluation_critic,
@@ -31,7 +33,7 @@ EVALUATION_SHARE = 1.6
 def make_policy(trainer: "Trainer") -> "SPIPolicyPipeline | BaselinePolicyPipeline":
     """The policy of a training as it is now, with its record: float32, on the CPU, in evaluation mode.
 
-    It shares no memory with training.
+    It shares no memory with training. The weights of Q^r and Q^c' are rounded to half precision.
     """
     algorithm, dataset, config = trainer.algorithm, trainer.dataset, trainer.config
     trained = {**algorithm.policy_components(), "normalizer": trainer.normalizer}
@@ -62,7 +64,10 @@ def _fresh_copy(component: Any) -> Any:
     with torch.random.fork_rng(devices=[]):  # building it draws weights that are overwritten at once
         made: Any = type(component)
         copy = made.from_config(component.config)
-    copy.load_state_dict({name: value.detach().cpu() for name, value in component.state_dict().items()})
+    weights = {name: value.detach().cpu() for name, value in component.state_dict().items()}
+    if made is TwinCritic:  # they are a third of a policy, and only the paper's extraction asks them
+        weights = {name: in_half_precision(value) for name, value in weights.items()}
+    copy.load_state_dict(weights)
     return copy.requires_grad_(True).eval()
 
 

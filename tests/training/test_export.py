@@ -5,10 +5,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from training_factory import save_policy_with_file_size_limit_job, start_job, tiny_config
 
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.training.export import is_saved, save_policy
+from spi_diffusers.pipelines.saving import in_half_precision
+from spi_diffusers.training.export import is_saved, make_policy, save_policy
 from spi_diffusers.training.trainer import Trainer
 
 
@@ -37,9 +39,27 @@ def test_the_saved_policy_acts_as_the_trained_networks_say(trained, tmp_path):
         state, output.candidates.flatten(0, 1), output.safety_weights.flatten()
     ).values
     expected = values.amin(dim=0) * pipeline.config.reward_unit
-    torch.testing.assert_close(output.reward_values.flatten(), expected)
+    # The weights were rounded to 11 bits.
+    torch.testing.assert_close(output.reward_values.flatten(), expected, rtol=0, atol=2e-3)
     assert pipeline.config.reward_unit == trained.units.reward != 1.0
     assert pipeline.config.max_episode_steps == 200
+
+
+def test_the_papers_critics_take_half_the_room(trained, tmp_path):
+    made, folder = make_policy(trained), save_policy(trained, tmp_path / "policy")
+    loaded = SPIPolicyPipeline.from_pretrained(str(folder))
+    for name, dtype in (("reward_critic", torch.float16), ("noise_model", torch.float32)):
+        held = load_file(folder / name / "diffusion_pytorch_model.safetensors")
+        assert {value.dtype for value in held.values()} == {dtype}
+        before, after = (getattr(policy, name).state_dict() for policy in (made, loaded))
+        assert {value.dtype for value in after.values()} == {torch.float32}
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_weights_that_half_precision_cannot_hold_stay_as_they_are():
+    value = torch.tensor([1e6, 0.1])
+    assert torch.equal(in_half_precision(value), value)
+    assert in_half_precision(torch.tensor([0.1])).item() == 0.0999755859375
 
 
 def test_a_policy_is_replaced_as_a_whole(trained, tmp_path):
