@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 FAST_TESTS := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs results cards benchmark clean
+.PHONY: help demo test test-slow lint docs results policies cards benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ results: $(VENV)/.installed-demo ## Train and evaluate again what the committed 
 		$(BIN)/python scripts/adapt.py outputs/safe/runs/$$task/spi/seed0 --cost-limit 20 --output results/adapt; done
 	$(BIN)/python scripts/update_readme.py
 	$(BIN)/python scripts/render_model_cards.py
+
+policies: $(VENV)/.installed-demo ## Certify what `make results` trained, 200 episodes a limit, and rewrite policies/
+	$(BIN)/python scripts/make_policies.py outputs/safe
 
 cards: $(VENV)/.installed-demo ## Render model_cards/ from the committed results
 	$(BIN)/python scripts/render_model_cards.py

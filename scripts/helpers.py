@@ -17,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+POLICIES = ROOT / "policies"
+ORGANISATION = "org"  # in committed cards; whoever publishes puts their own in its place
 MAIN_TASK = "ballcircle"  # its data is in the package; the other tasks' is in datasets/
 WARMUP_UPDATES = 10
 

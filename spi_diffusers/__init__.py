@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spi_diffusers.evaluation.certify import certify
     from spi_diffusers.evaluation.evaluate import evaluate
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyOutput, SPIPolicyPipeline
+    from spi_diffusers.pipelines.pretrained import pretrained
     from spi_diffusers.training.train import train
 
 _MODULES = {
@@ -26,6 +27,7 @@ _MODULES = {
     "load_transitions": "spi_diffusers.data.loading",
     "make_env": "spi_diffusers.envs",
     "make_vector_env": "spi_diffusers.envs",
+    "pretrained": "spi_diffusers.pipelines.pretrained",
     "train": "spi_diffusers.training.train",
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "load_transitions",
     "make_env",
     "make_vector_env",
+    "pretrained",
     "train",
 ]
 

@@ -128,13 +128,14 @@ def publish_pipeline(
         return upload(plan_publish(files, repo_id, options))
 
 
-def copy_folder(files: PolicyFiles, repo_id: str, folder: Path) -> Path:
-    """Write what would be published to a new local folder, complete or not at all; FileExistsError if it is
-    not empty.
+def copy_folder(files: PolicyFiles, repo_id: str, folder: Path, *, replace: bool = False) -> Path:
+    """Write what would be published to a local folder, complete or not at all; FileExistsError if it is not
+    empty and not to be replaced.
     """
-    check_new_folder(folder)
+    if not replace:
+        check_new_folder(folder)
     try:
-        with folder_aside(folder, replace=False) as aside:
+        with folder_aside(folder, replace=replace) as aside:
             for path, data in assemble(files, repo_id).items():
                 target = aside / path
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,7 @@ MAKE_TARGETS = {
     "make docs": "mkdocs build --strict",
     "make results": "spi benchmark --suite safe",
     "make cards": "scripts/render_model_cards.py",
+    "make policies": "scripts/make_policies.py",
     "make benchmark": "scripts/benchmark_training.py",
 }
 #: Pages that train `outputs/ballcircle-seed0` themselves; the others find it, trained and evaluated.
@@ -153,7 +154,8 @@ def run_script(words: list[str]) -> None:
 
 
 def make_links(folder: Path) -> None:
-    for name in ("scripts", "results", "datasets", "docs", "pyproject.toml", "README.md", "spi_diffusers"):
+    folders = ("scripts", "results", "datasets", "docs", "policies", "spi_diffusers")
+    for name in (*folders, "pyproject.toml", "README.md"):
         (folder / name).symlink_to(ROOT / name)
 
 
@@ -326,7 +328,9 @@ def test_options_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
 def test_files_in_the_text_exist() -> None:
     for page in PAGES:
         for code in inline(page):
-            is_path = re.fullmatch(r"(spi_diffusers|scripts|tests|docs|results|datasets)/[\w./-]*", code)
+            is_path = re.fullmatch(
+                r"(spi_diffusers|scripts|tests|docs|results|datasets|policies)/[\w./-]*", code
+            )
             if is_path and "NAME" not in code:
                 assert (ROOT / code).exists(), f"{page}: {code}"
 
