@@ -18,6 +18,11 @@ def shown(value: Any) -> str:
     return one_line(repr(value))
 
 
+def shown_limit(limit: Any) -> str:
+    """How messages and tables show a cost limit: a number, or one for each of several costs."""
+    return ", ".join(f"{each:g}" for each in limit) if isinstance(limit, tuple | list) else f"{limit:g}"
+
+
 def say(error: BaseException) -> str:
     """An error of another library as a part of one line of text: its type and its message."""
     text = one_line(str(error), 400)  # other libraries quote bytes without end

@@ -8,6 +8,7 @@ seeds of every task by themselves. Where tasks have different numbers of seeds, 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -172,7 +173,8 @@ def algorithm_statistics(
 
     algorithm, costs = entries[0].algorithm, scores("normalized_cost")
     counts = [len(cost) for cost in costs]
-    lost = [diverged_of(diverged, task, algorithm, group[0].cost_limit) for task, group in by_task.items()]
+    limits: dict[str, Any] = {task: group[0].cost_limit for task, group in by_task.items()}
+    lost = [diverged_of(diverged, task, algorithm, limit) for task, limit in limits.items()]
     return AlgorithmStatistics(
         algorithm=algorithm,
         tasks=tuple(by_task),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -132,8 +133,9 @@ def table_data(
     found: dict[tuple[str, float, str], list[EvaluationEntry]] = {}
     for entry in entries:
         shown_so = (entry.extraction, entry.feedback) == ways.get(entry.algorithm)
-        if shown_so and entry.is_at_usual_risk and belongs(entry.task, entry.cost_limit):
-            found.setdefault((entry.task, entry.cost_limit, entry.algorithm), []).append(entry)
+        limit: Any = entry.cost_limit  # of one cost, as all suites have
+        if shown_so and entry.is_at_usual_risk and belongs(entry.task, limit):
+            found.setdefault((entry.task, limit, entry.algorithm), []).append(entry)
     # An algorithm of which every run diverged must be seen too.
     lost = [run for run in diverged if run.algorithm in ways and belongs(run.task, run.cost_limit)]
     present = {algorithm for _, _, algorithm in found} | {run.algorithm for run in lost}

@@ -5,6 +5,8 @@ import json
 import sys
 from typing import Any
 
+from spi_diffusers.commands.parser import cost_limit
+
 EXAMPLES = """\
 examples:
   spi assess outputs/ballcircle-seed0
@@ -28,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cost-limit",
-        type=float,
+        type=cost_limit,
         nargs="+",
         metavar="LIMIT",
-        help="cost limits per episode (default: the task's; without a task, quartiles of the data's costs)",
+        help="cost limits per episode; of several costs each is a list such as 20,300 (default: the task's; "
+        "without a task, or of several costs, quartiles of the data's costs)",
     )
     parser.add_argument(
         "--risk",

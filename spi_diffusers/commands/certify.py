@@ -2,6 +2,8 @@
 
 import argparse
 
+from spi_diffusers.commands.parser import cost_limit
+
 EXAMPLES = """\
 examples:
   spi certify outputs/ballcircle-seed0 --cost-limit 10 20 40 --episodes 200
@@ -20,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policy", metavar="FOLDER", help="folder of a policy, or of its run")
     parser.add_argument(
         "--cost-limit",
-        type=float,
+        type=cost_limit,
         nargs="+",
         metavar="LIMIT",
-        help="cost limits per episode (default: the task's, or those in the file)",
+        help="cost limits per episode; of several costs each is a list such as 20,300 (default: the task's, "
+        "or those in the file)",
     )
     parser.add_argument("--episodes", type=int, metavar="N", help="episodes per limit (default: 100)")
     parser.add_argument(

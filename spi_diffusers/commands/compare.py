@@ -5,6 +5,7 @@ import json
 import sys
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.commands.parser import cost_limit
 
 EXAMPLES = """\
 examples:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="only this task")
     parser.add_argument(
-        "--cost-limit", type=float, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
+        "--cost-limit", type=cost_limit, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
     )
     parser.add_argument(
         "--best", action="store_true", help="only each policy's best way to act at each limit"

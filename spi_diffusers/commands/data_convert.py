@@ -72,12 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     for name, text in (
         ("reward", "the reward"),
-        ("cost", "the cost, at least 0"),
         ("terminated", "1 where the task itself ended"),
         ("truncated", "1 where the episode was cut off"),
         ("episode", "a number or name that all rows of an episode share"),
     ):
         table.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {text}")
+    table.add_argument(
+        "--cost-column",
+        nargs="+",
+        metavar="NAME",
+        help="column with the cost, at least 0; several columns are costs with a limit each",
+    )
     csv = parser.add_argument_group("CSV files", "found out by default, where the file leaves no doubt")
     csv.add_argument("--delimiter", metavar="CHAR", help="between columns, such as , ; or \\t")
     csv.add_argument("--decimal", choices=(".", ","), metavar="MARK", help="the decimal mark, . or ,")
@@ -106,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         action=names(args.action_columns),
         next_observation=names(args.next_observation_columns),
         reward=args.reward_column,
-        cost=args.cost_column,
+        cost=names(args.cost_column),
         terminated=args.terminated_column,
         truncated=args.truncated_column,
         episode=args.episode_column,

@@ -4,6 +4,7 @@ import argparse
 import re
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.commands.parser import cost_limit
 from spi_diffusers.files import OUTPUTS_FOLDER, local_path
 
 EXAMPLES = """\
@@ -26,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--cost-limit",
-        type=float,
+        type=cost_limit,
         nargs="+",
         metavar="LIMIT",
-        help="cost limits per episode (default: the task's)",
+        help="cost limits per episode; of several costs each is a list such as 20,300 (default: the task's)",
     )
     parser.add_argument("--revision", help="branch, tag or commit on the Hub")
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 
 from spi_diffusers.commands.output import print_tables
+from spi_diffusers.commands.parser import cost_limit
 from spi_diffusers.evaluation import EXTRACTIONS
 
 EXAMPLES = """\
@@ -23,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     parser.add_argument(
         "--cost-limit",
-        type=float,
+        type=cost_limit,
         nargs="+",
         metavar="LIMIT",
-        help="cost limits per episode (default: the task's own, 10 20 40 for Bullet; of a baseline, the one "
-        "it was trained for)",
+        help="cost limits per episode; of several costs each is a list such as 20,300 (default: the task's "
+        "own, 10 20 40 for Bullet; of a baseline, the one it was trained for)",
     )
     parser.add_argument("--episodes", type=int, default=20, help="episodes per limit and seed (default: 20)")
     parser.add_argument(

@@ -57,6 +57,12 @@ class CommandParser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"unknown {value!r}{hint}")
 
 
+def cost_limit(text: str) -> float | tuple[float, ...]:
+    """What an option for a cost limit takes: a number, or one for each of several costs, such as 20,300."""
+    numbers = tuple(map(float, text.split(",")))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
 def finish(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     """Add what all commands have in common, and say what runs the command."""
     command.add_argument("--traceback", action="store_true", help="show where an error comes from")

@@ -3,8 +3,10 @@
 import argparse
 
 from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
+from spi_diffusers.commands.parser import cost_limit
 from spi_diffusers.evaluation import EXTRACTIONS
 from spi_diffusers.files import local_path
+from spi_diffusers.messages import shown_limit
 
 EXAMPLES = """\
 examples:
@@ -22,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy_arguments(parser)
     parser.add_argument(
         "--cost-limit",
-        type=float,
+        type=cost_limit,
         metavar="LIMIT",
-        help="cost limit of the episode (default: the task's first; a baseline's own)",
+        help="cost limit of the episode; of several costs a list such as 20,300 (default: the task's first; "
+        "a baseline's own)",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the episode (default: 0)")
     parser.add_argument(
@@ -62,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     verdict = "kept" if keeps_limit(replay.normalized_cost) else "exceeded"
     print(
         f"{replay.task.name}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} "
-        f"(normalized {replay.normalized_reward:.2f}), cost {replay.cost_return:g} of "
-        f"{replay.cost_limit:g}, limit {verdict}\n"
+        f"(normalized {replay.normalized_reward:.2f}), cost {shown_limit(replay.cost_return)} of "
+        f"{shown_limit(replay.cost_limit)}, limit {verdict}\n"
         f"Written: {replay.path}"
     )
     return 0

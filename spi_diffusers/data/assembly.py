@@ -33,6 +33,7 @@ class SourceTable:
         is_episode: whether it is one episode, where nothing else tells.
         size: bytes of memory that some of them will take, by what the file says, as far as not read yet.
         action_range: of the actions with usual names, where the source states it.
+        cost_names: of the costs in the column with the usual name, where the source states them.
     """
 
     source: str
@@ -41,6 +42,7 @@ class SourceTable:
     is_episode: bool = False
     size: Callable[[list[str]], int] = lambda wanted: 0
     action_range: ActionRange | None = None
+    cost_names: tuple[str, ...] | None = None
 
 
 def dataset_from_tables(
@@ -108,7 +110,17 @@ def dataset_from_tables(
         names=names,
         clip_actions=clip_actions,
         action_range=tables[0].action_range if named.action is None else None,
+        cost_names=(tables[0].cost_names if named.cost is None else None) or _cost_names(joined, chosen[0]),
     )
+
+
+def _cost_names(columns: Mapping[str, np.ndarray], chosen: Mapping[str, tuple[str, ...]]) -> list[str] | None:
+    """What several costs are called: as their columns, or by number where one column holds them."""
+    names = chosen["cost"]
+    if len(names) > 1:
+        return list(names)
+    width = columns["cost"].shape[1] if columns["cost"].ndim > 1 else 1
+    return [f"{names[0]}_{number}" for number in range(width)]
 
 
 def derive_next_observation(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
@@ -181,7 +193,7 @@ def _read_roles(
     names: dict[str, str] = {}
     for role, columns in chosen.items():
         names[role] = ", ".join(columns[:3]) + (", ..." if len(columns) > 3 else "")
-        if role in VECTOR_COLUMNS:
+        if role in VECTOR_COLUMNS or (role == "cost" and _is_vector(columns, values)):
             pieces = [_vector(table.source, name, values[name]) for name in columns]
             if role == "action":
                 for name, piece in zip(columns, pieces, strict=True):
@@ -202,6 +214,12 @@ def _read_roles(
             if len(number) == len(terminated) == rows:  # else refused by the checks of all columns
                 raw["truncated"] = np.append(np.diff(number) != 0, True) & ~terminated
     return raw, names
+
+
+def _is_vector(columns: Sequence[str], values: Mapping[str, Values]) -> bool:
+    """Whether columns hold several numbers per row."""
+    first = values[columns[0]]
+    return len(columns) > 1 or (first.ndim > 1 if isinstance(first, np.ndarray) else is_list(first.type))
 
 
 def _vector(source: str, name: str, values: Values) -> np.ndarray:
@@ -273,9 +291,8 @@ def _must_agree(
                 f"{lacks}: has no column of the {role.replace('_', ' ')}, which {has} has; files that "
                 "are converted together need the same columns"
             )
-    for role in VECTOR_COLUMNS:
+    for role in (*VECTOR_COLUMNS, "cost"):
         if role in raw and raw[role].shape[1:] != first[role].shape[1:]:
-            raise DatasetError(
-                f"{source}: the {role.replace('_', ' ')} has {raw[role].shape[-1]} dimensions, but "
-                f"{first[role].shape[-1]} in {first_source}"
-            )
+            ours, theirs = (each[role].shape[1] if each[role].ndim > 1 else 1 for each in (raw, first))
+            name = role.replace("_", " ")
+            raise DatasetError(f"{source}: the {name} has {ours} dimensions, but {theirs} in {first_source}")

@@ -131,7 +131,7 @@ def refresh_header(
         card.data["license"] = _license(tasks)
 
 
-def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits: tuple[float, ...]) -> None:
+def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits: Sequence[float]) -> None:
     """Draw cost return against return, one point per episode, with the usual cost limits as dashed lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

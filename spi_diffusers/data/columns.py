@@ -57,11 +57,12 @@ class ColumnChecker:
         """Check and convert all columns, or raise DatasetError.
 
         `raw` has arrays by our column names (`COLUMNS`, and `INDEX_COLUMNS` where the source has them):
-        vectors (N, D), values and flags (N,) or (N, 1), of any numeric or bool type. `task` fixes dimensions
-        and action range (-1 to 1); `clip_actions` clips what lies outside instead of refusing it.
+        vectors (N, D), values and flags (N,) or (N, 1), several costs (N, K), of any numeric or bool type.
+        `task` fixes dimensions and action range (-1 to 1); `clip_actions` clips what lies outside instead of
+        refusing it.
 
-        Returns contiguous arrays: vectors (N, D) and values (N,) float32, flags (N,) bool, and
-        `episode_index` (0, 1, ... in file order) and `frame_index`, (N,) int64.
+        Returns contiguous arrays: vectors (N, D), values (N,) and several costs (N, K) float32, flags (N,)
+        bool, and `episode_index` (0, 1, ... in file order) and `frame_index`, (N,) int64.
         """
         clean = self.clean_rows(raw, task, clip_actions=clip_actions)
         ends = clean["terminated"] | clean["truncated"]
@@ -99,12 +100,15 @@ class ColumnChecker:
         if column in FLAG_COLUMNS:
             return self._flags(column, self._one_per_row(column, values))
         if column in VALUE_COLUMNS:
-            clean = self._finite(column, self._one_per_row(column, values))
-            if column == "cost" and (clean < 0).any():
-                row = int(np.argmax(clean < 0))
+            several = column == "cost" and np.ndim(values) == 2 and np.shape(values)[1] > 1
+            one_each = self._numeric if several else self._one_per_row
+            clean = self._finite(column, one_each(column, values))
+            if column == "cost" and (negative := clean < 0).any():
+                row = int(np.argmax(negative.reshape(len(clean), -1).any(axis=1)))
                 raise self.error(
                     "cost",
-                    f"has the negative value {clean[row]:g} in row {self.first_row + row}; {NEGATIVE_COST}",
+                    f"has the negative value {clean[row].min():g} in row {self.first_row + row}; "
+                    f"{NEGATIVE_COST}",
                 )
             return clean
         values = self._numeric(column, values)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.survey import common_length, found_range, remarks
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import local_path, to_json
+from spi_diffusers.messages import shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,13 +22,14 @@ _BLUE, _ORANGE = "#2b6cb0", "#c05621"
 
 
 def describe_dataset(
-    dataset: TransitionDataset, cost_limits: Sequence[float] | None = None
+    dataset: TransitionDataset, cost_limits: Sequence[CostLimit] | None = None
 ) -> dict[str, Any]:
     """Describe a dataset in numbers.
 
     Args:
         dataset: what to describe.
         cost_limits: limits per episode; by default the task's own, else the quartiles of the episodes' cost.
+            Of several costs each is a tuple, a number for each cost.
 
     Returns:
         A dictionary ready for JSON: `source`, `task` (DSRL id or None), `sha256` (of the content),
@@ -33,10 +37,11 @@ def describe_dataset(
             truncated), `max_episode_steps` (over which a limit counts; None where training would ask),
             `observation_dim`, `action_dim`, `action_low` and `action_high` (lists: the range that training
             takes); `length`, `return` and `cost_return` of the episodes, each with `min`, `quarter`,
-            `median`, `mean`, `three_quarters`, `max`; `costly_steps` (share of the steps with a cost above
-            0); `limits`, each with `cost_limit`, `episodes` (how many keep it), `share` (of all),
-            `best_return` (among them; None if none keeps it) and `best_normalized_reward` (None without a
-            task); and `remarks`: what is odd, a sentence each.
+            `median`, `mean`, `three_quarters`, `max`; of several costs the same of each by its name, in
+            `cost_returns`, and `cost_return` is of their sum, each in its own unit; `costly_steps` (share of
+            the steps with a cost above 0); `limits`, each with `cost_limit`, `episodes` (how many keep it),
+            `share` (of all), `best_return` (among them; None if none keeps it) and `best_normalized_reward`
+            (None without a task); and `remarks`: what is odd, a sentence each.
 
     Raises:
         ValueError: a limit is negative or not finite.
@@ -48,14 +53,14 @@ def describe_dataset(
     actions = found_range(dataset)
     limits = []
     for limit in sorted(set(cost_limits)):
-        if not (math.isfinite(limit) and limit >= 0):
+        if not all(math.isfinite(each) and each >= 0 for each in np.atleast_1d(limit)):
             raise ValueError(f"a cost limit must be a finite number of at least 0, got {limit!r}")
-        count = int((episodes.cost_return <= limit).sum())
+        count = int(episodes.keep(limit).sum())
         best = episodes.best_return_within(limit)
         normalized = None if best is None or task is None else float(task.normalize_reward(best))
         limits.append(
             {
-                "cost_limit": float(limit),
+                "cost_limit": list(map(float, limit)) if isinstance(limit, tuple) else float(limit),
                 "episodes": count,
                 "share": count / len(episodes),
                 "best_return": best,
@@ -76,6 +81,7 @@ def describe_dataset(
         "action_high": list(actions.high),
         "length": _spread(episodes.length),
         "cost_return": _spread(episodes.cost_return),
+        **_each_cost(dataset),
         "costly_steps": (dataset.transitions.cost > 0).double().mean().item(),
         "limits": limits,
         "return": _spread(episodes.return_),
@@ -107,15 +113,17 @@ def description_tables(description: dict[str, Any]) -> "list[Table]":
     spread.add_column("of an episode")
     for name in ("min", "25%", "median", "mean", "75%", "max"):
         spread.add_column(name, justify="right")
-    for name in ("return", "cost_return", "length"):
-        spread.add_row(name.replace("_", " "), *(f"{value:.1f}" for value in d[name].values()))
+    costs = {f"cost return, {name}": values for name, values in d.get("cost_returns", {}).items()}
+    costs = costs or {"cost return": d["cost_return"]}
+    for name, values in {"return": d["return"], **costs, "length": d["length"]}.items():
+        spread.add_row(name, *(f"{value:.1f}" for value in values.values()))
     within = Table(title="Within a cost limit")
     for name in ("cost limit", "episodes", "share", "best return", "normalized"):
         within.add_column(name, justify="right")
     for entry in d["limits"]:
         best, normalized = entry["best_return"], entry["best_normalized_reward"]
         within.add_row(
-            *(f"{entry['cost_limit']:g}", str(entry["episodes"]), f"{entry['share']:.1%}"),
+            *(shown_limit(entry["cost_limit"]), str(entry["episodes"]), f"{entry['share']:.1%}"),
             "none" if best is None else f"{best:.1f}",
             "" if normalized is None else f"{normalized:.2f}",
         )
@@ -148,7 +156,9 @@ def _draw(dataset: TransitionDataset, description: dict[str, Any]) -> Any:
     scatter.scatter(episodes.cost_return, episodes.return_, s=9, alpha=0.6, linewidths=0, color=_BLUE)
     scatter.set_xlabel("cost return (dashed: cost limits)")
     scatter.set_ylabel("return (bars: best within each limit)")
-    for entry in description["limits"]:
+    # Of several costs the axis is their sum, where no limit has a place.
+    limits = [] if "cost_returns" in description else description["limits"]
+    for entry in limits:
         if entry["best_return"] is not None:
             scatter.hlines(entry["best_return"], 0, entry["cost_limit"], color=_ORANGE, linewidth=1.2)
     for axes, values, name in (
@@ -160,9 +170,17 @@ def _draw(dataset: TransitionDataset, description: dict[str, Any]) -> Any:
         axes.set_xlabel(name)
         axes.set_ylabel("episodes")
     for axes in (scatter, costs):
-        for entry in description["limits"]:
+        for entry in limits:
             axes.axvline(entry["cost_limit"], color=_ORANGE, linewidth=0.8, linestyle="--")
     return figure
+
+
+def _each_cost(dataset: TransitionDataset) -> dict[str, Any]:
+    """What is said of several costs besides."""
+    names, costs = dataset.cost_names, dataset.episodes.cost_returns
+    if len(names) == 1:
+        return {}
+    return {"cost_returns": {name: _spread(costs[:, k]) for k, name in enumerate(names)}}
 
 
 def _spread(values: torch.Tensor) -> dict[str, float]:

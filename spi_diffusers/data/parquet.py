@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.assembly import SourceTable, Values
 from spi_diffusers.data.columns import DatasetError, list_names
+from spi_diffusers.data.costs import names_from_metadata
 from spi_diffusers.data.memory import available_memory, check_size
 from spi_diffusers.data.roles import ColumnNames, choose_columns
 from spi_diffusers.data.signatures import check_signature
@@ -80,8 +81,9 @@ def open_parquet(files: Sequence[Path], source: str, *, is_episode: bool = False
     def size(wanted: list[str]) -> int:
         return sum(_declared_bytes(*each, wanted) for each in zip(files, metadata, strict=True))
 
-    stated = ActionRange.from_metadata(metadata[0].metadata, source)
-    return SourceTable(source, names, read, is_episode, size, stated)
+    said = metadata[0].metadata
+    stated, costs = ActionRange.from_metadata(said, source), names_from_metadata(said, source)
+    return SourceTable(source, names, read, is_episode, size, stated, costs)
 
 
 def _metadata(file: Path) -> "pq.FileMetaData":

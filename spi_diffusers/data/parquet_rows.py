@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.actions import ActionRange
-from spi_diffusers.data.arrow import column_to_numpy
+from spi_diffusers.data.arrow import column_to_numpy, is_list
 from spi_diffusers.data.columns import COLUMNS, INDEX_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
 from spi_diffusers.data.layout import folder_files, hub_files
 from spi_diffusers.data.network import is_transient, with_retries
@@ -211,6 +211,11 @@ class ParquetRows:
         """Length of the vectors: as the type says, or that of the first row where the type does not."""
         import pyarrow as pa
 
+        if is_list(schema.field("cost").type):
+            raise DatasetError(
+                f"{self.source}: data with several costs cannot be streamed; load it into memory "
+                "(streaming=false, --streaming false)"
+            )
         types = {name: schema.field(name).type for name in VECTOR_COLUMNS}
         if all(pa.types.is_fixed_size_list(type_) for type_ in types.values()):
             return {name: type_.list_size for name, type_ in types.items()}

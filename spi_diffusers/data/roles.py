@@ -46,13 +46,14 @@ class ColumnNames:
     `obs_10`). What lies in groups is named by its path: `infos/cost`.
 
     What is None is looked for by its name here and by other usual names, such as `obs`, `state_0`,
-    `rewards` or `timeouts`. `observation`, `action`, `reward` and `cost` must be there.
+    `rewards` or `timeouts`. `observation`, `action`, `reward` and `cost` must be there. Several costs are
+    named as a vector is; each gets the name of its column.
 
     Attributes:
         observation: column(s) of the observation.
         action: column(s) of the action.
         reward: column of the reward.
-        cost: column of the cost, at least 0.
+        cost: column(s) of the cost, at least 0.
         next_observation: column(s) of the next observation; without, it is taken from the following row.
         terminated: column that is 1 (true) where the task itself ended; without, it never did.
         truncated: column that is 1 (true) where the episode was cut off; without, that is the last row
@@ -64,7 +65,7 @@ class ColumnNames:
     observation: tuple[str, ...] | None = None
     action: tuple[str, ...] | None = None
     reward: str | None = None
-    cost: str | None = None
+    cost: str | tuple[str, ...] | None = None
     next_observation: tuple[str, ...] | None = None
     terminated: str | None = None
     truncated: str | None = None
@@ -104,7 +105,7 @@ def choose_columns(source: str, there: Sequence[str], named: ColumnNames) -> dic
             found = ()
             for pattern in (patterns,) if isinstance(patterns, str) else patterns:
                 # A name that only looks like a pattern is a name; one value per row has no pattern.
-                is_name = pattern in there or role not in VECTOR_COLUMNS
+                is_name = pattern in there or role not in (*VECTOR_COLUMNS, "cost")
                 matches = [pattern] if is_name else fnmatch.filter(there, pattern)
                 if not set(matches) & set(there):
                     missing.append(f"no column {pattern!r} for the {word(role)} ({column_option(role)})")

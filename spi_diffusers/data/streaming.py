@@ -10,6 +10,7 @@ import torch
 
 from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.columns import COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.costs import COST
 from spi_diffusers.data.loading import check_revision, load_transitions
 from spi_diffusers.data.memory import available_memory
 from spi_diffusers.data.network import is_transient
@@ -81,6 +82,11 @@ class StreamedDataset:
     def action_range(self) -> ActionRange | None:
         """Range of the environment's actions, where the files state it."""
         return self.rows.action_range
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Of its costs; only one can be streamed."""
+        return (COST,)
 
     @property
     def extremes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -69,8 +69,9 @@ def _about_signals(dataset: Dataset) -> list[str]:
             "the policy is to keep a limit; give more, or mark where episodes end"
         )
     wrong = "if {!r} is the wrong column, name the right one"
-    if float(dataset.extremes["cost"][1]) == 0.0:
-        found.append(f"no step costs anything, so a cost limit has no effect; {wrong.format('cost')}")
+    for name, highest in zip(dataset.cost_names, np.atleast_1d(dataset.extremes["cost"][1]), strict=True):
+        if float(highest) == 0.0:
+            found.append(f"no step costs anything, so a cost limit has no effect; {wrong.format(name)}")
     low, high = map(float, dataset.extremes["reward"])
     if low == high:
         found.append(f"every reward is {low:g}, so no action is better; {wrong.format('reward')}")

@@ -1,7 +1,7 @@
 """Transitions as contiguous tensors: the form in which every data source reaches the algorithms."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,10 @@ import torch
 
 from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS, ColumnChecker, DatasetError
+from spi_diffusers.data.costs import COST, check_cost_names, summed_costs
+from spi_diffusers.data.episodes import EpisodeTable
 from spi_diffusers.data.tasks import Task
+from spi_diffusers.messages import shown_limit
 
 __all__ = ["DatasetError", "EpisodeTable", "TransitionBatch", "TransitionDataset"]
 
@@ -25,9 +28,10 @@ class TransitionBatch:
         next_observation: (N, O) float32, what the step led to (never the first one of the next episode).
         action: (N, A) float32, in [-1, 1] for DSRL tasks.
         reward: (N,) float32.
-        cost: (N,) float32, at least 0.
+        cost: (N,) float32, at least 0; of several costs the sum, each in its own unit.
         terminated: (N,) bool, the task itself ended: the bootstrap is cut here.
         truncated: (N,) bool, the episode was stopped from outside (time limit): the bootstrap is not cut.
+        costs: (N, K) float32, each of K costs as logged; by default the one of `cost`.
     """
 
     observation: torch.Tensor
@@ -37,9 +41,12 @@ class TransitionBatch:
     cost: torch.Tensor
     terminated: torch.Tensor
     truncated: torch.Tensor
+    costs: torch.Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        lengths = {name: len(getattr(self, name)) for name in COLUMNS}
+        if self.costs is None:
+            object.__setattr__(self, "costs", self.cost.unsqueeze(-1))
+        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"the columns of a transition batch differ in length: {lengths}")
 
@@ -52,88 +59,15 @@ class TransitionBatch:
 
     def gather(self, index: torch.Tensor) -> "TransitionBatch":
         """Take rows by index, (B,) int64 on the data's device; an index outside [0, N) is an IndexError."""
-        return TransitionBatch(*(getattr(self, name).index_select(0, index) for name in COLUMNS))
+        return TransitionBatch(*(getattr(self, field.name).index_select(0, index) for field in fields(self)))
+
+    def recorded(self, name: str) -> torch.Tensor:
+        """One of `COLUMNS` as files hold it: several costs side by side, (N, K)."""
+        column: torch.Tensor = getattr(self, "costs" if name == "cost" and self.costs.shape[1] > 1 else name)
+        return column
 
 
-assert tuple(f.name for f in fields(TransitionBatch)) == COLUMNS, "gather() relies on the order of columns"
-
-
-@dataclass(frozen=True)
-class EpisodeTable:
-    """One row per episode; all tensors are (E,).
-
-    Attributes:
-        episode_index: int64, number of the episode in the dataset, from 0.
-        start: int64, row of the episode's first transition.
-        length: int64, number of transitions.
-        return_: float64, undiscounted sum of rewards.
-        cost_return: float64, undiscounted sum of costs.
-        terminated: bool, whether the episode ended by the task itself.
-    """
-
-    episode_index: torch.Tensor
-    start: torch.Tensor
-    length: torch.Tensor
-    return_: torch.Tensor
-    cost_return: torch.Tensor
-    terminated: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-    def __repr__(self) -> str:
-        spreads = (
-            f"{name} {values.min():.4g} to {values.max():.4g}"
-            for name, values in (
-                ("length", self.length),
-                ("return", self.return_),
-                ("cost return", self.cost_return),
-            )
-        )
-        return f"{len(self)} episodes: {', '.join(spreads)}"
-
-    def select(self, mask: torch.Tensor) -> "EpisodeTable":
-        """The episodes of a mask, (E,) bool, each with the number and the rows that it has in the dataset."""
-        return EpisodeTable(*(getattr(self, column.name)[mask] for column in fields(self)))
-
-    def hold_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Whether rows of the dataset, (B,) int64, belong to one of the episodes, (B,) bool."""
-        episode = torch.searchsorted(self.start, rows, right=True) - 1
-        return (episode >= 0) & (rows < (self.start + self.length)[episode])
-
-    def within(self, order: torch.Tensor, max_transitions: int) -> torch.Tensor:
-        """The first of some episodes, by positions (K,), that have so many rows together; one at least."""
-        total = self.length[order].cumsum(0)
-        return order[: max(int((total <= max_transitions).sum()), 1)]
-
-    def rows(
-        self, index: torch.Tensor, longest: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The rows of some episodes, one episode after the other.
-
-        Args:
-            index: Positions of the episodes, (K,) int64.
-            longest: Only so many of the first rows of each; None: all.
-
-        Returns:
-            Rows in the dataset; which of the K episodes each is of; and which step of it, from 0; each (N,).
-        """
-        length = self.length[index] if longest is None else self.length[index].clamp_max(longest)
-        which = torch.repeat_interleave(torch.arange(len(index), device=length.device), length)
-        step = torch.arange(len(which), device=length.device) - (length.cumsum(0) - length)[which]
-        return self.start[index][which] + step, which, step
-
-    def usual_cost_limits(self, task: Task | None) -> tuple[float, ...]:
-        """The task's own cost limits; without a task, the quartiles of the episodes' cost returns."""
-        if task is not None:
-            return task.cost_limits
-        quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64, device=self.cost_return.device)
-        return tuple(self.cost_return.double().quantile(quartiles).unique().tolist())
-
-    def best_return_within(self, cost_limit: float) -> float | None:
-        """The largest return among the episodes with a cost return of at most the limit, or None."""
-        within = self.return_[self.cost_return <= cost_limit]
-        return within.max().item() if len(within) else None
+assert tuple(f.name for f in fields(TransitionBatch)) == (*COLUMNS, "costs"), "read() relies on the order"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +83,7 @@ class TransitionDataset:
         task: the task that the data belongs to, where it is known.
         source: where the data comes from (path or Hub id), for messages and cards.
         action_range: range of the environment's actions, where the source states it.
+        cost_names: of its costs.
     """
 
     transitions: TransitionBatch
@@ -157,6 +92,7 @@ class TransitionDataset:
     task: Task | None = None
     source: str = field(default="memory")
     action_range: ActionRange | None = None
+    cost_names: tuple[str, ...] = (COST,)
 
     @classmethod
     def from_columns(
@@ -168,19 +104,21 @@ class TransitionDataset:
         names: Mapping[str, str] | None = None,
         clip_actions: bool = False,
         action_range: ActionRange | None = None,
+        cost_names: Sequence[str] | None = None,
     ) -> "TransitionDataset":
         """Check columns and put them into contiguous tensors.
 
         Args:
             columns: arrays by column name: `observation`, `next_observation` (N, O), `action` (N, A),
-                `reward`, `cost`, `terminated`, `truncated` (N,) or (N, 1); optionally `episode_index`
-                and `frame_index` (N,), which must agree with the episode ends.
+                `reward`, `cost`, `terminated`, `truncated` (N,) or (N, 1), several costs (N, K); optionally
+                `episode_index` and `frame_index` (N,), which must agree with the episode ends.
             task: fixes the dimensions and the action range [-1, 1], where given.
             source: what to call the data in messages.
             names: how the source calls a column, for messages, where that differs.
             clip_actions: clip actions outside [-1, 1] instead of refusing them. Excesses of up to 1e-3
                 are rounding and always clipped.
             action_range: range of the environment's actions, where it is known and there is no task.
+            cost_names: of several costs; by default `cost_0` and so on.
 
         Returns:
             The dataset; tensors own their memory.
@@ -188,21 +126,31 @@ class TransitionDataset:
         Raises:
             DatasetError: a column is missing, not numeric, of a wrong shape or length, or holds NaN or
                 infinite values, a negative cost, or an action outside the range; there are zero rows or
-                no episode ends; the index columns disagree with the ends, or the range is that of no such
-                actions.
+                no episode ends; the index columns disagree with the ends, the range is that of no such
+                actions, or the names are not those of so many costs.
         """
         raw = {name: np.asarray(values) for name, values in columns.items()}
         clean = ColumnChecker(source, names).clean(raw, task, clip_actions=clip_actions)
         if action_range is not None:
             action_range.check(source, clean["action"].shape[1])
         tensors = {name: _owned_tensor(values, raw.get(name)) for name, values in clean.items()}
+        names_of_costs: tuple[str, ...] = (COST,)
+        if tensors["cost"].ndim > 1:
+            tensors |= {"costs": tensors["cost"], "cost": torch.from_numpy(summed_costs(clean["cost"]))}
+            count = tensors["costs"].shape[1]
+            names_of_costs = check_cost_names(
+                cost_names or [f"{COST}_{k}" for k in range(count)], count, source
+            )
         return cls(
-            transitions=TransitionBatch(*(tensors[name] for name in COLUMNS)),
+            transitions=TransitionBatch(
+                **{name: tensors[name] for name in (*COLUMNS, "costs") if name in tensors}
+            ),
             episode_index=tensors["episode_index"],
             frame_index=tensors["frame_index"],
             task=task,
             source=source,
             action_range=action_range,
+            cost_names=names_of_costs,
         )
 
     def __len__(self) -> int:
@@ -234,7 +182,7 @@ class TransitionDataset:
 
         def sum_per_episode(values: torch.Tensor) -> torch.Tensor:
             # float64: a thousand float32 rewards lose digits when they are added in float32.
-            total = torch.zeros(len(ends), dtype=torch.float64, device=values.device)
+            total = torch.zeros(len(ends), *values.shape[1:], dtype=torch.float64, device=values.device)
             return total.index_add_(0, self.episode_index, values.double())
 
         return EpisodeTable(
@@ -244,6 +192,7 @@ class TransitionDataset:
             return_=sum_per_episode(self.transitions.reward),
             cost_return=sum_per_episode(self.transitions.cost),
             terminated=self.transitions.terminated[ends],
+            cost_returns=sum_per_episode(self.transitions.costs),
         )
 
     def first_observations(self) -> torch.Tensor:
@@ -252,8 +201,11 @@ class TransitionDataset:
 
     @cached_property
     def extremes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Smallest and largest value of each column of numbers: (D,) of vectors, () of reward and cost."""
-        columns = {name: getattr(self.transitions, name) for name in (*VECTOR_COLUMNS, *VALUE_COLUMNS)}
+        """Smallest and largest value of each column of numbers: (D,) of vectors, () of reward and cost.
+
+        Of several costs (K,).
+        """
+        columns = {name: self.transitions.recorded(name) for name in (*VECTOR_COLUMNS, *VALUE_COLUMNS)}
         return {name: (c.amin(0).cpu().numpy(), c.amax(0).cpu().numpy()) for name, c in columns.items()}
 
     @cached_property
@@ -265,11 +217,26 @@ class TransitionDataset:
         """
         digest = hashlib.sha256()
         for name in COLUMNS:
-            values = getattr(self.transitions, name).detach().cpu().contiguous().numpy()
+            values = self.transitions.recorded(name).detach().cpu().contiguous().numpy()
             values = values.astype(values.dtype.newbyteorder("<"), copy=False)
             digest.update(f"{name}:{values.dtype.name}:{values.shape};".encode())
             digest.update(values.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
+
+    def with_costs(self, costs: Mapping[str, np.ndarray]) -> "TransitionDataset":
+        """The same transitions with other costs, each (N,), by name.
+
+        Raises:
+            DatasetError: as `from_columns`.
+
+        Examples:
+            >>> energy = data.transitions.action.square().sum(dim=1).numpy()
+            >>> data.with_costs({"cost": data.transitions.cost.numpy(), "energy": energy})
+        """
+        columns = {name: getattr(self.transitions, name).cpu().numpy() for name in COLUMNS}
+        columns["cost"] = np.stack([np.asarray(values) for values in costs.values()], axis=1)
+        how: dict[str, Any] = {"task": self.task, "source": self.source, "action_range": self.action_range}
+        return TransitionDataset.from_columns(columns, cost_names=list(costs), **how)
 
     def select_episodes(self, index: torch.Tensor) -> "TransitionDataset":
         """Keep some episodes; the new dataset numbers them anew, from 0.
@@ -295,6 +262,7 @@ class TransitionDataset:
             task=self.task,
             source=self.source,
             action_range=self.action_range,
+            cost_names=self.cost_names,
         )
 
 
@@ -316,8 +284,8 @@ def describe_briefly(dataset: Any) -> str:
         f"  {episodes!r}",
     ]
     for limit in episodes.usual_cost_limits(task):
-        share = (episodes.cost_return <= limit).double().mean().item()
+        share = episodes.keep(limit).double().mean().item()
         best = episodes.best_return_within(limit)
         found = "" if best is None else f", best return {best:.4g}"
-        lines.append(f"  within cost limit {limit:g}: {share:.0%} of the episodes{found}")
+        lines.append(f"  within cost limit {shown_limit(limit)}: {share:.0%} of the episodes{found}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import torch
 
 from spi_diffusers.data.card import EPISODES_FILE, STATS_FILE, make_card, read_stats, save_scatter
 from spi_diffusers.data.columns import COLUMNS, VALUE_COLUMNS, VECTOR_COLUMNS
+from spi_diffusers.data.costs import names_to_metadata
 from spi_diffusers.data.tasks import RESERVED_NAMES, as_path, check_config_name
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import CARD_FILE, local_path, sha256_of, to_json
@@ -166,8 +167,8 @@ def to_arrow(dataset: TransitionDataset) -> "pa.Table":
 
     columns: dict[str, pa.Array] = {}
     for name in COLUMNS:
-        values = getattr(dataset.transitions, name).cpu().contiguous().numpy()
-        if name in VECTOR_COLUMNS:
+        values = dataset.transitions.recorded(name).cpu().contiguous().numpy()
+        if values.ndim > 1:
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
         else:
             columns[name] = pa.array(values)
@@ -181,9 +182,13 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     import pyarrow.parquet as pq
 
     table = to_arrow(dataset)
+    metadata = names_to_metadata(dataset.cost_names)
     if dataset.action_range is not None:
-        table = table.replace_schema_metadata(dataset.action_range.to_metadata())
-    floats = [f"{name}.list.element" for name in VECTOR_COLUMNS] + ["reward"]
+        metadata |= dataset.action_range.to_metadata()
+    if metadata:
+        table = table.replace_schema_metadata(metadata)
+    vectors = [*VECTOR_COLUMNS, *(["cost"] if len(dataset.cost_names) > 1 else [])]
+    floats = [f"{name}.list.element" for name in vectors] + ["reward"]
     pq.write_table(
         table,
         folder / TRAIN_FILE,
@@ -209,7 +214,9 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     episode_table = pa.table({name: pa.array(values.cpu().numpy()) for name, values in fields.items()})
     pq.write_table(episode_table, folder / EPISODES_FILE, compression="zstd")
     limits = episodes.usual_cost_limits(dataset.task)
-    save_scatter(episodes, folder / "cost_return.png", title=config, cost_limits=limits)
+    # Of several costs it shows the sum, where no limit has a place.
+    drawn = [limit for limit in limits if not isinstance(limit, tuple)]
+    save_scatter(episodes, folder / "cost_return.png", title=config, cost_limits=drawn)
     return {
         "config": config,
         "num_transitions": len(dataset),
@@ -230,7 +237,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
             {"cost_limit": limit, "return": episodes.best_return_within(limit)} for limit in limits
         ],
         "columns": {
-            name: _column_stats(getattr(dataset.transitions, name)) for name in VECTOR_COLUMNS + VALUE_COLUMNS
+            name: _column_stats(dataset.transitions.recorded(name)) for name in VECTOR_COLUMNS + VALUE_COLUMNS
         },
         "num_terminated": int(dataset.transitions.terminated.sum()),
         "num_truncated": int(dataset.transitions.truncated.sum()),

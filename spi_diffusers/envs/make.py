@@ -1,7 +1,7 @@
 """`make_env` and `make_vector_env`: every task's simulator behind the same interface."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -13,6 +13,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from spi_diffusers.data.simulators import SIMULATORS, SimulatorNotInstalledError
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs.bullet import BulletEnv
+from spi_diffusers.envs.costs import NamedCosts
 from spi_diffusers.envs.safety_gymnasium import make_dsrl_env, make_safety_gymnasium_env
 from spi_diffusers.envs.velocity import make_velocity_env
 from spi_diffusers.envs.workers import WorkersVectorEnv
@@ -40,6 +41,7 @@ def make_env(
     render_mode: str | None = None,
     render_size: tuple[int, int] = (360, 480),
     simulator: str = "auto",
+    costs: Sequence[str] = ("cost",),
 ) -> gymnasium.Env:
     """Make the environment of a task.
 
@@ -60,6 +62,8 @@ def make_env(
             run in the real safety-gymnasium with "safety_gymnasium", where that is installed; "gymnasium"
             names their default. "dsrl" takes the environment that the real `dsrl` registers for the task,
             where that is installed (not MetaDrive's).
+        costs: names of the costs to report: "cost", the task's own, and "energy", the sum of the squared
+            numbers of the executed action. If there are several, `info["cost"]` is an array (K,) of them.
 
     Returns:
         The environment; observations (observation_dim,) float32, actions (action_dim,) float32.
@@ -67,13 +71,15 @@ def make_env(
     Raises:
         UnknownTaskError: no such task.
         SimulatorNotInstalledError: the simulator is missing; the message says what to install.
-        ValueError: unknown render mode, a simulator that the task does not have, or a size or seed that is
-            not a number of the right kind.
+        ValueError: unknown render mode, a simulator or cost that the task does not have, or a size or seed
+            that is not a number of the right kind.
     """
     task = get_task(task)
     if seed is not None:
         seed = check_seed(seed)
     env = make_untimed_env(task, render_mode=render_mode, render_size=render_size, simulator=simulator)
+    if len(costs) > 1:
+        env = NamedCosts(env, costs)
     return SeedFirstReset(OrderEnforcing(TimeLimit(env, task.max_episode_steps)), seed)
 
 
@@ -112,6 +118,7 @@ def make_vector_env(
     simulator: str = "auto",
     render_mode: str | None = None,
     purpose: str = "evaluation",
+    costs: Sequence[str] = ("cost",),
 ) -> gymnasium.vector.VectorEnv:
     """Make environments that are stepped together, one episode each, to the end of the longest.
 
@@ -137,6 +144,8 @@ def make_vector_env(
         simulator: as in `make_env`.
         render_mode: as in `make_env`.
         purpose: as in `episode_seeds`.
+        costs: as in `make_env`; the costs of several are arrays in an array of objects, or (num_envs, K), by
+            the version of gymnasium.
 
     Returns:
         A vector environment; observations (num_envs, observation_dim) float32, actions
@@ -153,7 +162,7 @@ def make_vector_env(
     if backend not in ("sync", "async"):
         raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
     makers = [
-        functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator)
+        functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator, tuple(costs))
         for episode_seed in episode_seeds(seed, num_envs, purpose)
     ]
     return gymnasium.vector.SyncVectorEnv(makers) if backend == "sync" else WorkersVectorEnv(makers)
@@ -283,7 +292,7 @@ class HoldAfterEnd(gymnasium.Wrapper):
     an end with a step that has reward 0 and no cost. Sums over an episode go wrong either way. This
     wrapper never signals an end to the vector environment; it reports it in the info instead:
 
-    * `cost`: float, the cost of this step; 0.0 after the end.
+    * `cost`: float, the cost of this step; 0.0 after the end. Of several costs an array of them.
     * `ended`: bool, true from the step that ended the episode on (that step's reward and cost count).
     * `terminated_episode`, `truncated_episode`: bool, how it ended; they stay until the next reset.
 
@@ -294,12 +303,14 @@ class HoldAfterEnd(gymnasium.Wrapper):
         super().__init__(env)
         self._last_observation: np.ndarray | None = None
         self._terminated = self._truncated = False
+        self._no_cost: Any = 0.0
 
     def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict[str, Any]]:
         """Reset the episode; returns the observation, shape (observation_dim,), and the info above."""
-        self._last_observation, _ = self.env.reset(**kwargs)
+        self._last_observation, info = self.env.reset(**kwargs)
+        self._no_cost = info["cost"]
         self._terminated = self._truncated = False
-        return self._last_observation.copy(), self._info(0.0)
+        return self._last_observation.copy(), self._info(self._no_cost)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Step, or hold if the episode has ended (the action is then not looked at); both ends stay False.
@@ -309,12 +320,12 @@ class HoldAfterEnd(gymnasium.Wrapper):
         if self._last_observation is None:
             raise gymnasium.error.ResetNeeded(f"reset {self.unwrapped} before the first step")
         if self._terminated or self._truncated:
-            return self._last_observation.copy(), 0.0, False, False, self._info(0.0)
+            return self._last_observation.copy(), 0.0, False, False, self._info(self._no_cost)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._last_observation, self._terminated, self._truncated = observation, terminated, truncated
         return observation.copy(), reward, False, False, self._info(info["cost"])
 
-    def _info(self, cost: float) -> dict[str, Any]:
+    def _info(self, cost: Any) -> dict[str, Any]:
         return {
             "cost": cost,
             "ended": self._terminated or self._truncated,
@@ -330,5 +341,7 @@ def _check_size(size: Any) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def _make_episode_env(task: Task, seed: int, render_mode: str | None, simulator: str) -> Any:
-    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode, simulator=simulator))
+def _make_episode_env(
+    task: Task, seed: int, render_mode: str | None, simulator: str, costs: tuple[str, ...]
+) -> Any:
+    return HoldAfterEnd(make_env(task, seed=seed, render_mode=render_mode, simulator=simulator, costs=costs))

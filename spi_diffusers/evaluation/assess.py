@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.config.validation import Count, Whole, settings
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.holdout import held_out_episodes
 from spi_diffusers.data.layout import folder_configs
 from spi_diffusers.data.streaming import Dataset, StreamedDataset, load_episodes, open_transitions
@@ -28,7 +29,7 @@ from spi_diffusers.evaluation.assessment import (
     Assessment,
     LimitAssessment,
 )
-from spi_diffusers.evaluation.entries import cost_margin_of
+from spi_diffusers.evaluation.entries import cost_margin_of, each, one_or_all
 from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, policy_task
 from spi_diffusers.files import CONFIG_FILE, INFO_FILE, PolicyError, local_path
 from spi_diffusers.numerics import own_numerics
@@ -56,7 +57,7 @@ def assess(
     policy: "SPIPolicyPipeline | str | os.PathLike[str]",
     dataset: "Dataset | str | os.PathLike[str] | None" = None,
     *,
-    cost_limits: Iterable[float] | None = None,
+    cost_limits: Iterable[CostLimit] | None = None,
     risk: float = DEFAULT_RISK,
     episodes: int | None = None,
     max_transitions: int = MAX_TRANSITIONS,
@@ -74,8 +75,8 @@ def assess(
         dataset: Data to use all episodes of: loaded, or what `load_transitions` takes. None takes what the
             policy was trained on. Of the data that it was trained on, by its checksum, only the episodes are
             used that training held out, if there are any.
-        cost_limits: Limits per episode. None takes the task's; without a task the quartiles of what the
-            data's episodes cost, rounded to two digits.
+        cost_limits: Limits per episode; of several costs each is a tuple. None takes the task's; without a
+            task, or of several costs, the quartiles of what the data's episodes cost, rounded to two digits.
         risk: Share of the episodes that may exceed the limit, in (0, 1).
         episodes: Use so many episodes at most, drawn by the seed; None: all.
         max_transitions: Use so many of their transitions at most, but at least one episode.
@@ -134,10 +135,11 @@ def _assess(
         support = Support.within(pipeline, used, most_states, rng)
     rows = []
     for limit, play, residual in zip(limits, plays, residuals, strict=True):
-        return_, cost = estimates(play, residual, seed)
+        return_, costs = estimates(play, residual, seed)
         share = None if support is None else support.share_outside(pipeline, play.weight)
-        rows.append(LimitAssessment(limit, return_, cost, float(play.feasible.mean()), share))
-    order = np.sort(plays[0].least_bound)
+        rows.append(LimitAssessment(limit, return_, one_or_all(costs), float(play.feasible.mean()), share))
+    order = np.sort(plays[0].least_bound, axis=0)
+    place = min(int(np.ceil(ENOUGH_STARTS * len(order))), len(order)) - 1
     info = None
     if pipeline.training_record is not None and pipeline.is_as_trained:
         info = {name: pipeline.training_record["info"].get(name) for name in POLICY_FIELDS}
@@ -149,17 +151,18 @@ def _assess(
         transitions=len(used),
         risk=spec.risk,
         limits=tuple(rows),
-        smallest_limit=float(order[min(int(np.ceil(ENOUGH_STARTS * len(order))), len(order)) - 1]),
+        smallest_limit=one_or_all(order[place].tolist()),
         warnings=tuple(
             find_warnings(
                 rows,
-                data.episodes.cost_return.cpu().numpy(),
+                data.episodes.cost_returns.cpu().numpy(),
                 least_expected=plays[0].least_expected,
                 used=used.num_episodes,
                 seen_in_training=is_training_data and not held_out.any(),
             )
         ),
         cost_margin=cost_margin_of(pipeline.config),
+        cost_names=pipeline.cost_names if len(pipeline.cost_names) > 1 else (),
     )
 
 
@@ -198,6 +201,11 @@ def _check_fit(pipeline: Any, data: Dataset) -> None:
     if data.task is not None:
         policy_task(pipeline, data.task)
     network = pipeline.noise_model.config
+    if len(pipeline.cost_names) != len(data.cost_names):
+        raise ValueError(
+            f"{data.source}: has the cost(s) {', '.join(data.cost_names)}, but the policy's are "
+            f"{', '.join(pipeline.cost_names)}"
+        )
     for name in ("observation_dim", "action_dim"):
         ours, theirs = getattr(network, name), getattr(data, name)
         if ours != theirs:
@@ -230,7 +238,10 @@ def _draw(
     return data.episodes.within(order, most_transitions).sort().values
 
 
-def _usual_limits(pipeline: Any, data: Dataset) -> tuple[float, ...]:
+def _usual_limits(pipeline: Any, data: Dataset) -> tuple[CostLimit, ...]:
     task = data.task or TASKS.get(pipeline.config.task or "")
     limits = data.episodes.usual_cost_limits(task)
-    return limits if task is not None else tuple(dict.fromkeys(float(f"{limit:.2g}") for limit in limits))
+    if task is not None and len(data.cost_names) == 1:
+        return limits
+    rounded = ([float(f"{number:.2g}") for number in each(limit)] for limit in limits)
+    return tuple(dict.fromkeys(one_or_all(numbers) for numbers in rounded))

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.evaluation.assessment import COVERAGE, Estimate
+from spi_diffusers.pipelines.checks import without_one
 from spi_diffusers.training.residuals import step_residuals
 
 if TYPE_CHECKING:
@@ -26,23 +28,22 @@ if TYPE_CHECKING:
 BOOTSTRAP = 1000
 #: Decisions of an episode that is played along its record, at most.
 DECISIONS = 40
-COST = 1  # position, after the return, in what is expected
 #: Observations per call of the pipeline, which makes a candidate of each for every safety weight.
 _OBSERVATIONS = 512
 
 
 @dataclass(frozen=True)
 class RecordPlay:
-    """What is expected of E episodes under a limit; all but the last are (E,).
+    """What is expected of E episodes under a limit; (1 + K, E) are of the return, then of K costs.
 
     Attributes:
-        weight: Safety weight whose policy acts at the start, float32.
-        at_start: Return and cost that are expected if it acts to the end, (2, E).
-        played: Return and cost with the decisions that follow, (2, E).
-        along: What it earns and spends at the expected rates until the record's end, (2, E).
-        feasible: Whether some policy fits into the limit at the start.
-        least_bound: Smallest budget that the safest policy fits into.
-        least_expected: Expected cost of the weight that costs least on average over the starts.
+        weight: Safety weight whose policy acts at the start, float32 (E,).
+        at_start: Return and costs that are expected if it acts to the end, (1 + K, E).
+        played: Return and costs with the decisions that follow, (1 + K, E).
+        along: What it earns and spends at the expected rates until the record's end, (1 + K, E).
+        feasible: Whether some policy fits into the limit at the start, (E,).
+        least_bound: Smallest budgets that the safest policy fits into, (E, K).
+        least_expected: Expected costs of the weights that cost least on average over the starts, (K,).
     """
 
     weight: Tensor
@@ -51,11 +52,11 @@ class RecordPlay:
     along: np.ndarray
     feasible: np.ndarray
     least_bound: np.ndarray
-    least_expected: float
+    least_expected: np.ndarray
 
 
 def play_on_record(
-    pipeline: "SPIPolicyPipeline", data: TransitionDataset, limit: float, risk: float, seed: int
+    pipeline: "SPIPolicyPipeline", data: TransitionDataset, limit: CostLimit, risk: float, seed: int
 ) -> RecordPlay:
     """Play a policy along recorded episodes, with `limit` for each. Where one has ended, nothing changes.
 
@@ -65,7 +66,8 @@ def play_on_record(
     generator = torch.Generator().manual_seed(seed)
     episodes, count = data.episodes, data.num_episodes
     times = np.unique(np.linspace(0, horizon, min(horizon, DECISIONS) + 1).round().astype(np.int64)).tolist()
-    played, along = torch.zeros(2, 2, count, dtype=torch.float64)
+    limits = torch.tensor(limit, dtype=torch.float64).reshape(-1, 1)
+    played, along = torch.zeros(2, 1 + len(limits), count, dtype=torch.float64)
     acts = torch.zeros(count, dtype=torch.int64)
     first: _Answer | None = None
     for step, following in itertools.pairwise(times):
@@ -73,7 +75,8 @@ def play_on_record(
         if not len(alive):
             break
         observation = data.transitions.observation[episodes.start[alive] + step]
-        answer = _ask(pipeline, observation, limit - along[COST, alive], horizon - step, risk, generator)
+        left = (limits - along[1:, alive]).T
+        answer = _ask(pipeline, observation, left, horizon - step, risk, generator)
         now = answer.expected_of(answer.chosen)
         # At the start nothing acted before.
         played[:, alive] += now if first is None else now - answer.expected_of(acts[alive])
@@ -89,16 +92,16 @@ def play_on_record(
         along=along.numpy(),
         feasible=first.feasible.numpy(),
         least_bound=first.bound.numpy(),
-        least_expected=float(first.expected[COST].mean(0).min()),
+        least_expected=first.expected[1:].mean(1).amin(1).numpy(),
     )
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a pipeline says in E states, of K safety weights `weights` (K,).
+    """What a pipeline says in E states, of N safety weights `weights` (N,).
 
-    `chosen` (E,) acts; `expected` (2, E, K) return and cost; whether any is `feasible` (E,), and the `bound`
-    of the safest one's cost (E,).
+    `chosen` (E,) acts; `expected` (1 + K, E, N) return and costs; whether any is `feasible` (E,), and the
+    `bound` of the safest one's costs (E, K).
     """
 
     weights: Tensor
@@ -108,7 +111,7 @@ class _Answer:
     bound: Tensor
 
     def expected_of(self, weight: Tensor) -> Tensor:
-        """Return and cost of one weight for each state, by its index (E,): (2, E)."""
+        """Return and costs of one weight for each state, by its index (E,): (1 + K, E)."""
         return self.expected[:, torch.arange(len(weight)), weight]
 
 
@@ -120,16 +123,16 @@ def _ask(
     risk: float,
     generator: torch.Generator,
 ) -> _Answer:
-    """Ask in states (E, O) with budgets (E,), a part of them at a time."""
+    """Ask in states (E, O) with budgets (E, K), a part of them at a time."""
     parts = []
     for states, left in zip(observation.split(_OBSERVATIONS), budget.split(_OBSERVATIONS), strict=True):
-        how: Any = {"cost_budget": left.float(), "steps_left": steps_left, "risk": risk}
+        how: Any = {"cost_budget": without_one(left.float()), "steps_left": steps_left, "risk": risk}
         found: Any = pipeline(states, generator=generator, **how)
-        expected = torch.stack([found.expected_returns, found.expected_costs], dim=-1).double()
+        shape = (*found.expected_returns.shape, left.shape[1])
+        costs, bounds = found.expected_costs.view(shape), found.cost_bounds.view(shape)
+        expected = torch.cat([found.expected_returns.unsqueeze(-1), costs], dim=-1).double()
         # What fits needs the safest policy to fit.
-        parts.append(
-            (found.chosen, expected, found.feasible.any(1).double(), found.cost_bounds[:, -1].double())
-        )
+        parts.append((found.chosen, expected, found.feasible.any(1).double(), bounds[:, -1].double()))
     chosen, expected, feasible, bound = (torch.cat(values).cpu() for values in zip(*parts, strict=True))
     weights = found.safety_weights[0].cpu()
     return _Answer(weights, chosen, expected.permute(2, 0, 1), feasible, bound)
@@ -138,7 +141,7 @@ def _ask(
 def residual_sums(
     pipeline: "SPIPolicyPipeline", data: TransitionDataset, weights: list[Tensor]
 ) -> list[np.ndarray]:
-    """Sums of the residuals of reward and of cost along every episode, (2, E), for each of some weights.
+    """Sums of the residuals of reward and costs along every episode, (1 + K, E), for each of some weights.
 
     Weights are (E,), one of every episode.
     """
@@ -149,13 +152,13 @@ def residual_sums(
     episode = pairs[:, 0].long()
     rows, pair, step = data.episodes.rows(episode, longest=horizon)
     rewards, costs, _ = step_residuals(pipeline, data, rows, pairs[pair, 1], horizon - step)
-    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    sums.index_add_(0, pair, torch.stack([rewards, costs], 1).double())
-    return [*sums[place].view(len(weights), data.num_episodes, 2).transpose(1, 2).numpy()]
+    found = torch.cat([rewards.unsqueeze(1), costs], dim=1).double()
+    sums = torch.zeros(len(pairs), found.shape[1], dtype=torch.float64).index_add_(0, pair, found)
+    return [*sums[place].view(len(weights), data.num_episodes, -1).transpose(1, 2).numpy()]
 
 
-def estimates(play: RecordPlay, residuals: np.ndarray, seed: int) -> tuple[Estimate, Estimate]:
-    """Return and cost of an episode, from residuals (2, E): no cost is negative.
+def estimates(play: RecordPlay, residuals: np.ndarray, seed: int) -> tuple[Estimate, list[Estimate]]:
+    """Return and costs of an episode, from residuals (1 + K, E): no cost is negative.
 
     The interval covers, over bootstrapped episodes, what is expected at the start, with the decisions that
     follow, and along the record, each more and less the mean residual: recorded episodes tell the size of the
@@ -170,6 +173,6 @@ def estimates(play: RecordPlay, residuals: np.ndarray, seed: int) -> tuple[Estim
         low = float(np.quantile(np.min(ways, axis=0) - off, (1 - COVERAGE) / 2))
         high = float(np.quantile(np.max(ways, axis=0) + off, (1 + COVERAGE) / 2))
         means = [float(values[which].mean()) for values in (play.played, play.along)]
-        mean = max(means) if which == COST else means[0]
+        mean = means[0] if which == 0 else max(means)
         found.append((mean, min(low, mean), max(high, mean)))
-    return Estimate(*found[0]), Estimate(*(max(value, 0.0) for value in found[1]))
+    return Estimate(*found[0]), [Estimate(*(max(value, 0.0) for value in cost)) for cost in found[1:]]

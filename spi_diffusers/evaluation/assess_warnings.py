@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.evaluation.assessment import LimitAssessment, figures
+from spi_diffusers.evaluation.entries import each
 from spi_diffusers.evaluation.summary import shown_share
+from spi_diffusers.messages import shown_limit
 
 #: Fewer episodes than these tell little.
 FEW_EPISODES = 10
@@ -17,7 +20,7 @@ def find_warnings(
     limits: Sequence[LimitAssessment],
     costs: np.ndarray,
     *,
-    least_expected: float,
+    least_expected: np.ndarray,
     used: int,
     seen_in_training: bool,
 ) -> list[str]:
@@ -25,13 +28,13 @@ def find_warnings(
 
     Args:
         limits: The estimates.
-        costs: Costs of all episodes of the data, (E,).
-        least_expected: Expected cost of the safety weight that costs least.
+        costs: K costs of all episodes of the data, (E, K).
+        least_expected: Expected cost of the safety weight that costs least, for each cost, (K,).
         used: Number of episodes that the estimates are from.
         seen_in_training: Whether the policy was trained on these.
     """
     found = []
-    total, least = len(costs), float(costs.min())
+    total = len(costs)
     if seen_in_training:
         found.append(
             f"no episode was held out, so {_episodes(used)} are used that the policy was trained on; errors "
@@ -42,7 +45,8 @@ def find_warnings(
     if float(costs.max()) == 0:
         found.append(f"none of the {total} episodes of the data costs anything, so nothing tells what would.")
     else:
-        within = {row.cost_limit: int((costs <= row.cost_limit).sum()) for row in limits}
+        keep = {row.cost_limit: (costs <= np.array(row.cost_limit)).all(1) for row in limits}
+        within = {limit: int(kept.sum()) for limit, kept in keep.items()}
         safe = {limit: count for limit, count in within.items() if 0 < count < FEW_EPISODES}
         costly = {limit: total - count for limit, count in within.items() if total - count < FEW_EPISODES}
         if safe:
@@ -52,20 +56,25 @@ def find_warnings(
                 f"few of the {total} episodes of the data exceed a limit of {_listed(costly)}: little tells "
                 "what leads beyond it."
             )
-    least_cost, expected = (figures(value)[0] for value in (least, least_expected))
-    for limit in (row.cost_limit for row in limits):
-        if limit < least:
-            found.append(
-                f"a limit of {limit:g} lies below the {least_cost} that the safest of the {total} episodes "
-                "of the data costs: nothing shows that it can be kept."
-            )
-        if limit < least_expected:
-            found.append(
-                f"a limit of {limit:g} lies below the {expected} that the policy is expected to "
-                "cost at its safest weight."
-            )
+    for least, expected, which in zip(costs.min(0), least_expected, range(costs.shape[1]), strict=True):
+        least_cost, expected_cost = (figures(value)[0] for value in (float(least), float(expected)))
+        for limit in dict.fromkeys(each(row.cost_limit)[which] for row in limits):
+            if limit < least:
+                found.append(
+                    f"a limit of {limit:g} lies below the {least_cost} that the safest of the {total} "
+                    "episodes of the data costs: nothing shows that it can be kept."
+                )
+            if limit < expected:
+                found.append(
+                    f"a limit of {limit:g} lies below the {expected_cost} that the policy is expected to "
+                    "cost at its safest weight."
+                )
     outside = {row.cost_limit: row.out_of_support or 0.0 for row in limits}
-    much = [f"{shown_share(share)} at {limit:g}" for limit, share in outside.items() if share > MUCH_OUTSIDE]
+    much = [
+        f"{shown_share(share)} at {shown_limit(limit)}"
+        for limit, share in outside.items()
+        if share > MUCH_OUTSIDE
+    ]
     if much:
         found.append(
             "many of the policy's actions are unlike those that the data has in similar states, and the "
@@ -74,8 +83,8 @@ def find_warnings(
     return found
 
 
-def _listed(counts: dict[float, int]) -> str:
-    return ", ".join(f"{limit:g} ({_episodes(count)})" for limit, count in counts.items())
+def _listed(counts: dict[CostLimit, int]) -> str:
+    return ", ".join(f"{shown_limit(limit)} ({_episodes(count)})" for limit, count in counts.items())
 
 
 def _episodes(count: int) -> str:

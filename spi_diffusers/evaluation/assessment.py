@@ -11,7 +11,6 @@ from pydantic import BeforeValidator
 from spi_diffusers.config.validation import (
     Count,
     Flag,
-    NotNegative,
     Number,
     Positive,
     Share,
@@ -19,9 +18,10 @@ from spi_diffusers.config.validation import (
     listed,
     settings,
 )
-from spi_diffusers.evaluation.entries import Record, Source
+from spi_diffusers.evaluation.entries import CostNames, PerCost, Record, Source, each
 from spi_diffusers.evaluation.statement import Statement
 from spi_diffusers.evaluation.summary import shown, shown_share
+from spi_diffusers.messages import shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,17 +59,17 @@ class LimitAssessment(Record):
     """What is expected at one limit.
 
     Attributes:
-        cost_limit: Limit on the cost of an episode.
+        cost_limit: Limit on the cost of an episode; one for each of several costs.
         expected_return: Return of an episode of full length.
-        expected_cost: Its cost.
+        expected_cost: Its cost; one estimate for each of several costs.
         feasible: Share of the starts at which the policy of some safety weight fits into the limit.
         out_of_support: Share of its actions that lie further from recorded ones in similar states than 95% of
             the recorded actions themselves do: 0.05 is as the data. None where there is nothing to compare.
     """
 
-    cost_limit: NotNegative
+    cost_limit: PerCost
     expected_return: Estimate
-    expected_cost: Estimate
+    expected_cost: Estimate | Annotated[tuple[Estimate, ...], BeforeValidator(listed)]
     feasible: Share
     out_of_support: Share | None
 
@@ -95,9 +95,11 @@ class Assessment(Statement):
         transitions: Their transitions.
         risk: Share of the episodes that may exceed the limit.
         limits: One entry per limit, in the order in which they were asked for.
-        smallest_limit: The smallest limit that fits at 95% of the starts.
+        smallest_limit: The smallest limit that fits at 95% of the starts; of several costs one for each, by
+            itself.
         warnings: Where the data cannot tell, a sentence each.
         cost_margin: The policy's setting of that name.
+        cost_names: Names of the costs, if there are several.
     """
 
     policy: dict[str, Any] | None
@@ -107,9 +109,10 @@ class Assessment(Statement):
     transitions: Count
     risk: ShareBetween
     limits: _Limits
-    smallest_limit: NotNegative
+    smallest_limit: PerCost
     warnings: _Warnings
     cost_margin: Positive = 1.0
+    cost_names: CostNames = ()
 
     made_by: ClassVar[str] = "spi assess"
 
@@ -131,9 +134,9 @@ class Assessment(Statement):
         """What tables show, a row per limit."""
         return [
             [
-                f"{row.cost_limit:g}",
+                shown_limit(row.cost_limit),
                 str(row.expected_return),
-                str(row.expected_cost),
+                "\n".join(map(str, each(row.expected_cost))),
                 shown_share(row.feasible),
                 "?" if row.out_of_support is None else shown_share(row.out_of_support),
             ]
@@ -143,9 +146,10 @@ class Assessment(Statement):
     @property
     def remarks(self) -> list[str]:
         """The smallest limit and the warnings, a sentence each."""
+        limits = ", ".join(figures(limit)[0] for limit in each(self.smallest_limit))
         smallest = (
-            f"The smallest limit that fits at {shown_share(ENOUGH_STARTS)} of the starts is "
-            f"{figures(self.smallest_limit)[0]}, at a risk of {self.risk:g}."
+            f"The smallest limit that fits at {shown_share(ENOUGH_STARTS)} of the starts is {limits}, at a "
+            f"risk of {self.risk:g}."
         )
         return [smallest, *(f"Warning: {warning}" for warning in self.warnings)]
 
@@ -164,9 +168,7 @@ class Assessment(Statement):
             pad_edge=False,
         )
         for name in (
-            "limit",
-            "return",
-            "cost",
+            *("limit", "return", "\n".join(self.cost_names or ("cost",))),
             "starts where\nthe limit fits",
             "actions unlike\nthe data (5%)",
         ):

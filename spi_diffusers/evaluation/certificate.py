@@ -26,8 +26,17 @@ from spi_diffusers.config.validation import (
     listed,
     settings,
 )
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.evaluation.bounds import mean_bound, share_bound
-from spi_diffusers.evaluation.entries import Record, TaskName, cost_margin_of
+from spi_diffusers.evaluation.entries import (
+    CostNames,
+    PerCost,
+    Record,
+    TaskName,
+    cost_margin_of,
+    each,
+    one_or_all,
+)
 from spi_diffusers.evaluation.statement import Statement
 from spi_diffusers.evaluation.summary import shown, shown_share
 from spi_diffusers.files import (
@@ -38,6 +47,7 @@ from spi_diffusers.files import (
     find_policy_folder,
     read_json,
 )
+from spi_diffusers.messages import shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,8 +63,16 @@ def shown_bound(share: float) -> str:
     return f"{shown(_up(100 * share), 1)}%"
 
 
+def _figures(costs: CostLimit) -> str:
+    return ", ".join(shown(cost, 1) for cost in each(costs))
+
+
 def _up(value: float) -> float:
     return math.ceil(round(10 * value, 6)) / 10
+
+
+#: Of several costs; None where there is no bound.
+_Bounds = Annotated[tuple[NotNegative | None, ...], Field(min_length=2), BeforeValidator(listed)]
 
 
 @settings(frozen=True)
@@ -62,9 +80,9 @@ class LimitCertificate(Record):
     """What is shown at one limit.
 
     Attributes:
-        cost_limit: Limit on the cost of an episode.
+        cost_limit: Limit on the cost of an episode; one for each of several costs, like all cost figures.
         episodes: Number of episodes.
-        over: How many of them cost more than the limit.
+        over: How many of them cost more than the limit, of several costs any of them.
         over_bound: Upper confidence bound on the share of all episodes that do (Clopper-Pearson, one-sided).
         cost_mean: Their mean cost.
         cost_mean_bound: Upper confidence bound on the mean cost of all episodes (by betting). None where an
@@ -74,43 +92,54 @@ class LimitCertificate(Record):
         reward_mean: Their mean return; None where it is not known.
     """
 
-    cost_limit: NotNegative
+    cost_limit: PerCost
     episodes: Count
     over: Whole
     over_bound: Share
-    cost_mean: NotNegative
-    cost_mean_bound: NotNegative | None
-    cost_p90: NotNegative
-    cost_worst: NotNegative
+    cost_mean: PerCost
+    cost_mean_bound: NotNegative | _Bounds | None
+    cost_p90: PerCost
+    cost_worst: PerCost
     reward_mean: Number | None
 
     @classmethod
     def from_episodes(
         cls,
-        cost_limit: float,
+        cost_limit: CostLimit,
         costs: np.ndarray,
         returns: np.ndarray | None,
         *,
-        highest: float,
+        highest: CostLimit,
         confidence: float,
     ) -> "LimitCertificate":
-        """Summarize episodes, costs and returns (N,), of which none can cost more than `highest`."""
-        over = int((costs > cost_limit).sum())
-        try:
-            bound = mean_bound(costs, highest, confidence)
-        except ValueError:
-            bound = None
+        """Summarize episodes, costs and returns (N,), of which none can cost more than `highest`.
+
+        Several costs are (N, K), with as many limits and highest costs.
+        """
+        by_cost = np.atleast_2d(costs.T)  # (K, N)
+        is_over = np.greater(by_cost, np.array(each(cost_limit))[:, None])
+        over = int(is_over.any(axis=0).sum())
         return cls(
             cost_limit=cost_limit,
             episodes=len(costs),
             over=over,
             over_bound=share_bound(over, len(costs), confidence),
-            cost_mean=float(costs.mean()),
-            cost_mean_bound=bound,
-            cost_p90=float(np.quantile(costs, 0.9, method="inverted_cdf")),
-            cost_worst=float(costs.max()),
+            cost_mean=one_or_all(by_cost.mean(axis=1).tolist()),
+            cost_mean_bound=one_or_all(
+                _mean_bound(values, most, confidence)
+                for values, most in zip(by_cost, each(highest), strict=True)
+            ),
+            cost_p90=one_or_all(np.quantile(by_cost, 0.9, axis=1, method="inverted_cdf").tolist()),
+            cost_worst=one_or_all(by_cost.max(axis=1).tolist()),
             reward_mean=None if returns is None else float(returns.mean()),
         )
+
+
+def _mean_bound(costs: np.ndarray, highest: float, confidence: float) -> float | None:
+    try:
+        return mean_bound(costs, highest, confidence)
+    except ValueError:
+        return None
 
 
 _Limits = Annotated[tuple[LimitCertificate, ...], Field(min_length=1), BeforeValidator(listed)]
@@ -141,6 +170,7 @@ class Certificate(Statement):
         limits: One entry per limit, in the order in which they were asked for.
         versions: Version by package; empty for a file.
         tuned_on: Episodes per limit and margin by which `cost_margin` was chosen before; None if it was not.
+        cost_names: Names of the costs, if there are several.
     """
 
     weights_sha256: Text
@@ -153,14 +183,15 @@ class Certificate(Statement):
     seed: Whole | None
     confidence: ShareBetween
     risk: ShareBetween
-    highest_cost: NotNegative
+    highest_cost: PerCost
     limits: _Limits
     versions: dict[str, str]
     tuned_on: Count | None = None
+    cost_names: CostNames = ()
 
     made_by: ClassVar[str] = "spi certify"
 
-    def at(self, cost_limit: float) -> LimitCertificate | None:
+    def at(self, cost_limit: CostLimit) -> LimitCertificate | None:
         """What is shown at a limit; None where nothing is."""
         return next((row for row in self.limits if row.cost_limit == cost_limit), None)
 
@@ -169,13 +200,15 @@ class Certificate(Statement):
         """What tables show, a row per limit."""
         return [
             [
-                f"{row.cost_limit:g}",
+                shown_limit(row.cost_limit),
                 f"{row.over} of {row.episodes}",
                 shown_bound(row.over_bound),
-                shown(row.cost_mean, 1),
-                "?" if row.cost_mean_bound is None else shown(_up(row.cost_mean_bound), 1),
-                shown(row.cost_p90, 1),
-                shown(row.cost_worst, 1),
+                _figures(row.cost_mean),
+                ", ".join(
+                    "?" if bound is None else shown(_up(bound), 1) for bound in each(row.cost_mean_bound)
+                ),
+                _figures(row.cost_p90),
+                _figures(row.cost_worst),
                 "?" if row.reward_mean is None else shown(row.reward_mean, 1),
             ]
             for row in self.limits
@@ -193,13 +226,12 @@ class Certificate(Statement):
     @property
     def meaning(self) -> str:
         """In one plain sentence what a row says."""
-        row = self.limits[0]
+        row, costs = self.limits[0], f" ({', '.join(self.cost_names)})" if self.cost_names else ""
+        told = f"In plain words: told a limit of {shown_limit(row.cost_limit)}{costs}, this policy"
         if row.over_bound == 1.0:
-            return (
-                f"In plain words: told a limit of {row.cost_limit:g}, this policy has exceeded it every time."
-            )
+            return f"{told} has exceeded it every time."
         return (
-            f"In plain words: told a limit of {row.cost_limit:g}, this policy exceeds it in at most "
+            f"{told} exceeds it in at most "
             f"{shown_bound(row.over_bound)} of all its episodes; of statements made in this way, at most "
             f"{shown_share(round(1 - self.confidence, 9))} are wrong."
         )
@@ -207,7 +239,8 @@ class Certificate(Statement):
     @property
     def remarks(self) -> list[str]:
         """What it means and what it rests on, a sentence or two each."""
-        count = sum(1 + (row.cost_mean_bound is not None) for row in self.limits)
+        bounds = [bound for row in self.limits for bound in each(row.cost_mean_bound)]
+        count = len(self.limits) + sum(bound is not None for bound in bounds)
         together = max(1 - count * (1 - self.confidence), 0.0)
         lines = [self.meaning]
         if count > 1:
@@ -230,8 +263,11 @@ class Certificate(Statement):
                 f"Its cost_margin of {self.cost_margin:g} was chosen by {self.tuned_on} other episodes per "
                 "limit and margin."
             )
-        bounded = f"The bound on the mean cost takes {self.highest_cost:g} for the largest cost of an episode"
-        if any(row.cost_mean_bound is None for row in self.limits):
+        bounded = (
+            f"The bound on the mean cost takes {shown_limit(self.highest_cost)} for the largest cost of an "
+            "episode"
+        )
+        if None in bounds:
             lines.append(
                 f"{bounded}, but one cost more: there the mean has no bound that holds without an assumption."
             )

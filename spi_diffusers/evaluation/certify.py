@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spi_diffusers.config.validation import Count, Flag, ShareBetween, Whole, settings
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation.bounds import fewest_episodes, least_careful, share_bound
 from spi_diffusers.evaluation.certificate import SIMULATOR, Certificate, LimitCertificate, weights_sha256
-from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, simulator_versions
+from spi_diffusers.evaluation.entries import each, one_or_all
+from spi_diffusers.evaluation.evaluate import Risk, SeveralLimits, limits_for, simulator_versions
 from spi_diffusers.evaluation.logged_costs import read_logged_costs
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Rollout, rollout
 from spi_diffusers.files import (
@@ -25,6 +28,7 @@ from spi_diffusers.files import (
     sha256_of,
 )
 from spi_diffusers.locks import held
+from spi_diffusers.messages import shown_limit
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 
@@ -49,7 +53,7 @@ class CertificationSpec:
 def certify(
     policy: str | os.PathLike[str],
     *,
-    cost_limits: Iterable[float] | None = None,
+    cost_limits: Iterable[CostLimit] | None = None,
     episodes: int | None = None,
     confidence: float = 0.95,
     risk: float = DEFAULT_RISK,
@@ -66,7 +70,8 @@ def certify(
 
     Args:
         policy: Folder of an SPI policy with an evaluation critic, or of its run.
-        cost_limits: Limits per episode. None takes the task's, or those in the file.
+        cost_limits: Limits per episode. None takes the task's, or those in the file. Of a policy of several
+            costs each is a tuple, a number for each cost; such a policy is played.
         episodes: Episodes per limit; 100 by default. Only where they are played.
         confidence: With which each bound holds by itself, in (0, 1).
         risk: Share of the episodes that the policy is told, or in the file was told, may exceed the limit; in
@@ -106,7 +111,7 @@ def _certify(
     folder: Path,
     spec: CertificationSpec,
     file: Path | None,
-    logged: dict[float, np.ndarray] | None,
+    logged: dict[CostLimit, np.ndarray] | None,
     progress: bool,
 ) -> Certificate:
     from spi_diffusers.pipelines.loading import load_pipeline
@@ -120,8 +125,13 @@ def _certify(
         )
     task = get_task(pipeline.config.task) if pipeline.config.task else None
     info = {} if pipeline.training_record is None else pipeline.training_record["info"]
-    played: list[tuple[float, np.ndarray, np.ndarray | None]]
+    played: list[tuple[CostLimit, np.ndarray, np.ndarray | None]]
     if logged is not None:
+        if len(pipeline.cost_names) > 1:
+            raise PolicyError(
+                f"{folder}: the policy has the costs {', '.join(pipeline.cost_names)}, but a file of "
+                "episodes holds one; only episodes in the simulator can certify it so far"
+            )
         played = [(limit, costs, None) for limit, costs in logged.items()]
     else:
         if task is None:
@@ -129,12 +139,13 @@ def _certify(
                 f"{folder}: the policy was trained on data without a DSRL task, so there is no simulator to "
                 "play it in: log its episodes elsewhere, and name the file (episodes_file=, --episodes-file)"
             )
+        spec = replace(spec, cost_limits=limits_for(pipeline, spec.cost_limits, task.cost_limits))
         if spec.tune:
             _tune(folder, pipeline, task, spec, progress)
         rollouts = _play(pipeline, task, spec, "certification", progress)
         played = [(limit, one.cost_returns, one.returns) for limit, one in rollouts]
     critic = pipeline.evaluation_critic.config
-    highest = critic.max_episode_steps * critic.cost_high
+    highest = one_or_all(critic.max_episode_steps * high for high in each(critic.cost_high))
     certificate = Certificate(
         weights_sha256=weights,
         cost_margin=pipeline.config.cost_margin,
@@ -153,6 +164,7 @@ def _certify(
         ),
         versions=simulator_versions(task) if file is None and task is not None else {},
         tuned_on=(spec.episodes or EPISODES) if spec.tune else None,
+        cost_names=pipeline.cost_names if len(pipeline.cost_names) > 1 else (),
     )
     if _weights(folder) != weights:
         raise PolicyError(f"{folder}: another policy was saved there meanwhile; certify that one")
@@ -182,7 +194,7 @@ def _check_together(spec: CertificationSpec, file: Path | None) -> None:
         )
 
 
-def _logged(file: Path, spec: CertificationSpec) -> dict[float, np.ndarray]:
+def _logged(file: Path, spec: CertificationSpec) -> dict[CostLimit, np.ndarray]:
     """The costs in a file, by limit, in the order in which the limits were asked for."""
     found = read_logged_costs(file)
     if None in found:
@@ -192,8 +204,8 @@ def _logged(file: Path, spec: CertificationSpec) -> dict[float, np.ndarray]:
                 "(cost_limits=, --cost-limit)"
             )
         return {spec.cost_limits[0]: found[None]}
-    limits = spec.cost_limits or sorted(limit for limit in found if limit is not None)
-    if missing := [f"{limit:g}" for limit in limits if limit not in found]:
+    limits: Any = spec.cost_limits or sorted(limit for limit in found if limit is not None)
+    if missing := [shown_limit(limit) for limit in limits if limit not in found]:
         there = ", ".join(f"{limit:g}" for limit in found)
         raise ValueError(f"{file}: holds no episode with a limit of {missing[0]}, only of {there}")
     return {limit: found[limit] for limit in limits}
@@ -216,10 +228,11 @@ def _weights(folder: Path) -> str:
 
 def _play(
     pipeline: Any, task: Task, spec: CertificationSpec, purpose: str, progress: bool
-) -> Iterable[tuple[float, Rollout]]:
+) -> Iterable[tuple[CostLimit, Rollout]]:
     """Episodes at each limit, one after another; one batch each."""
     policy = PipelinePolicy(pipeline, "safe", risk=spec.risk)
     how: dict[str, Any] = {"episodes": spec.episodes or EPISODES, "seed": spec.seed, "purpose": purpose}
+    how |= {"costs": pipeline.cost_names}
     for limit in spec.cost_limits or task.cost_limits:
         yield limit, rollout(policy, task, cost_limit=limit, progress=progress, **how)
 
@@ -235,10 +248,11 @@ def _tune(folder: Path, pipeline: Any, task: Task, spec: CertificationSpec, prog
     def holds(margin: float) -> bool:
         pipeline.register_to_config(cost_margin=margin)
         for limit, one in _play(pipeline, task, spec, "tuning", progress):
-            over = int((one.cost_returns > limit).sum())
-            bound = share_bound(over, len(one.cost_returns), spec.confidence)
+            costs = one.cost_returns.reshape(len(one.returns), -1)
+            over = int((costs > np.array(limit)).any(axis=1).sum())
+            bound = share_bound(over, len(costs), spec.confidence)
             if bound > spec.risk:
-                failed.append(f"{over} of {len(one.cost_returns)} episodes exceed a limit of {limit:g}")
+                failed.append(f"{over} of {len(costs)} episodes exceed a limit of {shown_limit(limit)}")
                 return False
         return True
 

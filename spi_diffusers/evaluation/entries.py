@@ -4,13 +4,13 @@ No torch is imported here.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Real
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from spi_diffusers.config.validation import (
     Count,
@@ -22,17 +22,19 @@ from spi_diffusers.config.validation import (
     ShareBetween,
     Text,
     Whole,
+    listed,
     settings,
 )
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import TASKS, Task
 from spi_diffusers.evaluation import knows_limit
-from spi_diffusers.messages import shown
+from spi_diffusers.messages import shown, shown_limit
 
 #: What identifies an entry: a newer one with the same values replaces an older one.
 KEY_FIELDS = ("task", "algorithm", "extraction", "cost_limit", "feedback", "risk", "train_seed")
 
-EntryKey = tuple[str, str, str, float, bool, float, int]
+EntryKey = tuple[str, str, str, tuple[float, ...], bool, float, int]
 
 
 def _known_task(name: str) -> str:
@@ -47,8 +49,22 @@ def _known_source(source: dict[str, str]) -> dict[str, str]:
     return source
 
 
+#: A figure of one cost; one for each of several costs.
+PerCost = NotNegative | Annotated[tuple[NotNegative, ...], Field(min_length=2), BeforeValidator(listed)]
+CostNames = Annotated[tuple[Text, ...], BeforeValidator(listed)]
 TaskName = Annotated[str, Field(strict=True), AfterValidator(_known_task)]
 Source = Annotated[dict[str, str], AfterValidator(_known_source)]
+
+
+def each(per_cost: Any) -> tuple[Any, ...]:
+    """A figure of each cost, of what holds one of one cost as it is."""
+    return tuple(per_cost) if isinstance(per_cost, tuple | list) else (per_cost,)
+
+
+def one_or_all(figures: Iterable[Any]) -> Any:
+    """The inverse of `each`."""
+    found = tuple(figures)
+    return found if len(found) > 1 else found[0]
 
 
 class Record:
@@ -149,7 +165,8 @@ class EvaluationEntry(Record):
         task: DSRL's task name.
         algorithm: Name of the algorithm.
         extraction: By what the action was chosen: "safe", or "reward" (Eq. 12); "policy" for a baseline.
-        cost_limit: Limit on the cost return of an episode.
+        cost_limit: Limit on the cost return of an episode; of several costs one for each, like `cost_mean`
+            and `cost_std`.
         feedback: Whether the cost so far was fed back at every step.
         train_seed: Seed of the training run.
         eval_seeds: Seeds of the evaluation, `episodes / len(eval_seeds)` episodes each.
@@ -161,20 +178,23 @@ class EvaluationEntry(Record):
         cost_mean: Mean cost return.
         cost_std: Standard deviation of the cost returns.
         normalized_reward: Mean return in DSRL's scale (`Task.normalize_reward`).
-        normalized_cost: Mean cost return over the limit (`Task.normalize_cost`); at most 1 is safe.
-        within_limit: Share of the episodes with cost return <= cost limit.
+        normalized_cost: Mean cost return over the limit (`Task.normalize_cost`); at most 1 is safe. Of
+            several costs the largest.
+        within_limit: Share of the episodes with cost return <= cost limit, for all costs.
         steps_per_second: Environment steps per second, policy included, all episodes stepped together.
         dataset: As in `TrainInfo`.
         versions: Version by package.
         risk: Share of the episodes that the policy was told may exceed the limit. None where it was told no
             limit, and in results of policies that kept limits by an older method, which knew no risk.
         cost_margin: As in `TrainInfo`.
+        cost_names: Names of the costs, if there are several.
+        within_each: Share of the episodes within the limit of each of several costs.
     """
 
     task: TaskName
     algorithm: Text
     extraction: Text
-    cost_limit: NotNegative
+    cost_limit: PerCost
     feedback: Flag
     train_seed: Whole
     eval_seeds: Annotated[tuple[Whole, ...], Field(min_length=1)]
@@ -183,8 +203,8 @@ class EvaluationEntry(Record):
     train_seconds: NotNegative
     reward_mean: Number
     reward_std: NotNegative
-    cost_mean: NotNegative
-    cost_std: NotNegative
+    cost_mean: PerCost
+    cost_std: PerCost
     normalized_reward: Number
     normalized_cost: NotNegative
     within_limit: Share
@@ -193,6 +213,8 @@ class EvaluationEntry(Record):
     versions: dict[str, str]
     risk: ShareBetween | None = None
     cost_margin: Positive = 1.0
+    cost_names: CostNames = ()
+    within_each: Annotated[tuple[Share, ...], BeforeValidator(listed)] = ()
 
     @classmethod
     def from_episodes(
@@ -201,31 +223,38 @@ class EvaluationEntry(Record):
         returns: np.ndarray,
         cost_returns: np.ndarray,
         *,
-        cost_limit: float,
+        cost_limit: CostLimit,
         train_info: TrainInfo,
         **how: Any,
     ) -> "EvaluationEntry":
-        """Summarize the episodes of an evaluation, returns and cost returns (B,), undiscounted, in an entry.
+        """Summarize the episodes of an evaluation, returns (B,) and cost returns (B,), undiscounted.
 
-        `how` has its `extraction`, `feedback`, `eval_seeds`, `steps_per_second`, `versions` and `risk`.
-        ValueError: no episodes, arrays of different lengths, values that are not finite, or a negative cost
-        limit.
+        Of several costs, cost returns are (B, K), and there are as many limits. `how` has its `extraction`,
+        `feedback`, `eval_seeds`, `steps_per_second`, `versions` and `risk`, and `cost_names`. ValueError: no
+        episodes, arrays of different lengths, values that are not finite, or a negative cost limit.
         """
         reward = EpisodeStatistics.of("return", returns)
-        cost = EpisodeStatistics.of("cost return", cost_returns)
-        if reward.count != cost.count:
-            raise ValueError(f"{reward.count} returns for {cost.count} cost returns: one of each per episode")
+        of_costs, limits = np.atleast_2d(np.asarray(cost_returns).T), each(cost_limit)  # (K, B)
+        costs = [EpisodeStatistics.of("cost return", values) for values in of_costs]
+        if reward.count != costs[0].count:
+            raise ValueError(
+                f"{reward.count} returns for {costs[0].count} cost returns: one of each per episode"
+            )
+        kept = np.less_equal(of_costs, np.array(limits)[:, None])
         return cls(
             task=task.name,
             cost_limit=cost_limit,
             episodes=reward.count,
             reward_mean=reward.mean,
             reward_std=reward.std,
-            cost_mean=cost.mean,
-            cost_std=cost.std,
+            cost_mean=one_or_all(cost.mean for cost in costs),
+            cost_std=one_or_all(cost.std for cost in costs),
             normalized_reward=task.normalize_reward(reward.mean),
-            normalized_cost=task.normalize_cost(cost.mean, cost_limit),
-            within_limit=float(np.mean(np.asarray(cost_returns) <= cost_limit)),
+            normalized_cost=max(
+                task.normalize_cost(cost.mean, limit) for cost, limit in zip(costs, limits, strict=True)
+            ),
+            within_limit=float(np.mean(kept.all(axis=0))),
+            within_each=tuple(kept.mean(axis=1).tolist()) if len(limits) > 1 else (),
             **asdict(train_info),
             **how,
         )
@@ -235,7 +264,8 @@ class EvaluationEntry(Record):
         """The values of `KEY_FIELDS`, 0 for no risk; sorting by it gives the order of results files and
         tables.
         """
-        key: Any = tuple(getattr(self, name) if name != "risk" else self.risk or 0.0 for name in KEY_FIELDS)
+        own = {"risk": self.risk or 0.0, "cost_limit": each(self.cost_limit)}
+        key: Any = tuple(own[name] if name in own else getattr(self, name) for name in KEY_FIELDS)
         return key
 
     @property
@@ -279,8 +309,12 @@ class EpisodeStatistics:
         return cls(len(array), float(array.mean()), std)
 
 
-def check_cost_limit(cost_limit: Any) -> float:
-    """Turn a cost limit into a float; ValueError if it is not a finite number of at least 0."""
+def check_cost_limit(cost_limit: Any) -> CostLimit:
+    """Turn a cost limit into a float, that of several costs into a tuple; ValueError if one is not a finite
+    number of at least 0.
+    """
+    if isinstance(cost_limit, tuple | list):
+        return tuple(check_cost_limit(limit) for limit in cost_limit)  # type: ignore[misc]
     is_number = isinstance(cost_limit, Real) and not isinstance(cost_limit, bool)
     if not is_number or not math.isfinite(cost_limit) or cost_limit < 0:
         raise ValueError(
@@ -291,4 +325,7 @@ def check_cost_limit(cost_limit: Any) -> float:
 
 def describe_key(key: EntryKey) -> str:
     """An entry's key for messages, e.g. "task=..., algorithm=..., ..."."""
-    return ", ".join(f"{name}={value}" for name, value in zip(KEY_FIELDS, key, strict=True))
+    named = dict(zip(KEY_FIELDS, key, strict=True))
+    return ", ".join(
+        f"{name}={shown_limit(value) if name == 'cost_limit' else value}" for name, value in named.items()
+    )

@@ -5,25 +5,26 @@ Evaluation reads a finished policy. Nothing of what it measures may go back into
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from spi_diffusers.config.validation import Count, Flag, NotNegative, Whole, listed, settings
+from spi_diffusers.config.validation import Count, Flag, Whole, listed, settings
+from spi_diffusers.data.costs import COST, CostLimit
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
-from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo, cost_margin_of
+from spi_diffusers.evaluation.entries import EvaluationEntry, PerCost, TrainInfo, cost_margin_of, each
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, rollout
 from spi_diffusers.files import (
     INFO_FILE,
     PolicyError,
 )
-from spi_diffusers.messages import shown
+from spi_diffusers.messages import shown, shown_limit
 from spi_diffusers.numerics import own_numerics
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK, check_risk
 
@@ -47,7 +48,7 @@ def _distinct(values: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
 
 
 _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinct))
-SeveralLimits = Annotated[tuple[NotNegative, ...], *_CHECKS]
+SeveralLimits = Annotated[tuple[PerCost, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
 Risk = Annotated[float, BeforeValidator(check_risk)]
 SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
@@ -114,7 +115,7 @@ def evaluate(
     policy: "SPIPolicyPipeline | BaselinePolicyPipeline | str | os.PathLike[str]",
     task: str | Task | None = None,
     *,
-    cost_limits: Iterable[float] | None = None,
+    cost_limits: Iterable[CostLimit] | None = None,
     episodes: int = 20,
     seeds: Iterable[int] = (0,),
     extractions: Iterable[str] | None = None,
@@ -140,7 +141,7 @@ def evaluate(
             once and measured against every limit.
         task: The task or its name; None takes the policy's own.
         cost_limits: Limits per episode; None takes the task's defaults, for a baseline the one that it was
-            trained for.
+            trained for. Of a policy of several costs each is a tuple, a number for each cost.
         episodes: Episodes per limit and evaluation seed; 20 is DSRL's protocol.
         seeds: Evaluation seeds; an entry takes the episodes of all of them together.
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
@@ -195,11 +196,13 @@ def evaluate_pipeline(
     """Play a pipeline as `spec` says; `evaluate` explains the rest."""
     entries: list[EvaluationEntry] = []
     ways = spec.ways(pipeline)
-    if spec.cost_limits is None and pipeline.default_limit is not None:
-        spec = replace(spec, cost_limits=(pipeline.default_limit,))
+    usual = task.cost_limits if pipeline.default_limit is None else (pipeline.default_limit,)
+    spec = replace(spec, cost_limits=limits_for(pipeline, spec.cost_limits, usual))
     for extraction in ways:
         policy = spec.acting(pipeline, extraction)
-        entries += evaluate_policy(policy, task, spec, extraction, train_info, progress, on_rollout)
+        entries += evaluate_policy(
+            policy, task, spec, extraction, train_info, progress, on_rollout, costs=costs_of(pipeline)
+        )
     return Results(entries)
 
 
@@ -211,6 +214,7 @@ def evaluate_policy(
     train_info: TrainInfo,
     progress: bool = True,
     on_rollout: RolloutCallback | None = None,
+    costs: Sequence[str] = ("cost",),
 ) -> list[EvaluationEntry]:
     """Play any policy at several cost limits; one entry per limit, in the order of the limits.
 
@@ -221,9 +225,9 @@ def evaluate_policy(
     feedback = spec.feedback and told
     versions = simulator_versions(task, spec.simulator)
 
-    def play(limit: float | None) -> list[Rollout]:
+    def play(limit: CostLimit | None) -> list[Rollout]:
         how: dict[str, Any] = {"episodes": spec.episodes, "cost_limit": limit, "feedback": feedback}
-        how |= {"simulator": spec.simulator, "progress": progress}
+        how |= {"simulator": spec.simulator, "progress": progress, "costs": costs}
         rollouts = []
         for seed in spec.seeds:
             rollouts.append(rollout(policy, task, seed=seed, **how))
@@ -249,9 +253,35 @@ def evaluate_policy(
                 steps_per_second=steps / seconds,
                 versions=versions,
                 risk=spec.risk if told else None,
+                cost_names=tuple(costs) if len(costs) > 1 else (),
             )
         )
     return entries
+
+
+def costs_of(pipeline: Any) -> tuple[str, ...]:
+    """Names of the costs that a policy keeps a limit of; a baseline has one."""
+    return getattr(pipeline, "cost_names", (COST,))
+
+
+def limits_for(
+    pipeline: Any, limits: Sequence[CostLimit] | None, usual: Sequence[float]
+) -> tuple[CostLimit, ...]:
+    """The limits to play a policy at, by default the usual ones of one cost.
+
+    ValueError: a limit is not for so many costs, or the policy has several costs and none is given.
+    """
+    names = costs_of(pipeline)
+    if limits is None and len(names) == 1:
+        return tuple(usual)
+    wrong = [limit for limit in limits or () if len(each(limit)) != len(names)]
+    if limits is None or wrong:
+        got = "" if limits is None else f", got {shown_limit(wrong[0])}"
+        raise ValueError(
+            f"the policy has the cost{'s' * (len(names) > 1)} {', '.join(names)}: a cost limit needs "
+            f"{len(names)} number(s), such as {','.join(['20'] * len(names))}{got}"
+        )
+    return tuple(limits)
 
 
 def simulator_versions(task: Task, simulator: str = "auto") -> dict[str, str]:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from spi_diffusers.data.simulators import other_dynamics
 from spi_diffusers.data.tasks import Task
-from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo
-from spi_diffusers.evaluation.evaluate import EvaluationSpec, evaluate_pipeline, policy_task, training_of
+from spi_diffusers.evaluation.entries import EvaluationEntry, TrainInfo, each
+from spi_diffusers.evaluation.evaluate import (
+    EvaluationSpec,
+    costs_of,
+    evaluate_pipeline,
+    limits_for,
+    policy_task,
+    training_of,
+)
 from spi_diffusers.evaluation.results import Results, check_dynamics, merge_results, read_results
 from spi_diffusers.evaluation.rollouts import Rollout
 from spi_diffusers.evaluation.summary import behavior_rows
@@ -86,6 +93,7 @@ def evaluate_to_folder(
         )
     known = policy_task(pipeline, task)
     spec.ways(pipeline)
+    limits_for(pipeline, spec.cost_limits, known.cost_limits)
     folder = find_local_policy(policy, revision)
     dynamics = other_dynamics(known.simulator)
     apart = [name for name in (spec.simulator, dynamics) if name not in ("auto", "")]
@@ -101,8 +109,11 @@ def evaluate_to_folder(
         )
         shown = _merge(output / RESULTS_FILE, results)
         files = [output / RESULTS_FILE]
-        limits = sorted({entry.cost_limit for entry in shown})
-        behavior = behavior_rows(data, limits, known) if data is not None else []
+        names = costs_of(pipeline)
+        shown = [entry for entry in shown if len(each(entry.cost_limit)) == len(names)]
+        limits = sorted({entry.cost_limit for entry in shown}, key=each)
+        has_costs = data is not None and len(data.cost_names) == len(names)
+        behavior = behavior_rows(data, limits, known) if data is not None and has_costs else []
         if plots:
             log = folder.parent / METRICS_FILE if folder else None
             files += _draw(output, Results(shown, behavior=behavior), data, rollouts, spec.risk, log)
@@ -173,7 +184,7 @@ def _merge(file: Path, entries: list[EvaluationEntry]) -> list[EvaluationEntry]:
 def _to_record(entries: list[EvaluationEntry]) -> EvaluationEntry:
     """What the video shows: the best way to act, at the smallest limit and risk."""
     return min(
-        entries, key=lambda one: (not one.told_limit, not one.feedback, one.cost_limit, one.risk or 0.0)
+        entries, key=lambda one: (not one.told_limit, not one.feedback, each(one.cost_limit), one.risk or 0.0)
     )
 
 
@@ -189,7 +200,7 @@ def _draw(
 
     files = [output / "limits.png"]
     results.plot(files[0])
-    if data is not None:
+    if data is not None and len(data.cost_names) == 1:
         files.append(output / "cost_return.png")
         episodes = data.episodes
         plot_cost_return(episodes.cost_return, episodes.return_, files[-1], results, rollouts, risk)
@@ -214,6 +225,7 @@ def _record(
             feedback=entry.feedback,
             simulator=spec.simulator,
             progress=progress,
+            costs=costs_of(pipeline),
         )
     except ImportError as error:
         logger.warning("No replay video: %s", error)

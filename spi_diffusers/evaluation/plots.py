@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.entries import EvaluationEntry
+from spi_diffusers.evaluation.entries import EvaluationEntry, each
 from spi_diffusers.evaluation.summary import BehaviorRow, SeedSummary, spread_over, summarize_seeds
 from spi_diffusers.evaluation.tables import policy_name
 from spi_diffusers.files import written_aside
+from spi_diffusers.messages import shown_limit
 from spi_diffusers.training.metrics import read_training_log
 
 if TYPE_CHECKING:
@@ -117,25 +118,31 @@ def plot_limits(
 ) -> "Figure":
     """Draw reward and cost of one task's entries against the limit, one curve per way of choosing actions.
 
-    Bars span one standard deviation: over training seeds where there are several, else over episodes. The
-    best episode of `behavior` within each limit is marked. `name_of` names a curve in the legend; `note` is
-    one more line of the title. ValueError: no entries, or of several tasks.
+    Several costs have a panel each. Bars span one standard deviation: over training seeds where there are
+    several, else over episodes. The best episode of `behavior` within each limit is marked. `name_of` names a
+    curve in the legend; `note` is one more line of the title. ValueError: no entries, or of several tasks.
     """
     groups, task = _grouped(entries, name_of)
     limits = _limits(groups)
     # Limits stand side by side as categories, and the curves of one limit beside each other.
     span = min(0.8, 0.1 * len(groups))
     shifts = (np.arange(len(groups)) - (len(groups) - 1) / 2) * span / max(len(groups), 1)
-    with figure_at(path, (8.6, 4.1)) as figure:
-        reward_axes, cost_axes = figure.subplots(1, 2)
+    # A panel of the reward, then one of each cost.
+    names = groups[0].summaries[0].cost_names or ("cost",)
+    with figure_at(path, (4.3 * (1 + len(names)), 4.1)) as figure:
+        reward_axes, *all_costs = figure.subplots(1, 1 + len(names))
         handles: list[Any] = []
         for group, shift in zip(groups, shifts, strict=True):
             x = np.array([limits.index(summary.cost_limit) for summary in group.summaries]) + shift
-            for axes, quantity in ((reward_axes, "reward"), (cost_axes, "cost")):
-                statistics = [getattr(summary, quantity) for summary in group.summaries]
+            for axes in (reward_axes, *all_costs):
+                is_cost = axes is not reward_axes
+                statistics = [
+                    summary.each_cost[all_costs.index(axes)] if is_cost else summary.reward
+                    for summary in group.summaries
+                ]
                 means = np.array([statistic.mean for statistic in statistics])
                 spread = np.array([statistic.spread for statistic in statistics])
-                below = np.minimum(spread, means) if quantity == "cost" else spread
+                below = np.minimum(spread, means) if is_cost else spread
                 bars = axes.errorbar(
                     x, means, yerr=[below, spread], capsize=3, label=group.name, **group.style
                 )
@@ -146,15 +153,18 @@ def plot_limits(
             mark: dict[str, Any] = {"color": _BEST, "marker": "*", "markersize": 10, "linestyle": "none"}
             x = np.array([limits.index(row.cost_limit) for row in best])
             label = "data: best episode within the limit"
-            cost_axes.plot(x, [row.best_cost_return for row in best], zorder=4, **mark)
+            for which, axes in enumerate(all_costs):
+                axes.plot(x, [each(row.best_cost_return)[which] for row in best], zorder=4, **mark)
             handles += reward_axes.plot(x, [row.best_return for row in best], zorder=4, label=label, **mark)
-        for axes in (reward_axes, cost_axes):
+        for axes in (reward_axes, *all_costs):
             axes.set_xlabel("cost limit per episode")
-            axes.set_xticks(range(len(limits)), [f"{limit:g}" for limit in limits])
+            axes.set_xticks(range(len(limits)), [shown_limit(limit) for limit in limits])
             axes.set_xlim(-0.6, len(limits) - 0.4)
-        handles.append(_draw_limits(cost_axes, limits))
+        for which, (axes, name) in enumerate(zip(all_costs, names, strict=True)):
+            line = _draw_limits(axes, [each(limit)[which] for limit in limits])
+            axes.set(title=name.capitalize(), ylabel=f"{name} return")
+        handles.append(line)
         reward_axes.set(title="Reward", ylabel="return")
-        cost_axes.set(title="Cost", ylabel="cost return")
         _add_normalized_axis(reward_axes, task)
         over = spread_over(summary for group in groups for summary in group.summaries)
         title = f"{task.name}: mean ± standard deviation over {over}"
@@ -264,8 +274,12 @@ def _grouped(
     return groups, get_task(tasks[0])
 
 
-def _limits(groups: list[_Group]) -> list[float]:
-    return sorted({summary.cost_limit for group in groups for summary in group.summaries})
+def _limits(groups: list[_Group]) -> list[Any]:
+    """All limits, of one cost numbers, of several tuples. ValueError: some are of another number of costs."""
+    limits = {summary.cost_limit for group in groups for summary in group.summaries}
+    if len({len(each(limit)) for limit in limits}) > 1:
+        raise ValueError("a plot shows policies of the same costs, but these have different numbers of costs")
+    return sorted(limits, key=each)
 
 
 def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout]]") -> None:
@@ -300,7 +314,7 @@ def _draw_policy(axes: "Axes", group: _Group, rollouts: "list[tuple[str, Rollout
 
 def _draw_limits(axes: "Axes", limits: list[float]) -> Any:
     """A line at each limit across its column, and what lies above it shaded; returns one of the lines."""
-    top = max(axes.get_ylim()[1], 1.1 * limits[-1])
+    top = max(axes.get_ylim()[1], 1.1 * max(limits))
     style: dict[str, Any] = {"color": "black", "linestyle": (0, (4, 3)), "linewidth": 1.0, "zorder": 1}
     for column, limit in enumerate(limits):
         ends = [column - 0.48, column + 0.48]

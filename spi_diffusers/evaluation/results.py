@@ -97,7 +97,8 @@ class Results(list[EvaluationEntry]):
         rows = [
             flatten(entry.to_dict() | {name: getattr(entry, name) for name in left_out}) for entry in self
         ]
-        names = [field.name for field in fields(EvaluationEntry) if field.name not in ("dataset", "versions")]
+        not_always = ("dataset", "versions", "cost_names", "within_each")
+        names = [field.name for field in fields(EvaluationEntry) if field.name not in not_always]
         return pd.DataFrame(rows, columns=None if rows else names)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

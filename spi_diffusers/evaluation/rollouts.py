@@ -1,17 +1,20 @@
 """Play a policy in the simulator: all episodes stepped together, one batched policy call per step."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
+from spi_diffusers.messages import shown_limit
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 from spi_diffusers.pipelines.controller import SafeController
 
@@ -25,7 +28,13 @@ class Policy(Protocol):
     """What a rollout asks for actions."""
 
     def reset(
-        self, seed: int, cost_limit: float | None, *, episodes: int, max_episode_steps: int, feedback: bool
+        self,
+        seed: int,
+        cost_limit: CostLimit | None,
+        *,
+        episodes: int,
+        max_episode_steps: int,
+        feedback: bool,
     ) -> None:
         """Start over: everything random in the policy follows from the seed.
 
@@ -52,7 +61,7 @@ class Policy(Protocol):
         """Take note of a step.
 
         Args:
-            cost: (B,) float64, what it cost; None without feedback.
+            cost: (B,) float64, what it cost, of several costs (B, K); None without feedback.
             ended: (B,) bool, which episodes have ended by now.
         """
 
@@ -82,7 +91,13 @@ class PipelinePolicy:
         self._controller: SafeController | None = None
 
     def reset(
-        self, seed: int, cost_limit: float | None, *, episodes: int, max_episode_steps: int, feedback: bool
+        self,
+        seed: int,
+        cost_limit: CostLimit | None,
+        *,
+        episodes: int,
+        max_episode_steps: int,
+        feedback: bool,
     ) -> None:
         """Seed the policy's own generator; torch's global one is never drawn from. See `Policy.reset`;
         ValueError: safe without a cost limit.
@@ -136,14 +151,14 @@ class Rollout:
         cost_limit: Limit that the policy was told, or None.
         feedback: Whether it was told what is left of the limit.
         returns: (B,) float64, undiscounted sums of rewards.
-        cost_returns: (B,) float64, undiscounted sums of costs.
+        cost_returns: (B,) float64, undiscounted sums of costs; of several costs (B, K).
         lengths: (B,) int64, steps until the end.
         terminated: (B,) bool, whether the task itself ended the episode (else the time limit did).
         seconds: Time of all steps, policy included, making of the environments not included.
     """
 
     seed: int
-    cost_limit: float | None
+    cost_limit: CostLimit | None
     feedback: bool
     returns: np.ndarray
     cost_returns: np.ndarray
@@ -158,25 +173,27 @@ def rollout(
     *,
     episodes: int,
     seed: int,
-    cost_limit: float | None,
+    cost_limit: CostLimit | None,
     feedback: bool = True,
     simulator: str = "auto",
     progress: bool = True,
     purpose: str = "evaluation",
+    costs: Sequence[str] = ("cost",),
 ) -> Rollout:
     """Play episodes to their end, told `cost_limit` (None for none), in the order of `episode_seeds(seed,
     episodes, purpose)`.
 
     The environments are fresh and the policy is reset, so that a rollout is a function of its arguments: the
     same seed gives the same numbers, bit for bit, on the same machine. With `feedback` the policy is told at
-    every step what is left of the limit and of the episode, else the limit alone.
+    every step what is left of the limit and of the episode, else the limit alone. `costs` are those that the
+    simulator reports, as in `make_env`.
 
     ValueError: no episodes, a negative limit or seed, or actions of the wrong shape or not finite;
     SimulatorNotInstalledError: the simulator is missing.
     """
     task, episodes, seed = get_task(task), check_episodes(episodes), check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
-    env = make_vector_env(task, episodes, seed=seed, simulator=simulator, purpose=purpose)
+    env = make_vector_env(task, episodes, seed=seed, simulator=simulator, purpose=purpose, costs=costs)
     try:
         return _play(policy, task, env, seed, limit, feedback, progress)
     finally:
@@ -209,36 +226,40 @@ def _play(
     task: Task,
     env: "gymnasium.vector.VectorEnv",
     seed: int,
-    cost_limit: float | None,
+    cost_limit: CostLimit | None,
     feedback: bool,
     progress: bool,
 ) -> Rollout:
     from spi_diffusers.progress import progress_bar
 
     episodes = env.num_envs
-    returns, cost_returns = np.zeros(episodes), np.zeros(episodes)
+    returns = np.zeros(episodes)
     lengths = np.zeros(episodes, dtype=np.int64)
     actions = np.zeros(env.action_space.shape, dtype=np.float32)
     steps = task.max_episode_steps
     feedback = feedback and cost_limit is not None
     policy.reset(seed, cost_limit, episodes=episodes, max_episode_steps=steps, feedback=feedback)
     observation, infos = env.reset()
+    cost_returns = _costs(infos)  # nothing yet
     start = time.perf_counter()
     with progress_bar(total=task.max_episode_steps, unit="step", disable=not progress, leave=False) as bar:
-        limit = "none" if cost_limit is None else f"{cost_limit:g}"
+        limit = "none" if cost_limit is None else shown_limit(cost_limit)
         bar.set_description(f"{task.short_name}, {episodes} episodes, limit {limit}")
         for step in range(task.max_episode_steps):
             active = ~infos["ended"]
             chosen = policy.act(observation, active)
             actions[active] = check_actions(chosen, (int(active.sum()), *actions.shape[1:]), step)
             observation, rewards, _, _, infos = env.step(actions)
-            policy.observe(infos["cost"] if feedback else None, infos["ended"])
+            costs = _costs(infos)
+            policy.observe(costs if feedback else None, infos["ended"])
             # An episode that has ended holds with reward 0 and cost 0.
             returns += rewards
-            cost_returns += infos["cost"]
+            cost_returns += costs
             lengths += active
             bar.update()
-            bar.set_postfix_str(f"mean cost {cost_returns.mean():.1f}", refresh=False)
+            bar.set_postfix_str(
+                f"mean cost {shown_limit(cost_returns.mean(0).round(1).tolist())}", refresh=False
+            )
             if infos["ended"].all():
                 break
     return Rollout(
@@ -251,3 +272,8 @@ def _play(
         terminated=np.array(infos["terminated_episode"], dtype=bool),
         seconds=time.perf_counter() - start,
     )
+
+
+def _costs(infos: Mapping[str, Any]) -> np.ndarray:
+    """What a step cost, (B,), or (B, K) of several costs, float64, whatever gymnasium makes of arrays."""
+    return np.array(infos["cost"].tolist(), dtype=np.float64)

@@ -1,5 +1,6 @@
 """Entries of several training seeds taken together, and the behavior data's own figures."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.evaluation import knows_limit
 from spi_diffusers.evaluation.entries import (
@@ -16,6 +18,8 @@ from spi_diffusers.evaluation.entries import (
     EvaluationEntry,
     check_cost_limit,
     describe_key,
+    each,
+    one_or_all,
 )
 
 if TYPE_CHECKING:
@@ -49,14 +53,15 @@ class SeedStatistic:
 class SeedSummary:
     """Entries that differ in the training seed only, taken together; fields as in `EvaluationEntry`.
 
-    `episodes` counts those of all seeds, of which `within_limit` is a share; `steps_per_second` is a mean
-    over the seeds.
+    Of several costs, `costs` has one statistic for each, and `cost` is the one with the largest normalized
+    mean. `episodes` counts those of all seeds, of which `within_limit` is a share; `steps_per_second` is a
+    mean over the seeds.
     """
 
     task: str
     algorithm: str
     extraction: str
-    cost_limit: float
+    cost_limit: CostLimit
     feedback: bool
     risk: float | None
     train_seeds: tuple[int, ...]
@@ -68,6 +73,14 @@ class SeedSummary:
     normalized_cost: SeedStatistic
     within_limit: float
     steps_per_second: float
+    cost_names: tuple[str, ...] = ()
+    costs: tuple[SeedStatistic, ...] = ()
+    within_each: tuple[float, ...] = ()
+
+    @property
+    def each_cost(self) -> tuple[SeedStatistic, ...]:
+        """The statistic of each cost."""
+        return self.costs or (self.cost,)
 
     @property
     def is_safe(self) -> bool:
@@ -137,12 +150,19 @@ def summarize_seeds(entries: Iterable[EvaluationEntry]) -> list[SeedSummary]:
 
 def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
     first, task, count = entries[0], get_task(entries[0].task), sum(entry.episodes for entry in entries)
-
-    def normalize_cost(cost_return: float) -> float:
-        return task.normalize_cost(cost_return, first.cost_limit)
-
+    limits = each(first.cost_limit)
     reward = _seed_statistic(entries, "reward", worst=min)
-    cost = _seed_statistic(entries, "cost", worst=max)
+    costs = [_seed_statistic(entries, "cost", which, worst=max) for which in range(len(limits))]
+    normalized = [
+        _rescale(cost, functools.partial(task.normalize_cost, cost_limit=limit))
+        for cost, limit in zip(costs, limits, strict=True)
+    ]
+
+    worst = max(range(len(costs)), key=lambda which: normalized[which].mean)
+
+    def mean(shares: Iterable[float]) -> float:
+        return sum(share * entry.episodes for share, entry in zip(shares, entries, strict=True)) / count
+
     return SeedSummary(
         task=first.task,
         algorithm=first.algorithm,
@@ -154,25 +174,31 @@ def _summarize(entries: list[EvaluationEntry]) -> SeedSummary:
         episodes=count,
         episodes_per_seed=tuple(entry.episodes for entry in entries),
         reward=reward,
-        cost=cost,
+        cost=costs[worst],
         normalized_reward=_rescale(reward, task.normalize_reward),
-        normalized_cost=_rescale(cost, normalize_cost),
-        within_limit=sum(entry.within_limit * entry.episodes for entry in entries) / count,
+        normalized_cost=normalized[worst],
+        within_limit=mean(entry.within_limit for entry in entries),
         steps_per_second=sum(entry.steps_per_second for entry in entries) / len(entries),
+        cost_names=first.cost_names,
+        costs=tuple(costs) if len(costs) > 1 else (),
+        within_each=tuple(map(mean, zip(*(entry.within_each for entry in entries), strict=True))),
     )
 
 
 def _seed_statistic(
-    entries: list[EvaluationEntry], name: str, worst: Callable[[list[float]], float]
+    entries: list[EvaluationEntry], name: str, which: int = 0, *, worst: Callable[[list[float]], float]
 ) -> SeedStatistic:
-    means = [getattr(entry, f"{name}_mean") for entry in entries]
+    """Of the reward, or of one of the costs."""
+    means, stds = (
+        [each(getattr(entry, f"{name}_{figure}"))[which] for entry in entries] for figure in ("mean", "std")
+    )
     over_seeds = EpisodeStatistics.of(name, means)
     # The spread over all episodes: squares about the mean of all of them, within and between the seeds.
     counts = [entry.episodes for entry in entries]
     center = sum(n * mean for n, mean in zip(counts, means, strict=True)) / sum(counts)
     squares = sum(
-        (entry.episodes - 1) * getattr(entry, f"{name}_std") ** 2 + entry.episodes * (mean - center) ** 2
-        for entry, mean in zip(entries, means, strict=True)
+        (entry.episodes - 1) * std**2 + entry.episodes * (mean - center) ** 2
+        for entry, mean, std in zip(entries, means, stds, strict=True)
     )
     std = math.sqrt(squares / (sum(counts) - 1)) if sum(counts) > 1 else 0.0
     seed_std = over_seeds.std if len(means) > 1 else None
@@ -194,28 +220,30 @@ def _rescale(statistic: SeedStatistic, normalize: Callable[[float], float]) -> S
 class BehaviorRow:
     """What the dataset's own episodes reach, as a baseline for policies at one cost limit.
 
+    Of several costs, limit and cost figures are tuples; `normalized_cost` is the largest.
+
     Means and spreads are over all episodes; `best_...` is of the largest return among those that keep the
     limit, None where none does.
     """
 
     task: str
-    cost_limit: float
+    cost_limit: CostLimit
     episodes: int
     reward_mean: float
     reward_std: float
-    cost_mean: float
-    cost_std: float
+    cost_mean: CostLimit
+    cost_std: CostLimit
     normalized_reward: float
     normalized_cost: float
     within_limit: float
     best_return: float | None
-    best_cost_return: float | None
+    best_cost_return: CostLimit | None
     best_normalized_reward: float | None
 
 
 def behavior_rows(
     dataset: "Dataset",
-    cost_limits: Iterable[float],
+    cost_limits: Iterable[CostLimit],
     task: str | Task | None = None,
 ) -> list[BehaviorRow]:
     """The behavior data's own figures at each cost limit, in the given order; only its episode table is used.
@@ -227,13 +255,15 @@ def behavior_rows(
         raise ValueError(f"{dataset.source} does not say which task it belongs to: pass task=")
     task = get_task(known)
     returns = dataset.episodes.return_.cpu().numpy()
-    cost_returns = dataset.episodes.cost_return.cpu().numpy()
+    cost_returns = dataset.episodes.cost_returns.cpu().numpy()
     return [_row(task, returns, cost_returns, check_cost_limit(limit)) for limit in cost_limits]
 
 
-def _row(task: Task, returns: np.ndarray, cost_returns: np.ndarray, cost_limit: float) -> BehaviorRow:
-    reward, cost = EpisodeStatistics.of("return", returns), EpisodeStatistics.of("cost return", cost_returns)
-    within = cost_returns <= cost_limit
+def _row(task: Task, returns: np.ndarray, cost_returns: np.ndarray, cost_limit: CostLimit) -> BehaviorRow:
+    """Of returns (E,) and cost returns (E, K)."""
+    reward, limits = EpisodeStatistics.of("return", returns), each(cost_limit)
+    costs = [EpisodeStatistics.of("cost return", values) for values in cost_returns.T]
+    within = (cost_returns <= np.array(limits)).all(axis=1)
     best = int(np.argmax(np.where(within, returns, -np.inf))) if within.any() else None
     return BehaviorRow(
         task=task.name,
@@ -241,12 +271,14 @@ def _row(task: Task, returns: np.ndarray, cost_returns: np.ndarray, cost_limit: 
         episodes=reward.count,
         reward_mean=reward.mean,
         reward_std=reward.std,
-        cost_mean=cost.mean,
-        cost_std=cost.std,
+        cost_mean=one_or_all(cost.mean for cost in costs),
+        cost_std=one_or_all(cost.std for cost in costs),
         normalized_reward=task.normalize_reward(reward.mean),
-        normalized_cost=task.normalize_cost(cost.mean, cost_limit),
+        normalized_cost=max(
+            task.normalize_cost(cost.mean, limit) for cost, limit in zip(costs, limits, strict=True)
+        ),
         within_limit=float(within.mean()),
         best_return=None if best is None else float(returns[best]),
-        best_cost_return=None if best is None else float(cost_returns[best]),
+        best_cost_return=None if best is None else one_or_all(cost_returns[best].tolist()),
         best_normalized_reward=None if best is None else task.normalize_reward(float(returns[best])),
     )

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION
 from spi_diffusers.evaluation.certificate import Certificate, LimitCertificate, shown_bound
-from spi_diffusers.evaluation.entries import EvaluationEntry
+from spi_diffusers.evaluation.entries import EvaluationEntry, each
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.summary import (
     BehaviorRow,
@@ -17,6 +18,7 @@ from spi_diffusers.evaluation.summary import (
     spread_over,
     summarize_seeds,
 )
+from spi_diffusers.messages import shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -66,18 +68,20 @@ def _table(task: str, summaries: list[SeedSummary], behavior: list[BehaviorRow])
             table.add_column(name, justify="right")
     table.add_column("within\nlimit", justify="right", no_wrap=True)
     table.add_column("return", justify="right")
-    table.add_column("cost\nreturn", justify="right")
+    names = next((summary.cost_names for summary in summaries if summary.cost_names), ("cost\nreturn",))
+    table.add_column("\n".join(names), justify="right")
     table.add_column("steps/s", justify="right", no_wrap=True)
 
     # The safe rows first: they are what the limit is about.
     summaries = sorted(summaries, key=lambda summary: not summary.told_limit)
-    for limit in sorted({s.cost_limit for s in summaries} | {row.cost_limit for row in behavior}):
+    limits = {s.cost_limit for s in summaries} | {row.cost_limit for row in behavior}
+    for limit in sorted(limits, key=each):
         rows = [(_policy_cells(summary), "") for summary in summaries if summary.cost_limit == limit]
         rows += [(cells, "dim") for row in behavior if row.cost_limit == limit for cells in _data_cells(row)]
         for number, (cells, style) in enumerate(rows):
             if not several_seeds:
                 del cells[3]  # the worst one
-            table.add_row("" if number else f"{limit:g}", *cells, style=style)
+            table.add_row("" if number else shown_limit(limit), *cells, style=style)
         table.add_section()
     return table
 
@@ -89,11 +93,17 @@ def _policy_cells(summary: SeedSummary) -> list[str]:
         f"[{color}]{summary.normalized_reward.shown()}[/]",
         f"[{color}]{_mark(summary.normalized_cost.mean)} {summary.normalized_cost.shown()}[/]",
         f"{summary.normalized_reward.worst:.2f} /{summary.normalized_cost.worst:.2f}",
-        shown_share(summary.within_limit),
+        _shown_within(summary),
         summary.reward.shown(_digits(summary.reward.mean)),
-        summary.cost.shown(1),
+        "\n".join(cost.shown(1) for cost in summary.each_cost),
         f"{summary.steps_per_second:,.0f}",
     ]
+
+
+def _shown_within(summary: SeedSummary) -> str:
+    """The share of episodes that keep all limits; below it, of several, the share of each."""
+    parts = [shown_share(summary.within_limit), ", ".join(map(shown_share, summary.within_each))]
+    return "\n".join(filter(None, parts))
 
 
 def _data_cells(row: BehaviorRow) -> list[list[str]]:
@@ -105,13 +115,17 @@ def _data_cells(row: BehaviorRow) -> list[list[str]]:
         "",
         shown_share(row.within_limit),
         f"{row.reward_mean:.{digits}f} ±{row.reward_std:.{digits}f}",
-        f"{row.cost_mean:.1f} ±{row.cost_std:.1f}",
+        "\n".join(
+            f"{mean:.1f} ±{std:.1f}"
+            for mean, std in zip(each(row.cost_mean), each(row.cost_std), strict=True)
+        ),
         "",
     ]
     best = ["data, best within", "none", *[""] * 6]
     if row.best_return is not None and row.best_cost_return is not None:
-        cost = get_task(row.task).normalize_cost(row.best_cost_return, row.cost_limit)
-        figures = [f"{row.best_return:.{digits}f}", f"{row.best_cost_return:.1f}", ""]
+        normalize, costs = get_task(row.task).normalize_cost, each(row.best_cost_return)
+        cost = max(map(normalize, costs, each(row.cost_limit)))
+        figures = [f"{row.best_return:.{digits}f}", "\n".join(f"{cost:.1f}" for cost in costs), ""]
         best[1:] = [f"{row.best_normalized_reward:.2f}", f"✓ {cost:.2f}", "", "", *figures]
     return [mean, best]
 
@@ -209,7 +223,7 @@ class Comparison:
                     table.add_section()
                 style = "bold" if row.rank == 1 and row.summary.is_safe else None
                 cells = map(escape, row.cells)  # a folder may be called run[v2]
-                table.add_row("" if last == limit else f"{limit:g}", *cells, style=style)
+                table.add_row("" if last == limit else shown_limit(limit), *cells, style=style)
                 last = limit
             tables.append(table)
         return tables
@@ -217,9 +231,10 @@ class Comparison:
     def markdown(self) -> str:
         """Markdown tables, one per task and limit."""
         lines: list[str] = []
-        for task, limit in sorted({(row.summary.task, row.summary.cost_limit) for row in self.rows}):
+        kinds = {(row.summary.task, row.summary.cost_limit) for row in self.rows}
+        for task, limit in sorted(kinds, key=_by_task_and_limit):
             of_it = [row for row in self.rows if (row.summary.task, row.summary.cost_limit) == (task, limit)]
-            lines += [f"**{task}, cost limit {limit:g}**", ""]
+            lines += [f"**{task}, cost limit {shown_limit(limit)}**", ""]
             lines += [f"| {' | '.join(_MARKDOWN_COLUMNS)} |", "|---" * len(_MARKDOWN_COLUMNS) + "|"]
             lines += [f"| {' | '.join(row.cells)} |" for row in of_it] + [""]
         return "\n".join(lines)
@@ -238,7 +253,7 @@ def compare_policies(
     policies: Mapping[str, Results],
     *,
     task: str | None = None,
-    cost_limits: Sequence[float] | None = None,
+    cost_limits: Sequence[CostLimit] | None = None,
     best_only: bool = False,
 ) -> Comparison:
     """Rank policies (results by name) at every task and limit: first those that keep it on average, by
@@ -248,7 +263,7 @@ def compare_policies(
     only the best way to act of every policy, and of every algorithm in a results file. ValueError: no result
     fits.
     """
-    ranked: dict[tuple[str, float], list[tuple[str, SeedSummary]]] = {}
+    ranked: dict[tuple[str, CostLimit], list[tuple[str, SeedSummary]]] = {}
     for name, results in policies.items():
         taken = set()
         for summary in sorted(summarize_seeds(results), key=_order):
@@ -259,11 +274,11 @@ def compare_policies(
                 taken.add(kind)
                 ranked.setdefault(kind[:2], []).append((name, summary))
     if not ranked:
-        wanted = [task or "", *(f"limit {limit:g}" for limit in cost_limits or ())]
+        wanted = [task or "", *(f"limit {shown_limit(limit)}" for limit in cost_limits or ())]
         raise ValueError(f"no results{' for ' + ', '.join(filter(None, wanted)) if any(wanted) else ''}")
     rows = [
         ComparisonRow(name, summary, _datasets(policies[name], summary), rank, _certificate(policies[name]))
-        for key in sorted(ranked)
+        for key in sorted(ranked, key=_by_task_and_limit)
         for rank, (name, summary) in enumerate(sorted(ranked[key], key=lambda row: _order(row[1])), 1)
     ]
     notes = [*_differences(rows), *_dynamics(policies, rows), *_missing(policies, rows, task, cost_limits)]
@@ -297,13 +312,13 @@ def _missing(
     policies: Mapping[str, Results],
     rows: Sequence[ComparisonRow],
     task: str | None,
-    cost_limits: Sequence[float] | None,
+    cost_limits: Sequence[CostLimit] | None,
 ) -> list[str]:
     """What was asked for and is in no row: policies, limits, and training runs that diverged."""
     notes = []
     for name, results in policies.items():
         limits = {row.summary.cost_limit for row in rows if row.policy == name}
-        absent = [f"{limit:g}" for limit in cost_limits or () if limit not in limits]
+        absent = [shown_limit(limit) for limit in cost_limits or () if limit not in limits]
         if not limits:
             notes.append(f"{name}: has no results that were asked for, and is not in the table.")
         elif absent:
@@ -315,6 +330,11 @@ def _missing(
             if task in (None, run.task) and (cost_limits is None or run.cost_limit in (None, *cost_limits))
         ]
     return notes
+
+
+def _by_task_and_limit(kind: tuple[str, CostLimit]) -> tuple[str, tuple[float, ...]]:
+    """Sorts limits of one cost and of several."""
+    return kind[0], each(kind[1])
 
 
 def _order(summary: SeedSummary) -> tuple[bool, float]:

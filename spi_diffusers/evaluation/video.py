@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.entries import check_cost_limit
+from spi_diffusers.evaluation.entries import check_cost_limit, each, one_or_all
 from spi_diffusers.files import OUTPUTS_FOLDER, local_path, short_name, written_aside
+from spi_diffusers.messages import shown_limit
 from spi_diffusers.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ _SAFE, _UNSAFE = (64, 170, 110), (222, 60, 50)
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded episode: the video, and undiscounted return and cost return."""
+    """A recorded episode: the video, undiscounted return and cost return; of several costs a tuple."""
 
     path: Path
     task: Task
-    cost_limit: float
+    cost_limit: CostLimit
     return_: float
-    cost_return: float
+    cost_return: CostLimit
     length: int
 
     @property
@@ -54,8 +56,8 @@ class Replay:
 
     @property
     def normalized_cost(self) -> float:
-        """The cost return over the limit."""
-        return self.task.normalize_cost(self.cost_return, self.cost_limit)
+        """The cost return over the limit; of several costs the largest."""
+        return max(map(self.task.normalize_cost, each(self.cost_return), each(self.cost_limit)))
 
 
 def record_replay(
@@ -63,12 +65,13 @@ def record_replay(
     task: str | Task,
     path: str | os.PathLike[str],
     *,
-    cost_limit: float,
+    cost_limit: CostLimit,
     seed: int = 0,
     feedback: bool = True,
     simulator: str = "auto",
     progress: bool = True,
     on_picture: Callable[[int, np.ndarray], Any] | None = None,
+    costs: Sequence[str] = ("cost",),
 ) -> Replay:
     """Play one episode, the one of `rollout(policy, task, episodes=1, seed=seed, ...)`, and write it as a
     video.
@@ -88,17 +91,22 @@ def record_replay(
     _check_video_packages()
     every = -(-task.max_episode_steps // MAX_FRAMES)
     rate = max(1.0, task.max_episode_steps / every / SECONDS)
-    panel = _Panel(task, limit)
+    panel = _Panel(task, limit, costs)
     bar_style: dict[str, Any] = {"total": task.max_episode_steps, "unit": "step", "desc": "replay"}
     bar_style |= {"disable": not progress, "leave": False}
     (episode_seed,) = episode_seeds(seed, 1)
     env = make_env(
-        task, seed=episode_seed, render_mode="rgb_array", render_size=PICTURE_SIZE, simulator=simulator
+        task,
+        seed=episode_seed,
+        render_mode="rgb_array",
+        render_size=PICTURE_SIZE,
+        simulator=simulator,
+        costs=costs,
     )
-    return_ = cost_return = 0.0
-    step = 0
+    return_, step = 0.0, 0
     try:
-        observation, _ = env.reset()
+        observation, info = env.reset()
+        cost_return = info["cost"]  # nothing yet
         steps = task.max_episode_steps
         policy.reset(seed, limit, episodes=1, max_episode_steps=steps, feedback=feedback)
         picture = panel.draw_under(env.render(), step, return_, cost_return)
@@ -127,14 +135,15 @@ def record_replay(
                 bar.update()
     finally:
         env.close()
-    return Replay(path, task, limit, return_, cost_return, step)
+    spent = one_or_all(np.atleast_1d(cost_return).tolist())
+    return Replay(path, task, limit, return_, spent, step)
 
 
 def play_episode(
     policy: str | Path,
     task: str | None = None,
     *,
-    cost_limit: float | None = None,
+    cost_limit: CostLimit | None = None,
     seed: int = 0,
     extraction: str | None = None,
     feedback: bool = True,
@@ -153,7 +162,7 @@ def play_episode(
     ValueError: the policy, the task or an argument cannot be used; SimulatorNotInstalledError: the simulator
     is missing; OSError: the video cannot be written.
     """
-    from spi_diffusers.evaluation.evaluate import EvaluationSpec, policy_task
+    from spi_diffusers.evaluation.evaluate import EvaluationSpec, costs_of, limits_for, policy_task
     from spi_diffusers.pipelines.loading import load_pipeline
 
     chosen: Any = None if extraction is None else (extraction,)
@@ -161,12 +170,12 @@ def play_episode(
     spec = spec if risk is None else replace(spec, risk=risk)
     pipeline = load_pipeline(policy, revision=revision)
     known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
-    if cost_limit is None:
-        cost_limit = pipeline.default_limit
-    limit = float(known.cost_limits[0] if cost_limit is None else cost_limit)
+    usual = known.cost_limits[:1] if pipeline.default_limit is None else (pipeline.default_limit,)
+    (limit,) = limits_for(pipeline, None if cost_limit is None else (cost_limit,), usual)
     how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
     how += "" if risk is None else f"-risk{spec.risk:g}"
-    name = f"{short_name(policy)}-limit{limit:g}-seed{seed}{how}.mp4"
+    limits = shown_limit(limit).replace(", ", "-")
+    name = f"{short_name(policy)}-limit{limits}-seed{seed}{how}.mp4"
     return record_replay(
         spec.acting(pipeline, way),
         known,
@@ -175,23 +184,27 @@ def play_episode(
         seed=seed,
         feedback=feedback,
         progress=progress,
+        costs=costs_of(pipeline),
     )
 
 
 class _Panel:
-    """Draws return, cost and limit under a picture; the bar turns red beyond the limit."""
+    """Draws return, cost and limit under a picture; the bar turns red beyond the limit.
 
-    def __init__(self, task: Task, cost_limit: float) -> None:
+    Of several costs it draws the one that has used most of its limit.
+    """
+
+    def __init__(self, task: Task, cost_limit: CostLimit, costs: Sequence[str]) -> None:
         import matplotlib
         from PIL import ImageFont
 
         # matplotlib brings a font along; the machine may have none.
         fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        self._steps, self._limit = task.max_episode_steps, cost_limit
+        self._steps, self._limits, self._names = task.max_episode_steps, each(cost_limit), tuple(costs)
         self._large = ImageFont.truetype(fonts / "DejaVuSans-Bold.ttf", 17)
         self._small = ImageFont.truetype(fonts / "DejaVuSans.ttf", 12)
 
-    def draw_under(self, picture: Any, step: int, return_: float, cost_return: float) -> np.ndarray:
+    def draw_under(self, picture: Any, step: int, return_: float, cost_return: Any) -> np.ndarray:
         """Put the panel under a picture, (H, W, 3) uint8: (H + PANEL_HEIGHT, W, 3) uint8."""
         from PIL import Image, ImageDraw
 
@@ -199,26 +212,29 @@ class _Panel:
         canvas = Image.new("RGB", (width, height + PANEL_HEIGHT), _BACKGROUND)
         canvas.paste(Image.fromarray(picture), (0, 0))
         draw = ImageDraw.Draw(canvas)
-        within = cost_return <= self._limit
+        spent = np.atleast_1d(cost_return)
+        which = int(np.argmax(spent / np.maximum(self._limits, 1e-9)))
+        cost, limit, cost_name = float(spent[which]), self._limits[which], self._names[which]
+        within = cost <= limit
         color = _SAFE if within else _UNSAFE
         margin, top = 16, height + 10
         draw.text((margin, top), f"return {return_:.0f}", fill=_TEXT, font=self._large)
-        verdict = f"cost {cost_return:g} of {self._limit:g}" + ("" if within else ", over the limit")
+        verdict = f"{cost_name} {cost:.4g} of {limit:g}" + ("" if within else ", over the limit")
         draw.text((width - margin, top), verdict, fill=color, font=self._large, anchor="ra")
 
         # The limit stands at 70% of the bar, so that what goes beyond it is seen.
         left, right, y = margin, width - margin, top + 32
-        full = max(self._limit, 1.0) / 0.7
+        full = max(limit, 1.0) / 0.7
 
         def position(cost: float) -> float:
             return left + min(cost / full, 1.0) * (right - left)
 
         draw.rounded_rectangle((left, y, right, y + 16), radius=4, fill=_TRACK)
-        if cost_return > 0:
-            draw.rounded_rectangle((left, y, max(position(cost_return), left + 8), y + 16), 4, fill=color)
-        mark = position(self._limit)
+        if cost > 0:
+            draw.rounded_rectangle((left, y, max(position(cost), left + 8), y + 16), 4, fill=color)
+        mark = position(limit)
         draw.rectangle((mark - 1, y - 4, mark + 1, y + 20), fill=_TEXT)
-        draw.text((mark, y + 22), f"limit {self._limit:g}", fill=_TEXT, font=self._small, anchor="ma")
+        draw.text((mark, y + 22), f"limit {limit:g}", fill=_TEXT, font=self._small, anchor="ma")
         caption = f"step {step} of {self._steps}"
         draw.text((margin, y + 22), caption, fill=_MUTED, font=self._small)
         return np.asarray(canvas)

@@ -270,7 +270,7 @@ def _protocol(files: PolicyFiles, summaries: list[SeedSummary]) -> str:
 
 def _example_limit(summaries: list[SeedSummary]) -> float:
     """A limit that was kept if there is one: an example is no place for one that is known to fail."""
-    kept = [s.cost_limit for s in summaries if s.told_limit and s.feedback and s.is_safe]
+    kept: list[Any] = [s.cost_limit for s in summaries if s.told_limit and s.feedback and s.is_safe]
     return kept[len(kept) // 2] if kept else 20.0
 
 

@@ -87,6 +87,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
         raise PolicyError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index, _ = with_code(read_json(policy / INDEX_FILE))
+    _check_one_cost(policy, index)
     info, config = (
         _without_local_paths(read_json(path)) if path.is_file() else {}
         for path in (policy / INFO_FILE, policy / CONFIG_FILE)
@@ -135,6 +136,17 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
         *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE, ASSESSMENT_FILE, CERTIFICATE_FILE),
         *(INFO_FILE, CONFIG_FILE),
     )
+
+
+def _check_one_cost(folder: Path, index: dict[str, Any]) -> None:
+    """PolicyError: the policy keeps limits of several costs, which no card shows yet."""
+    path = folder / "evaluation_critic" / "config.json"
+    names = read_json(path).get("cost_names") if "evaluation_critic" in index and path.is_file() else None
+    if names:
+        raise PolicyError(
+            f"{folder}: the policy has the costs {', '.join(map(str, names))}; cards, and so publishing, "
+            "know policies of one cost only so far"
+        )
 
 
 def _find_evaluation(policy: Path, evaluation: str | Path | None) -> Path | None:

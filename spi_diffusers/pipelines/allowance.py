@@ -19,9 +19,9 @@ class CostAllowance:
     """What the rest of an episode may cost, in arrays or tensors.
 
     Attributes:
-        budget: Cost that may still be caused, shape (B,).
-        steps: Steps over which it may be, shape (B,).
-        risk: Probability with which it may be exceeded.
+        budget: Costs that may still be caused, (B, K); from a caller with one cost alone (B,).
+        steps: Steps over which they may be, shape (B,).
+        risk: Probability with which any of them may be exceeded.
     """
 
     budget: Any
@@ -45,6 +45,7 @@ def cost_allowance(
     steps_left: Any,
     risk: Any,
     per_observation: Callable[[str, Any], Any],
+    per_cost: Callable[[str, Any], Any] | None = None,
 ) -> tuple[str, CostAllowance | None]:
     """Which extraction applies, and for the safe one what the rest of the episode may cost.
 
@@ -54,11 +55,13 @@ def cost_allowance(
     Args:
         max_episode_steps: Of the policy.
         extraction: As in `SPIPolicyPipeline.__call__`, like the four after it.
-        cost_limit: A number, one per observation, or None.
+        cost_limit: As `per_cost` takes it, or None.
         cost_budget: The same.
-        steps_left: The same.
+        steps_left: A number, one per observation, or None.
         risk: A number.
         per_observation: Makes of a name and a number, or one per observation, float32 (B,).
+        per_cost: Makes of a name and what it is for each of K costs float32 (B, K); by default, for one cost,
+            as `per_observation`.
 
     Raises:
         ValueError: The arguments do not go together, or one is out of range.
@@ -74,9 +77,9 @@ def cost_allowance(
             "Pass cost_budget (what is left of the limit) with steps_left, or cost_limit alone where the "
             "cost so far is not known; not both."
         )
-    risk = check_risk(risk)
+    risk, per_cost = check_risk(risk), per_cost or per_observation
     if cost_limit is not None:
-        budget = per_observation("cost_limit", cost_limit)
+        budget = per_cost("cost_limit", cost_limit)
         if bool((budget < 0).any()):
             raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
         if max_episode_steps is None:
@@ -86,7 +89,7 @@ def cost_allowance(
             )
         steps = per_observation("max_episode_steps", max_episode_steps)
     elif cost_budget is not None:
-        budget = per_observation("cost_budget", cost_budget)
+        budget = per_cost("cost_budget", cost_budget)
         steps = per_observation("steps_left", steps_left)
         if bool((steps < 1).any()):
             raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,37 @@ def per_observation(name: str, value: Any, batch: int, device: torch.device) -> 
     tensor = as_numbers(name, value).to(device)
     check_per_observation(name, tensor, batch)
     return tensor.expand(batch)
+
+
+def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
+    """A number for each of K costs, for all observations or for each of B, as float32 (B, K).
+
+    Args:
+        name: What messages call it.
+        value: For one cost a number or (B,); for several (K,), (B, K), or by name one of the former of each.
+        names: Of the costs.
+        batch: Number B of observations.
+        device: Where to put it.
+
+    Raises:
+        ValueError: It has another shape, names other costs, or is not finite.
+    """
+    if isinstance(value, Mapping):
+        if value.keys() != set(names):
+            raise ValueError(f"{name} must name the costs {', '.join(names)}, got {shown(list(value))}.")
+        each = [per_observation(f"{name}[{cost!r}]", value[cost], batch, device) for cost in names]
+        return torch.stack(each, dim=1)
+    if len(names) == 1:
+        return per_observation(name, value, batch, device).unsqueeze(1)
+    tensor, count = as_numbers(name, value).to(device), len(names)
+    if tensor.shape not in ((count,), (1, count), (batch, count)):
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; pass {count} numbers, of the costs {', '.join(names)}, "
+            f"or ({batch}, {count})."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
+    return tensor.expand(batch, count)
 
 
 def as_generator(generator: Any) -> torch.Generator | None:

@@ -40,6 +40,7 @@ _TYPES: dict[Any, Any] = {
     Sequence[int]: list[Count],
     Sequence[float]: list[_Real],
     float | Sequence[float]: _Real | list[_Real],
+    Sequence[str] | None: list[Text] | None,
 }
 #: What diffusers' annotations of its schedulers leave open; None as well where that is the default. Left out
 #: is what does not go with a model that predicts the noise of a few large steps.
@@ -104,10 +105,13 @@ def check_fields(path: str, config: Mapping[str, Any], known: Iterable[str], req
 
 def check_config(path: str, config: Mapping[str, Any], model_class: Any) -> None:
     """Check the config of a component; ValueError names file and field."""
-    parameters = {name: parameter.annotation for name, parameter in _parameters(model_class).items()}
+    parameters = _parameters(model_class)
     check_class(path, config, model_class.__name__)
-    check_fields(path, config, parameters, parameters)
-    _check_types(path, config, {name: _TYPES[hint] for name, hint in parameters.items()})
+    # What is None by default is not there in policies of versions that did not know it.
+    required = [name for name, parameter in parameters.items() if parameter.default is not None]
+    check_fields(path, config, parameters, required)
+    hints = {name: _TYPES[parameter.annotation] for name, parameter in parameters.items()}
+    _check_types(path, config, hints)
 
 
 def check_scheduler(path: str, class_name: str) -> None:

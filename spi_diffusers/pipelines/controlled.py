@@ -28,7 +28,7 @@ class ControlledPolicy:
 
     def controller(
         self,
-        cost_limit: float | np.ndarray,
+        cost_limit: Any,
         *,
         risk: float = DEFAULT_RISK,
         num_envs: int = 1,
@@ -37,7 +37,8 @@ class ControlledPolicy:
         """What keeps count of cost and steps in a loop, and learns from episodes that are over.
 
         Args:
-            cost_limit: Cost that an episode may have; a number, or one for each environment.
+            cost_limit: Cost that an episode may have; a number, or one for each environment. Of K > 1 costs
+                (K,), (N, K), or a dict by `cost_names`.
             risk: Share of the episodes that may exceed it, in (0, 1).
             num_envs: Number of environments side by side.
             **options: The others of [`SafeController`], which explains all of them.
@@ -48,6 +49,11 @@ class ControlledPolicy:
         """Raise ValueError if the policy cannot keep a limit."""
         if self.evaluation_critic is None:
             raise ValueError("This policy has no evaluation critic, so it cannot keep a limit.")
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the costs that a limit is for; a policy of one cost has "cost"."""
+        return ("cost",) if self.evaluation_critic is None else tuple(self.evaluation_critic.cost_names)
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -77,7 +83,7 @@ class ControlledPolicy:
     @torch.no_grad()
     @without_autocast
     def step_costs(self, observations: np.ndarray, output: Any) -> Tensor:
-        """What chosen actions are expected to cost in the very step, (B,).
+        """What chosen actions are expected to cost in the very step, (B, K).
 
         Args:
             observations: What the policy acted on, (B, O) or (O,), not normalized.

@@ -11,7 +11,7 @@ import numpy as np
 from spi_diffusers.pipelines.adaptation import AdaptiveScale
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK, check_risk
 from spi_diffusers.pipelines.ledger import Ledger, as_array
-from spi_diffusers.pipelines.values import as_floats, as_number, check_batch, shown, to_numpy
+from spi_diffusers.pipelines.values import as_floats, as_number, check_batch, shown, to_numpy, without_one
 
 
 class InfeasibleError(RuntimeError):
@@ -29,6 +29,8 @@ class InfeasibleError(RuntimeError):
 class SafeController:
     """Keeps a cost limit in one environment, or in N side by side; `SPIPolicyPipeline.controller` makes it.
 
+    Of a policy with K > 1 costs every limit is kept: an episode is over the limit if any of them is.
+
     `act` tells the policy what is left of the limit and of the episode, `observe` counts what a step cost.
     With the scale at 1, actions are those of `pipe(observation, cost_budget=limit - cost, steps_left=left)`.
 
@@ -40,7 +42,8 @@ class SafeController:
     Args:
         pipeline: A policy with an evaluation critic, or one that was exported (`spi_diffusers.runtime`).
         cost_limit: Cost that an episode may have (with `episodes`: so many of them together), in units of
-            cost, >= 0; a number, or one for each environment.
+            cost, >= 0; a number, or one for each environment. Of K > 1 costs (K,), (N, K), or a dict by
+            name.
         risk: Share of the episodes that may exceed the limit, in (0, 1).
         num_envs: Number N of environments.
         episodes: Episodes in a row that the limit is for. Each may cost what is left of it, in equal parts.
@@ -62,7 +65,7 @@ class SafeController:
     def __init__(
         self,
         pipeline: Any,
-        cost_limit: float | np.ndarray,
+        cost_limit: Any,
         *,
         risk: float = DEFAULT_RISK,
         num_envs: int = 1,
@@ -87,7 +90,8 @@ class SafeController:
         self.on_infeasible = on_infeasible
         sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
         self._sampling = {name: value for name, value in sampling.items() if value is not None}
-        self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset)
+        names = getattr(pipeline, "cost_names", ("cost",))  # an exported policy has one cost
+        self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset, names)
         self.num_envs = self._ledger.num_envs
         self._scale = AdaptiveScale(self.risk, self.num_envs)
         # Whether nothing fitted at the last action; whether its observation was unlike the data.
@@ -103,13 +107,16 @@ class SafeController:
 
     @property
     def cost_limit(self) -> Any:
-        """The limit; like all of these a number, or for several environments an array (N,)."""
-        return self._shown(self._ledger.limit)
+        """The limit; like all of these a number, or for several environments an array (N,).
+
+        Of K > 1 costs (K,), or (N, K), like `spent`.
+        """
+        return self._shown(without_one(self._ledger.limit))
 
     @property
     def spent(self) -> Any:
         """Cost so far, of the episodes that the limit is for."""
-        return self._shown(self._ledger.total)
+        return self._shown(without_one(self._ledger.total))
 
     @property
     def steps(self) -> Any:
@@ -143,7 +150,7 @@ class SafeController:
         status = np.full(self.num_envs, "within", dtype="<U14")
         status[self._tight] = "tight"
         status[self._outside] = "out of support"
-        status[self._ledger.total > self._ledger.limit] = "overspent"
+        status[self._ledger.over] = "overspent"
         return self._shown(status)
 
     @property
@@ -156,8 +163,8 @@ class SafeController:
         books = self._ledger
         names, counts = np.unique(np.atleast_1d(self.status), return_counts=True)
         one = self.num_envs == 1
-        parts = ["" if one else f"num_envs={self.num_envs}", f"cost_limit={_span(books.limit)}"]
-        parts += [f"risk={self.risk:g}", f"spent={_span(books.total)}"]
+        parts = ["" if one else f"num_envs={self.num_envs}", f"cost_limit={_spans(books.limit)}"]
+        parts += [f"risk={self.risk:g}", f"spent={_spans(books.total)}"]
         parts += [f"steps={_span(books.steps)} of {books.max_episode_steps}"]
         parts += [name if one else f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
         parts += [f"scale={self.scale:.3g}", f"{self.exceeded} of {self.finished} over"]
@@ -170,7 +177,7 @@ class SafeController:
 
         Args:
             mask: Which environments, bool (N,); by default all.
-            cost_limit: A limit for them from now on, a number or (N,). With it a new budget begins, else one
+            cost_limit: A limit for them from now on, as at first. With it a new budget begins, else one
                 begins after its `episodes`.
 
         Raises:
@@ -188,7 +195,7 @@ class SafeController:
         """Change the limit of what is going on, and of what follows.
 
         Args:
-            cost_limit: A number, or (N,).
+            cost_limit: As at first.
             mask: Which environments, bool (N,); by default all.
 
         Raises:
@@ -241,8 +248,8 @@ class SafeController:
         """Count a step.
 
         Args:
-            cost: What it cost, >= 0, a number or (N,). None: it was not reported, and the policy's own model
-                of the cost of its action counts.
+            cost: What it cost, >= 0, a number or (N,); of K > 1 costs (K,), (N, K), or a dict by name. None:
+                it was not reported, and the policy's own model of the cost of its action counts.
             ended: Whether it ended the episode, a bool or (N,): terminated or truncated. An episode that has
                 had all its steps needs no report.
 
@@ -266,7 +273,7 @@ class SafeController:
         state = {**self._settings(), **self._ledger.state_dict(), "log_scale": self._scale.log}
         state |= {"tight": self._tight.tolist(), "outside": self._outside.tolist()}
         state["acted"] = None if self._acted is None else self._acted.tolist()
-        state["estimate"] = None if self._acted is None else self._estimated_costs().tolist()
+        state["estimate"] = None if self._acted is None else without_one(self._estimated_costs()).tolist()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -290,7 +297,9 @@ class SafeController:
         log = float(as_number("log_scale", state["log_scale"], -largest, largest))
         tight, outside = (as_array(name, state[name], like) for name in ("tight", "outside"))
         acted = None if acted is None else as_array("acted", acted, like)
-        estimate = None if estimate is None else as_array("estimate", estimate, self._ledger.spent)
+        like_costs = self._ledger.spent
+        if estimate is not None:
+            estimate = as_array("estimate", estimate, without_one(like_costs)).reshape(like_costs.shape)
         vars(self._ledger).update(books)
         self._scale.log, self._tight, self._outside = log, tight, outside
         self._acted, self._chosen, self._estimate = acted, None, estimate
@@ -314,7 +323,7 @@ class SafeController:
         output = self.pipeline(
             observation,
             extraction="safe",
-            cost_budget=left[active],
+            cost_budget=without_one(left[active]),
             steps_left=(books.max_episode_steps - books.steps)[active],
             risk=self.risk,
             **self._sampling,
@@ -334,21 +343,28 @@ class SafeController:
         return output.actions
 
     def _estimated_costs(self) -> np.ndarray:
-        """What the last actions cost, by the policy's own model, (N,)."""
+        """What the last actions cost, by the policy's own model, (N, K)."""
         if self._estimate is None:
-            self._estimate = np.zeros(self.num_envs)
+            self._estimate = np.zeros_like(self._ledger.spent)
             if self._chosen is not None:
                 active, seen, output = self._chosen
-                self._estimate[active] = to_numpy(self.pipeline.step_costs(seen, output))
+                costs = to_numpy(self.pipeline.step_costs(seen, output))
+                self._estimate[active] = costs.reshape(len(costs), -1)
         return self._estimate
 
     def _shown(self, values: np.ndarray) -> Any:
-        return values[0].item() if self.num_envs == 1 else values.copy()
+        shown = values.copy() if self.num_envs > 1 else values[0].copy()
+        return shown if shown.ndim else shown.item()
 
     def _settings(self) -> dict[str, Any]:
         books = self._ledger
         names = ("num_envs", "episodes", "max_episode_steps", "autoreset")
         return {**{name: getattr(books, name) for name in names}, "risk": self.risk, "adapt": self.adapt}
+
+
+def _spans(costs: np.ndarray) -> str:
+    """Ranges of K costs, (N, K)."""
+    return ", ".join(_span(values) for values in costs.T)
 
 
 def _span(values: np.ndarray) -> str:

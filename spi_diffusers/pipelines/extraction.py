@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.pipelines.allowance import CostAllowance
-from spi_diffusers.pipelines.values import as_number
+from spi_diffusers.pipelines.values import as_number, without_one
 
 #: The safety weights whose policies safe extraction chooses from.
 SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -27,18 +27,19 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
 
     A policy fits only if all safer ones fit as well: one that is predicted to cost less than a safer one is
     one that the critic is wrong about. For the same reason the safest one is the last, not the one with the
-    least predicted cost. Nothing fits into a budget that is spent, whatever costs are predicted.
+    least predicted cost. Nothing fits into a budget that is spent, whatever costs are predicted. Of several
+    costs each must fit.
 
     Args:
-        returns: Expected return of each of K policies over the steps left, shape (B, K), by safety weight.
-        costs: Cost that each exceeds with the probability of the risk only, shape (B, K).
-        budget: Cost that may still be caused, shape (B,).
+        returns: Expected return of each of N policies over the steps left, shape (B, N), by safety weight.
+        costs: K costs that each exceeds with the probability of the risk only, shape (B, N, K).
+        budget: Costs that may still be caused, shape (B, K).
 
     Returns:
-        Index of the chosen policy, shape (B,); and which ones fit, shape (B, K).
+        Index of the chosen policy, shape (B,); and which ones fit, shape (B, N).
     """
     budget = budget.unsqueeze(1)
-    fits = (costs <= budget) & (budget > 0)
+    fits = ((costs <= budget) & (budget > 0)).all(dim=2)
     feasible = (~fits).int().flip(1).cumsum(dim=1).flip(1) == 0
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
     return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
@@ -110,22 +111,22 @@ def choose_within(
         allowance: What the rest of the B episodes may cost.
 
     Returns:
-        The chosen ones (B,), and what was predicted of all, each (B, N).
+        The chosen ones (B,), and what was predicted of all, each (B, N); of several costs (B, N, K).
     """
     critic, count = pipeline.evaluation_critic, len(states) // len(allowance.steps)
     # A caller may go on for longer than any episode of the data.
     known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(count)
     reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
     steps = allowance.steps.repeat_interleave(count)
-    costs = cost_rate * steps
+    costs = cost_rate * steps.unsqueeze(1)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count)
+    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count, costs.shape[1])
     bounds = bounds * pipeline.config.cost_margin
     returns = (reward_rate * steps).view(-1, count)
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
         "expected_returns": returns,
-        "expected_costs": costs.view(-1, count),
-        "cost_bounds": bounds,
+        "expected_costs": without_one(costs.view(-1, count, costs.shape[1])),
+        "cost_bounds": without_one(bounds),
         "feasible": feasible,
     }

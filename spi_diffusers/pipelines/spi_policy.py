@@ -27,6 +27,7 @@ from spi_diffusers.pipelines.checks import (
     check_origin,
     check_same,
     make_settings_plain,
+    per_cost,
     per_observation,
     without_autocast,
 )
@@ -59,9 +60,9 @@ class SPIPolicyOutput(BaseOutput):
         safety_values: With extraction "reward": Q^c' of each candidate (the lower twin), shape (B, N).
         expected_returns: With extraction "safe": expected return over the steps left, in units of reward, if
             the policy of the candidate's safety weight acts, shape (B, N).
-        expected_costs: The same of the cost, shape (B, N).
-        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it; times the
-            policy's `cost_margin`, (B, N).
+        expected_costs: The same of the cost, shape (B, N); of K > 1 costs (B, N, K).
+        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, by any of
+            the costs; times the policy's `cost_margin`.
         feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
     """
 
@@ -219,8 +220,8 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         observation: Tensor | np.ndarray | Sequence[float],
         *,
         extraction: str | None = None,
-        cost_limit: float | Tensor | np.ndarray | None = None,
-        cost_budget: float | Tensor | np.ndarray | None = None,
+        cost_limit: float | Sequence[float] | dict[str, Any] | Tensor | np.ndarray | None = None,
+        cost_budget: float | Sequence[float] | dict[str, Any] | Tensor | np.ndarray | None = None,
         steps_left: int | Tensor | np.ndarray | None = None,
         risk: float = DEFAULT_RISK,
         safety_weight: float | None = None,
@@ -235,9 +236,10 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             observation: One observation (O,) or a batch (B, O), not normalized.
             extraction: "reward" (Eq. 12) or "safe"; by default "safe" if a limit or budget is given.
             cost_limit: Cost an episode may have, in units of cost, >= 0; one number or one per observation.
-                For where the cost so far is not known: every step is taken for the first of an episode.
-            cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent);
-                one number or one per observation. Needs `steps_left`. Keeps the limit most reliably.
+                Of K > 1 costs (K,), (B, K), or a dict by `cost_names`. For where the cost so far is not
+                known: every step is taken for the first of an episode.
+            cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent), in
+                the same forms. Needs `steps_left`. Keeps the limit most reliably.
             steps_left: Steps left in the episode, >= 1; one number or one per observation.
             risk: Share of the episodes that may exceed the limit, in (0, 1).
             safety_weight: Safety weight in [0, 1] of all candidates instead of the grid (safe) or 0.5
@@ -285,6 +287,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             steps_left,
             risk,
             lambda name, value: per_observation(name, value, batch, device),
+            lambda name, value: per_cost(name, value, self.cost_names, batch, device),
         )
         if allowance is not None and self.evaluation_critic is None:
             raise ValueError(

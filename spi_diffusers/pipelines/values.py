@@ -65,6 +65,11 @@ def to_numpy(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
+def without_one(costs: Any) -> Any:
+    """Costs (..., K), torch or NumPy, as users see them: of one cost (...)."""
+    return costs[..., 0] if costs.shape[-1] == 1 else costs
+
+
 def as_floats(name: str, value: Any, kinds: str = "iuf") -> np.ndarray:
     """Numbers as float32, in an array of its own.
 

@@ -111,6 +111,11 @@ def check_fit(config: TrainConfig, dataset: Dataset, device: str) -> None:
         raise ConfigError(
             f"streaming={config.streaming}, but the data is {'streamed' if streamed else 'in memory'}."
         )
+    if len(dataset.cost_names) > 1 and not algorithm_class(config.algorithm).is_evaluated(config):
+        raise ConfigError(
+            f"{dataset.source} has the costs {', '.join(dataset.cost_names)}, but {config.algorithm} keeps a "
+            "limit of one cost at most; train spi, or convert the data with one --cost-column."
+        )
     task = dataset.task
     if task is None:
         return

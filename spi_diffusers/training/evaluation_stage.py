@@ -10,6 +10,7 @@ episodes show by how much the cost that remains is more than expected, and how o
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,28 +103,35 @@ def fit_evaluation_critic(
 
 def _new_critic(pipeline: SPIPolicyPipeline, dataset: Dataset, horizon: int) -> EvaluationCritic:
     network, units, episodes = pipeline.noise_model.config, Units.of(dataset), dataset.episodes
-    mean_reward, mean_cost = (
-        float(sums.sum()) / len(dataset) for sums in (episodes.return_, episodes.cost_return)
+    mean_reward, *mean_costs = (
+        float(sums.sum()) / len(dataset) for sums in (episodes.return_, *episodes.cost_returns.unbind(1))
     )
-    (lowest, highest), (_, costliest) = (map(float, dataset.extremes[name]) for name in ("reward", "cost"))
+    lowest, highest = map(float, dataset.extremes["reward"])
+    costliest = np.atleast_1d(dataset.extremes["cost"][1]).astype(float).tolist()
+    several = len(mean_costs) > 1
+
+    def each(values: Sequence[float]) -> Any:
+        return list(values) if several else values[0]
+
     critic = EvaluationCritic(
         observation_dim=network.observation_dim,
         action_dim=network.action_dim,
         max_episode_steps=horizon,
         reward_range=[min(0.0, lowest), max(0.0, highest)],
-        cost_high=costliest,
+        cost_high=each(costliest),
         reward_unit=units.reward,
-        cost_mean=mean_cost or 1.0,
-        cost_unit=units.cost,
+        cost_mean=each([mean or 1.0 for mean in mean_costs]),
+        cost_unit=each(units.costs),
         hidden_dims=list(network.hidden_dims),
         activation=network.activation,
+        cost_names=list(dataset.cost_names) if several else None,
     )
     # It starts from the data's mean rates for any number of steps. From zero, what happens in many steps
     # would be underestimated for as long as it has not come through.
     with torch.no_grad():
         critic.net[-1].weight.zero_()
         critic.net[-1].bias[0] = mean_reward / critic.config.reward_unit
-        critic.net[-1].bias[1] = float(mean_cost > 0)
+        critic.net[-1].bias[1:] = torch.tensor([float(mean > 0) for mean in mean_costs])
         seen = torch.from_numpy(np.stack(dataset.extremes["observation"])).float()
         critic.observed_range.copy_(pipeline.normalizer(seen))
     return critic
@@ -131,14 +139,14 @@ def _new_critic(pipeline: SPIPolicyPipeline, dataset: Dataset, horizon: int) -> 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Transitions (B, ...), with a safety weight and a number of steps left (B,) for each."""
+    """Transitions (B, ...), with K costs (B, K), a safety weight and a number of steps left (B,) for each."""
 
     observation: Tensor
     action: Tensor
     next_observation: Tensor
     next_action: Tensor
     reward: Tensor
-    cost: Tensor
+    costs: Tensor
     alive: Tensor
     safety_weight: Tensor
     steps: Tensor
@@ -158,7 +166,7 @@ class _Data:
             "action": recorded_actions(pipeline, data.action),
             "next_observation": pipeline.normalizer(data.next_observation),
             "reward": data.reward.float(),
-            "cost": data.cost.float(),
+            "costs": data.costs.float(),
             "alive": (~data.terminated).float(),
         }
         self._grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32)
@@ -184,7 +192,7 @@ def _loss(
     target: EvaluationCritic,
     batch: _Batch,
 ) -> Tensor:
-    """Squared errors of the reward rate and of the cost rate, in units of the data.
+    """Squared errors of the reward rate and of the cost rates, in units of the data.
 
     A single step costs 0 or about a `cost_unit`, many of them nearly their mean: the cost's errors count by
     the variance that costs at random would have.
@@ -195,11 +203,12 @@ def _loss(
         later = target(*following, return_dict=False)
         remaining = batch.alive * (steps - 1.0)
         reward_target = (batch.reward + remaining * later[0]) / steps
-        cost_target = (batch.cost + remaining * later[1]) / steps
+        cost_target = (batch.costs + remaining.unsqueeze(1) * later[1]) / steps.unsqueeze(1)
     reward_rate, cost_rate = critic.unbounded(batch.observation, batch.action, weight, steps)
     reward_loss = functional.mse_loss(reward_rate / config.reward_unit, reward_target / config.reward_unit)
-    variance = 1.0 + (config.cost_unit / config.cost_mean) / steps
-    cost_loss = (((cost_rate - cost_target) / config.cost_mean).square() / variance).mean()
+    mean, clumping = critic.per_cost("cost_mean"), np.divide(config.cost_unit, config.cost_mean)
+    variance = 1.0 + torch.as_tensor(clumping, dtype=torch.float32) * steps.unsqueeze(1).reciprocal()
+    cost_loss = (((cost_rate - cost_target) / mean).square() / variance).sum(dim=1).mean()
     return reward_loss + cost_loss
 
 
@@ -232,11 +241,12 @@ def learn_residuals(pipeline: SPIPolicyPipeline, dataset: TransitionDataset, *, 
         if not math.isfinite(float(cost.double().sum())):
             raise ValueError(f"The evaluation critic's residuals at safety weight {weight} are not finite.")
         # Sums from each step to its episode's end: what is left of the running total.
-        running = cost.double().cumsum(0)
+        running = cost.double().cumsum(0)  # (N, K)
         ends = running[episode.bincount().cumsum(0) - 1][episode]
         excess = (ends - running + cost).float() / critic.residual_scale(expected)
         for knot in range(NUM_STEPS):
             # The knots around it where no episode has so many steps left.
             near = (place - knot).abs()
             found = excess[near == near.min()]
-            critic.residuals[index, knot] = torch.quantile(found, levels)
+            for which, values in enumerate(found.unbind(1)):
+                critic.residuals_of(which)[index, knot] = torch.quantile(values, levels)

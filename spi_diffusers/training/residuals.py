@@ -41,7 +41,8 @@ def step_residuals(
         steps: Steps h left at each, this one included, (B,).
 
     Returns:
-        Residuals of the reward and of the cost, and the expected cost h Q_h(s_t, a_t, w), each (B,).
+        Residuals of the reward (B,), those of K costs (B, K), and the expected costs h Q_h(s_t, a_t, w),
+        (B, K).
     """
     parts = zip(rows.split(_BATCH), weight.split(_BATCH), steps.float().split(_BATCH), strict=True)
     found = [_step_residuals(pipeline, data, *part) for part in parts]
@@ -64,7 +65,7 @@ def _step_residuals(
     now = critic(state, recorded, weight, steps, return_dict=False)
     later = critic(following, action, weight, (steps - 1.0).clamp_min(1.0), return_dict=False)
     remaining = (~batch.terminated.to(device)).float() * (steps - 1.0)
-    signals = (batch.reward.to(device), batch.cost.to(device))
-    values = zip(signals, later, now, strict=True)
-    reward, cost = (x + remaining * after - steps * before for x, after, before in values)
-    return reward.cpu(), cost.cpu(), (steps * now[1]).cpu()
+    reward = batch.reward.to(device) + remaining * later[0] - steps * now[0]
+    remaining, steps = remaining.unsqueeze(1), steps.unsqueeze(1)
+    costs = batch.costs.to(device) + remaining * later[1] - steps * now[1]
+    return reward.cpu(), costs.cpu(), (steps * now[1]).cpu()

@@ -69,5 +69,5 @@ def test_of_two_estimates_of_the_cost_the_higher_counts():
     nothing = np.zeros((2, 20))
     for change, expected in ((3.0, 11.5), (-3.0, 8.5)):
         changed = replace(play, along=play.along + change)
-        return_, cost = assess_outcome.estimates(changed, nothing, seed=0)
+        return_, (cost,) = assess_outcome.estimates(changed, nothing, seed=0)
         assert (round(return_.mean, 4), round(cost.mean, 4)) == (5.0, expected)

@@ -95,8 +95,8 @@ def test_figures_in_any_unit(numbers, text):
 
 
 def warn(limits, costs, **changes):
-    how = {"least_expected": 0.0, "used": 40, "seen_in_training": False} | changes
-    return find_warnings([make_row(limit) for limit in limits], np.array(costs, dtype=float), **how)
+    how = {"least_expected": np.zeros(1), "used": 40, "seen_in_training": False} | changes
+    return find_warnings([make_row(limit) for limit in limits], np.array(costs, dtype=float)[:, None], **how)
 
 
 MANY = [*range(1, 101)]  # costs of a hundred episodes
@@ -123,7 +123,7 @@ def test_nothing_is_warned_of_where_the_data_tells():
         (
             [20],
             MANY,
-            {"least_expected": 23.456},
+            {"least_expected": np.array([23.456])},
             "20 lies below the 23.5 that the policy is expected to cost",
         ),
     ],
@@ -135,7 +135,8 @@ def test_each_warning_has_its_numbers(limits, costs, changes, sentence):
 
 def test_actions_unlike_the_data_are_warned_of():
     rows = [make_row(10, 0.2), make_row(20, 0.31), make_row(30, None)]
-    (found,) = find_warnings(rows, np.arange(100.0), least_expected=0.0, used=40, seen_in_training=False)
+    how = {"least_expected": np.zeros(1), "used": 40, "seen_in_training": False}
+    (found,) = find_warnings(rows, np.arange(100.0)[:, None], **how)
     assert found.endswith("31% at 20.")
 
 

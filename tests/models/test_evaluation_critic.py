@@ -30,7 +30,9 @@ def inputs(steps: float, count: int = 1):
 
 
 def bound(critic: EvaluationCritic, cost=12.0, weight=0.5, steps=10.0, risk=0.05) -> float:
-    return float(critic.cost_bound(*(torch.tensor([value]) for value in (cost, weight, steps)), risk))
+    return float(
+        critic.cost_bound(torch.tensor([[cost]]), torch.tensor([weight]), torch.tensor([steps]), risk)
+    )
 
 
 # ---- rates
@@ -71,7 +73,7 @@ def test_no_cost_is_ever_negative():
     torch.manual_seed(0)
     critic = make_critic(hidden_dims=[16])
     rates = critic(torch.randn(500, 3) * 10, torch.randn(500, 2), torch.rand(500), torch.rand(500) * 99 + 1)
-    assert rates.cost_rate.shape == (500,)
+    assert rates.cost_rate.shape == (500, 1)
     assert (rates.cost_rate >= 0).all()
     assert (rates.cost_rate <= 2.0).all()
 
@@ -88,8 +90,8 @@ def test_the_shortest_episodes(steps):
 
 def test_the_scale_of_residuals_by_hand():
     """sqrt(u (cost + u)): one unit where no cost is expected."""
-    scale = make_critic(cost_unit=4.0).residual_scale(torch.tensor([0.0, 12.0, 5.0]))
-    torch.testing.assert_close(scale, torch.tensor([4.0, 8.0, 6.0]))
+    scale = make_critic(cost_unit=4.0).residual_scale(torch.tensor([[0.0], [12.0], [5.0]]))
+    torch.testing.assert_close(scale, torch.tensor([[4.0], [8.0], [6.0]]))
 
 
 def test_positions_of_steps_by_hand():
@@ -147,8 +149,40 @@ def test_bounds_are_row_by_row():
     critic = make_critic()
     critic.residuals.copy_(torch.rand(critic.residuals.shape, generator=torch.Generator().manual_seed(0)))
     values = torch.tensor([[0.0, 0.12, 3.0], [7.0, 0.77, 50.0], [90.0, 1.0, 100.0]])
-    together = critic.cost_bound(*values.unbind(1), 0.1)
-    assert together.tolist() == pytest.approx([bound(critic, *row, 0.1) for row in values.tolist()])
+    cost, weight, steps = values.unbind(1)
+    together = critic.cost_bound(cost.unsqueeze(1), weight, steps, 0.1)
+    assert together.flatten().tolist() == pytest.approx([bound(critic, *row, 0.1) for row in values.tolist()])
+
+
+# ---- several costs
+
+TWO = {"cost_high": [2.0, 900.0], "cost_mean": [0.5, 300.0], "cost_unit": [1.0, 4.0]}
+
+
+def test_each_cost_has_its_own_units_and_bounds():
+    critic = make_critic(**TWO, cost_names=["speed", "energy"])
+    with torch.no_grad():
+        critic.net[0].weight.zero_()
+        critic.net[0].bias.copy_(torch.tensor([1.0, 3.0, 4.0]))
+        rates = critic(*inputs(7.0)).cost_rate
+    assert (critic.cost_names, rates.tolist()) == (("speed", "energy"), [[1.5, 900.0]])
+
+
+def test_the_risk_is_shared_by_the_costs():
+    """Levels are their own numbers: 0.5 of two costs is 0.25 each, level 47.5; scales are 3 and 8."""
+    critic = make_critic(**TWO, cost_names=["speed", "energy"])
+    critic.residuals.copy_(torch.arange(NUM_LEVELS).expand(2, NUM_WEIGHTS, NUM_STEPS, -1))
+    critic.residuals[1] *= 10
+    found = critic.cost_bound(torch.tensor([[8.0, 12.0]]), torch.tensor([0.5]), torch.tensor([10.0]), 0.5)
+    assert found.tolist() == [[8 + 3 * 47.5, 12 + 8 * 475.0]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cost_unit": [1.0]}, {"cost_names": None}, {"cost_names": ["a", "a"]}, {"cost_mean": 1.0}]
+)
+def test_settings_of_different_numbers_of_costs_are_refused(wrong):
+    with pytest.raises(ValueError, match="Several costs need a number and a name of its own for each"):
+        make_critic(**(TWO | {"cost_names": ["speed", "energy"]} | wrong))
 
 
 # ---- files and refusals

@@ -57,7 +57,8 @@ def test_every_field_is_needed(saved, tmp_path):
     """Without it diffusers would take a default, and the policy would act in another way."""
     for file, path in FILES.items():
         for key in json.loads((saved / path).read_text()):
-            if key.startswith("_") or key == "cost_margin":  # it is 1 where nobody tuned it
+            # It is 1 where nobody tuned it, and of one cost no name is needed.
+            if key.startswith("_") or key in ("cost_margin", "cost_names"):
                 continue
             folder = Path(shutil.copytree(saved, tmp_path / f"{file} {key}"))
             edit(folder, file, lambda content, key=key: content.pop(key))
@@ -102,7 +103,9 @@ def test_the_config_of_another_component_is_named(folder, file):
         ("model_index.json", {"reward_unit": "1"}, "reward_unit must be a finite number"),
         ("model_index.json", {"cost_margin": 0.0}, "cost_margin must be a finite number of at least 1e-18"),
         ("normalizer", {"observation_dim": 1e300}, "observation_dim must be a whole number"),
-        ("evaluation_critic", {"cost_mean": []}, "cost_mean must be a number in"),
+        ("evaluation_critic", {"cost_mean": "1"}, "cost_mean must be a number in"),
+        ("evaluation_critic", {"cost_mean": []}, "Several costs need a number and a name of its own"),
+        ("evaluation_critic", {"cost_names": [""]}, "cost_names must be"),
         ("evaluation_critic", {"cost_mean": -1.0}, "Units must be positive"),
         ("evaluation_critic", {"reward_range": [1.0]}, "An evaluation critic needs a reward_range"),
         (

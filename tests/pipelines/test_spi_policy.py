@@ -99,7 +99,7 @@ def test_values_are_those_of_the_critics(pipe):
         arguments = (states, safe.candidates[row], safe.safety_weights[row], torch.full((11,), 30.0))
         rates = pipe.evaluation_critic(*arguments)
         torch.testing.assert_close(safe.expected_returns[row], 30 * rates.reward_rate)
-        torch.testing.assert_close(safe.expected_costs[row], 30 * rates.cost_rate)
+        torch.testing.assert_close(safe.expected_costs[row], 30 * rates.cost_rate[:, 0])
 
 
 def test_observations_are_normalised(pipe):

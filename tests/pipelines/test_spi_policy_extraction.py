@@ -43,22 +43,37 @@ def test_extract_reward_by_hand():
 )
 def test_extract_safe_by_hand(budget, chosen, feasible):
     returns, costs = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[7.0, 9.0, 4.0]])
-    found, fits = extract_safe(returns, costs, torch.tensor([budget]))
+    found, fits = extract_safe(returns, costs.unsqueeze(-1), torch.tensor([[budget]]))
     assert (found.tolist(), fits.tolist()) == ([chosen], [feasible])
 
 
 def test_the_safest_acts_where_it_does_not_fit_whatever_the_others_are_predicted_to_cost():
     chosen, feasible = extract_safe(
-        torch.tensor([[9.0, 8.0, 1.0]]), torch.tensor([[0.0, 1.0, 5.0]]), torch.tensor([4.0])
+        torch.tensor([[9.0, 8.0, 1.0]]), torch.tensor([[[0.0], [1.0], [5.0]]]), torch.tensor([[4.0]])
     )
     assert chosen.tolist() == [2]
     assert not feasible.any()
 
 
 def test_nothing_fits_into_a_spent_budget_not_even_what_costs_nothing():
-    chosen, feasible = extract_safe(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.0, 0.0]]), torch.zeros(1))
+    chosen, feasible = extract_safe(torch.tensor([[2.0, 1.0]]), torch.zeros(1, 2, 1), torch.zeros(1, 1))
     assert chosen.tolist() == [1]
     assert not feasible.any()
+
+
+@pytest.mark.parametrize(
+    ("budget", "chosen", "feasible"),
+    [
+        ([9.0, 90.0], 0, [True, True]),
+        ([9.0, 60.0], 1, [False, True]),  # the second cost of the bolder one does not fit
+        ([5.0, 90.0], 1, [False, True]),
+        ([9.0, 0.0], 1, [False, False]),  # one of the budgets is spent
+    ],
+)
+def test_all_of_several_costs_must_fit(budget, chosen, feasible):
+    costs = torch.tensor([[[7.0, 80.0], [4.0, 50.0]]])
+    found, fits = extract_safe(torch.tensor([[2.0, 1.0]]), costs, torch.tensor([budget]))
+    assert (found.tolist(), fits.tolist()) == ([chosen], [feasible])
 
 
 rows = st.lists(st.tuples(st.floats(-10, 10), st.floats(0, 10)), min_size=1, max_size=12)
@@ -67,7 +82,7 @@ rows = st.lists(st.tuples(st.floats(-10, 10), st.floats(0, 10)), min_size=1, max
 @given(rows, st.floats(-5, 10, width=32))
 def test_extract_safe_takes_the_best_of_those_that_fit_with_all_safer_ones(policies, budget):
     returns, costs = (torch.tensor([column]) for column in zip(*policies, strict=True))
-    chosen, feasible = extract_safe(returns, costs, torch.tensor([budget]))
+    chosen, feasible = extract_safe(returns, costs.unsqueeze(-1), torch.tensor([[budget]]))
     known = costs[0].tolist()
     fits = [budget > 0 and all(cost <= budget for cost in known[k:]) for k in range(len(known))]
     assert feasible[0].tolist() == fits

@@ -133,7 +133,8 @@ def test_units_of_the_data_do_not_matter(scale):
     torch.testing.assert_close(other.residuals, first.residuals, rtol=1e-2, atol=1e-2)
     cost, weight, steps = torch.tensor([0.0, 1.5]), torch.full((2,), 0.5), torch.full((2,), 7.0)
     bounds = [
-        critic.cost_bound(k * cost, weight, steps, 0.1) / k for critic, k in ((first, 1.0), (other, scale))
+        critic.cost_bound(k * cost[:, None], weight, steps, 0.1) / k
+        for critic, k in ((first, 1.0), (other, scale))
     ]
     torch.testing.assert_close(*bounds, rtol=1e-2, atol=1e-2)
 
@@ -203,7 +204,8 @@ def learned(policy: SPIPolicyPipeline, data: TransitionDataset, **options) -> Ev
 
 def bounds(critic, steps, expected, risk=0.05, weight=0.5) -> list[float]:
     steps, expected = (torch.as_tensor(value, dtype=torch.float32) for value in (steps, expected))
-    return critic.cost_bound(expected, torch.full_like(steps, weight), steps, risk).tolist()
+    bound = critic.cost_bound(expected.unsqueeze(1), torch.full_like(steps, weight), steps, risk)
+    return bound.flatten().tolist()
 
 
 def test_half_of_a_steady_cost_is_missed():
