@@ -19,7 +19,7 @@ from torch import Tensor
 from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.evaluation.assessment import COVERAGE, Estimate
-from spi_diffusers.pipelines.checks import without_one
+from spi_diffusers.pipelines.values import without_one
 from spi_diffusers.training.residuals import step_residuals
 
 if TYPE_CHECKING:
