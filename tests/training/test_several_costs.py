@@ -103,11 +103,9 @@ def test_what_knows_one_cost_only_says_so(run, tmp_path):
     np.savetxt(tmp_path / "played.csv", [[0, 1.0]], delimiter=",", header="episode,cost", comments="")
     with pytest.raises(PolicyError, match="has the costs cost, energy, but a file of episodes holds one"):
         certify(run, cost_limits=[20.0], episodes_file=tmp_path / "played.csv")
-    for algorithm in ("cpq", "spi-paper"):
-        with pytest.raises(
-            ConfigError, match=f"cost, energy, but {algorithm} keeps a limit of one cost at most"
-        ):
-            train(dataset=run.parent / "data", algorithm=algorithm, updates=1, progress=False)
+    for algorithm, more in (("cpq", {"cost_limit": 20.0}), ("spi-paper", {})):
+        with pytest.raises(ConfigError, match=f"but {algorithm} keeps a limit of one cost at most"):
+            train(dataset=run.parent / "data", algorithm=algorithm, updates=1, progress=False, **more)
 
 
 @pytest.mark.slow
