@@ -85,7 +85,7 @@ def test_observations_that_are_no_numbers(pipe, observation, message):
             ({"cost_limit": odd}, "cost_limit must be a number or an array")
             for odd in ("20", True, 1j, [1, "a"])
         ),
-        ({"cost_limit": {"limit": 20}}, "cost_limit is a dict"),
+        ({"cost_limit": {"limit": 20}}, "cost_limit must name the costs cost, got"),
         ({"cost_budget": 1.0, "steps_left": "3"}, "steps_left must be a number or an array"),
         *(
             ({"num_candidates": odd}, "num_candidates must be a whole number")
