@@ -66,10 +66,10 @@ class SafeDecision(Decision):
         grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32)
         weights = grid.repeat(observation.shape[0])
         candidates = model.sample(pipeline.scheduler, tiled, weights, temperature=0.0)
-        allowance = CostAllowance(budget, steps, risk)
+        allowance = CostAllowance(budget.unsqueeze(1), steps, risk)
         chosen, values = choose_within(pipeline, tiled, candidates, weights, allowance)
         action, weight = _picked(candidates.view(-1, count, candidates.shape[-1]), chosen), grid[chosen]
-        step_cost = critic(states, action, weight, torch.ones_like(weight), return_dict=False)[1]
+        step_cost = critic(states, action, weight, torch.ones_like(weight), return_dict=False)[1][:, 0]
         named = [
             _picked(values[name], chosen) for name in ("expected_returns", "expected_costs", "cost_bounds")
         ]
@@ -146,6 +146,11 @@ def make_decision(pipeline: Any, extraction: str | None = None) -> Decision:
     if extraction not in pipeline.extractions:
         known = ", ".join(pipeline.extractions)
         raise ValueError(f"this policy cannot act by extraction {extraction!r}; it has {known}")
+    if len(getattr(pipeline, "cost_names", ())) > 1:
+        raise ValueError(
+            f"a policy of the costs {', '.join(pipeline.cost_names)} cannot be exported: the graph takes one "
+            "budget"
+        )
     networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
     dtypes = {weight.dtype for network in networks for weight in network.parameters()} - {torch.float32}
     if dtypes:

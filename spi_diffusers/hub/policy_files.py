@@ -87,7 +87,7 @@ def read_policy_files(folder: str | Path, evaluation: str | Path | None = None) 
         raise PolicyError(f"{policy}: is a baseline's policy; only SPI's are published.")
     check_policy_folder(str(policy))
     index, _ = with_code(read_json(policy / INDEX_FILE))
-    _check_one_cost(policy, index)
+    check_one_cost(policy)
     info, config = (
         _without_local_paths(read_json(path)) if path.is_file() else {}
         for path in (policy / INFO_FILE, policy / CONFIG_FILE)
@@ -138,14 +138,14 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     )
 
 
-def _check_one_cost(folder: Path, index: dict[str, Any]) -> None:
-    """PolicyError: the policy keeps limits of several costs, which no card shows yet."""
+def check_one_cost(folder: Path) -> None:
+    """PolicyError: the policy keeps limits of several costs, which no card and no page shows yet."""
     path = folder / "evaluation_critic" / "config.json"
-    names = read_json(path).get("cost_names") if "evaluation_critic" in index and path.is_file() else None
+    names = read_json(path).get("cost_names") if path.is_file() else None
     if names:
         raise PolicyError(
-            f"{folder}: the policy has the costs {', '.join(map(str, names))}; cards, and so publishing, "
-            "know policies of one cost only so far"
+            f"{folder}: the policy has the costs {', '.join(map(str, names))}; cards, publishing and the "
+            "page know policies of one cost only so far"
         )
 
 

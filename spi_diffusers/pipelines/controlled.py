@@ -12,6 +12,7 @@ from torch import Tensor
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 from spi_diffusers.pipelines.checks import as_batch, without_autocast
 from spi_diffusers.pipelines.controller import SafeController
+from spi_diffusers.pipelines.values import without_one
 
 #: Part of the width of the data by which an observation may lie outside of it, and the least such distance,
 #: in standard deviations.
@@ -83,7 +84,7 @@ class ControlledPolicy:
     @torch.no_grad()
     @without_autocast
     def step_costs(self, observations: np.ndarray, output: Any) -> Tensor:
-        """What chosen actions are expected to cost in the very step, (B, K).
+        """What chosen actions are expected to cost in the very step, (B,); of K > 1 costs (B, K).
 
         Args:
             observations: What the policy acted on, (B, O) or (O,), not normalized.
@@ -95,4 +96,4 @@ class ControlledPolicy:
         states, _, _ = as_batch(observations, observations.shape[-1], output.chosen.device)
         states, step = self.normalizer(states), torch.ones_like(weights)
         costs: Tensor = self.evaluation_critic(states, actions, weights, step, return_dict=False)[1]
-        return costs
+        return cast(Tensor, without_one(costs))

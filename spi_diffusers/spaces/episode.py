@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation.entries import EvaluationEntry
+from spi_diffusers.evaluation.entries import EvaluationEntry, each
 from spi_diffusers.evaluation.evaluate import policy_task
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy
 from spi_diffusers.evaluation.summary import keeps_limit
 from spi_diffusers.evaluation.video import Replay, record_replay
 from spi_diffusers.files import INDEX_FILE, RESULTS_FILE, PolicyError, local_path, read_json
+from spi_diffusers.hub.policy_files import check_one_cost
 from spi_diffusers.hub.publish_all import find_trained_policies
 from spi_diffusers.hub.results import results_folders
 from spi_diffusers.pipelines.loading import load_pipeline, pipeline_class, resolve_policy
@@ -39,12 +40,13 @@ class PolicyOnShow:
     def open(cls, policy: str | Path) -> "PolicyOnShow":
         """Look at a policy: its folder, the one of its run, or an id on the Hub.
 
-        FileNotFoundError: no such policy; PolicyError: it is a baseline's, or the Hub cannot be reached;
-        ResultsFileError: its results cannot be read.
+        FileNotFoundError: no such policy; PolicyError: it is a baseline's or has several costs, or the Hub
+        cannot be reached; ResultsFileError: its results cannot be read.
         """
         folder = resolve_policy(policy)
         if not pipeline_class(folder).publishable:
             raise PolicyError(f"{policy}: is a baseline's policy, which weighs no candidates against a limit")
+        check_one_cost(folder)
         name = read_json(folder / INDEX_FILE).get("task")
         places = results_folders(folder)
         found = read_results(places[0] / RESULTS_FILE) if places else []
@@ -55,7 +57,7 @@ class PolicyOnShow:
     @property
     def limits(self) -> tuple[float, ...]:
         """Limits to begin with, increasing: those of the results, else the task's; empty without a task."""
-        known = sorted({entry.cost_limit for entry in self.entries})
+        known: list[Any] = sorted({entry.cost_limit for entry in self.entries}, key=each)
         return tuple(known) or (self.task.cost_limits if self.task is not None else ())
 
 
@@ -158,9 +160,9 @@ class Episode:
 
     def cost_before(self, step: int) -> float:
         """Cost of the first `step` steps."""
-        if step >= len(self.decisions):
-            return self.replay.cost_return
-        return self.replay.cost_limit - self.decisions[step].budget
+        spent: Any = self.replay.cost_return
+        limit: Any = self.replay.cost_limit
+        return spent if step >= len(self.decisions) else limit - self.decisions[step].budget
 
     def picture(self, step: int) -> np.ndarray:
         """The last picture that was taken by a step, (H, W, 3) uint8."""

@@ -1,7 +1,7 @@
 """The page's figures: a step's candidates with the running cost, and the frontier with what was played."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,8 @@ def plot_step(episode: Episode, step: int) -> "Figure":
     """
     if not 0 <= step < len(episode.decisions):
         raise ValueError(f"step must lie in 0 to {len(episode.decisions) - 1}, got {step}")
-    decision, limit = episode.decisions[step], episode.replay.cost_limit
+    decision = episode.decisions[step]
+    limit: Any = episode.replay.cost_limit
     with figure_at(None, (8.6, 3.8)) as figure:
         candidates, running = figure.subplots(1, 2, width_ratios=(3, 2))
         candidates.hlines(decision.returns, decision.costs, decision.bounds, color="#B0B0B0", linewidth=1)

@@ -11,12 +11,14 @@ from spi_diffusers.config.validation import ConfigError
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.writing import write_parquet_dataset
+from spi_diffusers.deployment.graph import make_decision
 from spi_diffusers.evaluation.assess import assess
 from spi_diffusers.evaluation.certify import certify
 from spi_diffusers.evaluation.evaluate import evaluate
 from spi_diffusers.files import PolicyError
 from spi_diffusers.hub.policy_files import read_policy_files
 from spi_diffusers.pipelines.loading import load_pipeline
+from spi_diffusers.spaces.episode import PolicyOnShow
 from spi_diffusers.training.train import train
 
 pytest.importorskip("mujoco")
@@ -98,8 +100,12 @@ def test_limits_of_another_number_of_costs_are_refused(run, limits):
 
 
 def test_what_knows_one_cost_only_says_so(run, tmp_path):
-    with pytest.raises(PolicyError, match="cards, and so publishing, know policies of one cost only"):
+    with pytest.raises(PolicyError, match="cards, publishing and the page know policies of one cost only"):
         read_policy_files(run)
+    with pytest.raises(PolicyError, match="cards, publishing and the page know policies of one cost only"):
+        PolicyOnShow.open(run)
+    with pytest.raises(ValueError, match="a policy of the costs cost, energy cannot be exported"):
+        make_decision(load_pipeline(run))
     np.savetxt(tmp_path / "played.csv", [[0, 1.0]], delimiter=",", header="episode,cost", comments="")
     with pytest.raises(PolicyError, match="has the costs cost, energy, but a file of episodes holds one"):
         certify(run, cost_limits=[20.0], episodes_file=tmp_path / "played.csv")
