@@ -1,6 +1,7 @@
 """What the page plays: policies with their results, and an episode with what was decided at each step."""
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from spi_diffusers.hub.policy_files import check_one_cost
 from spi_diffusers.hub.publish_all import find_trained_policies
 from spi_diffusers.hub.results import results_folders
 from spi_diffusers.pipelines.loading import load_pipeline, pipeline_class, resolve_policy
+
+#: How far limits to choose go beyond the largest known one.
+BEYOND = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,12 @@ def policies_on_show(names: Sequence[str | Path]) -> dict[str, str]:
         places += [(path.name, str(path)) for path in found.unnamed]  # of own data: no task names them
     titles = [title for title, _ in places]
     return {title if titles.count(title) == 1 else f"{title}: {place}": place for title, place in places}
+
+
+def limit_range(limits: Sequence[float]) -> tuple[float, float]:
+    """The highest limit to choose where these are known, and the width of a step on the way to it."""
+    highest = BEYOND * max(limits, default=0.0) or 1.0
+    return highest, 10.0 ** math.floor(math.log10(highest / 50))
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,17 @@ def train_and_assess(
     return replace(found, dataset={**found.dataset, "id": Path(file).name})
 
 
+def numbers(text: str) -> list[float]:
+    """The numbers in a text, between blanks or commas; ValueError names what is none."""
+    found = []
+    for word in text.replace(",", " ").split():
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise ValueError(f"cost limits must be numbers, such as 10 20 40; got {word!r}") from None
+    return found
+
+
 def as_html(tables: "Sequence[Table]", remarks: Sequence[str]) -> str:
     """Tables of `rich` and sentences as HTML that takes the page's colors."""
     from rich.console import Console

@@ -5,7 +5,7 @@ NumPy's global generator, so episodes are played one after the other; so are fig
 """
 
 import functools
-import math
+import html
 import os
 import tempfile
 import uuid
@@ -25,14 +25,19 @@ from spi_diffusers.evaluation.video import Replay
 from spi_diffusers.files import check_hub_id, local_path
 from spi_diffusers.messages import explanation, is_explained
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
-from spi_diffusers.spaces.episode import Episode, PolicyOnShow, play, policies_on_show
+from spi_diffusers.spaces.episode import Episode, PolicyOnShow, limit_range, play, policies_on_show
 from spi_diffusers.spaces.figures import plot_frontier, plot_step
-from spi_diffusers.spaces.own_data import BRIEF_UPDATES, MOST_UPDATES, as_html, describe, train_and_assess
+from spi_diffusers.spaces.own_data import (
+    BRIEF_UPDATES,
+    MOST_UPDATES,
+    as_html,
+    describe,
+    numbers,
+    train_and_assess,
+)
 
 #: Bytes that an upload may have, and seconds that what a session leaves behind stays.
 LARGEST_UPLOAD, KEPT_SECONDS = "200mb", 3600
-#: How far the slider goes beyond the largest known limit.
-BEYOND = 2.0
 
 _SIMULATOR: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "simulator"}
 _DRAWING: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "drawing"}
@@ -112,18 +117,22 @@ def _play_tab(page: gr.Blocks, menu: dict[str, str], videos: Any) -> None:
         candidates = gr.Plot(show_label=False, elem_id="candidates", scale=2)
     frontier = gr.Plot(show_label=False, elem_id="frontier")
 
-    def choose(title: str) -> Any:
-        return open_policy(menu[title])
+    def choose(title: str, before: Episode | None) -> Any:
+        return open_policy(title, menu[title], before)
 
-    def choose_on_hub(text: str) -> Any:
+    def choose_on_hub(text: str, before: Episode | None) -> Any:
         if local_path(text).exists():  # the server's own folders are not for visitors
             raise ValueError(f"{text!r} must be the id of a policy on the Hub, such as org/spi-ballcircle")
         check_hub_id(text)
-        return open_policy(text)
+        return open_policy(text, text, before)
 
-    def open_policy(policy: str) -> Any:
+    def open_policy(title: str, policy: str, before: Episode | None) -> Any:
         found = PolicyOnShow.open(policy)
-        return found, limit_slider(found.limits), [], f"{found.folder.name}: {described(found)}"
+        _forget(before)
+        highest, width = limit_range(found.limits)
+        slider = gr.Slider(maximum=highest, value=next(iter(found.limits), 0), step=width)
+        nothing_played: tuple[Any, ...] = (None, [], None, gr.Slider(visible=False), None, None)
+        return found, slider, f"{title}: {described(found)}", *nothing_played
 
     def play_it(
         shown: PolicyOnShow | None,
@@ -150,36 +159,32 @@ def _play_tab(page: gr.Blocks, menu: dict[str, str], videos: Any) -> None:
         slider = gr.Slider(maximum=last, value=0, visible=True)
         return played, [*replays, played.replay], str(path), slider, str(played)
 
-    def draw_step(episode: Episode, step: int) -> Any:
+    def draw_step(episode: Episode | None, step: int) -> Any:
+        if episode is None:  # it was kept for an hour
+            raise ValueError("play an episode first")
         return episode.picture(step), plot_step(episode, step)
 
     def draw_frontier(shown: PolicyOnShow, replays: list[Replay]) -> Any:
         return plot_frontier(shown.entries, replays)
 
-    opened = [shown, limit, replays, said]
+    opened = [shown, limit, said, episode, replays, video, step, picture, candidates]
     for event, choice, source in (
         (page.load, choose, name),
         (name.input, choose, name),
         (hub_id.submit, choose_on_hub, hub_id),
     ):
-        event(_told(choice), source, opened).success(draw_frontier, [shown, replays], frontier, **_DRAWING)
-    drawn = ([episode, step], [picture, candidates])
+        event(_told(choice), [source, episode], opened).success(
+            draw_frontier, [shown, replays], frontier, **_DRAWING
+        )
+    drawn = (_told(draw_step), [episode, step], [picture, candidates])
     start.click(
         _told(play_it),
         [shown, limit, risk, seed, episode, replays],
         [episode, replays, video, step, said],
         show_progress_on=said,
         **_SIMULATOR,
-    ).success(draw_step, *drawn, **_DRAWING).success(draw_frontier, [shown, replays], frontier, **_DRAWING)
-    step.input(draw_step, *drawn, show_progress="hidden", trigger_mode="always_last", **_DRAWING)
-
-
-def limit_slider(limits: Sequence[float]) -> gr.Slider:
-    """The slider for limits like these, in whatever unit."""
-    highest = BEYOND * max(limits, default=1.0) or 1.0
-    return gr.Slider(
-        maximum=highest, value=limits[0] if limits else 0, step=10 ** math.floor(math.log10(highest / 50))
-    )
+    ).success(*drawn, **_DRAWING).success(draw_frontier, [shown, replays], frontier, **_DRAWING)
+    step.input(*drawn, show_progress="hidden", trigger_mode="always_last", **_DRAWING)
 
 
 def described(policy: PolicyOnShow) -> str:
@@ -209,7 +214,9 @@ def _data_tab() -> None:
             steps = gr.Number(
                 None, precision=0, minimum=1, label="Steps of an episode (empty: as in the data)"
             )
-            updates = gr.Slider(100, MOST_UPDATES, BRIEF_UPDATES, step=100, label="Updates of the training")
+            updates = gr.Slider(
+                100, MOST_UPDATES, BRIEF_UPDATES, step=100, label="Updates of the training", elem_id="updates"
+            )
             risk = gr.Slider(0.01, 0.5, DEFAULT_RISK, step=0.01, label="Risk")
             look = gr.Button("Describe", elem_id="describe")
             start = gr.Button("Train briefly and assess", variant="primary", elem_id="train")
@@ -245,17 +252,6 @@ def _data_tab() -> None:
     start.click(_told(train_it), [file, limits, steps, updates, risk], assessment, **_DATA)
 
 
-def numbers(text: str) -> list[float]:
-    """The numbers in a text, between blanks or commas; ValueError names what is none."""
-    found = []
-    for word in text.replace(",", " ").split():
-        try:
-            found.append(float(word))
-        except ValueError:
-            raise ValueError(f"cost limits must be numbers, such as 10 20 40; got {word!r}") from None
-    return found
-
-
 def _given(path: str | None) -> str:
     if path is None:
         raise ValueError("drop a file first")
@@ -277,6 +273,7 @@ def _told(work: Callable[..., Any]) -> Callable[..., Any]:
             text = explanation(error)
             for path in uploads:
                 text = text.replace(path, os.path.basename(path))
-            raise gr.Error(text, duration=None, print_exception=False) from error
+            # Gradio takes it for HTML.
+            raise gr.Error(html.escape(text, quote=False), duration=None, print_exception=False) from error
 
     return told

@@ -8,7 +8,7 @@ from spi_diffusers.cli import main
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, rollout
 from spi_diffusers.files import PolicyError
 from spi_diffusers.pipelines import SPIPolicyPipeline
-from spi_diffusers.spaces.episode import PolicyOnShow, play, policies_on_show
+from spi_diffusers.spaces.episode import PolicyOnShow, limit_range, play, policies_on_show
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,11 @@ def test_the_menu_names_policies_by_task_and_by_place_where_that_is_not_enough(r
     assert all(title == f"ballcircle: {place}" for title, place in both.items())
     with pytest.raises(FileNotFoundError, match="holds no trained policy"):
         policies_on_show([Path(__file__).parent])
+
+
+@pytest.mark.parametrize(
+    ("limits", "highest", "width"),
+    [((10, 40), 80, 1), ((0.003,), 0.006, 1e-4), ((5000,), 10_000, 100), ((0,), 1, 0.01), ((), 1, 0.01)],
+)
+def test_limits_to_choose_are_in_the_datas_unit(limits, highest, width):
+    assert limit_range(limits) == pytest.approx((highest, width))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spi_diffusers.data.columns import DatasetError
-from spi_diffusers.spaces.own_data import as_html, describe, train_and_assess
+from spi_diffusers.spaces.own_data import as_html, describe, numbers, train_and_assess
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,10 @@ def test_what_cannot_be_used_is_refused(log, tmp_path):
 
 def test_nothing_in_a_table_becomes_markup(log):
     assert "<script>" not in as_html([], ["<script>alert()</script>"])
+
+
+def test_limits_are_read_from_a_text():
+    assert numbers("10, 0.003  5e3") == [10, 0.003, 5000]
+    assert numbers(" ") == []
+    with pytest.raises(ValueError, match="cost limits must be numbers, such as 10 20 40; got 'ten'"):
+        numbers("10 ten")

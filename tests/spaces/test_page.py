@@ -168,7 +168,7 @@ def test_two_visitors_at_once_see_their_own_episodes(visit):
     assert one.source("#replay video") != other.source("#replay video")
 
 
-def test_a_broken_upload_is_a_message_and_good_data_is_described_after_it(visit, tmp_path):
+def test_a_broken_upload_is_a_message_and_good_data_is_trained_on_after_it(visit, tmp_path):
     broken, good = tmp_path / "broken.parquet", tmp_path / "log.csv"
     broken.write_bytes(b"PAR1 and no more")
     rng = np.random.default_rng(0)
@@ -184,4 +184,9 @@ def test_a_broken_upload_is_a_message_and_good_data_is_described_after_it(visit,
     visitor.tab("Your data")
     visitor.upload(good)
     visitor.until(lambda: "20 episodes, 400 transitions" in visitor.text("#tables"))
+    visitor.press("#updates input[type=range]", "\ue011")  # the Home key
+    visitor.until(lambda: visitor.number("updates") == 100)
+    visitor.find("#train").click()
+    visitor.until(lambda: "What to expect, at a risk of 0.05" in visitor.text("#assessment"))
+    assert "2 held-out episodes (40 steps) of log.csv" in visitor.text("#assessment")
     assert visitor.severe() == []
