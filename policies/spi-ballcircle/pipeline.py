@@ -94,6 +94,11 @@ def to_numpy(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
+def without_one(costs: Any) -> Any:
+    """Costs (..., K), torch or NumPy, as users see them: of one cost (...)."""
+    return costs[..., 0] if costs.shape[-1] == 1 else costs
+
+
 def as_floats(name: str, value: Any, kinds: str = "iuf") -> np.ndarray:
     """Numbers as float32, in an array of its own.
 
@@ -166,9 +171,9 @@ class CostAllowance:
     """What the rest of an episode may cost, in arrays or tensors.
 
     Attributes:
-        budget: Cost that may still be caused, shape (B,).
-        steps: Steps over which it may be, shape (B,).
-        risk: Probability with which it may be exceeded.
+        budget: Costs that may still be caused, (B, K); from a caller with one cost alone (B,).
+        steps: Steps over which they may be, shape (B,).
+        risk: Probability with which any of them may be exceeded.
     """
 
     budget: Any
@@ -192,6 +197,7 @@ def cost_allowance(
     steps_left: Any,
     risk: Any,
     per_observation: Callable[[str, Any], Any],
+    per_cost: Callable[[str, Any], Any] | None = None,
 ) -> tuple[str, CostAllowance | None]:
     """Which extraction applies, and for the safe one what the rest of the episode may cost.
 
@@ -201,11 +207,13 @@ def cost_allowance(
     Args:
         max_episode_steps: Of the policy.
         extraction: As in `SPIPolicyPipeline.__call__`, like the four after it.
-        cost_limit: A number, one per observation, or None.
+        cost_limit: As `per_cost` takes it, or None.
         cost_budget: The same.
-        steps_left: The same.
+        steps_left: A number, one per observation, or None.
         risk: A number.
         per_observation: Makes of a name and a number, or one per observation, float32 (B,).
+        per_cost: Makes of a name and what it is for each of K costs float32 (B, K); by default, for one cost,
+            as `per_observation`.
 
     Raises:
         ValueError: The arguments do not go together, or one is out of range.
@@ -221,9 +229,9 @@ def cost_allowance(
             "Pass cost_budget (what is left of the limit) with steps_left, or cost_limit alone where the "
             "cost so far is not known; not both."
         )
-    risk = check_risk(risk)
+    risk, per_cost = check_risk(risk), per_cost or per_observation
     if cost_limit is not None:
-        budget = per_observation("cost_limit", cost_limit)
+        budget = per_cost("cost_limit", cost_limit)
         if bool((budget < 0).any()):
             raise ValueError(f"cost_limit must not be negative, got {shown(cost_limit)}.")
         if max_episode_steps is None:
@@ -233,7 +241,7 @@ def cost_allowance(
             )
         steps = per_observation("max_episode_steps", max_episode_steps)
     elif cost_budget is not None:
-        budget = per_observation("cost_budget", cost_budget)
+        budget = per_cost("cost_budget", cost_budget)
         steps = per_observation("steps_left", steps_left)
         if bool((steps < 1).any()):
             raise ValueError(f"steps_left must be at least 1, got {shown(steps_left)}.")
@@ -252,7 +260,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -340,6 +348,37 @@ def per_observation(name: str, value: Any, batch: int, device: torch.device) -> 
     tensor = as_numbers(name, value).to(device)
     check_per_observation(name, tensor, batch)
     return tensor.expand(batch)
+
+
+def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
+    """A number for each of K costs, for all observations or for each of B, as float32 (B, K).
+
+    Args:
+        name: What messages call it.
+        value: For one cost a number or (B,); for several (K,), (B, K), or by name one of the former of each.
+        names: Of the costs.
+        batch: Number B of observations.
+        device: Where to put it.
+
+    Raises:
+        ValueError: It has another shape, names other costs, or is not finite.
+    """
+    if isinstance(value, Mapping):
+        if value.keys() != set(names):
+            raise ValueError(f"{name} must name the costs {', '.join(names)}, got {shown(list(value))}.")
+        each = [per_observation(f"{name}[{cost!r}]", value[cost], batch, device) for cost in names]
+        return torch.stack(each, dim=1)
+    if len(names) == 1:
+        return per_observation(name, value, batch, device).unsqueeze(1)
+    tensor, count = as_numbers(name, value).to(device), len(names)
+    if tensor.shape not in ((count,), (1, count), (batch, count)):
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; pass {count} numbers, of the costs {', '.join(names)}, "
+            f"or ({batch}, {count})."
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
+    return tensor.expand(batch, count)
 
 
 def as_generator(generator: Any) -> torch.Generator | None:
@@ -527,7 +566,7 @@ class AdaptiveScale:
 Shipped as a part of `pipeline.py`, and used where there is no torch, so it needs only NumPy.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -539,20 +578,21 @@ NEW, ACTIVE, ENDED, RESETTING = range(4)
 
 
 class Ledger:
-    """Counts for N environments. A budget is for one episode, or for several in a row.
+    """Counts K costs for N environments. A budget is for one episode, or for several in a row.
 
     Args:
-        cost_limit: Limit of a budget, a number or (N,).
+        cost_limit: Limit of a budget; see `numbers`.
         num_envs: Number N of environments.
         episodes: Episodes that a budget is for.
         max_episode_steps: Steps of an episode, at most.
         autoreset: What a vector environment does after an end: the name of one of Gymnasium's modes, or it.
+        cost_names: Names of the costs.
 
     Attributes:
-        limit: Of each environment, (N,) like all that follow.
-        phase: What it is doing.
-        before: Cost of its budget in episodes before this one.
-        spent: Cost in this episode.
+        limit: Of each environment and cost, (N, K).
+        before: Costs of its budget in episodes before this one, (N, K).
+        spent: Costs in this episode, (N, K).
+        phase: What it is doing, (N,) like all that follow.
         steps: Done in this episode.
         episode: Number of the episode in its budget.
         silent: Whether it ended by its number of steps, and did not say so.
@@ -561,7 +601,7 @@ class Ledger:
         estimated: Whether a cost of the budget was estimated.
         mattered: Whether a smaller scale might have changed an action under this budget.
         finished: How many budgets with observed costs have come to their end.
-        exceeded: How many of these were exceeded.
+        exceeded: How many of these were exceeded, by any of the costs.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -573,8 +613,15 @@ class Ledger:
     )
 
     def __init__(
-        self, cost_limit: Any, num_envs: Any, episodes: Any, max_episode_steps: Any, autoreset: Any
+        self,
+        cost_limit: Any,
+        num_envs: Any,
+        episodes: Any,
+        max_episode_steps: Any,
+        autoreset: Any,
+        cost_names: Sequence[str] = ("cost",),
     ) -> None:
+        self.cost_names = tuple(cost_names)
         self.num_envs: int = as_number("num_envs", num_envs, 1, whole=True)
         self.episodes: int = as_number("episodes", episodes, 1, whole=True)
         self.max_episode_steps: int = as_number("max_episode_steps", max_episode_steps, 1, whole=True)
@@ -584,7 +631,7 @@ class Ledger:
         self.autoreset = mode.lower()
         self.limit = self.numbers("cost_limit", cost_limit)
         self.phase = np.full(self.num_envs, NEW)
-        self.before, self.spent = np.zeros((2, self.num_envs))
+        self.before, self.spent = np.zeros((2, self.num_envs, len(self.cost_names)))
         self.steps, self.episode = np.zeros((2, self.num_envs), dtype=np.int64)
         self.silent, self.whole, self.observed, self.estimated, self.mattered = np.zeros(
             (5, self.num_envs), dtype=bool
@@ -593,13 +640,18 @@ class Ledger:
 
     @property
     def total(self) -> np.ndarray:
-        """Cost spent of each budget."""
+        """Costs spent of each budget, (N, K)."""
         return self.before + self.spent
 
     @property
     def left(self) -> np.ndarray:
-        """What the rest of each episode may cost; negative once it has cost too much."""
-        return (self.limit - self.before) / (self.episodes - self.episode) - self.spent
+        """What the rest of each episode may cost, (N, K); negative once it has cost too much."""
+        return (self.limit - self.before) / (self.episodes - self.episode)[:, None] - self.spent
+
+    @property
+    def over(self) -> np.ndarray:
+        """Whether more was spent than a limit."""
+        return np.any(self.total > self.limit, axis=1)
 
     def check_turn(self) -> np.ndarray:
         """Whose episodes go on; RuntimeError: there is nothing to act in, or more steps than there are."""
@@ -644,26 +696,28 @@ class Ledger:
         self.whole &= ~(given_up | (renewed & ~is_last))
         judged = self._judge((given_up & is_last) | (renewed & (given_up | ~is_last)))
         if limit is not None:
-            self.limit = np.where(chosen, limit, self.limit)
+            self.limit = np.where(chosen[:, None], limit, self.limit)
         self._begin(chosen, renewed)
         return judged
 
     def set_limit(self, chosen: np.ndarray, limit: np.ndarray) -> None:
         """Change limits; ValueError: one is below what is spent."""
         goes_on = (self.phase == ACTIVE) | (self.episode + 1 < self.episodes)
-        if (below := chosen & goes_on & (limit < self.total)).any():
-            row = int(below.argmax())
+        below = (chosen & goes_on)[:, None] & (limit < self.total)
+        if below.any():
+            place = np.unravel_index(below.argmax(), below.shape)
             raise ValueError(
-                f"cost_limit {limit[row]:g} is below what {self.names(below)} spent, {self.total[row]:g}, "
-                "so it is broken already: begin a new budget by reset(cost_limit=...)."
+                f"cost_limit {limit[place]:g} is below what {self.names(below.any(axis=1))} spent, "
+                f"{self.total[place]:g}, so it is broken already: begin a new budget by "
+                "reset(cost_limit=...)."
             )
-        self.limit = np.where(chosen, limit, self.limit)
+        self.limit = np.where(chosen[:, None], limit, self.limit)
 
     def _begin(self, rows: np.ndarray, renewed: np.ndarray | None = None) -> None:
         """Begin an episode; of a new budget where the old one had its episodes, or is `renewed`."""
         is_new = rows & ((self.phase == NEW) | (self.episode + 1 == self.episodes))
         is_new = is_new if renewed is None else is_new | renewed
-        self.before = np.where(is_new, 0.0, np.where(rows, self.total, self.before))
+        self.before = np.where(is_new[:, None], 0.0, np.where(rows[:, None], self.total, self.before))
         self.episode = np.where(is_new, 0, self.episode + rows)
         self.phase[rows], self.spent[rows], self.steps[rows], self.silent[rows] = ACTIVE, 0.0, 0, False
         self.whole |= is_new
@@ -675,7 +729,7 @@ class Ledger:
 
         Those with estimated costs are left out, and those that were given up before they were exceeded.
         """
-        over = self.total > self.limit
+        over = self.over
         known = rows & self.observed & ~self.estimated & (self.whole | over)
         exceeded = int((known & over).sum())
         self.finished += int(known.sum())
@@ -691,16 +745,37 @@ class Ledger:
         return mask if mask.ndim else np.full(self.num_envs, mask)
 
     def numbers(self, name: str, value: Any, rows: np.ndarray | None = None) -> np.ndarray:
-        """A number of at least 0 for each environment, from one or (N,), float64; only `rows` are checked."""
-        array = to_numpy(value)
-        if array.dtype.kind not in "iuf" or array.shape not in ((), (self.num_envs,)):
-            many = "" if self.num_envs == 1 else f", or one for each of {self.num_envs} environments"
-            raise ValueError(f"{name} must be a number{many}; got {shown(as_plain(value))}.")
-        numbers = array.astype(np.float64) if array.ndim else np.full(self.num_envs, array, np.float64)
+        """A number of at least 0 for each environment and cost, (N, K) float64; only `rows` are checked.
+
+        For one cost from a number or (N,); for several from (K,), (N, K), or by name one of the former of
+        each.
+        """
+        if isinstance(value, Mapping):
+            if value.keys() != set(self.cost_names):
+                there = ", ".join(self.cost_names)
+                raise ValueError(f"{name} must name the costs {there}, got {shown(list(value))}.")
+            each = [self._one_each(f"{name}[{cost!r}]", value[cost]) for cost in self.cost_names]
+            numbers = np.stack(each, axis=1)
+        elif len(self.cost_names) == 1:
+            numbers = self._one_each(name, value)[:, None]
+        else:
+            array, shape = to_numpy(value), (self.num_envs, len(self.cost_names))
+            if array.dtype.kind not in "iuf" or array.shape not in (shape[1:], shape):
+                kinds = f"{shape[1]} numbers, of the costs {', '.join(self.cost_names)}"
+                raise ValueError(f"{name} must be {kinds}, or {shape} of them; got {shown(as_plain(value))}.")
+            numbers = np.broadcast_to(array, shape).astype(np.float64)
         good = (numbers >= 0) & (numbers <= LARGEST)
         if not (good if rows is None else good[rows]).all():
             raise ValueError(f"{name} must be finite and not negative; got {shown(as_plain(value))}.")
         return numbers
+
+    def _one_each(self, name: str, value: Any) -> np.ndarray:
+        """A number for each environment, from one or (N,); float64."""
+        array = to_numpy(value)
+        if array.dtype.kind not in "iuf" or array.shape not in ((), (self.num_envs,)):
+            many = "" if self.num_envs == 1 else f", or one for each of {self.num_envs} environments"
+            raise ValueError(f"{name} must be a number{many}; got {shown(as_plain(value))}.")
+        return array.astype(np.float64) if array.ndim else np.full(self.num_envs, array, np.float64)
 
     def names(self, rows: np.ndarray) -> str:
         """What messages call some of the environments."""
@@ -712,13 +787,19 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, as JSON holds it."""
-        arrays = {name: getattr(self, name).tolist() for name in self.ARRAYS}
+        arrays = {name: self._plain(name).tolist() for name in self.ARRAYS}
         return {**arrays, "finished": self.finished, "exceeded": self.exceeded}
+
+    def _plain(self, name: str) -> np.ndarray:
+        """An array as a state holds it: of one cost (N,)."""
+        values: np.ndarray = getattr(self, name)
+        return without_one(values) if values.ndim > 1 else values
 
     def restored(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The attributes that a `state_dict` says; ValueError: it is none of so many environments."""
         known: dict[str, Any] = {
-            name: as_array(name, state[name], getattr(self, name)) for name in self.ARRAYS
+            name: as_array(name, state[name], self._plain(name)).reshape(getattr(self, name).shape)
+            for name in self.ARRAYS
         }
         for name in ("finished", "exceeded"):
             known[name] = as_number(name, state[name], 0, whole=True)
@@ -758,6 +839,8 @@ class InfeasibleError(RuntimeError):
 class SafeController:
     """Keeps a cost limit in one environment, or in N side by side; `SPIPolicyPipeline.controller` makes it.
 
+    Of a policy with K > 1 costs every limit is kept: an episode is over the limit if any of them is.
+
     `act` tells the policy what is left of the limit and of the episode, `observe` counts what a step cost.
     With the scale at 1, actions are those of `pipe(observation, cost_budget=limit - cost, steps_left=left)`.
 
@@ -769,7 +852,8 @@ class SafeController:
     Args:
         pipeline: A policy with an evaluation critic, or one that was exported (`spi_diffusers.runtime`).
         cost_limit: Cost that an episode may have (with `episodes`: so many of them together), in units of
-            cost, >= 0; a number, or one for each environment.
+            cost, >= 0; a number, or one for each environment. Of K > 1 costs (K,), (N, K), or a dict by
+            name.
         risk: Share of the episodes that may exceed the limit, in (0, 1).
         num_envs: Number N of environments.
         episodes: Episodes in a row that the limit is for. Each may cost what is left of it, in equal parts.
@@ -791,7 +875,7 @@ class SafeController:
     def __init__(
         self,
         pipeline: Any,
-        cost_limit: float | np.ndarray,
+        cost_limit: Any,
         *,
         risk: float = DEFAULT_RISK,
         num_envs: int = 1,
@@ -816,7 +900,8 @@ class SafeController:
         self.on_infeasible = on_infeasible
         sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
         self._sampling = {name: value for name, value in sampling.items() if value is not None}
-        self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset)
+        names = getattr(pipeline, "cost_names", ("cost",))  # an exported policy has one cost
+        self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset, names)
         self.num_envs = self._ledger.num_envs
         self._scale = AdaptiveScale(self.risk, self.num_envs)
         # Whether nothing fitted at the last action; whether its observation was unlike the data.
@@ -832,13 +917,16 @@ class SafeController:
 
     @property
     def cost_limit(self) -> Any:
-        """The limit; like all of these a number, or for several environments an array (N,)."""
-        return self._shown(self._ledger.limit)
+        """The limit; like all of these a number, or for several environments an array (N,).
+
+        Of K > 1 costs (K,), or (N, K), like `spent`.
+        """
+        return self._shown(without_one(self._ledger.limit))
 
     @property
     def spent(self) -> Any:
         """Cost so far, of the episodes that the limit is for."""
-        return self._shown(self._ledger.total)
+        return self._shown(without_one(self._ledger.total))
 
     @property
     def steps(self) -> Any:
@@ -872,7 +960,7 @@ class SafeController:
         status = np.full(self.num_envs, "within", dtype="<U14")
         status[self._tight] = "tight"
         status[self._outside] = "out of support"
-        status[self._ledger.total > self._ledger.limit] = "overspent"
+        status[self._ledger.over] = "overspent"
         return self._shown(status)
 
     @property
@@ -885,8 +973,8 @@ class SafeController:
         books = self._ledger
         names, counts = np.unique(np.atleast_1d(self.status), return_counts=True)
         one = self.num_envs == 1
-        parts = ["" if one else f"num_envs={self.num_envs}", f"cost_limit={_span(books.limit)}"]
-        parts += [f"risk={self.risk:g}", f"spent={_span(books.total)}"]
+        parts = ["" if one else f"num_envs={self.num_envs}", f"cost_limit={_spans(books.limit)}"]
+        parts += [f"risk={self.risk:g}", f"spent={_spans(books.total)}"]
         parts += [f"steps={_span(books.steps)} of {books.max_episode_steps}"]
         parts += [name if one else f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
         parts += [f"scale={self.scale:.3g}", f"{self.exceeded} of {self.finished} over"]
@@ -899,7 +987,7 @@ class SafeController:
 
         Args:
             mask: Which environments, bool (N,); by default all.
-            cost_limit: A limit for them from now on, a number or (N,). With it a new budget begins, else one
+            cost_limit: A limit for them from now on, as at first. With it a new budget begins, else one
                 begins after its `episodes`.
 
         Raises:
@@ -917,7 +1005,7 @@ class SafeController:
         """Change the limit of what is going on, and of what follows.
 
         Args:
-            cost_limit: A number, or (N,).
+            cost_limit: As at first.
             mask: Which environments, bool (N,); by default all.
 
         Raises:
@@ -970,8 +1058,8 @@ class SafeController:
         """Count a step.
 
         Args:
-            cost: What it cost, >= 0, a number or (N,). None: it was not reported, and the policy's own model
-                of the cost of its action counts.
+            cost: What it cost, >= 0, a number or (N,); of K > 1 costs (K,), (N, K), or a dict by name. None:
+                it was not reported, and the policy's own model of the cost of its action counts.
             ended: Whether it ended the episode, a bool or (N,): terminated or truncated. An episode that has
                 had all its steps needs no report.
 
@@ -995,7 +1083,7 @@ class SafeController:
         state = {**self._settings(), **self._ledger.state_dict(), "log_scale": self._scale.log}
         state |= {"tight": self._tight.tolist(), "outside": self._outside.tolist()}
         state["acted"] = None if self._acted is None else self._acted.tolist()
-        state["estimate"] = None if self._acted is None else self._estimated_costs().tolist()
+        state["estimate"] = None if self._acted is None else without_one(self._estimated_costs()).tolist()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -1019,7 +1107,9 @@ class SafeController:
         log = float(as_number("log_scale", state["log_scale"], -largest, largest))
         tight, outside = (as_array(name, state[name], like) for name in ("tight", "outside"))
         acted = None if acted is None else as_array("acted", acted, like)
-        estimate = None if estimate is None else as_array("estimate", estimate, self._ledger.spent)
+        like_costs = self._ledger.spent
+        if estimate is not None:
+            estimate = as_array("estimate", estimate, without_one(like_costs)).reshape(like_costs.shape)
         vars(self._ledger).update(books)
         self._scale.log, self._tight, self._outside = log, tight, outside
         self._acted, self._chosen, self._estimate = acted, None, estimate
@@ -1043,7 +1133,7 @@ class SafeController:
         output = self.pipeline(
             observation,
             extraction="safe",
-            cost_budget=left[active],
+            cost_budget=without_one(left[active]),
             steps_left=(books.max_episode_steps - books.steps)[active],
             risk=self.risk,
             **self._sampling,
@@ -1063,21 +1153,28 @@ class SafeController:
         return output.actions
 
     def _estimated_costs(self) -> np.ndarray:
-        """What the last actions cost, by the policy's own model, (N,)."""
+        """What the last actions cost, by the policy's own model, (N, K)."""
         if self._estimate is None:
-            self._estimate = np.zeros(self.num_envs)
+            self._estimate = np.zeros_like(self._ledger.spent)
             if self._chosen is not None:
                 active, seen, output = self._chosen
-                self._estimate[active] = to_numpy(self.pipeline.step_costs(seen, output))
+                costs = to_numpy(self.pipeline.step_costs(seen, output))
+                self._estimate[active] = costs.reshape(len(costs), -1)
         return self._estimate
 
     def _shown(self, values: np.ndarray) -> Any:
-        return values[0].item() if self.num_envs == 1 else values.copy()
+        shown = values.copy() if self.num_envs > 1 else values[0].copy()
+        return shown if shown.ndim else shown.item()
 
     def _settings(self) -> dict[str, Any]:
         books = self._ledger
         names = ("num_envs", "episodes", "max_episode_steps", "autoreset")
         return {**{name: getattr(books, name) for name in names}, "risk": self.risk, "adapt": self.adapt}
+
+
+def _spans(costs: np.ndarray) -> str:
+    """Ranges of K costs, (N, K)."""
+    return ", ".join(_span(values) for values in costs.T)
 
 
 def _span(values: np.ndarray) -> str:
@@ -1099,7 +1196,7 @@ class ControlledPolicy:
 
     def controller(
         self,
-        cost_limit: float | np.ndarray,
+        cost_limit: Any,
         *,
         risk: float = DEFAULT_RISK,
         num_envs: int = 1,
@@ -1108,7 +1205,8 @@ class ControlledPolicy:
         """What keeps count of cost and steps in a loop, and learns from episodes that are over.
 
         Args:
-            cost_limit: Cost that an episode may have; a number, or one for each environment.
+            cost_limit: Cost that an episode may have; a number, or one for each environment. Of K > 1 costs
+                (K,), (N, K), or a dict by `cost_names`.
             risk: Share of the episodes that may exceed it, in (0, 1).
             num_envs: Number of environments side by side.
             **options: The others of [`SafeController`], which explains all of them.
@@ -1119,6 +1217,11 @@ class ControlledPolicy:
         """Raise ValueError if the policy cannot keep a limit."""
         if self.evaluation_critic is None:
             raise ValueError("This policy has no evaluation critic, so it cannot keep a limit.")
+
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the costs that a limit is for; a policy of one cost has "cost"."""
+        return ("cost",) if self.evaluation_critic is None else tuple(self.evaluation_critic.cost_names)
 
     @property
     def max_episode_steps(self) -> int | None:
@@ -1148,7 +1251,7 @@ class ControlledPolicy:
     @torch.no_grad()
     @without_autocast
     def step_costs(self, observations: np.ndarray, output: Any) -> Tensor:
-        """What chosen actions are expected to cost in the very step, (B,).
+        """What chosen actions are expected to cost in the very step, (B,); of K > 1 costs (B, K).
 
         Args:
             observations: What the policy acted on, (B, O) or (O,), not normalized.
@@ -1160,7 +1263,7 @@ class ControlledPolicy:
         states, _, _ = as_batch(observations, observations.shape[-1], output.chosen.device)
         states, step = self.normalizer(states), torch.ones_like(weights)
         costs: Tensor = self.evaluation_critic(states, actions, weights, step, return_dict=False)[1]
-        return costs
+        return cast(Tensor, without_one(costs))
 """What diffusers offers to all pipelines, for one of a few MB.
 
 Shipped as a part of `pipeline.py`, so it needs only torch.
@@ -1228,18 +1331,19 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
 
     A policy fits only if all safer ones fit as well: one that is predicted to cost less than a safer one is
     one that the critic is wrong about. For the same reason the safest one is the last, not the one with the
-    least predicted cost. Nothing fits into a budget that is spent, whatever costs are predicted.
+    least predicted cost. Nothing fits into a budget that is spent, whatever costs are predicted. Of several
+    costs each must fit.
 
     Args:
-        returns: Expected return of each of K policies over the steps left, shape (B, K), by safety weight.
-        costs: Cost that each exceeds with the probability of the risk only, shape (B, K).
-        budget: Cost that may still be caused, shape (B,).
+        returns: Expected return of each of N policies over the steps left, shape (B, N), by safety weight.
+        costs: K costs that each exceeds with the probability of the risk only, shape (B, N, K).
+        budget: Costs that may still be caused, shape (B, K).
 
     Returns:
-        Index of the chosen policy, shape (B,); and which ones fit, shape (B, K).
+        Index of the chosen policy, shape (B,); and which ones fit, shape (B, N).
     """
     budget = budget.unsqueeze(1)
-    fits = (costs <= budget) & (budget > 0)
+    fits = ((costs <= budget) & (budget > 0)).all(dim=2)
     feasible = (~fits).int().flip(1).cumsum(dim=1).flip(1) == 0
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
     return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
@@ -1311,23 +1415,23 @@ def choose_within(
         allowance: What the rest of the B episodes may cost.
 
     Returns:
-        The chosen ones (B,), and what was predicted of all, each (B, N).
+        The chosen ones (B,), and what was predicted of all, each (B, N); of several costs (B, N, K).
     """
     critic, count = pipeline.evaluation_critic, len(states) // len(allowance.steps)
     # A caller may go on for longer than any episode of the data.
     known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(count)
     reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
     steps = allowance.steps.repeat_interleave(count)
-    costs = cost_rate * steps
+    costs = cost_rate * steps.unsqueeze(1)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count)
+    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count, costs.shape[1])
     bounds = bounds * pipeline.config.cost_margin
     returns = (reward_rate * steps).view(-1, count)
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
         "expected_returns": returns,
-        "expected_costs": costs.view(-1, count),
-        "cost_bounds": bounds,
+        "expected_costs": without_one(costs.view(-1, count, costs.shape[1])),
+        "cost_bounds": without_one(bounds),
         "feasible": feasible,
     }
 
@@ -1350,9 +1454,9 @@ class SPIPolicyOutput(BaseOutput):
         safety_values: With extraction "reward": Q^c' of each candidate (the lower twin), shape (B, N).
         expected_returns: With extraction "safe": expected return over the steps left, in units of reward, if
             the policy of the candidate's safety weight acts, shape (B, N).
-        expected_costs: The same of the cost, shape (B, N).
-        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it; times the
-            policy's `cost_margin`, (B, N).
+        expected_costs: The same of the cost, shape (B, N); of K > 1 costs (B, N, K).
+        cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, by any of
+            the costs; times the policy's `cost_margin`.
         feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
     """
 
@@ -1510,8 +1614,8 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         observation: Tensor | np.ndarray | Sequence[float],
         *,
         extraction: str | None = None,
-        cost_limit: float | Tensor | np.ndarray | None = None,
-        cost_budget: float | Tensor | np.ndarray | None = None,
+        cost_limit: float | Sequence[float] | dict[str, Any] | Tensor | np.ndarray | None = None,
+        cost_budget: float | Sequence[float] | dict[str, Any] | Tensor | np.ndarray | None = None,
         steps_left: int | Tensor | np.ndarray | None = None,
         risk: float = DEFAULT_RISK,
         safety_weight: float | None = None,
@@ -1526,9 +1630,10 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             observation: One observation (O,) or a batch (B, O), not normalized.
             extraction: "reward" (Eq. 12) or "safe"; by default "safe" if a limit or budget is given.
             cost_limit: Cost an episode may have, in units of cost, >= 0; one number or one per observation.
-                For where the cost so far is not known: every step is taken for the first of an episode.
-            cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent);
-                one number or one per observation. Needs `steps_left`. Keeps the limit most reliably.
+                Of K > 1 costs (K,), (B, K), or a dict by `cost_names`. For where the cost so far is not
+                known: every step is taken for the first of an episode.
+            cost_budget: What is left of the limit: limit - cost so far (may be negative once overspent), in
+                the same forms. Needs `steps_left`. Keeps the limit most reliably.
             steps_left: Steps left in the episode, >= 1; one number or one per observation.
             risk: Share of the episodes that may exceed the limit, in (0, 1).
             safety_weight: Safety weight in [0, 1] of all candidates instead of the grid (safe) or 0.5
@@ -1576,6 +1681,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             steps_left,
             risk,
             lambda name, value: per_observation(name, value, batch, device),
+            lambda name, value: per_cost(name, value, self.cost_names, batch, device),
         )
         if allowance is not None and self.evaluation_critic is None:
             raise ValueError(
