@@ -2,7 +2,7 @@
 
 Latency: one observation, 5 denoising steps, as in a control loop; and 32. Throughput: 1000 observations in
 one call. All for the paper's extraction (Eq. 12), which draws 50 candidate actions, and for safe extraction,
-which has one for each safety weight, with the limit alone and with the budget fed back; the last also by the
+which has one for each safety weight, with the limit alone and with the budget fed back; that also by the
 graph that `spi export` writes. Last, a controller's `act` and `observe` without the time of the decision.
 Observations are real ones, passed as NumPy as a simulator gives them.
 

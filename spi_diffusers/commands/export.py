@@ -8,19 +8,23 @@ examples:
   spi export outputs/ballcircle-seed0 --output-dir robot/policy --dataset march.csv
   spi export outputs/ballcircle-bc
 
-Two files are written. policy.onnx is the whole decision: normalisation, denoising, critics, and the choice
-under cost budget, steps left and risk, for any number of observations. policy.json says what goes in and what
-comes out, with shapes, units and ranges, at which limits the policy is certified, and both checksums.
+Two files are written. policy.onnx is the whole decision: normalisation,
+denoising, critics, and the choice under cost budget, steps left and risk, for any
+number of observations. policy.json says what goes in and what comes out, with
+shapes, units and ranges, at which limits the policy is certified, and checksums.
 
-Safe extraction draws no noise: the same inputs give the same action. Where a policy needs noise (extraction
-"reward", BCQ-Lag), it is an input of the graph.
+Safe extraction draws no noise: the same inputs give the same action. Where a
+policy needs noise (extraction "reward", BCQ-Lag), it is an input of the graph.
 
-Before anything is written, graph and pipeline act on 1,000 random observations and on 1,000 of the data: the
-same candidate must act in 99.9%, and actions may differ by 1e-5 of half their range.
+Before anything is written, graph and pipeline act on 1,000 random observations
+and on 1,000 of the data: the same candidate must act in 99.9% of them, with
+actions within 1e-5 of half their range.
 
-To act without torch: pip install numpy onnxruntime, in a clone pip install --no-deps ., then in Python
+Without torch: pip install numpy onnxruntime, and in a clone
+pip install --no-deps . Then, in Python:
   from spi_diffusers.runtime import ExportedPolicy
-  controller = ExportedPolicy("outputs/ballcircle-seed0/onnx").controller(cost_limit=20)
+  policy = ExportedPolicy("outputs/ballcircle-seed0/onnx")
+  controller = policy.controller(cost_limit=20)
 """
 
 

@@ -18,6 +18,7 @@ from spi_diffusers.evaluation.certificate import own_certificate, weights_sha256
 from spi_diffusers.files import (
     INDEX_FILE,
     PolicyError,
+    check_new_folder,
     find_policy_folder,
     folder_aside,
     local_path,
@@ -61,7 +62,8 @@ def export(
 
     Args:
         policy: Folder of a policy, or of its run.
-        output_dir: Where to write; by default `onnx` in that folder. An older export there is replaced.
+        output_dir: Where to write: a new folder, or that of an older export. By default `onnx` in the
+            policy's folder.
         extraction: "safe" or "reward" for SPI's policies; by default "safe", if the policy can.
         dataset: Where recorded observations are taken from, as `load_transitions` takes it; by default what
             the policy was trained on. Without it only random observations are compared, as the contract says.
@@ -73,6 +75,7 @@ def export(
         ExportError: Graph and pipeline do not act alike. Nothing is written, as with all others.
         ValueError: The graph cannot represent the policy, or the data has other observations.
         FileNotFoundError: There is no such policy.
+        FileExistsError: There are other files where it would be written.
         ImportError: onnx or onnxruntime is not installed.
     """
     try:
@@ -82,10 +85,13 @@ def export(
         raise ImportError(f'exporting needs onnx ({error}): pip install "spi-diffusers[onnx]"') from error
     folder = find_policy_folder(policy)
     target = local_path(policy) / EXPORT_FOLDER if output_dir is None else local_path(output_dir)
+    is_replaced = _is_export(target)
+    if not is_replaced:
+        check_new_folder(target)
     pipeline: Any = load_pipeline(folder)
     decision = make_decision(pipeline, extraction)
     observations = {"random": random_observations(pipeline), **_recorded(pipeline, dataset)}
-    with folder_aside(target, replace=_is_export(target)) as aside:
+    with folder_aside(target, replace=is_replaced) as aside:
         write_graph(decision, aside / GRAPH_FILE)
         contract = _contract(decision, folder, sha256_of(aside / GRAPH_FILE))
         (aside / CONTRACT_FILE).write_bytes(to_json(contract))

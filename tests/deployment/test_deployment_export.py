@@ -79,9 +79,8 @@ def test_costs_of_any_size(tmp_path, unit):
 @pytest.mark.parametrize(
     ("pipeline", "noise"),
     [
-        (lambda: make_pipeline(conditioned=False), ["batch", 5, 50, 2]),
+        (lambda: make_pipeline(evaluation_critic=None), ["batch", 5, 50, 2]),
         (lambda: baseline(DeterministicActor(3, 2, [4])), None),
-        (lambda: baseline(GaussianActor(3, 2, [4])), None),
         (lambda: baseline(BatchConstrainedActor(3, 2, [4], vae_hidden_dim=4)), ["batch", 10, 4]),
     ],
 )
@@ -131,24 +130,28 @@ def test_a_graph_of_another_policy_is_found_out(made):
         check_parity(make_decision(other), ExportedPolicy(made), {"random": random_observations(other)})
 
 
-def test_nothing_is_left_of_an_export_that_is_refused(tmp_path, monkeypatch):
-    folder = exported(policy_with_margins(), tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_nothing_is_left_of_an_export_that_is_refused(made, tmp_path, monkeypatch):
     monkeypatch.setattr(parity, "ACTION_TOLERANCE", -1.0)
-    for target in (folder, tmp_path / "new"):
-        with pytest.raises(ExportError, match="Nothing was written"):
-            export(tmp_path, target)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["onnx", "policy"]
+    with pytest.raises(ExportError, match="Nothing was written"):
+        export(made.parent, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_replaces_an_export_and_nothing_else(made, tmp_path):
-    exported(policy_with_margins(), tmp_path)
-    export(tmp_path)
-    (tmp_path / "onnx" / "notes.txt").write_text("mine")
-    with pytest.raises(OSError, match="onnx"):
-        export(tmp_path)
-    assert (tmp_path / "onnx" / "notes.txt").read_text() == "mine"
+    target = tmp_path / "onnx"
+    target.mkdir()
+    for name in ("policy.onnx", "policy.json"):
+        (target / name).write_text("older")
+    export(made.parent, target)
+    assert files(target) == files(made)
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty; name a new folder"):
+        export(made.parent, target)
+    assert files(target) == {**files(made), "notes.txt": b"mine"}
 
 
 def test_data_of_other_sizes_is_refused(made):
