@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import os
 import signal
@@ -8,6 +9,7 @@ import torch
 from training_factory import assert_same_training, newest_checkpoint, read_metrics, run, tiny_config
 
 from spi_diffusers.config.validation import ConfigError
+from spi_diffusers.pipelines.saving import in_half_precision
 from spi_diffusers.training.checkpoint import CheckpointStore, first_non_finite
 from spi_diffusers.training.trainer import Trainer, TrainingDivergedError
 
@@ -192,7 +194,8 @@ def test_exported_modules_are_copies_that_compute_the_same(small_dataset, tmp_pa
     batch = small_dataset.transitions.gather(torch.arange(16))
     state, weight = parts["normalizer"](batch.observation), torch.linspace(0, 1, 16)
     for name in ("reward_critic", "safety_critic"):
-        own = getattr(trainer.algorithm, name)
+        own = copy.deepcopy(getattr(trainer.algorithm, name))
+        own.load_state_dict({key: in_half_precision(value) for key, value in own.state_dict().items()})
         expected = own(state, batch.action, weight).values
         assert torch.equal(parts[name](state, batch.action, weight).values, expected)
     noise_model = parts["noise_model"]
