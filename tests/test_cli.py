@@ -33,17 +33,18 @@ def run_timed(code):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "heavy", "limit"),
+    ("arguments", "heavy", "times"),
     [
-        (["--help"], (*HEAVY, "pydantic", "yaml"), 0.3),
-        (["train", "--help"], HEAVY, 0.6),
-        (["train", "--help-all"], HEAVY, 0.6),
-        (["evaluate", "--help"], (*HEAVY, "pydantic"), 0.3),
-        (["tasks", "--help"], (*HEAVY, "pydantic"), 0.3),
-        (["data", "convert", "--help"], (*HEAVY, "pydantic"), 0.3),
+        (["--help"], (*HEAVY, "pydantic", "yaml"), 1.5),
+        (["train", "--help"], HEAVY, 5.0),
+        (["train", "--help-all"], HEAVY, 5.0),
+        (["evaluate", "--help"], (*HEAVY, "pydantic"), 1.5),
+        (["tasks", "--help"], (*HEAVY, "pydantic"), 1.5),
+        (["data", "convert", "--help"], (*HEAVY, "pydantic"), 1.5),
     ],
 )
-def test_help_answers_at_once_and_imports_nothing_heavy(arguments, heavy, limit):
+def test_help_answers_at_once_and_imports_nothing_heavy(arguments, heavy, times):
+    """In processor time beside that of importing NumPy, on any machine."""
     code = (
         "import sys; from spi_diffusers.cli import main\n"
         f"try: main({arguments!r})\n"
@@ -52,7 +53,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments, heavy, limit)
     result, seconds = run_timed(code)
     assert result.stderr.strip() == ""
     assert "usage: spi" in result.stdout
-    assert seconds < limit
+    assert seconds < times * run_timed("import numpy")[1]
 
 
 def help_of(capsys, *words):
