@@ -211,9 +211,8 @@ def _data_tab() -> None:
             kinds = [*TABLE_SUFFIXES, ".npz", ".hdf5"]
             file = gr.File(label="Drop a file here", file_types=kinds, elem_id="upload")
             limits = gr.Textbox(label="Cost limits (empty: quartiles of the data)", placeholder="10 20 40")
-            steps = gr.Number(
-                None, precision=0, minimum=1, label="Steps of an episode (empty: as in the data)"
-            )
+            # Gradio refuses a field that is empty and has a minimum.
+            steps = gr.Number(0, precision=0, minimum=0, label="Steps of an episode (0: as in the data)")
             updates = gr.Slider(
                 100, MOST_UPDATES, BRIEF_UPDATES, step=100, label="Updates of the training", elem_id="updates"
             )
@@ -232,7 +231,7 @@ def _data_tab() -> None:
     def train_it(
         path: str | None,
         text: str,
-        steps: int | None,
+        steps: int,
         updates: float,
         risk: float,
         progress: Any = gr.Progress(),  # noqa: B008 - how Gradio is told of it
