@@ -1,4 +1,4 @@
-"""Every snippet and command of README.md, CONTRIBUTING.md and docs/ runs, made small.
+"""Every snippet and command of README.md, CONTRIBUTING.md, policies/README.md and docs/ runs, made small.
 
 Each page runs from top to bottom in a folder of its own, in this process, as a user would who copies block
 after block. What makes it small is `SMALL_CALLS` for Python, `SMALL_COMMANDS` for commands, and
@@ -32,7 +32,10 @@ from spi_diffusers.config.train import TrainConfig
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    for page in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "policies/README.md")),
+        *sorted((ROOT / "docs").glob("*.md")),
+    )
 }
 BIN = Path(sys.executable).parent
 
