@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from spi_diffusers.cli import main
 from spi_diffusers.config.validation import ConfigError
@@ -115,15 +114,17 @@ def test_what_knows_one_cost_only_says_so(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_limits_are_kept(tmp_path):
-    """Five minutes. A stricter limit of either cost is kept by acting in another way."""
+def test_each_limit_is_kept_that_binds(tmp_path):
+    """Eight minutes. Half of what the policy has spent of a cost is kept, too, by acting in another way."""
     write_parquet_dataset(with_energy("halfcheetahvelocity"), tmp_path / "data")
     policy = train(dataset=tmp_path / "data", updates=4000, seed=0, progress=False)
-    limits = [(40.0, 3000.0), (40.0, 2200.0), (10.0, 3000.0)]
-    usual, frugal, slow = evaluate(
-        policy, cost_limits=limits, episodes=10, extractions=["safe"], progress=False
-    )
-    assert min(usual.within_limit, frugal.within_limit, slow.within_limit) >= 0.9
-    assert frugal.cost_mean[1] < usual.cost_mean[1]
-    assert slow.cost_mean[0] < usual.cost_mean[0]
-    assert torch.isfinite(torch.tensor([usual.reward_mean, frugal.reward_mean, slow.reward_mean])).all()
+
+    def played(*limit):
+        (entry,) = evaluate(policy, cost_limits=[limit], episodes=10, extractions=["safe"], progress=False)
+        assert entry.within_limit >= 0.9
+        return entry
+
+    usual = played(40.0, 3000.0)
+    cost, energy = usual.cost_mean
+    assert played(40.0, energy / 2).cost_mean[1] <= energy / 2
+    assert played(cost / 2, 3000.0).cost_mean[0] <= cost / 2
