@@ -119,6 +119,7 @@ def make_vector_env(
     render_mode: str | None = None,
     purpose: str = "evaluation",
     costs: Sequence[str] = ("cost",),
+    first: int = 0,
 ) -> gymnasium.vector.VectorEnv:
     """Make environments that are stepped together, one episode each, to the end of the longest.
 
@@ -146,6 +147,7 @@ def make_vector_env(
         purpose: as in `episode_seeds`.
         costs: as in `make_env`; the costs of several are arrays in an array of objects, or (num_envs, K), by
             the version of gymnasium.
+        first: number of the first episode, whose seed is that of `episode_seeds(..., first=first)`.
 
     Returns:
         A vector environment; observations (num_envs, observation_dim) float32, actions
@@ -163,13 +165,15 @@ def make_vector_env(
         raise ValueError(f"backend must be 'sync' or 'async', got {backend!r}")
     makers = [
         functools.partial(_make_episode_env, task, episode_seed, render_mode, simulator, tuple(costs))
-        for episode_seed in episode_seeds(seed, num_envs, purpose)
+        for episode_seed in episode_seeds(seed, num_envs, purpose, first=first)
     ]
     return gymnasium.vector.SyncVectorEnv(makers) if backend == "sync" else WorkersVectorEnv(makers)
 
 
-def episode_seeds(seed: int | None, num_envs: int, purpose: str = "evaluation") -> list[int]:
-    """Independent seeds for episodes; None draws one seed.
+def episode_seeds(
+    seed: int | None, num_envs: int, purpose: str = "evaluation", *, first: int = 0
+) -> list[int]:
+    """Independent seeds for episodes, from the one numbered `first` on; None draws one seed.
 
     Unlike seed, seed + 1, ... the seeds of neighboring `seed`s do not overlap, so that evaluations with seeds
     0 and 1 share no episode. The first k of n seeds do not depend on n. Evaluation has the seeds in
@@ -185,7 +189,8 @@ def episode_seeds(seed: int | None, num_envs: int, purpose: str = "evaluation") 
     sequence = np.random.SeedSequence(
         None if seed is None else check_seed(seed), spawn_key=(place,) if place else ()
     )
-    return [place * 2**32 + int(word) for word in sequence.generate_state(num_envs, np.uint32)]
+    words = sequence.generate_state(first + num_envs, np.uint32)[first:]
+    return [place * 2**32 + int(word) for word in words]
 
 
 def check_seed(seed: Any) -> int:

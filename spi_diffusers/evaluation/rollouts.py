@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
-from spi_diffusers.envs.make import check_seed
+from spi_diffusers.envs.make import check_seed, episode_seeds
 from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
 from spi_diffusers.messages import shown_limit
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import gymnasium
 
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+
+
+#: Episodes that are played side by side at most: a simulator takes up to 70 MB of memory.
+SIDE_BY_SIDE = 50
 
 
 class Policy(Protocol):
@@ -181,7 +185,7 @@ def rollout(
     costs: Sequence[str] = ("cost",),
 ) -> Rollout:
     """Play episodes to their end, told `cost_limit` (None for none), in the order of `episode_seeds(seed,
-    episodes, purpose)`.
+    episodes, purpose)`; `SIDE_BY_SIDE` at a time.
 
     The environments are fresh and the policy is reset, so that a rollout is a function of its arguments: the
     same seed gives the same numbers, bit for bit, on the same machine. With `feedback` the policy is told at
@@ -193,11 +197,19 @@ def rollout(
     """
     task, episodes, seed = get_task(task), check_episodes(episodes), check_seed(seed)
     limit = None if cost_limit is None else check_cost_limit(cost_limit)
-    env = make_vector_env(task, episodes, seed=seed, simulator=simulator, purpose=purpose, costs=costs)
-    try:
-        return _play(policy, task, env, seed, limit, feedback, progress)
-    finally:
-        env.close()
+    how: dict[str, Any] = {"seed": seed, "simulator": simulator, "purpose": purpose, "costs": costs}
+    parts = []
+    for first in range(0, episodes, SIDE_BY_SIDE):
+        # Other noise in each part, and in the first that of a rollout which has no more.
+        (part_seed,) = episode_seeds(seed, 1, purpose, first=first) if first else (seed,)
+        env = make_vector_env(task, min(SIDE_BY_SIDE, episodes - first), first=first, **how)
+        try:
+            parts.append(_play(policy, task, env, part_seed, limit, feedback, progress))
+        finally:
+            env.close()
+    names = ("returns", "cost_returns", "lengths", "terminated")
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined, seconds=sum(part.seconds for part in parts))
 
 
 def check_episodes(episodes: Any) -> int:

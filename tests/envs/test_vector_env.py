@@ -194,6 +194,7 @@ def test_episode_seeds_do_not_depend_on_the_number_of_episodes(seed, num_envs):
     assert len(seeds) == num_envs
     assert all(type(value) is int and 0 <= value < 2**32 for value in seeds)
     assert episode_seeds(seed, num_envs + 7)[:num_envs] == seeds
+    assert episode_seeds(seed, 7, first=num_envs) == episode_seeds(seed, num_envs + 7)[num_envs:]
 
 
 def test_purposes_have_seeds_of_their_own():

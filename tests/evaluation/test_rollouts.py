@@ -41,6 +41,21 @@ def test_same_seed_same_numbers_another_seed_others(step_costs):
     assert not np.isin(first.returns, other.returns).any()
 
 
+def test_many_episodes_are_played_in_parts_that_are_the_same_episodes(monkeypatch):
+    how = {"seed": 3, "cost_limit": 10, "progress": False}
+    together = rollout(BallCircler(), "ballcircle", episodes=5, **how)
+    monkeypatch.setattr("spi_diffusers.evaluation.rollouts.SIDE_BY_SIDE", 2)
+    policy = BallCircler()
+    parts = rollout(policy, "ballcircle", episodes=5, **how)
+    assert policy.told[1] == 1, "two, two, and the last one"
+    for name in ("returns", "cost_returns", "lengths", "terminated"):
+        assert getattr(parts, name).shape == (5,)
+        np.testing.assert_allclose(getattr(parts, name), getattr(together, name), atol=1e-9)
+    noisy = rollout(BallCircler(0.2), "ballcircle", episodes=4, **how)
+    first = rollout(BallCircler(0.2), "ballcircle", episodes=2, **how)
+    np.testing.assert_array_equal(noisy.returns[:2], first.returns)
+
+
 def test_a_used_policy_starts_over():
     policy = BallCircler(0.2)
     first = rollout(policy, "ballcircle", episodes=2, seed=0, cost_limit=10, progress=False)
