@@ -35,6 +35,7 @@ COMMANDS = {
     "assess": "Say what to expect of a policy, from data, before anyone acts with it.",
     "evaluate": "Play a policy in its simulator, and write results, plots and a video.",
     "certify": "Show how often a policy exceeds its limit at most, with confidence.",
+    "distill": "Train a student that answers in one pass what a policy computes.",
     "play": "Record an episode of a policy as a video.",
     "space": "Try policies and your own data in a page in the browser.",
     "export": "Write a policy as an ONNX graph that acts without torch.",

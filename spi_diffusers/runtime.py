@@ -196,6 +196,7 @@ class ExportedPolicy:
 
     def __repr__(self) -> str:
         task, kind = self.contract["task"] or "an own task", self.contract["extraction"]
+        kind += ", by the student" if self.contract.get("fast") else ""
         return f"ExportedPolicy({task}, extraction {kind!r}, takes {', '.join(self._inputs)})"
 
 

@@ -70,7 +70,7 @@ def test_modules_import_each_other_in_no_circle():
 def test_shipped_files_need_nothing_of_this_package(tmp_path):
     from spi_diffusers.pipelines.saving import pipeline_code
 
-    shipped = ["noise_model", "critics", "normalizer", "evaluation_critic"]
+    shipped = ["noise_model", "critics", "normalizer", "evaluation_critic", "student"]
     models = PACKAGE / "models"
     (tmp_path / "pipeline.py").write_bytes(pipeline_code())
     for file in [tmp_path / "pipeline.py", *(models / f"{name}.py" for name in shipped)]:

@@ -867,6 +867,7 @@ class SafeController:
             called with the controller and a mask (N,) of these environments before `act` returns.
         num_inference_steps: As in `SPIPolicyPipeline.__call__`.
         generator: As there.
+        fast: As there: the policy's student answers where it knows its way about.
 
     Raises:
         ValueError: An argument is out of its range, or the policy has no evaluation critic.
@@ -886,6 +887,7 @@ class SafeController:
         on_infeasible: str | Callable[["SafeController", np.ndarray], Any] | None = None,
         num_inference_steps: int | None = None,
         generator: Any = None,
+        fast: bool = False,
     ) -> None:
         pipeline.check_keeps_limits()
         if not (on_infeasible in (None, "raise") or callable(on_infeasible)):
@@ -898,7 +900,7 @@ class SafeController:
             max_episode_steps = pipeline.max_episode_steps
         self.pipeline, self.risk, self.adapt = pipeline, check_risk(risk), bool(adapt)
         self.on_infeasible = on_infeasible
-        sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
+        sampling = {"num_inference_steps": num_inference_steps, "generator": generator, "fast": fast or None}
         self._sampling = {name: value for name, value in sampling.items() if value is not None}
         names = getattr(pipeline, "cost_names", ("cost",))  # an exported policy has one cost
         self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset, names)
@@ -1193,6 +1195,7 @@ class ControlledPolicy:
     noise_model: Any
     normalizer: Any
     evaluation_critic: Any
+    student: Any
 
     def controller(
         self,
@@ -1309,7 +1312,7 @@ class DiffusersMethods:
 Shipped as a part of `pipeline.py`, so it needs only torch and NumPy.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -1319,6 +1322,9 @@ from torch import Tensor
 SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 #: Candidates with extraction "reward", where the caller names no number; and at most.
 NUM_CANDIDATES, MAX_CANDIDATES = 50, 100_000
+
+#: What N policies expect in each of B states, per step: the reward (B, N) and K costs (B, N, K).
+Rates = tuple[Tensor, Tensor]
 
 
 def extract_reward(reward_values: Tensor) -> Tensor:
@@ -1402,38 +1408,110 @@ def paper_values(
     return {"reward_values": reward_values * pipeline.config.reward_unit, "safety_values": safety_values}
 
 
-def choose_within(
-    pipeline: Any, states: Tensor, candidates: Tensor, weights: Tensor | None, allowance: CostAllowance
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Choose among N candidates for each of B states by what the evaluation critic predicts of them.
+def value_policies(
+    pipeline: Any,
+    states: Tensor,
+    weights: Tensor,
+    allowance: CostAllowance,
+    num_inference_steps: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Rates]:
+    """What the policies of N safety weights do in B states, and what the evaluation critic expects of them.
 
     Args:
         pipeline: A policy with an evaluation critic.
-        states: Normalized, each repeated N times, (B N, O).
-        candidates: Actions in [-1, 1], (B N, A).
-        weights: Safety weight of each, (B N,).
+        states: Normalized, (B, O).
+        weights: Safety weights, (N,).
+        allowance: Of what the rest of the B episodes may cost, the steps.
+        num_inference_steps: Denoising steps.
+        generator: For schedulers that draw noise in their own steps.
+
+    Returns:
+        Actions in [-1, 1] (B, N, A), and what they expect.
+    """
+    count = len(weights)
+    tiled, repeated = weights.repeat(states.shape[0]), states.repeat_interleave(count, dim=0)
+    actions = pipeline.noise_model.sample(
+        pipeline.scheduler, repeated, tiled, num_inference_steps, generator, temperature=0.0
+    )
+    actions = actions.view(-1, count, actions.shape[1])
+    return actions, expected_rates(pipeline, states, actions, weights, _known_steps(pipeline, allowance))
+
+
+def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tensor, steps: Tensor) -> Rates:
+    """What the evaluation critic expects over the steps left (B,), of states (B, O), actions (B, N, A) and
+    safety weights (N,).
+    """
+    count = len(weights)
+    repeated = states.repeat_interleave(count, dim=0), actions.flatten(0, 1)
+    tiled = weights.repeat(states.shape[0]), steps.repeat_interleave(count)
+    reward, costs = pipeline.evaluation_critic(*repeated, *tiled, return_dict=False)
+    return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
+
+
+def student_values(pipeline: Any, states: Tensor, allowance: CostAllowance) -> tuple[Tensor, Rates]:
+    """As `value_policies`, by the student."""
+    critic, steps = pipeline.evaluation_critic, _known_steps(pipeline, allowance)
+    actions, raw = pipeline.student(states, critic.step_features(steps), return_dict=False)
+    return actions, critic.within_bounds(*critic.in_units(raw))
+
+
+def value_policies_fast(
+    pipeline: Any, states: Tensor, weights: Tensor, allowance: CostAllowance
+) -> tuple[Tensor, Rates, Tensor]:
+    """As `value_policies`, by the student where it knows its way about, and by its teacher elsewhere.
+
+    It was distilled on observations in the range of the data, and on no more steps than an episode has.
+
+    Returns:
+        As `value_policies`; and which of the states were left to the student, (B,).
+    """
+    actions, rates = student_values(pipeline, states, allowance)
+    low, high = pipeline.evaluation_critic.observed_range
+    known = ((states >= low) & (states <= high)).all(dim=1)
+    known &= allowance.steps <= pipeline.config.max_episode_steps
+    if not bool(known.all()):
+        strange = ~known
+        rest = CostAllowance(allowance.budget[strange], allowance.steps[strange], allowance.risk)
+        taught, expected = value_policies(pipeline, states[strange], weights, rest)
+        for values, teachers in zip((actions, *rates), (taught, *expected), strict=True):
+            values[strange] = teachers
+    return actions, rates, known
+
+
+def choose_within(
+    pipeline: Any, weights: Tensor, rates: Rates, allowance: CostAllowance
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Choose among the policies of N safety weights for each of B states by what is expected of them.
+
+    Args:
+        pipeline: A policy with an evaluation critic.
+        weights: Safety weights, (N,).
+        rates: What they expect.
         allowance: What the rest of the B episodes may cost.
 
     Returns:
-        The chosen ones (B,), and what was predicted of all, each (B, N); of several costs (B, N, K).
+        The chosen ones (B,), and what is expected of all, each (B, N); of several costs (B, N, K).
     """
-    critic, count = pipeline.evaluation_critic, len(states) // len(allowance.steps)
-    # A caller may go on for longer than any episode of the data.
-    known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(count)
-    reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
-    steps = allowance.steps.repeat_interleave(count)
-    costs = cost_rate * steps.unsqueeze(1)
+    critic, steps = pipeline.evaluation_critic, allowance.steps.view(-1, 1)
+    returns, costs = rates[0] * steps, rates[1] * steps.unsqueeze(2)
+    batch, count, kinds = costs.shape
+    known = _known_steps(pipeline, allowance).repeat_interleave(count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count, costs.shape[1])
-    bounds = bounds * pipeline.config.cost_margin
-    returns = (reward_rate * steps).view(-1, count)
+    bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
+    bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
         "expected_returns": returns,
-        "expected_costs": without_one(costs.view(-1, count, costs.shape[1])),
+        "expected_costs": without_one(costs),
         "cost_bounds": without_one(bounds),
         "feasible": feasible,
     }
+
+
+def _known_steps(pipeline: Any, allowance: CostAllowance) -> Tensor:
+    """Steps left, (B,); a caller may go on for longer than any episode of the data."""
+    return cast(Tensor, allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)))
 
 FORMAT_VERSION = 2
 
@@ -1458,6 +1536,7 @@ class SPIPolicyOutput(BaseOutput):
         cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, by any of
             the costs; times the policy's `cost_margin`.
         feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
+        by_student: With `fast`: whether the student has answered, and not its teacher, shape (B,).
     """
 
     actions: Tensor | np.ndarray
@@ -1470,6 +1549,7 @@ class SPIPolicyOutput(BaseOutput):
     expected_costs: Tensor | None = None
     cost_bounds: Tensor | None = None
     feasible: Tensor | None = None
+    by_student: Tensor | None = None
 
 
 class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
@@ -1492,6 +1572,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         normalizer ([`ObservationNormalizer`]): Observation statistics.
         evaluation_critic ([`EvaluationCritic`], *optional*): What return and cost are to come. Without it the
             policy cannot keep a limit.
+        student ([`Student`], *optional*): Answers `fast=True` in one pass; `spi distill` trains it.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
@@ -1501,7 +1582,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         format_version: Version of this folder format.
     """
 
-    _optional_components = ["evaluation_critic"]  # noqa: RUF012 - diffusers' own convention
+    _optional_components = ["evaluation_critic", "student"]  # noqa: RUF012 - diffusers' own convention
 
     def __init__(
         self,
@@ -1511,6 +1592,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         scheduler: Any,
         normalizer: Any,
         evaluation_critic: Any | None = None,
+        student: Any | None = None,
         task: str | None = None,
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
@@ -1542,14 +1624,31 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         check_same("observation_dim", noise_model=noise_model, normalizer=normalizer)
         if evaluation_critic is not None:
             self._check_evaluation_critic(noise_model, evaluation_critic, max_episode_steps)
+        if student is not None:
+            self._check_student(noise_model, evaluation_critic, student)
         self.register_modules(
-            **networks, scheduler=scheduler, normalizer=normalizer, evaluation_critic=evaluation_critic
+            **networks,
+            scheduler=scheduler,
+            normalizer=normalizer,
+            evaluation_critic=evaluation_critic,
+            student=student,
         )
         self.register_to_config(**settings)
         make_settings_plain(self, *self.components.values())
-        for component in (*networks.values(), normalizer, evaluation_critic):
+        for component in (*networks.values(), normalizer, evaluation_critic, student):
             if component is not None:
                 component.eval()
+
+    def _check_fast(self, allowance: Any, safety_weight: Any, denoising_steps: Any) -> None:
+        if self.student is None:
+            raise ValueError(
+                "This policy has no student, so it cannot act with fast=True: `spi distill` trains one."
+            )
+        if allowance is None:
+            raise ValueError("fast=True is for a policy under a limit: pass a cost_limit, or a cost_budget.")
+        for name, value in (("safety_weight", safety_weight), ("num_inference_steps", denoising_steps)):
+            if value is not None:
+                raise ValueError(f"{name} has no effect with fast=True: the student answers in one pass.")
 
     def _check_origin(self, component: Any) -> None:
         check_origin(component)
@@ -1565,6 +1664,20 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             raise ValueError(
                 f"max_episode_steps is {max_episode_steps}, but the evaluation critic's is "
                 f"{critic.config.max_episode_steps}: these do not belong together."
+            )
+
+    @staticmethod
+    def _check_student(noise_model: Any, critic: Any | None, student: Any) -> None:
+        check_finite(student=student)
+        if critic is None:
+            raise ValueError("A student needs the evaluation critic, whose expectations it has learned.")
+        for key in ("observation_dim", "action_dim"):
+            check_same(key, noise_model=noise_model, student=student)
+        sizes = (student.config.num_weights, student.config.num_costs)
+        if sizes != (len(SAFETY_WEIGHT_GRID), len(critic.cost_names)):
+            raise ValueError(
+                f"The student answers for {sizes[0]} safety weights and {sizes[1]} cost(s), but the policy "
+                f"has {len(SAFETY_WEIGHT_GRID)} and {len(critic.cost_names)}: these do not belong together."
             )
 
     @classmethod
@@ -1622,6 +1735,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | int | None = None,
+        fast: bool = False,
         return_dict: bool = True,
     ) -> SPIPolicyOutput | tuple[Tensor | np.ndarray]:
         """Choose actions.
@@ -1642,6 +1756,9 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             num_inference_steps: Denoising steps; by default all of the scheduler's training timesteps.
             generator: Source of the noise, or a seed; the same seed gives the same actions. Safe extraction
                 uses none, except with a scheduler of another kind that draws noise in its steps.
+            fast: With safe extraction, let the student answer: one pass instead of denoising and valuing each
+                candidate. Observations outside the range of the data, and more steps left than an episode
+                has, are left to the policy itself, as `by_student` says.
             return_dict: Whether to return a [`SPIPolicyOutput`] instead of a tuple.
 
         Returns:
@@ -1651,7 +1768,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             ValueError: For an observation of the wrong size, with NaN or of something else than numbers, an
                 unknown extraction, a negative limit, a budget without steps left, a risk outside (0, 1), a
                 safety weight or a number of candidates that does not apply, or an argument of the wrong
-                type; for a limit, if the policy has no evaluation critic.
+                type; for a limit, if the policy has no evaluation critic; for `fast`, if it has no student.
 
         Example:
             ```python
@@ -1691,19 +1808,28 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         conditioned = self.noise_model.config.use_safety_weight
         weights, count = candidate_weights(conditioned, extraction, safety_weight, num_candidates, device)
 
-        states = self.normalizer(observations).repeat_interleave(count, dim=0)
-        tiled = None if weights is None else weights.repeat(batch)
-        denoising_steps = as_plain(num_inference_steps)
-        temperature = 1.0 if allowance is None else 0.0
-        candidates = self.noise_model.sample(
-            self.scheduler, states, tiled, denoising_steps, generator, temperature
-        )
+        states, denoising_steps = self.normalizer(observations), as_plain(num_inference_steps)
+        if fast:
+            self._check_fast(allowance, safety_weight, denoising_steps)
+        values: dict[str, Tensor]
         if allowance is None:
+            states = states.repeat_interleave(count, dim=0)
+            tiled = None if weights is None else weights.repeat(batch)
+            candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
             values = paper_values(self, states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}
             chosen = extract_reward(values["reward_values"])
         else:
-            chosen, values = choose_within(self, states, candidates, tiled, allowance)
+            assert weights is not None  # an evaluation critic needs a conditioned policy
+            known = None
+            if fast:
+                candidates, rates, known = value_policies_fast(self, states, weights, allowance)
+            else:
+                candidates, rates = value_policies(
+                    self, states, weights, allowance, denoising_steps, generator
+                )
+            chosen, values = choose_within(self, weights, rates, allowance)
+            values |= {} if known is None else {"by_student": known}
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]

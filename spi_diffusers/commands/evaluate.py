@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extraction",
         nargs="+",
         choices=EXTRACTIONS,
-        help="by what the action is chosen (default: both)",
+        help="by what the action is chosen: within the limit, by reward alone, or within the limit by the "
+        "student of `spi distill` (default: safe reward)",
     )
     parser.add_argument(
         "--simulator",

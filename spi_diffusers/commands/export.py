@@ -2,6 +2,8 @@
 
 import argparse
 
+from spi_diffusers.evaluation import EXTRACTIONS
+
 EXAMPLES = """\
 examples:
   spi export outputs/ballcircle-seed0
@@ -35,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", metavar="DIR", help="where to write (default: FOLDER/onnx)")
     parser.add_argument(
         "--extraction",
-        choices=("safe", "reward"),
-        help="how SPI's policies choose: under a limit, or by the paper's rule without one (default: safe)",
+        choices=EXTRACTIONS,
+        help="how SPI's policies choose: under a limit, by the paper's rule without one, or under a limit by "
+        "the student of `spi distill` (default: safe)",
     )
     parser.add_argument(
         "--dataset", help="where recorded observations come from (default: what the policy was trained on)"

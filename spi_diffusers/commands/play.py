@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extraction",
         choices=EXTRACTIONS,
-        help="by what the action is chosen (default: safe)",
+        help="by what the action is chosen: within the limit, by reward alone, or within the limit by the "
+        "student of `spi distill` (default: safe)",
     )
     parser.add_argument(
         "--output",

@@ -1,1 +1,1 @@
-"""Policies as ONNX graphs with a contract, checked against the pipeline. `runtime.py` acts by them."""
+"""Policies as ONNX graphs with a contract, which `runtime.py` acts by; and students of one pass."""

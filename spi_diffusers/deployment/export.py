@@ -13,6 +13,7 @@ from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.streaming import sample_episodes
 from spi_diffusers.deployment.graph import OPSET, Decision, make_decision, write_graph
 from spi_diffusers.deployment.parity import COUNT, check_parity, random_observations
+from spi_diffusers.evaluation import FAST, knows_limit
 from spi_diffusers.evaluation.assess import find_data
 from spi_diffusers.evaluation.certificate import own_certificate, weights_sha256
 from spi_diffusers.files import (
@@ -64,7 +65,8 @@ def export(
         policy: Folder of a policy, or of its run.
         output_dir: Where to write: a new folder, or that of an older export. By default `onnx` in the
             policy's folder.
-        extraction: "safe" or "reward" for SPI's policies; by default "safe", if the policy can.
+        extraction: "safe", "fast" (the same by the policy's student) or "reward" for SPI's policies; by
+            default "safe", if the policy can.
         dataset: Where recorded observations are taken from, as `load_transitions` takes it; by default what
             the policy was trained on. Without it only random observations are compared, as the contract says.
 
@@ -125,12 +127,13 @@ def _recorded(pipeline: Any, dataset: Any) -> dict[str, np.ndarray]:
 def _contract(decision: Decision, folder: Path, sha256: str) -> dict[str, Any]:
     """What whoever runs the graph must know."""
     pipeline, index = decision.pipeline, read_json(folder / INDEX_FILE)
-    certificate = own_certificate(folder) if decision.extraction == "safe" else None
+    certificate = own_certificate(folder) if decision.extraction == "safe" else None  # not of the student
     return {
         "format_version": CONTRACT_VERSION,
         "made_by": f"spi-diffusers {__version__}",
         "task": pipeline.config.task,
-        "extraction": decision.extraction,
+        "extraction": "safe" if decision.extraction == FAST else decision.extraction,
+        "fast": decision.extraction == FAST,
         "max_episode_steps": pipeline.config.max_episode_steps,
         "graph": {"file": GRAPH_FILE, "sha256": sha256, "opset": OPSET},
         "policy": {"weights_sha256": weights_sha256(index), "cost_margin": index.get("cost_margin", 1.0)},
@@ -147,7 +150,7 @@ def _observation(decision: Decision) -> dict[str, Any]:
         "shape": ["batch", pipeline.normalizer.config.observation_dim],
         "meaning": "as in the data, not normalized; finite",
     }
-    if decision.extraction == "safe":
+    if knows_limit(decision.extraction):
         ends = [[x if math.isfinite(x) else None for x in end.tolist()] for end in pipeline.support]
         entry |= {
             "low": ends[0],

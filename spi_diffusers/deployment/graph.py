@@ -7,15 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spi_diffusers.evaluation import FAST
 from spi_diffusers.models import BatchConstrainedActor, DeterministicActor, GaussianActor
 from spi_diffusers.pipelines.allowance import CostAllowance
 from spi_diffusers.pipelines.extraction import (
     NUM_CANDIDATES,
     SAFETY_WEIGHT_GRID,
+    Rates,
     candidate_weights,
     choose_within,
     extract_reward,
     paper_values,
+    student_values,
+    value_policies,
 )
 
 #: Version of ONNX' operators; ONNX Runtime has it since 1.14.
@@ -60,20 +64,31 @@ class SafeDecision(Decision):
     def forward(self, observation: Tensor, budget: Tensor, steps: Tensor, risk: Any) -> tuple[Tensor, ...]:
         """As `SPIPolicyPipeline.__call__` with a budget, for float32 inputs that are in their ranges."""
         pipeline, critic = self.pipeline, self.pipeline.evaluation_critic
-        model, count = pipeline.noise_model, len(SAFETY_WEIGHT_GRID)
-        states = pipeline.normalizer(observation)
-        tiled = states.repeat_interleave(count, dim=0)
-        grid = torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32)
-        weights = grid.repeat(observation.shape[0])
-        candidates = model.sample(pipeline.scheduler, tiled, weights, temperature=0.0)
+        states, grid = pipeline.normalizer(observation), torch.tensor(SAFETY_WEIGHT_GRID, dtype=torch.float32)
         allowance = CostAllowance(budget.unsqueeze(1), steps, risk)
-        chosen, values = choose_within(pipeline, tiled, candidates, weights, allowance)
-        action, weight = _picked(candidates.view(-1, count, candidates.shape[-1]), chosen), grid[chosen]
+        candidates, rates = self.expect(states, grid, allowance)
+        chosen, values = choose_within(pipeline, grid, rates, allowance)
+        action, weight = _picked(candidates, chosen), grid[chosen]
         step_cost = critic(states, action, weight, torch.ones_like(weight), return_dict=False)[1][:, 0]
         named = [
             _picked(values[name], chosen) for name in ("expected_returns", "expected_costs", "cost_bounds")
         ]
-        return (model.to_environment_range(action), weight, *named, step_cost, values["feasible"])
+        action = pipeline.noise_model.to_environment_range(action)
+        return (action, weight, *named, step_cost, values["feasible"])
+
+    def expect(self, states: Tensor, weights: Tensor, allowance: CostAllowance) -> tuple[Tensor, Rates]:
+        """Actions (B, N, A) and the expected rates of reward (B, N) and cost (B, N, 1) of every weight."""
+        return value_policies(self.pipeline, states, weights, allowance)
+
+
+class FastDecision(SafeDecision):
+    """The same by the policy's student, everywhere: its teacher is not in the graph."""
+
+    extraction = FAST
+
+    def expect(self, states: Tensor, weights: Tensor, allowance: CostAllowance) -> tuple[Tensor, Rates]:
+        """As of `SafeDecision`."""
+        return student_values(self.pipeline, states, allowance)
 
 
 class RewardDecision(Decision):
@@ -131,7 +146,7 @@ class BaselineDecision(Decision):
 
 
 KINDS: dict[str, type[Decision]] = {
-    kind.extraction: kind for kind in (SafeDecision, RewardDecision, BaselineDecision)
+    kind.extraction: kind for kind in (SafeDecision, RewardDecision, FastDecision, BaselineDecision)
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from spi_diffusers.deployment.graph import Decision
+from spi_diffusers.evaluation import FAST, knows_limit
 from spi_diffusers.pipelines.values import to_numpy
 from spi_diffusers.runtime import ExportedPolicy
 
@@ -54,12 +55,16 @@ def check_parity(
     rng, same, off, compared = np.random.default_rng(seed), [], 0.0, []
     action = policy.contract["outputs"]["action"]
     half_range = np.subtract(action["high"], action["low"]) / 2
+    if decision.extraction == FAST:
+        observations = {name: _by_student(decision.pipeline, rows) for name, rows in observations.items()}
     for rows in observations.values():
         for part in np.split(rows, np.cumsum(BATCHES)[:-1]):
+            if not len(part):
+                continue
             feeds, expected = _expected(decision, part, rng)
             answer = policy.run({"observation": part, **feeds})
             off_here = (np.abs(answer["action"] - expected["action"]) / half_range).max(axis=1)
-            if decision.extraction == "safe":
+            if knows_limit(decision.extraction):
                 alike = answer["safety_weight"] == expected["safety_weight"]
             else:  # nothing names the candidate
                 alike = off_here <= ACTION_TOLERANCE
@@ -82,15 +87,22 @@ def check_parity(
     }
 
 
+def _by_student(pipeline: Any, rows: np.ndarray) -> np.ndarray:
+    """The observations that the pipeline leaves to its student, as the graph does with all."""
+    output = pipeline(rows, cost_budget=0.0, steps_left=1, fast=True)
+    kept: np.ndarray = rows[to_numpy(output.by_student)]
+    return kept
+
+
 def _expected(
     decision: Decision, rows: np.ndarray, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Inputs of the graph beside the observations (B, O), and what the pipeline itself answers to them."""
     pipeline, batch = decision.pipeline, len(rows)
-    if decision.extraction == "safe":
+    if knows_limit(decision.extraction):
         steps = rng.integers(1, pipeline.config.max_episode_steps + 1, batch).astype(np.float32)
         risk = float(rng.choice([0.01, 0.05, 0.2, 0.5]))
-        told = {"steps_left": steps, "risk": risk}
+        told = {"steps_left": steps, "risk": risk, "fast": decision.extraction == FAST}
         bounds = to_numpy(pipeline(rows, cost_budget=0.0, **told).cost_bounds)
         low, high = bounds.min(axis=1), bounds.max(axis=1)
         # From where nothing fits to where everything does, whatever the costs are.
@@ -105,7 +117,8 @@ def _expected(
             "cost_bound": to_numpy(output.cost_bounds)[picked],
             "step_cost": to_numpy(pipeline.step_costs(rows, output)),
         }
-        return {**told, "risk": np.array(risk, np.float32), "cost_budget": budget}, expected
+        feeds = {"steps_left": steps, "risk": np.array(risk, np.float32), "cost_budget": budget}
+        return feeds, expected
     seed, shape = int(rng.integers(2**31)), decision.noise_shape
     if decision.extraction == "policy":
         feeds = {} if shape is None else {"noise": to_numpy(_normal(seed, (batch, *shape)))}

@@ -105,7 +105,7 @@ def assess(
             "what it will cost. SPI trains one with spi.conditioned=true"
         )
     data = find_data(pipeline, dataset)
-    _check_fit(pipeline, data)
+    check_fit(pipeline, data)
     return _assess(pipeline, data, spec)
 
 
@@ -196,7 +196,7 @@ def find_data(pipeline: Any, dataset: Any) -> Dataset:
     return data
 
 
-def _check_fit(pipeline: Any, data: Dataset) -> None:
+def check_fit(pipeline: Any, data: Dataset) -> None:
     """Refuse data of another task, or of other sizes."""
     if data.task is not None:
         policy_task(pipeline, data.task)

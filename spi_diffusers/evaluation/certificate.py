@@ -296,14 +296,18 @@ class Certificate(Statement):
 def weights_sha256(index: Mapping[str, Any]) -> str | None:
     """One SHA-256 of a policy's components, weights and configs, by its `model_index.json`.
 
-    It stays where a policy is published or copied, and where only its `cost_margin`, its training record or
-    the code beside it changes. None for a policy that was saved without checksums.
+    It stays where a policy is published or copied, and where only its `cost_margin`, its training record, its
+    student or the code beside it changes. None for a policy that was saved without checksums.
     """
     sums = index.get(CHECKSUMS)
     if not isinstance(sums, dict):
         return None
     kinds = (f"/{WEIGHTS_FILE}", "/config.json", "/scheduler_config.json")
-    of_components = {name: value for name, value in sums.items() if name.endswith(kinds)}
+    of_components = {
+        name: value
+        for name, value in sums.items()
+        if name.endswith(kinds) and not name.startswith("student/")
+    }
     return hashlib.sha256(json.dumps(of_components, sort_keys=True).encode()).hexdigest()
 
 

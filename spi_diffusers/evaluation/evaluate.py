@@ -51,7 +51,7 @@ _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinc
 SeveralLimits = Annotated[tuple[PerCost, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
 Risk = Annotated[float, BeforeValidator(check_risk)]
-SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "policy"], ...], *_CHECKS]
+SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "fast", "policy"], ...], *_CHECKS]
 
 
 @settings(frozen=True)
@@ -76,7 +76,8 @@ class EvaluationSpec:
                 f"{type(pipeline).__module__}.{type(pipeline).__name__} is no policy with a training record: "
                 "give a folder, an id on the Hub, or what SPIPolicyPipeline.from_pretrained loads"
             )
-        chosen = self.extractions or known
+        # The student, the third, plays where it is asked for: it does what its teacher does.
+        chosen = self.extractions or known[:2]
         sampling = (self.num_candidates, self.num_inference_steps)
         is_baseline = known == (BASELINE_EXTRACTION,)
         told = any(map(knows_limit, chosen))
@@ -145,7 +146,8 @@ def evaluate(
         episodes: Episodes per limit and evaluation seed; 20 is DSRL's protocol.
         seeds: Evaluation seeds; an entry takes the episodes of all of them together.
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
-            because it knows none); None takes both. A baseline acts in one way, called "policy".
+            because it knows none); None takes both. "fast" is "safe" by the policy's student.
+            A baseline acts in one way, called "policy".
         feedback: With safe extraction, tell the policy at every step what is left of the limit.
         risk: With safe extraction, the share of the episodes that may exceed the limit, in (0, 1).
         simulator: What plays the task, as `simulator` of `make_env`.

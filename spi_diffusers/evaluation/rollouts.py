@@ -12,7 +12,7 @@ from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed, episode_seeds
-from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, FAST, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
 from spi_diffusers.messages import shown_limit
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
@@ -73,7 +73,8 @@ class Policy(Protocol):
 class PipelinePolicy:
     """A pipeline as the policy of a rollout; None for sampling settings takes the pipeline's defaults.
 
-    With extraction "safe" a controller that does not adapt acts: every episode is a draw of the same policy.
+    With extraction "safe", or "fast" by the policy's student, a controller that does not adapt acts: every
+    episode is a draw of the same policy.
     Without feedback the pipeline is told the limit alone. `risk` is the share of the episodes that may exceed
     it, in (0, 1). "reward" (Eq. 12) and "policy" (a baseline) are told nothing. `num_candidates` is for
     "reward" alone.
@@ -111,9 +112,9 @@ class PipelinePolicy:
         if not knows_limit(self.extraction):
             return
         if cost_limit is None:
-            raise ValueError('extraction="safe" needs a cost limit; extraction="reward" does without one')
+            raise ValueError(f'extraction="{self.extraction}" needs a cost limit; "reward" does without one')
         if not feedback:
-            self._limits = {"cost_limit": cost_limit, "risk": self.risk}
+            self._limits = {"cost_limit": cost_limit, "risk": self.risk, "fast": self.extraction == FAST}
             return
         self._controller = SafeController(
             self.pipeline,
@@ -124,6 +125,7 @@ class PipelinePolicy:
             adapt=False,
             num_inference_steps=self._sampling["num_inference_steps"],
             generator=self._generator,
+            fast=self.extraction == FAST,
         )
         self._controller.reset()
 
@@ -135,7 +137,8 @@ class PipelinePolicy:
         call: Any = self.pipeline
         if self.extraction == BASELINE_EXTRACTION:
             return np.asarray(call(observation[active], generator=self._generator))
-        settings = {"extraction": self.extraction, "generator": self._generator}
+        extraction = "safe" if self.extraction == FAST else self.extraction
+        settings = {"extraction": extraction, "generator": self._generator}
         settings |= {**self._limits, **self._sampling}
         (actions,) = call(observation[active], return_dict=False, **settings)
         return np.asarray(actions)
@@ -208,7 +211,7 @@ def rollout(
         finally:
             env.close()
     names = ("returns", "cost_returns", "lengths", "terminated")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return replace(parts[0], **joined, seconds=sum(part.seconds for part in parts))
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: What extractions are called in tables: "reward" is the paper's.
-EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)"}
+EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)", "fast": "safe, student"}
 
 
 def policy_name(summary: SeedSummary) -> str:

@@ -172,7 +172,7 @@ def play_episode(
     known, way = policy_task(pipeline, task), spec.ways(pipeline)[0]
     usual = known.cost_limits[:1] if pipeline.default_limit is None else (pipeline.default_limit,)
     (limit,) = limits_for(pipeline, None if cost_limit is None else (cost_limit,), usual)
-    how = ("" if extraction != "reward" else "-reward") + ("" if feedback else "-no-feedback")
+    how = ("" if extraction in (None, "safe") else f"-{extraction}") + ("" if feedback else "-no-feedback")
     how += "" if risk is None else f"-risk{spec.risk:g}"
     limits = shown_limit(limit).replace(", ", "-")
     name = f"{short_name(policy)}-limit{limits}-seed{seed}{how}.mp4"

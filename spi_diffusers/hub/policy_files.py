@@ -131,7 +131,7 @@ def is_ours(path: str, components: Sequence[str]) -> bool:
     if top == PLOTS_FOLDER:
         return rest in PLOTS
     if rest:
-        return top in (*components, "evaluation_critic")
+        return top in (*components, "evaluation_critic", "student")
     return path in (
         *(INDEX_FILE, CODE_FILE, RESULTS_FILE, REPLAY_FILE, ASSESSMENT_FILE, CERTIFICATE_FILE),
         *(INFO_FILE, CONFIG_FILE),

@@ -1,4 +1,4 @@
-"""Noise model, critics, evaluation critic and observation normalizer: what a policy folder holds."""
+"""Noise model, critics, evaluation critic, normalizer and student: what a policy folder holds."""
 
 from spi_diffusers.models.actors import (
     BatchConstrainedActor,
@@ -10,6 +10,7 @@ from spi_diffusers.models.critics import TwinCritic, TwinCriticOutput
 from spi_diffusers.models.evaluation_critic import EvaluationCritic, EvaluationCriticOutput
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
+from spi_diffusers.models.student import Student, StudentOutput
 
 __all__ = [
     "BatchConstrainedActor",
@@ -21,6 +22,8 @@ __all__ = [
     "MLPNoiseModel",
     "MLPNoiseModelOutput",
     "ObservationNormalizer",
+    "Student",
+    "StudentOutput",
     "TwinCritic",
     "TwinCriticOutput",
 ]

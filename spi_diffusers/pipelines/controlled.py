@@ -26,6 +26,7 @@ class ControlledPolicy:
     noise_model: Any
     normalizer: Any
     evaluation_critic: Any
+    student: Any
 
     def controller(
         self,

@@ -57,6 +57,7 @@ class SafeController:
             called with the controller and a mask (N,) of these environments before `act` returns.
         num_inference_steps: As in `SPIPolicyPipeline.__call__`.
         generator: As there.
+        fast: As there: the policy's student answers where it knows its way about.
 
     Raises:
         ValueError: An argument is out of its range, or the policy has no evaluation critic.
@@ -76,6 +77,7 @@ class SafeController:
         on_infeasible: str | Callable[["SafeController", np.ndarray], Any] | None = None,
         num_inference_steps: int | None = None,
         generator: Any = None,
+        fast: bool = False,
     ) -> None:
         pipeline.check_keeps_limits()
         if not (on_infeasible in (None, "raise") or callable(on_infeasible)):
@@ -88,7 +90,7 @@ class SafeController:
             max_episode_steps = pipeline.max_episode_steps
         self.pipeline, self.risk, self.adapt = pipeline, check_risk(risk), bool(adapt)
         self.on_infeasible = on_infeasible
-        sampling = {"num_inference_steps": num_inference_steps, "generator": generator}
+        sampling = {"num_inference_steps": num_inference_steps, "generator": generator, "fast": fast or None}
         self._sampling = {name: value for name, value in sampling.items() if value is not None}
         names = getattr(pipeline, "cost_names", ("cost",))  # an exported policy has one cost
         self._ledger = Ledger(cost_limit, num_envs, episodes, max_episode_steps, autoreset, names)

@@ -3,7 +3,7 @@
 Shipped as a part of `pipeline.py`, so it needs only torch and NumPy.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from spi_diffusers.pipelines.values import as_number, without_one
 SAFETY_WEIGHT_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 #: Candidates with extraction "reward", where the caller names no number; and at most.
 NUM_CANDIDATES, MAX_CANDIDATES = 50, 100_000
+
+#: What N policies expect in each of B states, per step: the reward (B, N) and K costs (B, N, K).
+Rates = tuple[Tensor, Tensor]
 
 
 def extract_reward(reward_values: Tensor) -> Tensor:
@@ -98,35 +101,107 @@ def paper_values(
     return {"reward_values": reward_values * pipeline.config.reward_unit, "safety_values": safety_values}
 
 
-def choose_within(
-    pipeline: Any, states: Tensor, candidates: Tensor, weights: Tensor | None, allowance: CostAllowance
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Choose among N candidates for each of B states by what the evaluation critic predicts of them.
+def value_policies(
+    pipeline: Any,
+    states: Tensor,
+    weights: Tensor,
+    allowance: CostAllowance,
+    num_inference_steps: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Rates]:
+    """What the policies of N safety weights do in B states, and what the evaluation critic expects of them.
 
     Args:
         pipeline: A policy with an evaluation critic.
-        states: Normalized, each repeated N times, (B N, O).
-        candidates: Actions in [-1, 1], (B N, A).
-        weights: Safety weight of each, (B N,).
+        states: Normalized, (B, O).
+        weights: Safety weights, (N,).
+        allowance: Of what the rest of the B episodes may cost, the steps.
+        num_inference_steps: Denoising steps.
+        generator: For schedulers that draw noise in their own steps.
+
+    Returns:
+        Actions in [-1, 1] (B, N, A), and what they expect.
+    """
+    count = len(weights)
+    tiled, repeated = weights.repeat(states.shape[0]), states.repeat_interleave(count, dim=0)
+    actions = pipeline.noise_model.sample(
+        pipeline.scheduler, repeated, tiled, num_inference_steps, generator, temperature=0.0
+    )
+    actions = actions.view(-1, count, actions.shape[1])
+    return actions, expected_rates(pipeline, states, actions, weights, _known_steps(pipeline, allowance))
+
+
+def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tensor, steps: Tensor) -> Rates:
+    """What the evaluation critic expects over the steps left (B,), of states (B, O), actions (B, N, A) and
+    safety weights (N,).
+    """
+    count = len(weights)
+    repeated = states.repeat_interleave(count, dim=0), actions.flatten(0, 1)
+    tiled = weights.repeat(states.shape[0]), steps.repeat_interleave(count)
+    reward, costs = pipeline.evaluation_critic(*repeated, *tiled, return_dict=False)
+    return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
+
+
+def student_values(pipeline: Any, states: Tensor, allowance: CostAllowance) -> tuple[Tensor, Rates]:
+    """As `value_policies`, by the student."""
+    critic, steps = pipeline.evaluation_critic, _known_steps(pipeline, allowance)
+    actions, raw = pipeline.student(states, critic.step_features(steps), return_dict=False)
+    return actions, critic.within_bounds(*critic.in_units(raw))
+
+
+def value_policies_fast(
+    pipeline: Any, states: Tensor, weights: Tensor, allowance: CostAllowance
+) -> tuple[Tensor, Rates, Tensor]:
+    """As `value_policies`, by the student where it knows its way about, and by its teacher elsewhere.
+
+    It was distilled on observations in the range of the data, and on no more steps than an episode has.
+
+    Returns:
+        As `value_policies`; and which of the states were left to the student, (B,).
+    """
+    actions, rates = student_values(pipeline, states, allowance)
+    low, high = pipeline.evaluation_critic.observed_range
+    known = ((states >= low) & (states <= high)).all(dim=1)
+    known &= allowance.steps <= pipeline.config.max_episode_steps
+    if not bool(known.all()):
+        strange = ~known
+        rest = CostAllowance(allowance.budget[strange], allowance.steps[strange], allowance.risk)
+        taught, expected = value_policies(pipeline, states[strange], weights, rest)
+        for values, teachers in zip((actions, *rates), (taught, *expected), strict=True):
+            values[strange] = teachers
+    return actions, rates, known
+
+
+def choose_within(
+    pipeline: Any, weights: Tensor, rates: Rates, allowance: CostAllowance
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Choose among the policies of N safety weights for each of B states by what is expected of them.
+
+    Args:
+        pipeline: A policy with an evaluation critic.
+        weights: Safety weights, (N,).
+        rates: What they expect.
         allowance: What the rest of the B episodes may cost.
 
     Returns:
-        The chosen ones (B,), and what was predicted of all, each (B, N); of several costs (B, N, K).
+        The chosen ones (B,), and what is expected of all, each (B, N); of several costs (B, N, K).
     """
-    critic, count = pipeline.evaluation_critic, len(states) // len(allowance.steps)
-    # A caller may go on for longer than any episode of the data.
-    known = allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)).repeat_interleave(count)
-    reward_rate, cost_rate = critic(states, candidates, weights, known, return_dict=False)
-    steps = allowance.steps.repeat_interleave(count)
-    costs = cost_rate * steps.unsqueeze(1)
+    critic, steps = pipeline.evaluation_critic, allowance.steps.view(-1, 1)
+    returns, costs = rates[0] * steps, rates[1] * steps.unsqueeze(2)
+    batch, count, kinds = costs.shape
+    known = _known_steps(pipeline, allowance).repeat_interleave(count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs, weights, known, allowance.risk / 2).view(-1, count, costs.shape[1])
-    bounds = bounds * pipeline.config.cost_margin
-    returns = (reward_rate * steps).view(-1, count)
+    bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
+    bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
         "expected_returns": returns,
-        "expected_costs": without_one(costs.view(-1, count, costs.shape[1])),
+        "expected_costs": without_one(costs),
         "cost_bounds": without_one(bounds),
         "feasible": feasible,
     }
+
+
+def _known_steps(pipeline: Any, allowance: CostAllowance) -> Tensor:
+    """Steps left, (B,); a caller may go on for longer than any episode of the data."""
+    return cast(Tensor, allowance.steps.clamp_max(float(pipeline.config.max_episode_steps)))

@@ -15,8 +15,10 @@ class SPIPolicyPipeline(CheckedLoading, spi_policy.SPIPolicyPipeline):
 
     @property
     def extractions(self) -> tuple[str, ...]:
-        """Ways in which it can act: without an evaluation critic, only the paper's."""
-        return ("safe", "reward") if self.evaluation_critic is not None else ("reward",)
+        """Ways in which it can act: without an evaluation critic, only the paper's; "fast" by its student."""
+        if self.evaluation_critic is None:
+            return ("reward",)
+        return ("safe", "reward") if self.student is None else ("safe", "reward", "fast")
 
     def push_to_hub(
         self,

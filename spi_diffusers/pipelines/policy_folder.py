@@ -40,6 +40,7 @@ KINDS = {
     "scheduler": SCHEDULERS,
     "normalizer": ("ObservationNormalizer",),
     "evaluation_critic": ("EvaluationCritic",),
+    "student": ("Student",),
     "actor": ("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
 }
 #: A library's name becomes a path or a module, so it must be plain.
@@ -80,8 +81,8 @@ def check_policy_folder(
             SPIPolicyPipeline.check_format_version(index["format_version"])
     fields = dict(inspect.signature(pipeline_class.__init__).parameters)
     del fields["self"]
-    # A policy that says nothing of it has the usual margin.
-    check_fields(path, index, fields, [name for name in fields if name != "cost_margin"])
+    # A policy that says nothing of them has the usual margin, and no student.
+    check_fields(path, index, fields, [name for name in fields if name not in ("cost_margin", "student")])
     components = {name: entry for name, entry in index.items() if name in KINDS}
     settings = {name: value for name, value in index.items() if name in fields and name not in KINDS}
     with naming(path):

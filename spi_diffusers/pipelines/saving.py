@@ -24,6 +24,8 @@ from spi_diffusers.files import (
     INFO_FILE,
     WEIGHTS_FILE,
     folder_aside,
+    replace_file,
+    replace_folder,
     sha256_of,
     to_json,
 )
@@ -87,18 +89,53 @@ def sealed(index: Mapping[str, Any], sums: Mapping[str, str]) -> bytes:
 def complete_folder(folder: Path) -> None:
     """Add code and checksums to what diffusers has saved in a new folder; ValueError as in `with_code`."""
     index, code = with_code(read_config(folder / INDEX_FILE))
-    for path in folder.glob("*/*config.json"):
-        config = read_config(path)
-        if config.pop("_name_or_path", None) is not None:  # a folder of this machine, which diffusers notes
-            path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
-    mode = stat.S_IMODE((folder / INDEX_FILE).stat().st_mode)
-    for path in folder.glob(f"*/{WEIGHTS_FILE}"):
-        _shrink(path)
-        path.chmod(mode)  # safetensors leaves weights to their owner, whatever the umask says
+    _finish_components(folder, stat.S_IMODE((folder / INDEX_FILE).stat().st_mode))
     for name, content in code.items():
         (folder / name).write_bytes(content)
     (folder / INDEX_FILE).write_bytes(to_json(index))
     seal_folder(folder)
+
+
+def add_component(folder: Path, name: str, component: Any) -> None:
+    """Put a component into a saved policy, or in the place of an old one; all else there stays as it is.
+
+    Whoever is stopped in between leaves the policy without the component.
+
+    Args:
+        folder: Of the policy.
+        name: What the pipeline calls the component.
+        component: One of this package's classes.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    old = read_config(folder / INDEX_FILE)
+    named = [INSTALLED_MODULES[type(component).__name__], type(component).__name__]
+    index, code = with_code({**old, name: named})
+    sums = {path: sha256 for path, sha256 in old[CHECKSUMS].items() if path.partition("/")[0] != name}
+    kept = {path: sha256 for path, sha256 in sums.items() if path not in code}
+    with hidden_folder(folder, folder) as aside:
+        component.save_pretrained(aside / name)
+        _finish_components(aside, stat.S_IMODE((folder / INDEX_FILE).stat().st_mode))
+        replace_file(folder / INDEX_FILE, sealed({**index, name: [None, None]}, kept))
+        for path, content in code.items():
+            replace_file((aside if path.startswith(f"{name}/") else folder) / path, content)
+        replace_folder(aside / name, folder / name)
+    new = [path for path in (folder / name).iterdir() if path.is_file()]
+    sums |= {path: sha256_of(folder / path) for path in code}
+    sums |= {path.relative_to(folder).as_posix(): sha256_of(path) for path in new}
+    replace_file(folder / INDEX_FILE, sealed(index, sums))
+
+
+def _finish_components(folder: Path, mode: int) -> None:
+    """Store the components that diffusers has saved in a folder as a policy has them."""
+    for path in folder.glob("*/*config.json"):
+        config = read_config(path)
+        if config.pop("_name_or_path", None) is not None:  # a folder of this machine, which diffusers notes
+            path.write_text(f"{json.dumps(config, indent=2, sort_keys=True)}\n", encoding="utf-8")
+    for path in folder.glob(f"*/{WEIGHTS_FILE}"):
+        _shrink(path)
+        path.chmod(mode)  # safetensors leaves weights to their owner, whatever the umask says
 
 
 def in_half_precision(value: Tensor) -> Tensor:

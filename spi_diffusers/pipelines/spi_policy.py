@@ -34,10 +34,13 @@ from spi_diffusers.pipelines.checks import (
 from spi_diffusers.pipelines.controlled import ControlledPolicy
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.extraction import (
+    SAFETY_WEIGHT_GRID,
     candidate_weights,
     choose_within,
     extract_reward,
     paper_values,
+    value_policies,
+    value_policies_fast,
 )
 from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, check_text
 
@@ -64,6 +67,7 @@ class SPIPolicyOutput(BaseOutput):
         cost_bounds: The same plus the margin for `risk`: predicted to be exceeded with half of it, by any of
             the costs; times the policy's `cost_margin`.
         feasible: Whether that, and the bound of every safer policy, fits into the budget, shape (B, N).
+        by_student: With `fast`: whether the student has answered, and not its teacher, shape (B,).
     """
 
     actions: Tensor | np.ndarray
@@ -76,6 +80,7 @@ class SPIPolicyOutput(BaseOutput):
     expected_costs: Tensor | None = None
     cost_bounds: Tensor | None = None
     feasible: Tensor | None = None
+    by_student: Tensor | None = None
 
 
 class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
@@ -98,6 +103,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         normalizer ([`ObservationNormalizer`]): Observation statistics.
         evaluation_critic ([`EvaluationCritic`], *optional*): What return and cost are to come. Without it the
             policy cannot keep a limit.
+        student ([`Student`], *optional*): Answers `fast=True` in one pass; `spi distill` trains it.
         task: Name of the task it was trained for, for example "OfflineBallCircle-v0".
         max_episode_steps: Steps of an episode, over which a `cost_limit` is spread.
         gamma: Discount factor of the critics.
@@ -107,7 +113,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         format_version: Version of this folder format.
     """
 
-    _optional_components = ["evaluation_critic"]  # noqa: RUF012 - diffusers' own convention
+    _optional_components = ["evaluation_critic", "student"]  # noqa: RUF012 - diffusers' own convention
 
     def __init__(
         self,
@@ -117,6 +123,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         scheduler: Any,
         normalizer: Any,
         evaluation_critic: Any | None = None,
+        student: Any | None = None,
         task: str | None = None,
         max_episode_steps: int | None = None,
         gamma: float = 0.99,
@@ -148,14 +155,31 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         check_same("observation_dim", noise_model=noise_model, normalizer=normalizer)
         if evaluation_critic is not None:
             self._check_evaluation_critic(noise_model, evaluation_critic, max_episode_steps)
+        if student is not None:
+            self._check_student(noise_model, evaluation_critic, student)
         self.register_modules(
-            **networks, scheduler=scheduler, normalizer=normalizer, evaluation_critic=evaluation_critic
+            **networks,
+            scheduler=scheduler,
+            normalizer=normalizer,
+            evaluation_critic=evaluation_critic,
+            student=student,
         )
         self.register_to_config(**settings)
         make_settings_plain(self, *self.components.values())
-        for component in (*networks.values(), normalizer, evaluation_critic):
+        for component in (*networks.values(), normalizer, evaluation_critic, student):
             if component is not None:
                 component.eval()
+
+    def _check_fast(self, allowance: Any, safety_weight: Any, denoising_steps: Any) -> None:
+        if self.student is None:
+            raise ValueError(
+                "This policy has no student, so it cannot act with fast=True: `spi distill` trains one."
+            )
+        if allowance is None:
+            raise ValueError("fast=True is for a policy under a limit: pass a cost_limit, or a cost_budget.")
+        for name, value in (("safety_weight", safety_weight), ("num_inference_steps", denoising_steps)):
+            if value is not None:
+                raise ValueError(f"{name} has no effect with fast=True: the student answers in one pass.")
 
     def _check_origin(self, component: Any) -> None:
         check_origin(component)
@@ -171,6 +195,20 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             raise ValueError(
                 f"max_episode_steps is {max_episode_steps}, but the evaluation critic's is "
                 f"{critic.config.max_episode_steps}: these do not belong together."
+            )
+
+    @staticmethod
+    def _check_student(noise_model: Any, critic: Any | None, student: Any) -> None:
+        check_finite(student=student)
+        if critic is None:
+            raise ValueError("A student needs the evaluation critic, whose expectations it has learned.")
+        for key in ("observation_dim", "action_dim"):
+            check_same(key, noise_model=noise_model, student=student)
+        sizes = (student.config.num_weights, student.config.num_costs)
+        if sizes != (len(SAFETY_WEIGHT_GRID), len(critic.cost_names)):
+            raise ValueError(
+                f"The student answers for {sizes[0]} safety weights and {sizes[1]} cost(s), but the policy "
+                f"has {len(SAFETY_WEIGHT_GRID)} and {len(critic.cost_names)}: these do not belong together."
             )
 
     @classmethod
@@ -228,6 +266,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         num_candidates: int | None = None,
         num_inference_steps: int | None = None,
         generator: torch.Generator | int | None = None,
+        fast: bool = False,
         return_dict: bool = True,
     ) -> SPIPolicyOutput | tuple[Tensor | np.ndarray]:
         """Choose actions.
@@ -248,6 +287,9 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             num_inference_steps: Denoising steps; by default all of the scheduler's training timesteps.
             generator: Source of the noise, or a seed; the same seed gives the same actions. Safe extraction
                 uses none, except with a scheduler of another kind that draws noise in its steps.
+            fast: With safe extraction, let the student answer: one pass instead of denoising and valuing each
+                candidate. Observations outside the range of the data, and more steps left than an episode
+                has, are left to the policy itself, as `by_student` says.
             return_dict: Whether to return a [`SPIPolicyOutput`] instead of a tuple.
 
         Returns:
@@ -257,7 +299,7 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             ValueError: For an observation of the wrong size, with NaN or of something else than numbers, an
                 unknown extraction, a negative limit, a budget without steps left, a risk outside (0, 1), a
                 safety weight or a number of candidates that does not apply, or an argument of the wrong
-                type; for a limit, if the policy has no evaluation critic.
+                type; for a limit, if the policy has no evaluation critic; for `fast`, if it has no student.
 
         Example:
             ```python
@@ -297,19 +339,28 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
         conditioned = self.noise_model.config.use_safety_weight
         weights, count = candidate_weights(conditioned, extraction, safety_weight, num_candidates, device)
 
-        states = self.normalizer(observations).repeat_interleave(count, dim=0)
-        tiled = None if weights is None else weights.repeat(batch)
-        denoising_steps = as_plain(num_inference_steps)
-        temperature = 1.0 if allowance is None else 0.0
-        candidates = self.noise_model.sample(
-            self.scheduler, states, tiled, denoising_steps, generator, temperature
-        )
+        states, denoising_steps = self.normalizer(observations), as_plain(num_inference_steps)
+        if fast:
+            self._check_fast(allowance, safety_weight, denoising_steps)
+        values: dict[str, Tensor]
         if allowance is None:
+            states = states.repeat_interleave(count, dim=0)
+            tiled = None if weights is None else weights.repeat(batch)
+            candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
             values = paper_values(self, states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}
             chosen = extract_reward(values["reward_values"])
         else:
-            chosen, values = choose_within(self, states, candidates, tiled, allowance)
+            assert weights is not None  # an evaluation critic needs a conditioned policy
+            known = None
+            if fast:
+                candidates, rates, known = value_policies_fast(self, states, weights, allowance)
+            else:
+                candidates, rates = value_policies(
+                    self, states, weights, allowance, denoising_steps, generator
+                )
+            chosen, values = choose_within(self, weights, rates, allowance)
+            values |= {} if known is None else {"by_student": known}
 
         candidates = self.noise_model.to_environment_range(candidates).view(batch, count, -1)
         picked = candidates[torch.arange(batch, device=device), chosen]

@@ -192,23 +192,31 @@ def _loss(
     target: EvaluationCritic,
     batch: _Batch,
 ) -> Tensor:
-    """Squared errors of the reward rate and of the cost rates, in units of the data.
-
-    A single step costs 0 or about a `cost_unit`, many of them nearly their mean: the cost's errors count by
-    the variance that costs at random would have.
-    """
-    weight, steps, config = batch.safety_weight, batch.steps, critic.config
+    """Squared errors of what is predicted now against what happened, and is predicted of the rest."""
+    weight, steps = batch.safety_weight, batch.steps
     with torch.no_grad():
         following = (batch.next_observation, batch.next_action, weight, (steps - 1.0).clamp_min(1.0))
         later = target(*following, return_dict=False)
         remaining = batch.alive * (steps - 1.0)
         reward_target = (batch.reward + remaining * later[0]) / steps
         cost_target = (batch.costs + remaining.unsqueeze(1) * later[1]) / steps.unsqueeze(1)
-    reward_rate, cost_rate = critic.unbounded(batch.observation, batch.action, weight, steps)
-    reward_loss = functional.mse_loss(reward_rate / config.reward_unit, reward_target / config.reward_unit)
+    rates = critic.unbounded(batch.observation, batch.action, weight, steps)
+    return rates_loss(critic, rates, (reward_target, cost_target), steps)
+
+
+def rates_loss(
+    critic: EvaluationCritic, rates: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor], steps: Tensor
+) -> Tensor:
+    """Squared errors of reward rates (...) and cost rates (..., K) over the steps left, in the data's units.
+
+    A single step costs 0 or about a `cost_unit`, many of them nearly their mean: the cost's errors count by
+    the variance that costs at random would have.
+    """
+    config = critic.config
+    reward_loss = functional.mse_loss(rates[0] / config.reward_unit, targets[0] / config.reward_unit)
     mean, clumping = critic.per_cost("cost_mean"), np.divide(config.cost_unit, config.cost_mean)
-    variance = 1.0 + torch.as_tensor(clumping, dtype=torch.float32) * steps.unsqueeze(1).reciprocal()
-    cost_loss = (((cost_rate - cost_target) / mean).square() / variance).sum(dim=1).mean()
+    variance = 1.0 + torch.as_tensor(clumping, dtype=torch.float32) * steps.unsqueeze(-1).reciprocal()
+    cost_loss = (((rates[1] - targets[1]) / mean).square() / variance).sum(dim=-1).mean()
     return reward_loss + cost_loss
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from export_factory import exported, policy_with_margins
-from pipeline_factory import make_normalizer, make_pipeline
+from pipeline_factory import make_normalizer, make_pipeline, make_student
 from policy_factory import make_certificate, make_run
 
 from spi_diffusers.algorithms.losses import vp_betas
@@ -68,6 +68,23 @@ def test_recorded_observations_and_certificate(tmp_path):
     contract = ExportedPolicy(export(run, dataset="embedded")).contract
     assert contract["checked"]["observations"] == {"random": 1000, "recorded": 1000}
     assert contract["certificate"] == json.loads(json.dumps(certificate.to_dict()))
+
+
+def test_a_student_is_exported_alone_and_acts_as_it_does_in_the_pipeline(tmp_path):
+    pipeline = policy_with_margins()
+    pipeline.register_modules(student=make_student())
+    policy = ExportedPolicy(exported(pipeline, tmp_path, extraction="fast"))
+    contract = policy.contract
+    assert (contract["extraction"], contract["fast"]) == ("safe", True)
+    assert 0 < contract["checked"]["observations"]["random"] < 1000, "those in the range of the data"
+    row = np.zeros(3, np.float32)
+    controllers = policy.controller(30.0), pipeline.controller(30.0, fast=True)
+    for controller in controllers:
+        controller.reset()
+    ours, theirs = (controller.act(row) for controller in controllers)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="cannot act by extraction 'fast'"):
+        make_decision(make_pipeline(), "fast")
 
 
 @pytest.mark.parametrize("unit", [0.003, 5000.0])

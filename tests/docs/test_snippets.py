@@ -53,6 +53,7 @@ SMALL_COMMANDS = {
     "spi certify outputs/ballcircle-seed0": "--episodes 1 --cost-limit 10",
     # No episode costs more, so that a policy of ten updates passes.
     "spi certify outputs/ballcircle-seed0 --cost-limit 20": "--episodes 2 --cost-limit 200 --risk 0.9",
+    "spi distill": "--updates 10",
     "spi benchmark --suite": "--algorithms bc --updates 10 --episodes 1",
     "spi data collect": "--steps 1",
 }

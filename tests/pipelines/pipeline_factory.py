@@ -6,7 +6,7 @@ from exact_noise_model import exact_noise_model
 
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
-from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, TwinCritic
+from spi_diffusers.models import EvaluationCritic, MLPNoiseModel, ObservationNormalizer, Student, TwinCritic
 from spi_diffusers.models.evaluation_critic import NUM_LEVELS
 from spi_diffusers.pipelines import SPIPolicyPipeline
 
@@ -56,9 +56,15 @@ def make_pipeline(seed=0, conditioned=True, noise_options=None, **options) -> SP
     return SPIPolicyPipeline(**(components | settings))
 
 
+def make_student(**options) -> Student:
+    sizes = {"observation_dim": 3, "action_dim": 2, "num_weights": 11, "hidden_dims": [16]}
+    return Student(**(sizes | options))
+
+
 def full_pipeline() -> SPIPolicyPipeline:
     """All components, and settings that are no defaults."""
     return make_pipeline(
+        student=make_student(),
         task="OfflineBallCircle-v0",
         reward_unit=2.5,
         noise_options={"action_low": [-1.0, -2.0], "action_high": [1.0, 2.0]},

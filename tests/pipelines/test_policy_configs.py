@@ -30,7 +30,14 @@ FILES = {
     "scheduler": "scheduler/scheduler_config.json",
     **{
         name: f"{name}/config.json"
-        for name in ("noise_model", "reward_critic", "safety_critic", "normalizer", "evaluation_critic")
+        for name in (
+            "noise_model",
+            "reward_critic",
+            "safety_critic",
+            "normalizer",
+            "evaluation_critic",
+            "student",
+        )
     },
 }
 
@@ -57,8 +64,8 @@ def test_every_field_is_needed(saved, tmp_path):
     """Without it diffusers would take a default, and the policy would act in another way."""
     for file, path in FILES.items():
         for key in json.loads((saved / path).read_text()):
-            # It is 1 where nobody tuned it, and of one cost no name is needed.
-            if key.startswith("_") or key in ("cost_margin", "cost_names"):
+            # It is 1 where nobody tuned it, of one cost no name is needed, and a student is an extra.
+            if key.startswith("_") or key in ("cost_margin", "cost_names", "student"):
                 continue
             folder = Path(shutil.copytree(saved, tmp_path / f"{file} {key}"))
             edit(folder, file, lambda content, key=key: content.pop(key))

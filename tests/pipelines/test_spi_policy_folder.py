@@ -17,7 +17,7 @@ from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 from spi_diffusers.pipelines.saving import seal_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "evaluation_critic")
+COMPONENTS = ("noise_model", "reward_critic", "safety_critic", "normalizer", "evaluation_critic", "student")
 #: What a clear error is: one of these types, naming the component (which is its folder).
 CLEAR = (ValueError, OSError)
 
@@ -115,6 +115,7 @@ def test_a_folder_holds_safetensors_and_code_only(saved):
         *(f"{name}/{file}" for name in COMPONENTS for file in ("config.json", WEIGHTS)),
         *("pipeline.py", "noise_model/noise_model.py", "normalizer/normalizer.py"),
         *("reward_critic/critics.py", "safety_critic/critics.py", "evaluation_critic/evaluation_critic.py"),
+        "student/student.py",
     }
 
 

@@ -102,8 +102,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
             )
         if min(reward_unit, *means, *units) <= 0:
             raise ValueError(f"Units must be positive, got {reward_unit}, {cost_mean} and {cost_unit}.")
-        # Of the steps left the network sees the share of an episode, the logarithm and the inverse: a few
-        # steps more or less matter most at the end.
+        # Of the steps left it sees `step_features`: a few steps more or less matter most at the end.
         widths = [observation_dim + action_dim + 1 + 3, *hidden_dims]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
@@ -157,9 +156,8 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         Returns:
             Reward rate (B,) and cost rates (B, K), float32.
         """
-        reward_rate, cost_rate = self.unbounded(observation, action, safety_weight, steps_left)
-        reward_rate = reward_rate.clamp(*self.config.reward_range)
-        cost_rate = cost_rate.clamp_min(0.0).minimum(self.per_cost("cost_high"))
+        rates = self.unbounded(observation, action, safety_weight, steps_left)
+        reward_rate, cost_rate = self.within_bounds(*rates)
         if not return_dict:
             return reward_rate, cost_rate
         return EvaluationCriticOutput(reward_rate=reward_rate, cost_rate=cost_rate)
@@ -168,19 +166,25 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         self, observation: Tensor, action: Tensor, safety_weight: Tensor, steps_left: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As `forward`, but for training: at a bound, a gradient would vanish."""
+        weight = (2.0 * safety_weight - 1.0).unsqueeze(-1)
+        parts = [observation, action, weight, self.step_features(steps_left)]
+        dtype: Any = self.net[0].weight.dtype
+        return self.in_units(self.net(torch.cat([part.to(dtype) for part in parts], dim=-1)).float())
+
+    def step_features(self, steps_left: Tensor) -> Tensor:
+        """What the network sees of the steps left (B,), (B, 3): share of an episode, logarithm, inverse."""
         steps = steps_left.float()
         longest = max(self.config.max_episode_steps, 2)
-        features = [
-            observation,
-            action,
-            (2.0 * safety_weight - 1.0).unsqueeze(-1),
-            (steps / longest).unsqueeze(-1),
-            (steps.log() / math.log(longest)).unsqueeze(-1),
-            (1.0 / steps).unsqueeze(-1),
-        ]
-        dtype = self.net[0].weight.dtype
-        raw = self.net(torch.cat([part.to(dtype) for part in features], dim=-1)).float()
-        return self.config.reward_unit * raw[:, 0], self.per_cost("cost_mean") * raw[:, 1:]
+        return torch.stack([steps / longest, steps.log() / math.log(longest), 1.0 / steps], dim=-1)
+
+    def in_units(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward rates (...) and cost rates (..., K) from multiples of the units, (..., 1 + K)."""
+        return self.config.reward_unit * raw[..., 0], self.per_cost("cost_mean") * raw[..., 1:]
+
+    def within_bounds(self, reward_rate: Tensor, cost_rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Rates no larger or smaller than a single step's of the data can be."""
+        reward_rate = reward_rate.clamp(*self.config.reward_range)
+        return reward_rate, cost_rate.clamp_min(0.0).minimum(self.per_cost("cost_high"))
 
     def residual_scale(self, cost: Tensor) -> Tensor:
         """What residuals of expected costs (B, K) are multiples of: sqrt(u (cost + u)) with u = `cost_unit`.
