@@ -6,7 +6,6 @@ from spi_diffusers.commands.evaluate import add_policy_arguments, check_policy
 from spi_diffusers.commands.parser import cost_limit
 from spi_diffusers.evaluation import EXTRACTIONS
 from spi_diffusers.files import local_path
-from spi_diffusers.messages import shown_limit
 
 EXAMPLES = """\
 examples:
@@ -48,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Play and record an episode, and say how it went."""
     check_policy(args)
 
+    from spi_diffusers.evaluation.entries import each
     from spi_diffusers.evaluation.summary import keeps_limit
     from spi_diffusers.evaluation.video import play_episode
 
@@ -63,11 +63,16 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         progress=not args.quiet,
     )
+    spent = ", ".join(
+        f"{name} {cost:g} of {limit:g}"
+        for name, cost, limit in zip(
+            replay.cost_names, each(replay.cost_return), each(replay.cost_limit), strict=True
+        )
+    )
     verdict = "kept" if keeps_limit(replay.normalized_cost) else "exceeded"
     print(
         f"{replay.task.name}, seed {args.seed}, {replay.length} steps: return {replay.return_:.1f} "
-        f"(normalized {replay.normalized_reward:.2f}), cost {shown_limit(replay.cost_return)} of "
-        f"{shown_limit(replay.cost_limit)}, limit {verdict}\n"
+        f"(normalized {replay.normalized_reward:.2f}), {spent}, limit {verdict}\n"
         f"Written: {replay.path}"
     )
     return 0

@@ -40,7 +40,9 @@ _SAFE, _UNSAFE = (64, 170, 110), (222, 60, 50)
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded episode: the video, undiscounted return and cost return; of several costs a tuple."""
+    """A recorded episode: the video, undiscounted return and cost return; of several costs a tuple, like
+    their limit and names.
+    """
 
     path: Path
     task: Task
@@ -48,6 +50,7 @@ class Replay:
     return_: float
     cost_return: CostLimit
     length: int
+    cost_names: tuple[str, ...] = ("cost",)
 
     @property
     def normalized_reward(self) -> float:
@@ -136,7 +139,7 @@ def record_replay(
     finally:
         env.close()
     spent = one_or_all(np.atleast_1d(cost_return).tolist())
-    return Replay(path, task, limit, return_, spent, step)
+    return Replay(path, task, limit, return_, spent, step, tuple(costs))
 
 
 def play_episode(
@@ -224,7 +227,7 @@ class _Panel:
 
         # The limit stands at 70% of the bar, so that what goes beyond it is seen.
         left, right, y = margin, width - margin, top + 32
-        full = max(limit, 1.0) / 0.7
+        full = (limit or 1.0) / 0.7
 
         def position(cost: float) -> float:
             return left + min(cost / full, 1.0) * (right - left)
@@ -234,9 +237,13 @@ class _Panel:
             draw.rounded_rectangle((left, y, max(position(cost), left + 8), y + 16), 4, fill=color)
         mark = position(limit)
         draw.rectangle((mark - 1, y - 4, mark + 1, y + 20), fill=_TEXT)
-        draw.text((mark, y + 22), f"limit {limit:g}", fill=_TEXT, font=self._small, anchor="ma")
+        draw.text(
+            (mark, y + 22), f"limit {limit:g}", fill=_TEXT, font=self._small, anchor="ma" if limit else "la"
+        )
         caption = f"step {step} of {self._steps}"
-        draw.text((margin, y + 22), caption, fill=_MUTED, font=self._small)
+        # A limit of 0 stands at the left end.
+        place, anchor = (margin, "la") if limit else (right, "ra")
+        draw.text((place, y + 22), caption, fill=_MUTED, font=self._small, anchor=anchor)
         return np.asarray(canvas)
 
 

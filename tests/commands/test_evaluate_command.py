@@ -3,14 +3,18 @@
 import json
 import re
 
+import imageio.v2 as imageio
+import numpy as np
 import pytest
-from command_line import fails
+from command_line import TINY, fails
 
 from spi_diffusers.cli import main
 from spi_diffusers.data.loading import load_transitions
+from spi_diffusers.data.writing import write_parquet_dataset
 from spi_diffusers.evaluation.plots import plot_limits
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import behavior_rows
+from spi_diffusers.evaluation.video import PICTURE_SIZE
 from spi_diffusers.locks import held
 
 
@@ -50,6 +54,36 @@ def test_play_records_the_episode_that_the_seed_decides(capsys, run_folder, tmp_
     assert lines[0] == lines[1]
     assert re.match(r"OfflineBallCircle-v0, seed 5, 200 steps: return -?[\d.]+ .*cost \d+ of 40", lines[0])
     assert (tmp_path / "one.mp4").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def run_of_two_costs(small_dataset, tmp_path_factory):
+    """A small training on BallCircle's cost and the energy of its actions."""
+    folder, batch = tmp_path_factory.mktemp("two"), small_dataset.transitions
+    costs = {"cost": batch.cost.numpy(), "energy": batch.action.square().sum(dim=1).numpy()}
+    write_parquet_dataset(small_dataset.with_costs(costs), folder / "data")
+    words = ["--task", "ballcircle", "--dataset", str(folder / "data"), "--output_dir", str(folder / "run")]
+    assert main(["train", *words, *TINY]) == 0
+    return folder / "run"
+
+
+def test_play_with_two_costs_shows_the_one_that_has_used_most_of_its_limit(
+    capsys, run_of_two_costs, tmp_path, monkeypatch
+):
+    """No action of energy 0 is learned from; an episode has cost 200 at most."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["play", str(run_of_two_costs), "--cost-limit", "1000,0.5", "--quiet"]) == 0
+    figures, written = capsys.readouterr().out.strip().splitlines()
+    assert re.search(r"cost \d+ of 1000, energy [\d.]+ of 0\.5, limit exceeded$", figures)
+    assert written == "Written: outputs/play/run-limit1000-0.5-seed0.mp4"
+    with imageio.get_reader(written.removeprefix("Written: ")) as reader:
+        *_, last = iter(reader)
+    panel = np.asarray(last, dtype=int)[PICTURE_SIZE[0] :]
+    red = (panel[50, 24:-24, 0] > 160) & (panel[50, 24:-24, 1] < 110)
+    assert red.sum() > 300  # the energy is over its limit
+    assert panel[40, 330].min() > 160  # which stands at 70% of the bar, however small it is
+    wrong = ["play", str(run_of_two_costs), "--cost-limit", "20"]
+    assert "the policy has the costs cost, energy: a cost limit needs 2 number(s)" in fails(capsys, *wrong)
 
 
 def test_the_risk_is_an_option(capsys, run_folder, tmp_path):
