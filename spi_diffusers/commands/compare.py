@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="only this task")
     parser.add_argument(
-        "--cost-limit", type=cost_limit, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
+        "--cost-limit",
+        type=cost_limit,
+        nargs="+",
+        metavar="LIMIT",
+        help="only these limits; of several costs each is a list such as 20,300 (default: all)",
     )
     parser.add_argument(
         "--best", action="store_true", help="only each policy's best way to act at each limit"

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from spi_diffusers.commands.compare import add_format_arguments, print_comparison
+from spi_diffusers.commands.parser import cost_limit
 
 EXAMPLES = """\
 examples:
@@ -23,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--author", metavar="ORG", help="user or organization whose models are looked at")
     where.add_argument("--collection", metavar="SLUG", help="collection whose models are looked at")
     parser.add_argument(
-        "--cost-limit", type=float, nargs="+", metavar="LIMIT", help="only these limits (default: all)"
+        "--cost-limit",
+        type=cost_limit,
+        nargs="+",
+        metavar="LIMIT",
+        help="only these limits; of several costs each is a list such as 20,300 (default: all)",
     )
     parser.add_argument("--token", help="access token (default: HF_TOKEN, or that of `hf auth login`)")
     add_format_arguments(parser)

@@ -125,6 +125,18 @@ def test_leaderboard_ranks_and_says_what_it_left_out(hub, capsys):
     assert "no policy with results for OfflineCarRun-v0" in capsys.readouterr().err
 
 
+def test_leaderboard_and_compare_take_limits_of_several_costs(hub, capsys):
+    two = make_entry([600, 640], [[4, 250], [8, 290]], (20.0, 300.0))
+    hub.store.put("models", "org/two", {"README.md": CARD, "results.json": results_text([two]).encode()})
+    for command in (["leaderboard", "ballcircle", "--author", "org"], ["compare", "org/plain", "org/two"]):
+        main([*command, "--cost-limit", "20,300", "10", "--json"])
+        found = [(row["cost_limit"], row["policy"]) for row in json.loads(capsys.readouterr().out)]
+        assert ([20.0, 300.0], "org/two") in found
+        assert (10.0, "org/plain") in found
+        main([*command, "--cost-limit", "20,300"])
+        assert " 20, 300 " in capsys.readouterr().out
+
+
 def test_compare_takes_folders_and_the_hub(hub, tmp_path, capsys):
     write_results(tmp_path / "results.json", BETTER)
     arguments = ["compare", str(tmp_path), "org/plain", "--best", "--markdown", "--cost-limit", "10"]
