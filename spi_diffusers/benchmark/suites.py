@@ -14,6 +14,7 @@ from spi_diffusers.data.tasks import TASKS, Task, get_task
 from spi_diffusers.evaluation import BASELINE_EXTRACTION
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry
 from spi_diffusers.files import nearest
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK
 
 #: Evaluation seed = training seed + this, so evaluations never reuse training's seeds.
 EVALUATION_SEED_OFFSET = 1000
@@ -73,12 +74,19 @@ class Suite:
             nothing in the data was built around.
         risks: Further risks at the limits that the task names, where the running cost is fed back.
         more_tasks: Short names of tasks beside the paper's eight.
+
+    Raises:
+        ValueError: One of the risks is the usual one, which is played anyway.
     """
 
     variants: tuple[Variant, ...]
     limits: Literal["smallest", "all", "more"] = "smallest"
     risks: tuple[float, ...] = ()
     more_tasks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if DEFAULT_RISK in self.risks:
+            raise ValueError(f"the risk {DEFAULT_RISK} is played anyway: a suite names further ones only.")
 
     def limits_of(self, task: Task) -> list[float]:
         """The limits that it is measured at, in order."""

@@ -8,6 +8,7 @@ from spi_diffusers.benchmark.suites import (
     SUITES,
     Cell,
     Evaluation,
+    Suite,
     UnknownNameError,
     algorithms_of,
 )
@@ -53,6 +54,12 @@ def test_what_was_played_at_another_risk_does_not_count():
     missing = missing_evaluations(asked, [*usual, *others])
     assert {one.risk for one in missing if one.feedback} == {None, 0.01}
     assert {one.cost_limit for one in missing if one.feedback and one.risk is None} == {5, 15, 30}
+
+
+def test_the_usual_risk_is_no_further_one():
+    """Its entries would have the key of those that are played without naming a risk."""
+    with pytest.raises(ValueError, match=r"the risk 0\.05 is played anyway"):
+        Suite((), risks=(0.01, 0.05))
 
 
 def test_limits_trains_spi_once_and_baselines_per_limit():
