@@ -181,8 +181,22 @@ def sample_episodes(dataset: Dataset, max_transitions: int, seed: int) -> Transi
     """Episodes in memory, drawn at random: at most `max_transitions`, but at least one episode."""
     if isinstance(dataset, TransitionDataset) and len(dataset) <= max_transitions:
         return dataset
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(dataset.num_episodes))
-    return load_episodes(dataset, dataset.episodes.within(order, max_transitions).sort().values)
+    pool, rng = np.arange(dataset.num_episodes), np.random.default_rng(seed)
+    return load_episodes(dataset, draw_episodes(dataset, pool, max_transitions, rng))
+
+
+def draw_episodes(
+    dataset: Dataset,
+    pool: np.ndarray,
+    max_transitions: int,
+    rng: np.random.Generator,
+    most: int | None = None,
+) -> torch.Tensor:
+    """Positions of episodes drawn from those of a pool, (K,), increasing: at most `most` with at most
+    `max_transitions`, but at least one.
+    """
+    order = torch.from_numpy(rng.permutation(pool)[:most])
+    return dataset.episodes.within(order, max_transitions).sort().values
 
 
 def open_stream(

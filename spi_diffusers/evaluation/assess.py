@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from spi_diffusers.config.validation import Count, Whole, settings
 from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.holdout import held_out_episodes
 from spi_diffusers.data.layout import folder_configs
-from spi_diffusers.data.streaming import Dataset, StreamedDataset, load_episodes, open_transitions
+from spi_diffusers.data.streaming import (
+    Dataset,
+    StreamedDataset,
+    draw_episodes,
+    load_episodes,
+    open_transitions,
+)
 from spi_diffusers.data.tables import data_kind
 from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import TransitionDataset
@@ -121,7 +126,7 @@ def _assess(
     is_training_data = _trained_on(pipeline) == data.sha256
     held_out = _held_out(pipeline, data) if is_training_data else np.zeros(data.num_episodes, dtype=bool)
     pool = np.flatnonzero(held_out) if held_out.any() else np.arange(data.num_episodes)
-    chosen = _draw(data, pool, spec.episodes or len(pool), most_transitions, rng)
+    chosen = draw_episodes(data, pool, most_transitions, rng, spec.episodes)
     used = load_episodes(data, chosen)
     limits = spec.cost_limits or _usual_limits(pipeline, data)
     plays = [play_on_record(pipeline, used, limit, spec.risk, seed) for limit in limits]
@@ -129,7 +134,7 @@ def _assess(
     rest = np.setdiff1d(np.arange(data.num_episodes), pool if held_out.any() else chosen.numpy())
     most_states = max(most_transitions // 25, 100)
     if len(rest):
-        others = load_episodes(data, _draw(data, rest, len(rest), most_transitions, rng))
+        others = load_episodes(data, draw_episodes(data, rest, most_transitions, rng))
         support: Support | None = Support.between(pipeline, others, used, most_states, rng)
     else:
         support = Support.within(pipeline, used, most_states, rng)
@@ -228,14 +233,6 @@ def _held_out(pipeline: Any, data: Dataset) -> np.ndarray:
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise PolicyError(f"{CONFIG_FILE}: holdout must be a number in [0, 1), got {share!r:.200}")
     return held_out_episodes(data.num_episodes, seed, share).numpy()
-
-
-def _draw(
-    data: Dataset, pool: np.ndarray, most: int, most_transitions: int, rng: np.random.Generator
-) -> Tensor:
-    """Positions of some episodes of the pool, increasing: at least one."""
-    order = torch.from_numpy(rng.permutation(pool)[:most])
-    return data.episodes.within(order, most_transitions).sort().values
 
 
 def _usual_limits(pipeline: Any, data: Dataset) -> tuple[CostLimit, ...]:
