@@ -5,7 +5,8 @@
 
 Of each training that the benchmark has finished, the policy is assessed by its held-out episodes, at every
 limit that it was played at with its running cost fed back. The results file holds both, and how often the
-mean of the played episodes lies in the interval.
+mean of the played episodes lies in the interval. The limits of one policy share its critic and its held-out
+episodes, and the seeds of a task its data: shares of cells are not of independent draws.
 """
 
 import sys
