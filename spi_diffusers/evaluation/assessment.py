@@ -60,7 +60,7 @@ class LimitAssessment(Record):
 
     Attributes:
         cost_limit: Limit on the cost of an episode; one for each of several costs.
-        expected_return: Return of an episode of full length.
+        expected_return: Return of an episode, over the steps that its limit counts over.
         expected_cost: Its cost; one estimate for each of several costs.
         feasible: Share of the starts at which the policy of some safety weight fits into the limit.
         out_of_support: Share of its actions that lie further from recorded ones in similar states than 95% of
