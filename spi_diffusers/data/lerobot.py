@@ -57,7 +57,7 @@ configs:
 {episodes} episodes, {rows} steps, for [LeRobot](https://github.com/huggingface/lerobot) (version 3.0 of its
 format). Source: {source}.
 
-`next.cost` is the cost of a step, at least 0; `next.terminated` says that the task itself ended,
+`next.cost` is the cost of a step, at least 0{costs}; `next.terminated` says that the task itself ended,
 `next.truncated` that the episode was cut off, and `next.observation.state` is what the step led to. There is
 no clock: one step counts as a second.
 """
@@ -133,6 +133,7 @@ def _write(dataset: TransitionDataset, folder: Path, name: str, license: str) ->
         episodes=len(episodes),
         rows=len(dataset),
         source=Path(dataset.source).name,
+        costs=f" (of each: {', '.join(dataset.cost_names)})" if len(dataset.cost_names) > 1 else "",
     )
     (folder / CARD_FILE).write_text(readme, encoding="utf-8")
 
@@ -142,19 +143,19 @@ def _frames(dataset: TransitionDataset) -> "pa.Table":
     import numpy as np
     import pyarrow as pa
 
-    ours = to_arrow(dataset).rename_columns(list(LEROBOT_NAMES.values()))
+    ours = to_arrow(dataset)
     columns = {
         name: pa.array(column.combine_chunks().flatten())
         if pa.types.is_fixed_size_list(column.type) and column.type.list_size == 1
         else column
-        for name, column in zip(ours.column_names, ours.columns, strict=True)
+        for name, column in zip(LEROBOT_NAMES.values(), ours.columns, strict=True)
     }
     frame = dataset.frame_index.cpu().numpy()
     columns["next.done"] = pa.array((dataset.transitions.terminated | dataset.transitions.truncated).numpy())
     columns["timestamp"] = pa.array((frame / FPS).astype(np.float32))
     columns["index"] = pa.array(np.arange(len(dataset)))
     columns["task_index"] = pa.array(np.zeros(len(dataset), dtype=np.int64))
-    return pa.table(columns)
+    return pa.table(columns, metadata=ours.schema.metadata)
 
 
 def _split(dataset: TransitionDataset, size: int) -> Iterator[tuple[int, int]]:
@@ -187,6 +188,7 @@ def _statistics(table: "pa.Table") -> dict[str, Any]:
 
 
 def _info(dataset: TransitionDataset, table: "pa.Table") -> dict[str, Any]:
+    names = {LEROBOT_NAMES["cost"]: list(dataset.cost_names)} if len(dataset.cost_names) > 1 else {}
     return {
         "codebase_version": _VERSION,
         "robot_type": None,
@@ -204,7 +206,7 @@ def _info(dataset: TransitionDataset, table: "pa.Table") -> dict[str, Any]:
             name: {
                 "dtype": str(_values(table.column(name).slice(0, 1)).dtype),
                 "shape": [_values(table.column(name).slice(0, 1)).shape[1]],
-                "names": None,
+                "names": names.get(name),
             }
             for name in table.column_names
         },

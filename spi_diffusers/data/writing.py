@@ -162,7 +162,10 @@ def _check_replaceable(folder: Path, config: str, overwrite: bool) -> None:
 
 
 def to_arrow(dataset: TransitionDataset) -> "pa.Table":
-    """Turn N transitions into an Arrow table of the parquet layout; floats share the tensors' memory."""
+    """Turn N transitions into an Arrow table of the parquet layout; floats share the tensors' memory.
+
+    Its metadata says what several costs are called, and the range of the actions where that is stated.
+    """
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
@@ -174,7 +177,10 @@ def to_arrow(dataset: TransitionDataset) -> "pa.Table":
             columns[name] = pa.array(values)
     columns["episode_index"] = pa.array(dataset.episode_index.cpu().numpy())
     columns["frame_index"] = pa.array(dataset.frame_index.cpu().numpy())
-    return pa.table(columns)
+    metadata = names_to_metadata(dataset.cost_names)
+    if dataset.action_range is not None:
+        metadata |= dataset.action_range.to_metadata()
+    return pa.table(columns, metadata=metadata or None)
 
 
 def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict[str, Any]:
@@ -182,11 +188,6 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
     import pyarrow.parquet as pq
 
     table = to_arrow(dataset)
-    metadata = names_to_metadata(dataset.cost_names)
-    if dataset.action_range is not None:
-        metadata |= dataset.action_range.to_metadata()
-    if metadata:
-        table = table.replace_schema_metadata(metadata)
     vectors = [*VECTOR_COLUMNS, *(["cost"] if len(dataset.cost_names) > 1 else [])]
     floats = [f"{name}.list.element" for name in vectors] + ["reward"]
     pq.write_table(

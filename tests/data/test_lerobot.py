@@ -10,6 +10,7 @@ from data_factory import make_columns, make_dataset, tree
 
 import datasets
 from spi_diffusers.data import lerobot
+from spi_diffusers.data.actions import ActionRange
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.convert import convert_dataset
 from spi_diffusers.data.lerobot import write_lerobot_dataset
@@ -128,6 +129,21 @@ def test_there_and_back_with_the_same_values(tmp_path, monkeypatch, observation_
     assert len(list((folder / "data").rglob("*.parquet"))) > 1
     assert load_transitions(folder).sha256 == data.sha256
     assert convert(folder, tmp_path / "set")["arm"].sha256 == data.sha256
+
+
+def test_several_costs_keep_their_names_and_actions_their_range(tmp_path):
+    columns = make_columns(lengths=(2, 2), terminated=())
+    columns["cost"] = np.array([[0.0, 200.0], [1.0, 600.0], [0.0, 0.0], [1.0, 600.0]])
+    span = ActionRange((-2.0, -1.0), (2.0, 3.0))
+    data = TransitionDataset.from_columns(columns, cost_names=["speed", "energy"], action_range=span)
+    folder = write_lerobot_dataset(data, tmp_path / "arm")
+    info = json.loads((folder / "meta" / "info.json").read_text())
+    cost = {"dtype": "float32", "shape": [2], "names": ["speed", "energy"]}
+    assert info["features"]["next.cost"] == cost
+    assert "(of each: speed, energy)" in (folder / "README.md").read_text()
+    for read in (load_transitions(folder), convert(folder, tmp_path / "set")["arm"]):
+        assert (read.cost_names, read.sha256) == (("speed", "energy"), data.sha256)
+        assert read.action_range == span
 
 
 def test_what_lerobot_and_the_hub_read(tmp_path):
