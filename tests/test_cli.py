@@ -173,6 +173,18 @@ def test_unknown_arguments_are_one_line_with_a_suggestion(capsys):
     assert "--cost-limit" in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
 
 
+def test_an_option_that_took_what_stands_for_itself_is_named(capsys):
+    hint = "--cost-column takes all words up to the next option: write SRC DST before it, or behind a --"
+    for words in (["--cost-column", "a", "b", "x.csv", "out"], ["x.csv", "--cost-column", "a", "out"]):
+        assert hint in fails(capsys, "data", "convert", *words)
+    line = fails(capsys, "evaluate", "--cost-limit", "10", "20", "outputs/run")
+    assert "a limit is a number, or of several costs a list such as 20,300, got 'outputs/run'; " in line
+    assert "--cost-limit takes all words up to the next option: write POLICY before it" in line
+    assert "takes all" not in fails(capsys, "evaluate", "x", "--cost-limit", "ten")
+    line = fails(capsys, "data", "convert", "--cost-column", "a", "b", "--", "x.csv", "out")
+    assert "x.csv: no such file" in line
+
+
 def test_known_errors_are_one_line(capsys, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("spi: {gama: 0.9}\n")

@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         more = " (default: the observation of the next row)" if vector == "next-observation" else ""
         table.add_argument(
             f"--{vector}-columns",
+            action="extend",
             nargs="+",
             metavar="NAME",
             help=f"columns of the {vector.replace('-', ' ')}: names or patterns such as 'obs_*'{more}",
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         table.add_argument(f"--{name}-column", metavar="NAME", help=f"column with {text}")
     table.add_argument(
         "--cost-column",
+        action="extend",
         nargs="+",
         metavar="NAME",
         help="column with the cost, at least 0; several columns are costs with a limit each",

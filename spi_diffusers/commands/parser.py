@@ -26,14 +26,29 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         settings.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
+        self._words: list[str] = []
 
     def error(self, message: str) -> NoReturn:
         """End with an error in one line."""
+        message += self._swallowed()
         self.exit(2, hide_tokens(f"{self.prog}: error: {message} ({self.prog} --help explains)\n"))
+
+    def _swallowed(self) -> str:
+        """What to write where an option of several values may have taken what is named without an option."""
+        wanted = [str(action.metavar or action.dest) for action in self._actions if not action.option_strings]
+        greedy = [text for one in self._actions if one.nargs == "+" for text in one.option_strings]
+        place = next((number for number, word in enumerate(self._words) if word in greedy), 0)
+        before = [word for word in self._words[:place] if not word.startswith("-")]
+        if not self._words[place:] or self._words[place] not in greedy or len(before) >= len(wanted):
+            return ""
+        return (
+            f"; {self._words[place]} takes all words up to the next option: write {' '.join(wanted)} before "
+            "it, or behind a --"
+        )
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, which would take the value of an option before a command for the command."""
-        words = sys.argv[1:] if args is None else list(args)
+        words = self._words = sys.argv[1:] if args is None else list(args)
         commands = next((one.choices for one in self._actions if one.nargs == argparse.PARSER), {}) or {}
         place = next((number for number, word in enumerate(words) if word in commands), 0)
         for word in words[:place]:
@@ -59,7 +74,12 @@ class CommandParser(argparse.ArgumentParser):
 
 def cost_limit(text: str) -> float | tuple[float, ...]:
     """What an option for a cost limit takes: a number, or one for each of several costs, such as 20,300."""
-    numbers = tuple(map(float, text.split(",")))
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"a limit is a number, or of several costs a list such as 20,300, got {text!r}"
+        ) from None
     return numbers if len(numbers) > 1 else numbers[0]
 
 

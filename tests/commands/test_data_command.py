@@ -47,10 +47,13 @@ def test_convert_then_describe(tmp_path, capsys, monkeypatch):
 
 def test_options_of_tables_reach_the_reader(tmp_path, capsys):
     log = tmp_path / "log.csv"
-    log.write_text("x,y,u,r,c,run\n1,2,.3,4,0,a\n5,6,.7,8,1,a\n9,9,.9,9,0,a\n1,1,.1,1,0,b\n2,2,.2,2,0,b\n")
+    rows = "1,2,.3,4,0,7,a 5,6,.7,8,1,7,a 9,9,.9,9,0,7,a 1,1,.1,1,0,7,b 2,2,.2,2,0,7,b"
+    log.write_text("\n".join(["x,y,u,r,c,r2,run", *rows.split(), ""]))
     options = ["--observation-columns", "x", "y", "--action-columns", "u", "--reward-column", "r"]
     options += ["--cost-column", "c", "--episode-column", "run", "--name", "robot"]
     assert main(["data", "convert", str(log), str(tmp_path / "set"), *options]) == 0
+    assert main(["data", "convert", str(log), str(tmp_path / "two"), *options, "--cost-column", "r2"]) == 0
+    assert load_transitions(tmp_path / "two").cost_names == ("c", "r2")
     assert "warning: " in capsys.readouterr().err  # next observations are derived
     batch = load_transitions(tmp_path / "set").transitions
     assert batch.observation.tolist() == [[1, 2], [5, 6], [9, 9], [1, 1], [2, 2]]
