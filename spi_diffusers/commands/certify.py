@@ -12,8 +12,8 @@ examples:
 
 Bounds hold for the policy's weights as they are, each with the confidence that is asked for. Episodes are
 played on seeds that only certification uses; or they are rows of a .csv, .parquet or .json file, with the
-columns episode and cost, and limit where there are several. --tune first chooses the policy's cost_margin,
-on other seeds.
+columns episode and cost, and limit where there are several; of several costs with a column for each, by its
+name. --tune first chooses the policy's cost_margin, on other seeds.
 """
 
 

@@ -101,9 +101,8 @@ def certify(
     file = None if episodes_file is None else local_path(episodes_file)
     _check_together(spec, file)
     folder = find_policy_folder(policy)
-    logged = None if file is None else _logged(file, spec)
     with held(folder, "certification"):
-        return _certify(folder, spec, file, logged, progress)
+        return _certify(folder, spec, file, progress)
 
 
 @own_numerics()
@@ -111,7 +110,6 @@ def _certify(
     folder: Path,
     spec: CertificationSpec,
     file: Path | None,
-    logged: dict[CostLimit, np.ndarray] | None,
     progress: bool,
 ) -> Certificate:
     from spi_diffusers.pipelines.loading import load_pipeline
@@ -126,12 +124,8 @@ def _certify(
     task = get_task(pipeline.config.task) if pipeline.config.task else None
     info = {} if pipeline.training_record is None else pipeline.training_record["info"]
     played: list[tuple[CostLimit, np.ndarray, np.ndarray | None]]
-    if logged is not None:
-        if len(pipeline.cost_names) > 1:
-            raise PolicyError(
-                f"{folder}: the policy has the costs {', '.join(pipeline.cost_names)}, but a file of "
-                "episodes holds one; only episodes in the simulator can certify it so far"
-            )
+    if file is not None:
+        logged = _logged(file, spec, pipeline)
         played = [(limit, costs, None) for limit, costs in logged.items()]
     else:
         if task is None:
@@ -194,9 +188,10 @@ def _check_together(spec: CertificationSpec, file: Path | None) -> None:
         )
 
 
-def _logged(file: Path, spec: CertificationSpec) -> dict[CostLimit, np.ndarray]:
+def _logged(file: Path, spec: CertificationSpec, pipeline: Any) -> dict[CostLimit, np.ndarray]:
     """The costs in a file, by limit, in the order in which the limits were asked for."""
-    found = read_logged_costs(file)
+    limits_for(pipeline, spec.cost_limits, ())  # refuses those of another number of costs
+    found = read_logged_costs(file, pipeline.cost_names)
     if None in found:
         if spec.cost_limits is None or len(spec.cost_limits) > 1:
             raise ValueError(

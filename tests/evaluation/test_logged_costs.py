@@ -38,6 +38,15 @@ def test_costs_by_limit(tmp_path, name):
     assert all(costs.dtype == np.float64 for costs in found.values())
 
 
+def test_several_costs_are_columns_by_their_names(tmp_path):
+    path = write(tmp_path / "log.csv", [{"episode": k, "wear": 5000.0 * k, "leak": 0.003} for k in range(2)])
+    found = read_logged_costs(path, ("leak", "wear"))
+    assert {limit: costs.tolist() for limit, costs in found.items()} == {None: [[0.003, 0], [0.003, 5000]]}
+    path = write(tmp_path / "told.csv", [{"limit": 1, "episode": 0, "wear": 5000.0, "leak": 0.003}])
+    with pytest.raises(ValueError, match=r"told\.csv: has a column 'limit', but of several costs"):
+        read_logged_costs(path, ("leak", "wear"))
+
+
 def test_without_limits_they_are_of_one(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("episode;cost\nmonday;3,5\ntuesday;4,5\n")

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from spi_diffusers.cli import main
@@ -98,16 +97,26 @@ def test_limits_of_another_number_of_costs_are_refused(run, limits):
             use(run, cost_limits=limits)
 
 
-def test_what_knows_one_cost_only_says_so(run, tmp_path):
+def test_logged_episodes_certify_that_all_limits_are_kept(run, tmp_path):
+    """Nine of 20 episodes cost more than 10, and four of these have more than 115 of energy."""
+    file = tmp_path / "played.csv"
+    file.write_text("\n".join(["episode,cost,energy", *(f"{k},{k},{100 + k}" for k in range(20)), ""]))
+    (row,) = certify(run, cost_limits=[(10.0, 115.0)], episodes_file=file).limits
+    assert (row.over, row.episodes, row.cost_mean, row.cost_worst) == (9, 20, (9.5, 109.5), (19.0, 119.0))
+    with pytest.raises(ValueError, match="the policy has the costs cost, energy: a cost limit needs 2"):
+        certify(run, episodes_file=file)
+    file.write_text("episode,cost\n0,1\n")
+    with pytest.raises(ValueError, match=r"has no column 'energy', but.*columns episode, cost and energy$"):
+        certify(run, cost_limits=[(10.0, 115.0)], episodes_file=file)
+
+
+def test_what_knows_one_cost_only_says_so(run):
     with pytest.raises(PolicyError, match="cards, publishing and the page know policies of one cost only"):
         read_policy_files(run)
     with pytest.raises(PolicyError, match="cards, publishing and the page know policies of one cost only"):
         PolicyOnShow.open(run)
     with pytest.raises(ValueError, match="a policy of the costs cost, energy cannot be exported"):
         make_decision(load_pipeline(run))
-    np.savetxt(tmp_path / "played.csv", [[0, 1.0]], delimiter=",", header="episode,cost", comments="")
-    with pytest.raises(PolicyError, match="has the costs cost, energy, but a file of episodes holds one"):
-        certify(run, cost_limits=[20.0], episodes_file=tmp_path / "played.csv")
     for algorithm, more in (("cpq", {"cost_limit": 20.0}), ("spi-paper", {})):
         with pytest.raises(ConfigError, match=f"but {algorithm} keeps a limit of one cost at most"):
             train(dataset=run.parent / "data", algorithm=algorithm, updates=1, progress=False, **more)
