@@ -164,6 +164,7 @@ def _assess(
                 least_expected=plays[0].least_expected,
                 used=used.num_episodes,
                 seen_in_training=is_training_data and not held_out.any(),
+                cost_names=pipeline.cost_names,
             )
         ),
         cost_margin=cost_margin_of(pipeline.config),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spi_diffusers.data.costs import CostLimit
+from spi_diffusers.data.costs import COST, CostLimit
 from spi_diffusers.evaluation.assessment import LimitAssessment, figures
 from spi_diffusers.evaluation.entries import each
 from spi_diffusers.evaluation.summary import shown_share
@@ -23,6 +23,7 @@ def find_warnings(
     least_expected: np.ndarray,
     used: int,
     seen_in_training: bool,
+    cost_names: Sequence[str] = (COST,),
 ) -> list[str]:
     """What to be careful about.
 
@@ -32,6 +33,7 @@ def find_warnings(
         least_expected: Expected cost of the safety weight that costs least, for each cost, (K,).
         used: Number of episodes that the estimates are from.
         seen_in_training: Whether the policy was trained on these.
+        cost_names: What the K costs are called.
     """
     found = []
     total = len(costs)
@@ -56,18 +58,20 @@ def find_warnings(
                 f"few of the {total} episodes of the data exceed a limit of {_listed(costly)}: little tells "
                 "what leads beyond it."
             )
-    for least, expected, which in zip(costs.min(0), least_expected, range(costs.shape[1]), strict=True):
+    for which, name in enumerate(cost_names):
+        least, expected = costs[:, which].min(), least_expected[which]
+        of_it = f" of {name}" if len(cost_names) > 1 else ""
         least_cost, expected_cost = (figures(value)[0] for value in (float(least), float(expected)))
         for limit in dict.fromkeys(each(row.cost_limit)[which] for row in limits):
             if limit < least:
                 found.append(
-                    f"a limit of {limit:g} lies below the {least_cost} that the safest of the {total} "
+                    f"a limit of {limit:g}{of_it} lies below the {least_cost} that the safest of the {total} "
                     "episodes of the data costs: nothing shows that it can be kept."
                 )
             if limit < expected:
                 found.append(
-                    f"a limit of {limit:g} lies below the {expected_cost} that the policy is expected to "
-                    "cost at its safest weight."
+                    f"a limit of {limit:g}{of_it} lies below the {expected_cost} that the policy is expected "
+                    "to cost at its safest weight."
                 )
     outside = {row.cost_limit: row.out_of_support or 0.0 for row in limits}
     much = [

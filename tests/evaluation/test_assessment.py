@@ -133,6 +133,18 @@ def test_each_warning_has_its_numbers(limits, costs, changes, sentence):
     assert sentence in found
 
 
+def test_warnings_name_the_cost_of_several():
+    rows = [dataclasses.replace(make_row(), cost_limit=(20.0, 30.0))]
+    costs = np.stack([np.arange(100.0), np.arange(25.0, 125.0)], axis=1)
+    how = {"used": 40, "seen_in_training": False, "cost_names": ("speed", "energy")}
+    found = find_warnings(rows, costs, least_expected=np.array([23.456, 31.0]), **how)
+    assert [sentence.partition(" that")[0] for sentence in found] == [
+        "few of the 100 episodes of the data keep a limit of 20, 30 (6 episodes).",
+        "a limit of 20 of speed lies below the 23.5",
+        "a limit of 30 of energy lies below the 31.0",
+    ]
+
+
 def test_actions_unlike_the_data_are_warned_of():
     rows = [make_row(10, 0.2), make_row(20, 0.31), make_row(30, None)]
     how = {"least_expected": np.zeros(1), "used": 40, "seen_in_training": False}
