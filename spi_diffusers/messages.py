@@ -1,5 +1,6 @@
 """Parts of messages: values and errors, short, on one line, without access tokens. Imports nothing heavy."""
 
+import math
 import re
 from typing import Any
 
@@ -21,6 +22,11 @@ def shown(value: Any) -> str:
 def shown_limit(limit: Any) -> str:
     """How messages and tables show a cost limit: a number, or one for each of several costs."""
     return ", ".join(f"{each:g}" for each in limit) if isinstance(limit, tuple | list) else f"{limit:g}"
+
+
+def decimals(largest: float) -> int:
+    """Of figures in a table: one, or what shows three digits of the largest where that is below 1."""
+    return min(2 - math.floor(math.log10(largest)), 12) if 0 < largest < 1 else 1
 
 
 def say(error: BaseException) -> str:

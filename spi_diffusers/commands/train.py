@@ -72,13 +72,21 @@ def run(args: argparse.Namespace) -> int:
     if result.is_main_process:
         print(f"Trained {training.step} updates in {training.seconds:.0f} s: {result.policy_folder}")
         _assess(result.policy_folder, result.dataset)
-        print(
-            f"Next: spi evaluate {shlex.quote(str(result.policy_folder))}"
-            if result.dataset.task is not None
-            else "Next: act with it in your own environment, as the data has no DSRL task; "
-            f"spi card {shlex.quote(str(result.policy_folder))} shows how."
-        )
+        print(f"Next: {next_step(str(result.policy_folder), result.dataset)}")
     return 0
+
+
+def next_step(folder: str, dataset: Any) -> str:
+    """What to do with a policy that was trained on a dataset."""
+    names = dataset.cost_names
+    if dataset.task is not None:
+        limits = f" --cost-limit {','.join(names).upper()}" if len(names) > 1 else ""
+        return f"spi evaluate {shlex.quote(folder)}{limits}"
+    own = "act with it in your own environment, as the data has no DSRL task"
+    if len(names) > 1:  # of which there is no card
+        limits = ", ".join(f'"{name}": ...' for name in names)
+        return f"{own}: policy.controller({{{limits}}}) keeps count of its costs."
+    return f"{own}; spi card {shlex.quote(folder)} shows how."
 
 
 def _assess(folder: Any, dataset: Any) -> None:

@@ -10,7 +10,7 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import DocumentError, parse_yaml
 from spi_diffusers.files import read_file, read_json
-from spi_diffusers.messages import say
+from spi_diffusers.messages import decimals, say
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -167,7 +167,8 @@ def _merge_configs(configs: list[dict[str, Any]], tasks: list[dict[str, Any]]) -
 
 
 def _min_median_max(summary: dict[str, float]) -> str:
-    return " / ".join(f"{summary[key]:.1f}" for key in ("min", "median", "max"))
+    digits = decimals(summary["max"])
+    return " / ".join(f"{summary[key]:.{digits}f}" for key in ("min", "median", "max"))
 
 
 def _licenses(tasks: Sequence[dict[str, Any]]) -> list[str]:

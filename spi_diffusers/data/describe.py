@@ -13,7 +13,7 @@ from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.survey import common_length, found_range, remarks
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.files import local_path, to_json
-from spi_diffusers.messages import shown_limit
+from spi_diffusers.messages import decimals, shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,15 +116,16 @@ def description_tables(description: dict[str, Any]) -> "list[Table]":
     costs = {f"cost return, {name}": values for name, values in d.get("cost_returns", {}).items()}
     costs = costs or {"cost return": d["cost_return"]}
     for name, values in {"return": d["return"], **costs, "length": d["length"]}.items():
-        spread.add_row(name, *(f"{value:.1f}" for value in values.values()))
-    within = Table(title="Within a cost limit")
+        digits = decimals(max(map(abs, values.values())))
+        spread.add_row(name, *(f"{value:.{digits}f}" for value in values.values()))
+    within, digits = Table(title="Within a cost limit"), decimals(max(map(abs, d["return"].values())))
     for name in ("cost limit", "episodes", "share", "best return", "normalized"):
         within.add_column(name, justify="right")
     for entry in d["limits"]:
         best, normalized = entry["best_return"], entry["best_normalized_reward"]
         within.add_row(
             *(shown_limit(entry["cost_limit"]), str(entry["episodes"]), f"{entry['share']:.1%}"),
-            "none" if best is None else f"{best:.1f}",
+            "none" if best is None else f"{best:.{digits}f}",
             "" if normalized is None else f"{normalized:.2f}",
         )
     return [spread, within]
@@ -154,16 +155,18 @@ def _draw(dataset: TransitionDataset, description: dict[str, Any]) -> Any:
         f"{description['transitions']} transitions"
     )
     scatter.scatter(episodes.cost_return, episodes.return_, s=9, alpha=0.6, linewidths=0, color=_BLUE)
-    scatter.set_xlabel("cost return (dashed: cost limits)")
+    one = "cost_returns" not in description
+    cost = "cost return" if one else "sum of the costs, each in its own unit"
+    scatter.set_xlabel(f"{cost} (dashed: cost limits)" if one else cost)
     scatter.set_ylabel("return (bars: best within each limit)")
     # Of several costs the axis is their sum, where no limit has a place.
-    limits = [] if "cost_returns" in description else description["limits"]
+    limits = description["limits"] if one else []
     for entry in limits:
         if entry["best_return"] is not None:
             scatter.hlines(entry["best_return"], 0, entry["cost_limit"], color=_ORANGE, linewidth=1.2)
     for axes, values, name in (
         (returns, episodes.return_, "return"),
-        (costs, episodes.cost_return, "cost return"),
+        (costs, episodes.cost_return, cost),
         (lengths, episodes.length, "length in steps"),
     ):
         axes.hist(values.numpy(), bins=40, color=_BLUE)

@@ -39,13 +39,14 @@ class EpisodeTable:
         return len(self.length)
 
     def __repr__(self) -> str:
+        columns = (
+            ("length", [self.length]),
+            ("return", [self.return_]),
+            ("cost return", self.cost_returns.T),
+        )
         spreads = (
-            f"{name} {values.min():.4g} to {values.max():.4g}"
-            for name, values in (
-                ("length", self.length),
-                ("return", self.return_),
-                ("cost return", self.cost_return),
-            )
+            f"{name} {' and '.join(f'{one.min():.4g} to {one.max():.4g}' for one in several)}"
+            for name, several in columns
         )
         return f"{len(self)} episodes: {', '.join(spreads)}"
 

@@ -47,7 +47,7 @@ from spi_diffusers.files import (
     find_policy_folder,
     read_json,
 )
-from spi_diffusers.messages import shown_limit
+from spi_diffusers.messages import decimals, shown_limit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,12 +63,17 @@ def shown_bound(share: float) -> str:
     return f"{shown(_up(100 * share), 1)}%"
 
 
-def _figures(costs: CostLimit) -> str:
-    return ", ".join(shown(cost, 1) for cost in each(costs))
+def _figures(costs: Any, limits: CostLimit, *, up: bool = False) -> str:
+    """Costs with as many decimals as their limits need, rounded up on demand; `?` where there is none."""
+    digits = map(decimals, each(limits))
+    return ", ".join(
+        "?" if cost is None else shown(_up(cost, places) if up else cost, places)
+        for cost, places in zip(each(costs), digits, strict=True)
+    )
 
 
-def _up(value: float) -> float:
-    return math.ceil(round(10 * value, 6)) / 10
+def _up(value: float, digits: int = 1) -> float:
+    return math.ceil(round(10**digits * value, 6)) / 10**digits
 
 
 #: Of several costs; None where there is no bound.
@@ -203,12 +208,10 @@ class Certificate(Statement):
                 shown_limit(row.cost_limit),
                 f"{row.over} of {row.episodes}",
                 shown_bound(row.over_bound),
-                _figures(row.cost_mean),
-                ", ".join(
-                    "?" if bound is None else shown(_up(bound), 1) for bound in each(row.cost_mean_bound)
-                ),
-                _figures(row.cost_p90),
-                _figures(row.cost_worst),
+                _figures(row.cost_mean, row.cost_limit),
+                _figures(row.cost_mean_bound, row.cost_limit, up=True),
+                _figures(row.cost_p90, row.cost_limit),
+                _figures(row.cost_worst, row.cost_limit),
                 "?" if row.reward_mean is None else shown(row.reward_mean, 1),
             ]
             for row in self.limits

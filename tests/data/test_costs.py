@@ -5,12 +5,14 @@ import pytest
 import torch
 from data_factory import make_columns
 
+from spi_diffusers.commands.train import next_step
 from spi_diffusers.data.columns import DatasetError
 from spi_diffusers.data.costs import names_from_metadata, summed_costs
 from spi_diffusers.data.describe import describe_dataset, description_tables, save_description
 from spi_diffusers.data.loading import load_tables, load_transitions
 from spi_diffusers.data.roles import ColumnNames
 from spi_diffusers.data.streaming import open_stream
+from spi_diffusers.data.tasks import get_task
 from spi_diffusers.data.transitions import TransitionDataset
 from spi_diffusers.data.units import Units
 from spi_diffusers.data.writing import write_parquet_dataset
@@ -50,6 +52,7 @@ def test_an_episode_keeps_a_limit_if_all_its_costs_do():
     assert episodes.keep((0.5, 900.0)).tolist() == [False, False]
     assert episodes.best_return_within((0.5, 900.0)) is None
     assert episodes.usual_cost_limits(None) == ((1.0, 650.0), (1.0, 700.0), (1.0, 750.0))
+    assert repr(episodes).endswith("cost return 1 to 1 and 600 to 800")
     with pytest.raises(ValueError, match=r"2 cost\(s\), so a cost limit needs as many numbers, got 700"):
         episodes.keep(700.0)
 
@@ -95,6 +98,17 @@ def test_costs_in_one_array_are_numbered(tmp_path):
     assert load_transitions(tmp_path / "log.npz").cost_names == ("cost_0", "cost_1")
 
 
+def test_what_follows_the_training_takes_a_limit_of_each():
+    columns = make_columns(lengths=(2, 2), terminated=()) | {"cost": np.stack([SPEED, ENERGY], axis=1)}
+    data = TransitionDataset.from_columns(
+        columns, task=get_task("ballcircle"), cost_names=["speed", "energy"]
+    )
+    assert next_step("my run", data) == "spi evaluate 'my run' --cost-limit SPEED,ENERGY"
+    assert next_step("run", make_data()).endswith(
+        'has no DSRL task: policy.controller({"speed": ..., "energy": ...}) keeps count of its costs.'
+    )
+
+
 def test_a_description_has_each_cost(tmp_path):
     data = make_data()
     description = describe_dataset(data, [(1.0, 700.0)])
@@ -104,6 +118,12 @@ def test_a_description_has_each_cost(tmp_path):
     assert "cost return, energy" in cells[0]
     assert ["1, 700"] in cells
     assert all(path.is_file() for path in save_description(data, description, tmp_path))
+    small = describe_dataset(
+        make_data(cost=np.stack([SPEED, np.array(ENERGY) * 1e-5], axis=1)), [(1.0, 7e-3)]
+    )
+    (*_, energy, _) = zip(*(column.cells for column in description_tables(small)[0].columns), strict=True)
+    figures = ("0.00600", "0.00650", "0.00700", "0.00700", "0.00750", "0.00800")
+    assert energy == ("cost return, energy", *figures)
     idle = make_data(cost=np.stack([SPEED, np.zeros(4)], axis=1))
     assert any("'energy' is the wrong column" in remark for remark in describe_dataset(idle)["remarks"])
 

@@ -62,6 +62,11 @@ def test_what_it_says_of_a_policy_that_never_keeps_its_limit(run):
     assert found.rows[0][:3] == ["10", "3 of 3", "100.0%"]
 
 
+def test_small_costs_have_the_digits_of_their_limit(run):
+    row = LimitCertificate(0.05, 3, 100, 0.076, 0.0123, 0.02341, 0.0401, 0.06, None)
+    assert make_certificate(run, limits=[row]).rows[0][3:7] == ["0.0123", "0.0235", "0.0401", "0.0600"]
+
+
 def test_it_is_read_as_it_was_saved(run):
     found = make_certificate(run)
     assert own_certificate(run) == own_certificate(run / "policy") == found
