@@ -10,7 +10,7 @@ from spi_diffusers.data.tasks import TASKS
 from spi_diffusers.data.transitions import EpisodeTable
 from spi_diffusers.documents import DocumentError, parse_yaml
 from spi_diffusers.files import read_file, read_json
-from spi_diffusers.messages import decimals, say
+from spi_diffusers.messages import decimals, say, shown_limit
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard
@@ -82,9 +82,9 @@ def make_card(
     environment = Environment(keep_trailing_newline=True, autoescape=False)
     template = environment.from_string((_TEMPLATES / "dataset_card_section.md").read_text(encoding="utf-8"))
     bounded = all(task["config"] in TASKS for task in tasks)
-    section = template.render(
-        tasks=tasks, three=_min_median_max, bounded=bounded, begin=BEGIN, end=END
-    ).strip()
+    several = any("cost_names" in task for task in tasks)
+    how = {"three": _min_median_max, "limit": _limit, "bounded": bounded, "several": several}
+    section = template.render(tasks=tasks, begin=BEGIN, end=END, **how).strip()
     if existing is None:
         data = DatasetCardData(
             license=_license(tasks),
@@ -142,7 +142,10 @@ def save_scatter(episodes: EpisodeTable, path: Path, *, title: str, cost_limits:
     for limit in cost_limits:
         axes.axvline(limit, color="#c05621", linewidth=0.8, linestyle="--")
         axes.annotate(f"{limit:g}", (limit, 1), xycoords=("data", "axes fraction"), fontsize=7, va="bottom")
-    axes.set_xlabel("cost return of the episode (dashed: usual cost limits)")
+    # Of several costs it is their sum, where no limit has a place.
+    several = episodes.cost_returns.shape[1] > 1
+    cost = "sum of the costs, each in its own unit" if several else "cost return"
+    axes.set_xlabel(f"{cost} of the episode" + " (dashed: usual cost limits)" * (not several))
     axes.set_ylabel("return of the episode")
     axes.set_title(title, fontsize=10, pad=12)
     # Without the version of matplotlib in its header the same data gives the same file.
@@ -164,6 +167,11 @@ def _merge_configs(configs: list[dict[str, Any]], tasks: list[dict[str, Any]]) -
         if config["config_name"] not in names and config != written_config(config["config_name"])
     ]
     return sorted([*kept, *ours], key=lambda config: config["config_name"])
+
+
+def _limit(limit: Any) -> Any:
+    """A limit as the card shows it: as it is, of several costs in few digits."""
+    return f"({shown_limit(limit)})" if isinstance(limit, list | tuple) else limit
 
 
 def _min_median_max(summary: dict[str, float]) -> str:

@@ -240,6 +240,7 @@ def _write_config(dataset: TransitionDataset, folder: Path, config: str) -> dict
         "columns": {
             name: _column_stats(dataset.transitions.recorded(name)) for name in VECTOR_COLUMNS + VALUE_COLUMNS
         },
+        **({"cost_names": list(dataset.cost_names)} if len(dataset.cost_names) > 1 else {}),
         "num_terminated": int(dataset.transitions.terminated.sum()),
         "num_truncated": int(dataset.transitions.truncated.sum()),
     }

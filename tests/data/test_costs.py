@@ -73,6 +73,10 @@ def test_written_data_is_read_again(tmp_path):
     read = load_transitions(folder)
     assert (read.cost_names, read.sha256) == (("speed", "energy"), data.sha256)
     assert torch.equal(read.transitions.cost, data.transitions.cost)
+    card = (folder / "README.md").read_text()
+    assert "* License: cc-by-4.0\n* Costs: speed, energy, with a limit for each. The table above" in card
+    assert " within (1, 650), " in card
+    assert "at least 0, of several costs a float32 list of fixed size |" in card
     assert read.select_episodes(torch.tensor([1])).episodes.cost_returns.tolist() == [[1.0, 600.0]]
     with pytest.raises(DatasetError, match="several costs cannot be streamed"):
         open_stream(folder)
