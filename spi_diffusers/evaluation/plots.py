@@ -347,6 +347,15 @@ def _thousands(value: float, _position: int) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
+def _with_palette(file: Path) -> None:
+    """Store a picture with 256 colors: a third of the size, as it goes with every policy."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        dpi, small = picture.info.get("dpi"), picture.convert("RGB").quantize(256)
+    small.save(file, optimize=True, **({} if dpi is None else {"dpi": dpi}))
+
+
 @contextlib.contextmanager
 def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) -> "Iterator[Figure]":
     """A figure in the style of all, in inches, written to `path` at the end, complete or not at all.
@@ -368,3 +377,5 @@ def figure_at(path: str | os.PathLike[str] | None, size: tuple[float, float]) ->
         if path is not None:
             with written_aside(path) as aside:
                 figure.savefig(aside)
+                if aside.suffix.lower() == ".png":
+                    _with_palette(aside)
