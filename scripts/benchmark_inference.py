@@ -3,7 +3,8 @@
 Latency: one observation, 5 denoising steps, as in a control loop; and 32. Throughput: 1000 observations in
 one call. All for the paper's extraction (Eq. 12), which draws 50 candidate actions, and for safe extraction,
 which has one for each safety weight, with the limit alone and with the budget fed back; that also by the
-graph that `spi export` writes. Last, a controller's `act` and `observe` without the time of the decision.
+graph that `spi export` writes, and both by the student of `spi distill`. Last, a controller's `act` and
+`observe` without the time of the decision.
 Observations are real ones, passed as NumPy as a simulator gives them.
 
 Speed does not depend on the weights, so without --policy an untrained policy of the default size is measured.
@@ -53,14 +54,17 @@ TURNS = 10
 
 
 def untrained_policy(dataset: "TransitionDataset", task: str) -> "SPIPolicyPipeline":
-    """What training would save after no update at all, with an evaluation critic that has made one."""
+    """What training would save after no update at all, with a critic and a student that have made one."""
     from spi_diffusers.config.layers import make_train_config
+    from spi_diffusers.deployment.distillation import DistillationSpec, train_student
     from spi_diffusers.training.evaluation_stage import fit_evaluation_critic
     from spi_diffusers.training.trainer import Trainer
 
     pipeline = Trainer(make_train_config({"task": task}), dataset, progress=False).policy()
     critic = fit_evaluation_critic(pipeline, dataset, updates=1, progress=False)
     pipeline.register_modules(evaluation_critic=critic)
+    student, _ = train_student(pipeline, dataset, DistillationSpec(updates=1), progress=False)
+    pipeline.register_modules(student=student)
     return pipeline
 
 
@@ -79,6 +83,7 @@ def calls(extraction: str, count: int, num_steps: int, candidates: int) -> Itera
 
 REWARD, LIMIT, BUDGET = "reward", "safe, limit", "safe, budget"
 EXPORTED, CONTROLLER = "safe, budget, exported", "the controller itself"
+STUDENT, STUDENT_EXPORTED = "safe, budget, student", "safe, budget, student, exported"
 
 
 class Timed:
@@ -129,13 +134,13 @@ def call_seconds(policy: Callable[..., Any], **shared: Any) -> Callable[[Any, An
     return seconds
 
 
-def exported(pipeline: "SPIPolicyPipeline", folder: str) -> Callable[..., Any]:
+def exported(pipeline: "SPIPolicyPipeline", folder: str, extraction: str) -> Callable[..., Any]:
     """The policy as a graph, in a folder that stays as long as it is used."""
     from spi_diffusers.deployment.export import export
     from spi_diffusers.runtime import ExportedPolicy
 
     pipeline.save_pretrained(f"{folder}/policy")
-    return ExportedPolicy(export(folder))
+    return ExportedPolicy(export(folder, f"{folder}/{extraction}", extraction=extraction))
 
 
 def measure_policy(
@@ -148,12 +153,16 @@ def measure_policy(
     from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
 
     shared = {"num_inference_steps": args.steps, "generator": torch.Generator().manual_seed(0)}
-    in_torch, graph = call_seconds(pipeline, **shared), call_seconds(exported(pipeline, folder))
+    in_torch = call_seconds(pipeline, **shared)
     num_steps, per_turn = pipeline.config.max_episode_steps, -(-args.calls // TURNS)
     rows = iter(np.resize(observations, (10**6, observations.shape[1])))
     batches = {count: np.resize(observations, (count, observations.shape[1])) for count in COUNTS[1:]}
     meters = {name: dict.fromkeys(COUNTS, in_torch) for name in (REWARD, LIMIT, BUDGET)}
-    meters[EXPORTED] = dict.fromkeys(COUNTS, graph)
+    meters[EXPORTED] = dict.fromkeys(COUNTS, call_seconds(exported(pipeline, folder, "safe")))
+    if pipeline.student is not None:
+        meters[STUDENT] = dict.fromkeys(COUNTS, call_seconds(pipeline, fast=True))
+        graph = exported(pipeline, folder, "fast")
+        meters[STUDENT_EXPORTED] = dict.fromkeys(COUNTS, call_seconds(graph))
     meters[CONTROLLER] = {count: controller_seconds(pipeline, count) for count in COUNTS}
     times: dict[tuple[str, int], list[float]] = {(name, count): [] for name in meters for count in COUNTS}
     for turn in range(TURNS + 1):  # the first one warms up

@@ -117,10 +117,10 @@ class ExportedPolicy:
         self, cost_limit: float | np.ndarray, *, risk: float = DEFAULT_RISK, num_envs: int = 1, **options: Any
     ) -> SafeController:
         """The same as of the pipeline that was exported; arguments and errors as of [`SafeController`]."""
-        if "num_inference_steps" in options or "generator" in options:
+        if options.keys() & {"num_inference_steps", "generator", "fast"}:
             raise ValueError(
-                "The denoising steps are part of the graph, and safe extraction draws no noise: leave out "
-                "num_inference_steps and generator."
+                "The denoising steps, or the student, are part of the graph, and safe extraction draws no "
+                "noise: leave out num_inference_steps, generator and fast."
             )
         return SafeController(self, cost_limit, risk=risk, num_envs=num_envs, **options)
 

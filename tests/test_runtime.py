@@ -114,7 +114,7 @@ def test_what_cannot_be_meant_is_refused(policy, observation, told, message):
 def test_inputs_that_are_missing_are_refused(policy):
     with pytest.raises(ValueError, match="The graph takes observation, cost_budget, steps_left, risk; got"):
         policy.run({"observation": ONE[None]})
-    with pytest.raises(ValueError, match="leave out num_inference_steps and generator"):
+    with pytest.raises(ValueError, match="leave out num_inference_steps, generator and fast"):
         policy.controller(20.0, generator=0)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
 
 
-#: Episodes that are played side by side at most: a simulator takes up to 70 MB of memory.
+#: Episodes that are played side by side at most: a simulator takes up to 100 MB of memory.
 SIDE_BY_SIDE = 50
 
 

@@ -101,7 +101,8 @@ def test_inference_benchmark_measures_every_extraction(tmp_path):
     assert part["hidden_dims"] == [256, 256, 256]
     assert [row["extraction"] for row in part["extractions"]] == [
         *("reward", "safe, limit", "safe, budget"),
-        *("safe, budget, exported", "the controller itself"),
+        *("safe, budget, exported", "safe, budget, student", "safe, budget, student, exported"),
+        "the controller itself",
     ]
     for row in part["extractions"]:
         assert row["calls"] == 20
