@@ -4,20 +4,22 @@
     python scripts/make_policies.py outputs/safe --tasks ballcircle carrun  # of some
     python scripts/make_policies.py policies                                # only code and cards anew
 
-Before, each is certified at its task's limits, assessed by the episodes that training held out, drawn against
-the limit and recorded, as far as that is not done yet. Results of other training seeds go on its card. A
-policy that is there already is replaced.
+Before, each is certified at its task's limits, gets a student, is assessed by the episodes that training held
+out, drawn against the limit and recorded, as far as that is not done yet. Results of other training seeds go
+on its card. A policy that is there already is replaced.
 """
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from helpers import ORGANISATION, POLICIES, script_parser
 
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.tasks import get_task
+from spi_diffusers.deployment.distillation import distill
 from spi_diffusers.evaluation.assess import assess
 from spi_diffusers.evaluation.certify import certify
 from spi_diffusers.evaluation.evaluate import EvaluationSpec
@@ -37,12 +39,15 @@ def complete(policy: TrainedPolicy, episodes: int) -> None:
     evaluation, files = results_folders(folder)[0], read_policy_files(folder)
     if files.certificate is None or min(row.episodes for row in files.certificate.limits) < episodes:
         print(certify(folder, episodes=episodes))
+    pipeline: Any = load_pipeline(folder)
+    if pipeline.student is None:
+        distill(folder)
     if files.assessment is None:
         assess(folder).save(folder / ASSESSMENT_FILE)
     if "limits.png" not in files.plots:
         read_results(evaluation / RESULTS_FILE).plot(evaluation / "limits.png")
     if files.replay is None:
-        acting = EvaluationSpec().acting(load_pipeline(folder), "safe")
+        acting = EvaluationSpec().acting(pipeline, "safe")
         record_replay(acting, task, evaluation / REPLAY_FILE, cost_limit=task.cost_limits[0])
 
 

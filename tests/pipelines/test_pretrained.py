@@ -24,7 +24,8 @@ def test_they_are_of_tasks_and_one_is_ballcircles():
 
 @pytest.mark.parametrize("folder", POLICIES, ids=lambda folder: folder.name)
 def test_it_is_small_and_publishable_as_it_is(folder):
-    assert sum(file.stat().st_size for file in folder.rglob("*")) <= 3e6
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 3e6
+    assert (folder / "student" / "config.json").is_file()
     files = read_policy_files(folder)
     assert files.replay is not None
     assert set(files.plots) == {"limits.png"}
