@@ -12,13 +12,15 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from helpers import MAIN_TASK, RESULTS, ROOT, results_of, script_parser
+from helpers import MAIN_TASK, POLICIES, RESULTS, ROOT, results_of, script_parser
 
 from spi_diffusers.benchmark.suites import title_of
 from spi_diffusers.benchmark.tables import NOT_FED_BACK, table_data
 from spi_diffusers.cli import run_with_messages
 from spi_diffusers.data.loading import load_transitions
 from spi_diffusers.data.tasks import TASKS, get_task
+from spi_diffusers.evaluation import FAST
+from spi_diffusers.evaluation.certificate import Certificate
 from spi_diffusers.evaluation.entries import EvaluationEntry
 from spi_diffusers.evaluation.results import read_results
 from spi_diffusers.evaluation.summary import (
@@ -29,6 +31,7 @@ from spi_diffusers.evaluation.summary import (
     shown_share,
     summarize_seeds,
 )
+from spi_diffusers.files import CERTIFICATE_FILE
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
@@ -129,6 +132,31 @@ def adapt_table() -> str:
             figures = f"{run['episodes']} | {shown_share(run['share_over'])} | {reward}"
             rows.append(f"{found['task']} | {found['cost_limit']:g} | {run['risk']:g} | {figures}")
     return "\n".join(_table("task | cost limit | risk | episodes | over the limit | reward", rows))
+
+
+def students_table() -> str:
+    """Students beside their policies, on the same episodes, a row per task and limit."""
+    summaries = summarize_seeds(read_results(RESULTS / "students.json"))
+    played = {(one.task, one.cost_limit, one.extraction): one for one in summaries}
+    rows = []
+    for task, limit, _ in sorted(key for key in played if key[2] == "safe"):
+        both = [played[task, limit, way] for way in ("safe", FAST)]
+        reward = " | ".join(shown(one.normalized_reward.mean) for one in both)
+        within = " | ".join(shown_share(one.within_limit) for one in both)
+        rows.append(f"{get_task(task).short_name} | {limit:g} | {reward} | {within}")
+    head = "task | cost limit | reward | student's reward | episodes within | student's"
+    return "\n".join([f"{summaries[0].episodes} episodes each:", "", *_table(head, rows)])
+
+
+def certificates_table() -> str:
+    """What is shown of the policies in policies/, a row per task and limit."""
+    rows, columns = [], []
+    for folder in sorted(path for path in POLICIES.iterdir() if path.is_dir()):
+        found = Certificate.read(folder / CERTIFICATE_FILE)
+        columns = [name.replace("\n", " ") for name in found.columns]
+        task = "" if found.task is None else get_task(found.task).short_name
+        rows += [" | ".join([task, *row]) for row in found.rows]
+    return "\n".join(_table(" | ".join(["task", *columns]), rows))
 
 
 def safe_entries() -> dict[str, list[EvaluationEntry]]:
@@ -232,6 +260,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "risks": risks_table,
     "assess": assess_table,
     "adapt": adapt_table,
+    "certificates": certificates_table,
+    "students": students_table,
     "comparison": comparison_table,
     "benchmarks": benchmarks_table,
     "algorithms": algorithms_table,
