@@ -41,6 +41,8 @@ results: $(VENV)/.installed-demo ## Train and evaluate again what the committed 
 
 policies: $(VENV)/.installed-demo ## Certify what `make results` trained, 200 episodes a limit, and rewrite policies/
 	$(BIN)/python scripts/make_policies.py outputs/safe
+	$(BIN)/python scripts/compare_students.py policies/* --output results/students.json
+	$(BIN)/python scripts/update_readme.py
 
 cards: $(VENV)/.installed-demo ## Render model_cards/ from the committed results
 	$(BIN)/python scripts/render_model_cards.py
