@@ -196,8 +196,8 @@ def find_data(pipeline: Any, dataset: Any) -> Dataset:
     data = open_transitions(config.get("dataset"), task or name, **how)
     if _trained_on(pipeline) != data.sha256:
         raise PolicyError(
-            f"{data.source}: by its checksum, this is not what the policy was trained on; name the data to "
-            "assess it by (dataset=, --dataset)"
+            f"{data.source}: by its checksum, this is not what the policy was trained on; name the data "
+            "(dataset=, --dataset)"
         )
     return data
 

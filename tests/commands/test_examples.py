@@ -27,6 +27,7 @@ SMALL = {
     "evaluate": "--cost-limit 10 --episodes 1 --extraction reward --no-plots --no-video --quiet",
     "certify": "--cost-limit 10 --episodes 1 --quiet",
     "assess": "--dataset embedded --episodes 2",
+    "distill": "--dataset embedded --updates 2 --quiet",
     "play": "--quiet",
     "benchmark": "--dry-run",
     "publish": "--quiet",
