@@ -259,10 +259,12 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -298,8 +300,8 @@ def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
     return own
 
 
-def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
-    """Numbers of any library as float32.
+def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor | np.ndarray:
+    """Numbers of any library as float32, in an array that is checked sooner than a tensor.
 
     Args:
         name: What messages call them.
@@ -307,7 +309,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         kinds: NumPy's letters of the data types that are taken; "b" for true and false.
 
     Returns:
-        A tensor of the same shape; float32, where the tensor was.
+        An array of its own, of the same shape; of a tensor a tensor, where it was.
 
     Raises:
         ValueError: As `as_floats`.
@@ -320,7 +322,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         if value.is_meta or value.is_nested:
             raise ValueError(f"{name} must be a tensor with one block of numbers in memory.")
         return value.detach().to(torch.float32)
-    return torch.from_numpy(as_floats(name, value, kinds))
+    return as_floats(name, value, kinds)
 
 
 def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor, bool, bool]:
@@ -337,17 +339,17 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
     Raises:
         ValueError: It has another shape, holds something else than numbers, or NaN or infinity.
     """
-    tensor = as_numbers("observation", observation, kinds="biuf").to(device)
-    check_batch(tensor, size)
-    single = tensor.ndim == 1
+    numbers = as_numbers("observation", observation, kinds="biuf")
+    check_batch(numbers, size)
+    tensor, single = torch.as_tensor(numbers, device=device), numbers.ndim == 1
     return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
 
 def per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
     """A number, or one per observation, as float32 (B,)."""
-    tensor = as_numbers(name, value).to(device)
-    check_per_observation(name, tensor, batch)
-    return tensor.expand(batch)
+    numbers = as_numbers(name, value)
+    check_per_observation(name, numbers, batch)
+    return torch.as_tensor(numbers, device=device).expand(batch)
 
 
 def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
@@ -370,15 +372,16 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
         return torch.stack(each, dim=1)
     if len(names) == 1:
         return per_observation(name, value, batch, device).unsqueeze(1)
-    tensor, count = as_numbers(name, value).to(device), len(names)
-    if tensor.shape not in ((count,), (1, count), (batch, count)):
+    count = len(names)
+    numbers: Any = as_numbers(name, value)
+    if tuple(numbers.shape) not in ((count,), (1, count), (batch, count)):
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; pass {count} numbers, of the costs {', '.join(names)}, "
-            f"or ({batch}, {count})."
+            f"{name} has shape {tuple(numbers.shape)}; pass {count} numbers, of the costs "
+            f"{', '.join(names)}, or ({batch}, {count})."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool((abs(numbers) < math.inf).all()):
         raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
-    return tensor.expand(batch, count)
+    return torch.as_tensor(numbers, device=device).expand(batch, count)
 
 
 def as_generator(generator: Any) -> torch.Generator | None:
@@ -1350,9 +1353,15 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
     """
     budget = budget.unsqueeze(1)
     fits = ((costs <= budget) & (budget > 0)).all(dim=2)
-    feasible = (~fits).int().flip(1).cumsum(dim=1).flip(1) == 0
+    misfits = (~fits).int().cumsum(dim=1)
+    feasible = fits & (misfits == misfits[:, -1:])
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
     return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
+
+
+def repeated(values: Tensor, count: int) -> Tensor:
+    """Each of B rows `count` times in a row, (B count, ...); `repeat_interleave` takes longer."""
+    return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
 
 def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
@@ -1430,9 +1439,9 @@ def value_policies(
         Actions in [-1, 1] (B, N, A), and what they expect.
     """
     count = len(weights)
-    tiled, repeated = weights.repeat(states.shape[0]), states.repeat_interleave(count, dim=0)
+    tiled, rows = weights.repeat(states.shape[0]), repeated(states, count)
     actions = pipeline.noise_model.sample(
-        pipeline.scheduler, repeated, tiled, num_inference_steps, generator, temperature=0.0
+        pipeline.scheduler, rows, tiled, num_inference_steps, generator, temperature=0.0
     )
     actions = actions.view(-1, count, actions.shape[1])
     return actions, expected_rates(pipeline, states, actions, weights, _known_steps(pipeline, allowance))
@@ -1443,9 +1452,9 @@ def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tens
     safety weights (N,).
     """
     count = len(weights)
-    repeated = states.repeat_interleave(count, dim=0), actions.flatten(0, 1)
-    tiled = weights.repeat(states.shape[0]), steps.repeat_interleave(count)
-    reward, costs = pipeline.evaluation_critic(*repeated, *tiled, return_dict=False)
+    rows = repeated(states, count), actions.flatten(0, 1)
+    tiled = weights.repeat(states.shape[0]), repeated(steps, count)
+    reward, costs = pipeline.evaluation_critic(*rows, *tiled, return_dict=False)
     return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
 
 
@@ -1496,7 +1505,7 @@ def choose_within(
     critic, steps = pipeline.evaluation_critic, allowance.steps.view(-1, 1)
     returns, costs = rates[0] * steps, rates[1] * steps.unsqueeze(2)
     batch, count, kinds = costs.shape
-    known = _known_steps(pipeline, allowance).repeat_interleave(count)
+    known = repeated(_known_steps(pipeline, allowance), count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
     bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
     bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin

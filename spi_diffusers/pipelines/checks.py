@@ -7,10 +7,12 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,8 +56,8 @@ def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
     return own
 
 
-def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
-    """Numbers of any library as float32.
+def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor | np.ndarray:
+    """Numbers of any library as float32, in an array that is checked sooner than a tensor.
 
     Args:
         name: What messages call them.
@@ -63,7 +65,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         kinds: NumPy's letters of the data types that are taken; "b" for true and false.
 
     Returns:
-        A tensor of the same shape; float32, where the tensor was.
+        An array of its own, of the same shape; of a tensor a tensor, where it was.
 
     Raises:
         ValueError: As `as_floats`.
@@ -76,7 +78,7 @@ def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor:
         if value.is_meta or value.is_nested:
             raise ValueError(f"{name} must be a tensor with one block of numbers in memory.")
         return value.detach().to(torch.float32)
-    return torch.from_numpy(as_floats(name, value, kinds))
+    return as_floats(name, value, kinds)
 
 
 def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor, bool, bool]:
@@ -93,17 +95,17 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
     Raises:
         ValueError: It has another shape, holds something else than numbers, or NaN or infinity.
     """
-    tensor = as_numbers("observation", observation, kinds="biuf").to(device)
-    check_batch(tensor, size)
-    single = tensor.ndim == 1
+    numbers = as_numbers("observation", observation, kinds="biuf")
+    check_batch(numbers, size)
+    tensor, single = torch.as_tensor(numbers, device=device), numbers.ndim == 1
     return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
 
 def per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
     """A number, or one per observation, as float32 (B,)."""
-    tensor = as_numbers(name, value).to(device)
-    check_per_observation(name, tensor, batch)
-    return tensor.expand(batch)
+    numbers = as_numbers(name, value)
+    check_per_observation(name, numbers, batch)
+    return torch.as_tensor(numbers, device=device).expand(batch)
 
 
 def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
@@ -126,15 +128,16 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
         return torch.stack(each, dim=1)
     if len(names) == 1:
         return per_observation(name, value, batch, device).unsqueeze(1)
-    tensor, count = as_numbers(name, value).to(device), len(names)
-    if tensor.shape not in ((count,), (1, count), (batch, count)):
+    count = len(names)
+    numbers: Any = as_numbers(name, value)
+    if tuple(numbers.shape) not in ((count,), (1, count), (batch, count)):
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; pass {count} numbers, of the costs {', '.join(names)}, "
-            f"or ({batch}, {count})."
+            f"{name} has shape {tuple(numbers.shape)}; pass {count} numbers, of the costs "
+            f"{', '.join(names)}, or ({batch}, {count})."
         )
-    if not bool(torch.isfinite(tensor).all()):
+    if not bool((abs(numbers) < math.inf).all()):
         raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
-    return tensor.expand(batch, count)
+    return torch.as_tensor(numbers, device=device).expand(batch, count)
 
 
 def as_generator(generator: Any) -> torch.Generator | None:

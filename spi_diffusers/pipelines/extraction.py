@@ -43,9 +43,15 @@ def extract_safe(returns: Tensor, costs: Tensor, budget: Tensor) -> tuple[Tensor
     """
     budget = budget.unsqueeze(1)
     fits = ((costs <= budget) & (budget > 0)).all(dim=2)
-    feasible = (~fits).int().flip(1).cumsum(dim=1).flip(1) == 0
+    misfits = (~fits).int().cumsum(dim=1)
+    feasible = fits & (misfits == misfits[:, -1:])
     best = torch.where(feasible, returns, -torch.inf).argmax(dim=1)
     return torch.where(feasible.any(dim=1), best, costs.shape[1] - 1), feasible
+
+
+def repeated(values: Tensor, count: int) -> Tensor:
+    """Each of B rows `count` times in a row, (B count, ...); `repeat_interleave` takes longer."""
+    return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
 
 def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
@@ -123,9 +129,9 @@ def value_policies(
         Actions in [-1, 1] (B, N, A), and what they expect.
     """
     count = len(weights)
-    tiled, repeated = weights.repeat(states.shape[0]), states.repeat_interleave(count, dim=0)
+    tiled, rows = weights.repeat(states.shape[0]), repeated(states, count)
     actions = pipeline.noise_model.sample(
-        pipeline.scheduler, repeated, tiled, num_inference_steps, generator, temperature=0.0
+        pipeline.scheduler, rows, tiled, num_inference_steps, generator, temperature=0.0
     )
     actions = actions.view(-1, count, actions.shape[1])
     return actions, expected_rates(pipeline, states, actions, weights, _known_steps(pipeline, allowance))
@@ -136,9 +142,9 @@ def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tens
     safety weights (N,).
     """
     count = len(weights)
-    repeated = states.repeat_interleave(count, dim=0), actions.flatten(0, 1)
-    tiled = weights.repeat(states.shape[0]), steps.repeat_interleave(count)
-    reward, costs = pipeline.evaluation_critic(*repeated, *tiled, return_dict=False)
+    rows = repeated(states, count), actions.flatten(0, 1)
+    tiled = weights.repeat(states.shape[0]), repeated(steps, count)
+    reward, costs = pipeline.evaluation_critic(*rows, *tiled, return_dict=False)
     return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
 
 
@@ -189,7 +195,7 @@ def choose_within(
     critic, steps = pipeline.evaluation_critic, allowance.steps.view(-1, 1)
     returns, costs = rates[0] * steps, rates[1] * steps.unsqueeze(2)
     batch, count, kinds = costs.shape
-    known = _known_steps(pipeline, allowance).repeat_interleave(count)
+    known = repeated(_known_steps(pipeline, allowance), count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
     bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
     bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin

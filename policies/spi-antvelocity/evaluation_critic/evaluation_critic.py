@@ -129,12 +129,12 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         """The residuals of one of the costs, a view."""
         return self.residuals.view(-1, NUM_WEIGHTS, NUM_STEPS, NUM_LEVELS)[cost]
 
-    def per_cost(self, setting: str) -> Tensor:
-        """`cost_high`, `cost_mean` or `cost_unit` of each cost, (K,)."""
-        values: Tensor = torch.tensor(
-            _each(self.config[setting]), dtype=torch.float32, device=self.residuals.device
-        )
-        return values
+    def per_cost(self, setting: str) -> Any:
+        """`cost_high`, `cost_mean` or `cost_unit`: a number, or a tensor (K,) of several costs."""
+        values = _each(self.config[setting])
+        if len(values) == 1:
+            return values[0]
+        return torch.tensor(values, dtype=torch.float32, device=self.residuals.device)
 
     def forward(
         self,
@@ -184,7 +184,7 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
     def within_bounds(self, reward_rate: Tensor, cost_rate: Tensor) -> tuple[Tensor, Tensor]:
         """Rates no larger or smaller than a single step's of the data can be."""
         reward_rate = reward_rate.clamp(*self.config.reward_range)
-        return reward_rate, cost_rate.clamp_min(0.0).minimum(self.per_cost("cost_high"))
+        return reward_rate, cost_rate.clamp_min(0.0).clamp_max(self.per_cost("cost_high"))
 
     def residual_scale(self, cost: Tensor) -> Tensor:
         """What residuals of expected costs (B, K) are multiples of: sqrt(u (cost + u)) with u = `cost_unit`.

@@ -8,9 +8,9 @@ import inspect
 import itertools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -57,6 +57,13 @@ def _own_copy(scheduler: Any) -> Any:
         if not isinstance(value, Tensor | FrozenDict):
             setattr(own, name, copy.deepcopy(value))
     return own
+
+
+@lru_cache(maxsize=16)
+def _time_features(timesteps: tuple[float, ...], size: int) -> Tensor:
+    """Sinusoidal embeddings of timesteps, (steps, size), on the CPU; the same few at every call."""
+    with torch.inference_mode(False):  # what is kept must serve calls with gradients, too
+        return get_timestep_embedding(torch.tensor(timesteps, dtype=torch.float32, device="cpu"), size)
 
 
 class MLPNoiseModel(ModelMixin, ConfigMixin):
@@ -166,8 +173,11 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
 
     def embed_time(self, timestep: Tensor) -> Tensor:
         """Embed diffusion timesteps of shape (B,) as (B, time_embed_dim)."""
-        time = get_timestep_embedding(timestep, self.config.time_embed_dim)
-        return self.time_mlp(time.to(self.time_mlp[0].weight.dtype))
+        return self._embed(get_timestep_embedding(timestep, self.config.time_embed_dim))
+
+    def _embed(self, features: Tensor) -> Tensor:
+        weight: Any = self.time_mlp[0].weight
+        return self.time_mlp(features.to(weight.device, weight.dtype))
 
     def _condition(self, observation: Tensor, safety_weight: Tensor | None) -> Tensor:
         if (safety_weight is not None) != self.config.use_safety_weight:
@@ -180,29 +190,28 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     def _predict(self, noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         return self.net(torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1))
 
-    def _predict_in_place(
-        self, layers: list[tuple[Tensor, Tensor]], noisy_action: Tensor, time: Tensor, condition: Tensor
-    ) -> Tensor:
-        """As `_predict`, where no gradient is needed: without module calls, SiLU in place."""
-        activation = self.net[1]
-        hidden = torch.cat([noisy_action.to(time.dtype), time, condition], dim=-1)
-        for weight, bias in layers[:-1]:
-            hidden = torch.addmm(bias, hidden, weight)
-            hidden = (
-                functional.silu(hidden, inplace=True) if type(activation) is nn.SiLU else activation(hidden)
-            )
-        return torch.addmm(layers[-1][1], hidden, layers[-1][0])
+    def _predict_without_gradient(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """What predicts as `_predict`, without module calls and with SiLU in place; made for one chain.
 
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """(transposed weight, bias) of each layer of `net`, made anew at every call, so that none is stale.
-
-        Nothing tells whether weights have changed since: fused optimizers and EMA copies leave no trace. A
-        policy that acts multiplies with transposed copies, as a view's products differ in the last bits, and
-        the committed results are of copies (6% of an action's time). In training views serve.
+        Weights are taken anew for each chain, so that none is stale: nothing tells whether they have changed
+        since, as fused optimizers and EMA copies leave no trace. A policy that acts multiplies with
+        transposed copies, as a view's products differ in the last bits, and the committed results are of
+        copies (a tenth of an action's time). In training views serve.
         """
-        parameters = [parameter.detach() for parameter in self.net.parameters()]
-        weights = [weight.t() if self.training else weight.t().contiguous() for weight in parameters[::2]]
-        return list(zip(weights, parameters[1::2], strict=True))
+        layers: list[Any] = list(self.net)[::2]
+        activation: Any = self.net[1]
+        weights = [layer.weight.t() if self.training else layer.weight.t().contiguous() for layer in layers]
+        *before, last = list(zip((layer.bias for layer in layers), weights, strict=True))
+        if type(activation) is nn.SiLU:
+            activation = partial(functional.silu, inplace=True)
+
+        def predict(noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+            hidden = torch.cat([noisy_action.to(time.dtype), time, condition], dim=-1)
+            for bias, weight in before:
+                hidden = activation(torch.addmm(bias, hidden, weight))
+            return torch.addmm(last[0], hidden, last[1])
+
+        return predict
 
     @staticmethod
     def ddpm_coefficients(scheduler: DDPMScheduler, num_inference_steps: int | None = None) -> Tensor:
@@ -255,25 +264,24 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             observation: Normalized observation, shape (B, O).
             safety_weight: Shape (B,), or None for an unconditioned model.
             coefficients: Shape (steps, 6), on the CPU, from [`ddpm_coefficients`].
-            noise: Standard normal noise, shape (steps, B, A): the start, then one per step but the last.
+            noise: Standard normal noise, shape (steps, B, A): the start, then one per step but the last; or
+                (1, B, A): the start, and no noise in the steps.
 
         Returns:
             Actions in [-1, 1], shape (B, A), float32.
         """
         rows = coefficients.tolist()
-        times = self.embed_time(coefficients[:, 0].to(noise.device))
+        times = self._embed(_time_features(tuple(row[0] for row in rows), self.config.time_embed_dim))
         condition = self._condition(observation, safety_weight).to(times.dtype)
-        time_rows = [time.expand(condition.shape[0], -1) for time in times]
-        predict = (
-            self._predict if torch.is_grad_enabled() else partial(self._predict_in_place, self._layers())
-        )
+        time_rows = times.unsqueeze(1).expand(-1, condition.shape[0], -1).unbind()
+        predict = self._predict if torch.is_grad_enabled() else self._predict_without_gradient()
         action = noise[0]
         # Few, fused operations: called hundreds of times a second, each costs more to start than to compute.
         for step, (_, scale_noisy, scale_noise, mean_clean, mean_noisy, deviation) in enumerate(rows):
             predicted = predict(action, time_rows[step], condition)
             clean = torch.sub(action * scale_noisy, predicted, alpha=scale_noise).clamp(-1.0, 1.0)
             action = torch.add(action * mean_noisy, clean, alpha=mean_clean)
-            if step + 1 < len(rows):
+            if step + 1 < len(noise):
                 action = torch.add(action, noise[step + 1], alpha=deviation)
         return action.float()
 
@@ -325,7 +333,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         if coefficients is None:
             return self._sample_by_steps(scheduler, observation, safety_weight, steps, generator, temperature)
         if temperature == 0:
-            noise = torch.zeros((steps, *shape), dtype=torch.float32, device=observation.device)
+            noise = torch.zeros((1, *shape), dtype=torch.float32, device=observation.device)
         else:
             noise = temperature * randn_tensor((steps, *shape), generator, observation.device, torch.float32)
         return self.denoise(observation, safety_weight, coefficients, noise)
