@@ -176,7 +176,7 @@ def test_folders_of_this_machine_are_not_published(run, folder):
 
 def test_nor_is_where_a_policy_was_loaded_from(run):
     pipe = SPIPolicyPipeline.from_pretrained(str(run / "policy"))
-    for component in pipe.components.values():
+    for component in filter(None, pipe.components.values()):  # it has no student
         component.register_to_config(_name_or_path=str(run))
     pipe.save_pretrained(run / "again")
     assert not [path for path in (run / "again").rglob("*.json") if str(run).encode() in path.read_bytes()]
