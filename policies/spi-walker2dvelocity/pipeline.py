@@ -8,6 +8,7 @@ checked loading, saving and publishing, is in `hub_policy.py`.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,8 @@ def as_floats(name: str, value: Any, kinds: str = "iuf") -> np.ndarray:
         ValueError: It holds something else than numbers: text, complex numbers, masked ones, lists of
             several lengths, a dict.
     """
+    if type(value) in (float, int) and abs(value) <= LARGEST:  # at every step of a loop
+        return np.array(value, dtype=np.float32)
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
         raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")
     if isinstance(value, Mapping):
@@ -211,9 +214,9 @@ def cost_allowance(
         cost_budget: The same.
         steps_left: A number, one per observation, or None.
         risk: A number.
-        per_observation: Makes of a name and a number, or one per observation, float32 (B,).
-        per_cost: Makes of a name and what it is for each of K costs float32 (B, K); by default, for one cost,
-            as `per_observation`.
+        per_observation: Makes of a name and a number, or one per observation, float32: (), (1,) or (B,).
+        per_cost: Makes of a name and what it is for each of K costs float32, (K,) to (B, K); by default, for
+            one cost, as `per_observation`.
 
     Raises:
         ValueError: The arguments do not go together, or one is out of range.
@@ -300,7 +303,7 @@ def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
     return own
 
 
-def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor | np.ndarray:
+def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Any:
     """Numbers of any library as float32, in an array that is checked sooner than a tensor.
 
     Args:
@@ -345,22 +348,21 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
     return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
 
-def per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
-    """A number, or one per observation, as float32 (B,)."""
+def per_observation(name: str, value: Any, batch: int) -> Any:
+    """A number, or one per observation, as `as_numbers`: (), (1,) or (B,)."""
     numbers = as_numbers(name, value)
     check_per_observation(name, numbers, batch)
-    return torch.as_tensor(numbers, device=device).expand(batch)
+    return numbers
 
 
-def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
-    """A number for each of K costs, for all observations or for each of B, as float32 (B, K).
+def per_cost(name: str, value: Any, names: Sequence[str], batch: int) -> Any:
+    """A number for each of K costs, for all observations or for each of B, as `as_numbers`: (K,) to (B, K).
 
     Args:
         name: What messages call it.
         value: For one cost a number or (B,); for several (K,), (B, K), or by name one of the former of each.
         names: Of the costs.
         batch: Number B of observations.
-        device: Where to put it.
 
     Raises:
         ValueError: It has another shape, names other costs, or is not finite.
@@ -368,12 +370,12 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
     if isinstance(value, Mapping):
         if value.keys() != set(names):
             raise ValueError(f"{name} must name the costs {', '.join(names)}, got {shown(list(value))}.")
-        each = [per_observation(f"{name}[{cost!r}]", value[cost], batch, device) for cost in names]
-        return torch.stack(each, dim=1)
+        each = [to_numpy(per_observation(f"{name}[{cost!r}]", value[cost], batch)) for cost in names]
+        return np.stack(np.broadcast_arrays(*each), axis=-1)
     if len(names) == 1:
-        return per_observation(name, value, batch, device).unsqueeze(1)
+        return per_observation(name, value, batch)[..., None]
     count = len(names)
-    numbers: Any = as_numbers(name, value)
+    numbers = as_numbers(name, value)
     if tuple(numbers.shape) not in ((count,), (1, count), (batch, count)):
         raise ValueError(
             f"{name} has shape {tuple(numbers.shape)}; pass {count} numbers, of the costs "
@@ -381,7 +383,7 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
         )
     if not bool((abs(numbers) < math.inf).all()):
         raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
-    return torch.as_tensor(numbers, device=device).expand(batch, count)
+    return numbers
 
 
 def as_generator(generator: Any) -> torch.Generator | None:
@@ -1364,6 +1366,11 @@ def repeated(values: Tensor, count: int) -> Tensor:
     return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
 
+def _tiled(weights: Tensor, batch: int) -> Tensor:
+    """All of (N,) for each of B states, (B N,); `repeat` takes longer."""
+    return weights.expand(batch, -1).flatten()
+
+
 def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
     """How the policies of safety weights (B,) act in normalized states (B, O): actions in [-1, 1], (B, A)."""
     # Only a scheduler that draws noise in its own steps needs it.
@@ -1439,7 +1446,7 @@ def value_policies(
         Actions in [-1, 1] (B, N, A), and what they expect.
     """
     count = len(weights)
-    tiled, rows = weights.repeat(states.shape[0]), repeated(states, count)
+    tiled, rows = _tiled(weights, states.shape[0]), repeated(states, count)
     actions = pipeline.noise_model.sample(
         pipeline.scheduler, rows, tiled, num_inference_steps, generator, temperature=0.0
     )
@@ -1453,7 +1460,7 @@ def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tens
     """
     count = len(weights)
     rows = repeated(states, count), actions.flatten(0, 1)
-    tiled = weights.repeat(states.shape[0]), repeated(steps, count)
+    tiled = _tiled(weights, states.shape[0]), repeated(steps, count)
     reward, costs = pipeline.evaluation_critic(*rows, *tiled, return_dict=False)
     return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
 
@@ -1507,7 +1514,7 @@ def choose_within(
     batch, count, kinds = costs.shape
     known = repeated(_known_steps(pipeline, allowance), count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
+    bounds = critic.cost_bound(costs.flatten(0, 1), _tiled(weights, batch), known, allowance.risk / 2)
     bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {
@@ -1559,6 +1566,12 @@ class SPIPolicyOutput(BaseOutput):
     cost_bounds: Tensor | None = None
     feasible: Tensor | None = None
     by_student: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """As diffusers' own, which would take as long as choosing among the candidates."""
+        for name, value in vars(self).items():
+            if value is not None:
+                OrderedDict.__setitem__(self, name, value)
 
 
 class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
@@ -1806,14 +1819,18 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             cost_budget,
             steps_left,
             risk,
-            lambda name, value: per_observation(name, value, batch, device),
-            lambda name, value: per_cost(name, value, self.cost_names, batch, device),
+            lambda name, value: per_observation(name, value, batch),
+            lambda name, value: per_cost(name, value, self.cost_names, batch),
         )
         if allowance is not None and self.evaluation_critic is None:
             raise ValueError(
                 "This policy has no evaluation critic, so it cannot keep a limit: only extraction='reward' "
                 "is left. SPI trains one with spi.conditioned=true."
             )
+        if allowance is not None:
+            budget = torch.as_tensor(allowance.budget, device=device).expand(batch, -1)
+            steps = torch.as_tensor(allowance.steps, device=device).expand(batch)
+            allowance = CostAllowance(budget, steps, allowance.risk)
         conditioned = self.noise_model.config.use_safety_weight
         weights, count = candidate_weights(conditioned, extraction, safety_weight, num_candidates, device)
 
@@ -1822,8 +1839,8 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             self._check_fast(allowance, safety_weight, denoising_steps)
         values: dict[str, Tensor]
         if allowance is None:
-            states = states.repeat_interleave(count, dim=0)
-            tiled = None if weights is None else weights.repeat(batch)
+            states = repeated(states, count)
+            tiled = None if weights is None else weights.expand(batch, count).flatten()
             candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
             values = paper_values(self, states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}

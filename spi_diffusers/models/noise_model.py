@@ -59,6 +59,10 @@ def _own_copy(scheduler: Any) -> Any:
     return own
 
 
+#: Fewer rows than this are multiplied as columns.
+FEW = 16
+
+
 @lru_cache(maxsize=16)
 def _time_features(timesteps: tuple[float, ...], size: int) -> Tensor:
     """Sinusoidal embeddings of timesteps, (steps, size), on the CPU; the same few at every call."""
@@ -190,26 +194,34 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
     def _predict(self, noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         return self.net(torch.cat([noisy_action.to(time.dtype), time, condition.to(time.dtype)], dim=-1))
 
-    def _predict_without_gradient(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """What predicts as `_predict`, without module calls and with SiLU in place; made for one chain.
+    def _predict_without_gradient(self, batch: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """What predicts as `_predict` for B rows, without module calls and with SiLU in place.
 
-        Weights are taken anew for each chain, so that none is stale: nothing tells whether they have changed
-        since, as fused optimizers and EMA copies leave no trace. A policy that acts multiplies with
-        transposed copies, as a view's products differ in the last bits, and the committed results are of
-        copies (a tenth of an action's time). In training views serve.
+        Made anew for each chain, as nothing tells whether weights have changed since: fused optimizers and
+        EMA copies leave no trace. A policy that acts multiplies few rows as columns: a product of so few rows
+        takes longer, and differs in its last bits from that of many, by which the committed results are.
         """
         layers: list[Any] = list(self.net)[::2]
         activation: Any = self.net[1]
-        weights = [layer.weight.t() if self.training else layer.weight.t().contiguous() for layer in layers]
-        *before, last = list(zip((layer.bias for layer in layers), weights, strict=True))
         if type(activation) is nn.SiLU:
             activation = partial(functional.silu, inplace=True)
+        in_columns = batch < FEW and not self.training
+        *before, last = [
+            (layer.weight, layer.bias.unsqueeze(1) if in_columns else layer.bias) for layer in layers
+        ]
+
+        def product(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if in_columns:
+                return torch.addmm(bias, weight, hidden)
+            return functional.linear(hidden, weight, bias)
 
         def predict(noisy_action: Tensor, time: Tensor, condition: Tensor) -> Tensor:
             hidden = torch.cat([noisy_action.to(time.dtype), time, condition], dim=-1)
-            for bias, weight in before:
-                hidden = activation(torch.addmm(bias, hidden, weight))
-            return torch.addmm(last[0], hidden, last[1])
+            hidden = hidden.t() if in_columns else hidden
+            for weight, bias in before:
+                hidden = activation(product(hidden, weight, bias))
+            hidden = product(hidden, *last)
+            return hidden.t() if in_columns else hidden
 
         return predict
 
@@ -274,7 +286,7 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
         times = self._embed(_time_features(tuple(row[0] for row in rows), self.config.time_embed_dim))
         condition = self._condition(observation, safety_weight).to(times.dtype)
         time_rows = times.unsqueeze(1).expand(-1, condition.shape[0], -1).unbind()
-        predict = self._predict if torch.is_grad_enabled() else self._predict_without_gradient()
+        predict = self._predict if torch.is_grad_enabled() else self._predict_without_gradient(len(condition))
         action = noise[0]
         # Few, fused operations: called hundreds of times a second, each costs more to start than to compute.
         for step, (_, scale_noisy, scale_noise, mean_clean, mean_noisy, deviation) in enumerate(rows):

@@ -59,9 +59,9 @@ def cost_allowance(
         cost_budget: The same.
         steps_left: A number, one per observation, or None.
         risk: A number.
-        per_observation: Makes of a name and a number, or one per observation, float32 (B,).
-        per_cost: Makes of a name and what it is for each of K costs float32 (B, K); by default, for one cost,
-            as `per_observation`.
+        per_observation: Makes of a name and a number, or one per observation, float32: (), (1,) or (B,).
+        per_cost: Makes of a name and what it is for each of K costs float32, (K,) to (B, K); by default, for
+            one cost, as `per_observation`.
 
     Raises:
         ValueError: The arguments do not go together, or one is out of range.

@@ -23,6 +23,7 @@ from spi_diffusers.pipelines.values import (
     check_batch,
     check_per_observation,
     shown,
+    to_numpy,
 )
 
 INDEX_FILE = "model_index.json"
@@ -56,7 +57,7 @@ def without_autocast(call: Callable[..., Any]) -> Callable[..., Any]:
     return own
 
 
-def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Tensor | np.ndarray:
+def as_numbers(name: str, value: Any, kinds: str = "iuf") -> Any:
     """Numbers of any library as float32, in an array that is checked sooner than a tensor.
 
     Args:
@@ -101,22 +102,21 @@ def as_batch(observation: Any, size: int, device: torch.device) -> tuple[Tensor,
     return (tensor.unsqueeze(0) if single else tensor), single, not isinstance(observation, Tensor)
 
 
-def per_observation(name: str, value: Any, batch: int, device: torch.device) -> Tensor:
-    """A number, or one per observation, as float32 (B,)."""
+def per_observation(name: str, value: Any, batch: int) -> Any:
+    """A number, or one per observation, as `as_numbers`: (), (1,) or (B,)."""
     numbers = as_numbers(name, value)
     check_per_observation(name, numbers, batch)
-    return torch.as_tensor(numbers, device=device).expand(batch)
+    return numbers
 
 
-def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: torch.device) -> Tensor:
-    """A number for each of K costs, for all observations or for each of B, as float32 (B, K).
+def per_cost(name: str, value: Any, names: Sequence[str], batch: int) -> Any:
+    """A number for each of K costs, for all observations or for each of B, as `as_numbers`: (K,) to (B, K).
 
     Args:
         name: What messages call it.
         value: For one cost a number or (B,); for several (K,), (B, K), or by name one of the former of each.
         names: Of the costs.
         batch: Number B of observations.
-        device: Where to put it.
 
     Raises:
         ValueError: It has another shape, names other costs, or is not finite.
@@ -124,12 +124,12 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
     if isinstance(value, Mapping):
         if value.keys() != set(names):
             raise ValueError(f"{name} must name the costs {', '.join(names)}, got {shown(list(value))}.")
-        each = [per_observation(f"{name}[{cost!r}]", value[cost], batch, device) for cost in names]
-        return torch.stack(each, dim=1)
+        each = [to_numpy(per_observation(f"{name}[{cost!r}]", value[cost], batch)) for cost in names]
+        return np.stack(np.broadcast_arrays(*each), axis=-1)
     if len(names) == 1:
-        return per_observation(name, value, batch, device).unsqueeze(1)
+        return per_observation(name, value, batch)[..., None]
     count = len(names)
-    numbers: Any = as_numbers(name, value)
+    numbers = as_numbers(name, value)
     if tuple(numbers.shape) not in ((count,), (1, count), (batch, count)):
         raise ValueError(
             f"{name} has shape {tuple(numbers.shape)}; pass {count} numbers, of the costs "
@@ -137,7 +137,7 @@ def per_cost(name: str, value: Any, names: Sequence[str], batch: int, device: to
         )
     if not bool((abs(numbers) < math.inf).all()):
         raise ValueError(f"{name} is NaN or infinite: {shown(value)}.")
-    return torch.as_tensor(numbers, device=device).expand(batch, count)
+    return numbers
 
 
 def as_generator(generator: Any) -> torch.Generator | None:

@@ -54,6 +54,11 @@ def repeated(values: Tensor, count: int) -> Tensor:
     return values.unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
 
 
+def _tiled(weights: Tensor, batch: int) -> Tensor:
+    """All of (N,) for each of B states, (B N,); `repeat` takes longer."""
+    return weights.expand(batch, -1).flatten()
+
+
 def policy_action(pipeline: Any, states: Tensor, weight: Tensor) -> Tensor:
     """How the policies of safety weights (B,) act in normalized states (B, O): actions in [-1, 1], (B, A)."""
     # Only a scheduler that draws noise in its own steps needs it.
@@ -129,7 +134,7 @@ def value_policies(
         Actions in [-1, 1] (B, N, A), and what they expect.
     """
     count = len(weights)
-    tiled, rows = weights.repeat(states.shape[0]), repeated(states, count)
+    tiled, rows = _tiled(weights, states.shape[0]), repeated(states, count)
     actions = pipeline.noise_model.sample(
         pipeline.scheduler, rows, tiled, num_inference_steps, generator, temperature=0.0
     )
@@ -143,7 +148,7 @@ def expected_rates(pipeline: Any, states: Tensor, actions: Tensor, weights: Tens
     """
     count = len(weights)
     rows = repeated(states, count), actions.flatten(0, 1)
-    tiled = weights.repeat(states.shape[0]), repeated(steps, count)
+    tiled = _tiled(weights, states.shape[0]), repeated(steps, count)
     reward, costs = pipeline.evaluation_critic(*rows, *tiled, return_dict=False)
     return reward.view(-1, count), costs.view(-1, count, costs.shape[1])
 
@@ -197,7 +202,7 @@ def choose_within(
     batch, count, kinds = costs.shape
     known = repeated(_known_steps(pipeline, allowance), count)
     # Every step decides anew, and one that errs is enough for an episode: half the risk for each.
-    bounds = critic.cost_bound(costs.flatten(0, 1), weights.repeat(batch), known, allowance.risk / 2)
+    bounds = critic.cost_bound(costs.flatten(0, 1), _tiled(weights, batch), known, allowance.risk / 2)
     bounds = bounds.view(-1, count, kinds) * pipeline.config.cost_margin
     chosen, feasible = extract_safe(returns, bounds, allowance.budget)
     return chosen, {

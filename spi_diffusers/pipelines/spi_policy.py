@@ -8,6 +8,7 @@ checked loading, saving and publishing, is in `hub_policy.py`.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from spi_diffusers.pipelines.allowance import DEFAULT_RISK, cost_allowance
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK, CostAllowance, cost_allowance
 from spi_diffusers.pipelines.checks import (
     as_batch,
     as_generator,
@@ -39,6 +40,7 @@ from spi_diffusers.pipelines.extraction import (
     choose_within,
     extract_reward,
     paper_values,
+    repeated,
     value_policies,
     value_policies_fast,
 )
@@ -81,6 +83,12 @@ class SPIPolicyOutput(BaseOutput):
     cost_bounds: Tensor | None = None
     feasible: Tensor | None = None
     by_student: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """As diffusers' own, which would take as long as choosing among the candidates."""
+        for name, value in vars(self).items():
+            if value is not None:
+                OrderedDict.__setitem__(self, name, value)
 
 
 class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
@@ -328,14 +336,18 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             cost_budget,
             steps_left,
             risk,
-            lambda name, value: per_observation(name, value, batch, device),
-            lambda name, value: per_cost(name, value, self.cost_names, batch, device),
+            lambda name, value: per_observation(name, value, batch),
+            lambda name, value: per_cost(name, value, self.cost_names, batch),
         )
         if allowance is not None and self.evaluation_critic is None:
             raise ValueError(
                 "This policy has no evaluation critic, so it cannot keep a limit: only extraction='reward' "
                 "is left. SPI trains one with spi.conditioned=true."
             )
+        if allowance is not None:
+            budget = torch.as_tensor(allowance.budget, device=device).expand(batch, -1)
+            steps = torch.as_tensor(allowance.steps, device=device).expand(batch)
+            allowance = CostAllowance(budget, steps, allowance.risk)
         conditioned = self.noise_model.config.use_safety_weight
         weights, count = candidate_weights(conditioned, extraction, safety_weight, num_candidates, device)
 
@@ -344,8 +356,8 @@ class SPIPolicyPipeline(ControlledPolicy, DiffusersMethods, DiffusionPipeline):
             self._check_fast(allowance, safety_weight, denoising_steps)
         values: dict[str, Tensor]
         if allowance is None:
-            states = states.repeat_interleave(count, dim=0)
-            tiled = None if weights is None else weights.repeat(batch)
+            states = repeated(states, count)
+            tiled = None if weights is None else weights.expand(batch, count).flatten()
             candidates = self.noise_model.sample(self.scheduler, states, tiled, denoising_steps, generator)
             values = paper_values(self, states, candidates, tiled)
             values = {name: value.view(batch, count) for name, value in values.items()}

@@ -85,6 +85,8 @@ def as_floats(name: str, value: Any, kinds: str = "iuf") -> np.ndarray:
         ValueError: It holds something else than numbers: text, complex numbers, masked ones, lists of
             several lengths, a dict.
     """
+    if type(value) in (float, int) and abs(value) <= LARGEST:  # at every step of a loop
+        return np.array(value, dtype=np.float32)
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
         raise ValueError(f"{name} is a pair of an observation and its info: pass the observation alone.")
     if isinstance(value, Mapping):

@@ -122,6 +122,15 @@ def test_the_bound_by_hand(weight, steps, risk, margin):
     assert bound(critic, 12.0, weight, steps, risk) == pytest.approx(12 + 8 * margin, rel=1e-5)
 
 
+def test_the_bound_is_the_same_for_a_number_and_for_an_input_of_a_graph():
+    critic = make_critic()
+    critic.residuals.copy_(torch.rand(critic.residuals.shape, generator=torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        first = bound(critic, risk=0.0625)
+    assert bound(critic, risk=0.0625) == bound(critic, risk=torch.tensor(0.0625)) == first
+    assert bound(critic, risk=0.125) < first
+
+
 def test_without_residuals_the_bound_is_the_expected_cost():
     assert bound(make_critic()) == 12.0
 

@@ -9,6 +9,7 @@ from spi_diffusers.algorithms.networks import FusedAdam
 from spi_diffusers.algorithms.spi import make_scheduler
 from spi_diffusers.config.algorithm_settings import SPIConfig
 from spi_diffusers.models import MLPNoiseModel
+from spi_diffusers.models.noise_model import FEW
 
 
 def make_model(seed=0, **options):
@@ -44,6 +45,14 @@ def test_denoise_equals_scheduler_steps_with_the_same_noise(train_steps, steps, 
     torch.testing.assert_close(action, expected, atol=2e-6, rtol=1e-5)
     assert coefficients.shape == (steps, 6)
     assert action.abs().max() <= 1
+
+
+def test_the_start_alone_means_no_noise_in_the_steps():
+    model, coefficients = make_model(), MLPNoiseModel.ddpm_coefficients(make_scheduler(SPIConfig()))
+    observation, weight, start = torch.randn(7, 3), torch.rand(7), torch.randn(1, 7, 2)
+    with torch.no_grad():
+        expected = model.denoise(observation, weight, coefficients, torch.cat([start, torch.zeros(4, 7, 2)]))
+        assert torch.equal(model.denoise(observation, weight, coefficients, start), expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 0.0])
@@ -212,6 +221,33 @@ def test_bad_sizes(options):
 def test_bad_action_ranges(low, high, message):
     with pytest.raises(ValueError, match=message):
         make_model(action_low=low, action_high=high)
+
+
+def test_acting_is_the_same_before_and_after_calls_with_gradients():
+    """What is kept between calls serves all of them, wherever it was made."""
+    model = make_model(time_embed_dim=22)  # a size that no other test has made anything for
+    coefficients = MLPNoiseModel.ddpm_coefficients(make_scheduler(SPIConfig()))
+    arguments = (torch.randn(4, 3), torch.rand(4), coefficients, torch.randn(5, 4, 2))
+    with torch.inference_mode():
+        first = model.denoise(*arguments)
+    with_gradient = model.denoise(*arguments)
+    with_gradient.sum().backward()
+    assert model.time_mlp[0].weight.grad.abs().sum() > 0
+    torch.testing.assert_close(first, with_gradient.detach())
+    low = make_model(time_embed_dim=22).to(torch.bfloat16)
+    assert torch.isfinite(low.denoise(*arguments)).all()
+
+
+@pytest.mark.parametrize("batch", [1, 2, FEW - 1, FEW, 50])
+def test_few_rows_are_denoised_as_many_are(batch):
+    model, coefficients = make_model().eval(), MLPNoiseModel.ddpm_coefficients(make_scheduler(SPIConfig()))
+    observation, weight, noise = torch.randn(batch, 3), torch.rand(batch), torch.randn(5, batch, 2)
+    with torch.no_grad():
+        acted = model.denoise(observation, weight, coefficients, noise)
+        trained = model.train().denoise(observation, weight, coefficients, noise)
+    assert acted.shape == (batch, 2)
+    assert acted.is_contiguous()
+    torch.testing.assert_close(acted, trained, atol=1e-6, rtol=1e-5)
 
 
 def test_acting_sees_every_change_of_the_weights():

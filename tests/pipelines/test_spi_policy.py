@@ -10,6 +10,7 @@ from pipeline_factory import make_normalizer, make_pipeline, seeded
 
 from spi_diffusers.models import MLPNoiseModel
 from spi_diffusers.pipelines.extraction import SAFETY_WEIGHT_GRID
+from spi_diffusers.pipelines.values import as_floats
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,26 @@ def test_one_observation_or_a_batch_numpy_or_torch(pipe):
     single = pipe(torch.tensor(observation[0]), generator=seeded()).actions
     assert single.shape == (2,)
     assert pipe(observation[:1]).actions.shape == (1, 2), "a batch of one stays a batch"
+
+
+def test_the_output_is_a_dict_of_what_is_not_none_in_the_order_of_its_fields(pipe):
+    output = pipe(np.zeros(3), generator=0)
+    shown = ["actions", "candidates", "safety_weights", "chosen"]
+    assert list(output) == [*shown, "reward_values", "safety_values"]
+    assert all(output[name] is getattr(output, name) for name in output)
+    assert output[1] is output.to_tuple()[1] is output.candidates
+    assert output.feasible is None
+    output.chosen = None
+    output.actions = 1
+    assert (output["actions"], len(output)) == (1, 6)
+
+
+@pytest.mark.parametrize("number", [0.1, -3, 7.5, 1e-50, 2**53 + 1, 1e18])
+def test_a_number_is_read_as_an_array_of_it_is(number):
+    with np.errstate(all="raise"):
+        read, expected = as_floats("x", number), as_floats("x", np.array(number))
+    assert (read.dtype, read.shape) == (expected.dtype, expected.shape) == (np.float32, ())
+    assert read == expected
 
 
 @pytest.mark.parametrize(

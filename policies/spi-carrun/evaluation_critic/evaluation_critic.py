@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -213,7 +214,10 @@ class EvaluationCritic(ModelMixin, ConfigMixin):
         """
         count = cost.shape[1]  # union bound
         level = (1.0 - risk / count) * NUM_LEVELS - 0.5
-        shares = _shares(torch.as_tensor(level, dtype=torch.float32, device=cost.device), NUM_LEVELS)
+        if isinstance(level, Tensor):  # an input of an exported graph
+            shares = _shares(level, NUM_LEVELS)
+        else:
+            shares = _level_shares(level).to(cost.device)
         by_weight = _shares(safety_weight.float() * (NUM_WEIGHTS - 1), NUM_WEIGHTS)
         by_steps = _shares(self.step_position(steps_left), NUM_STEPS)
         tables = [self.residuals_of(which).float() @ shares for which in range(count)]
@@ -231,3 +235,10 @@ def _shares(position: Tensor, count: int) -> Tensor:
     """Shares (..., N) of N rows in what lies at a position in [0, N - 1], linear between two of them."""
     rows = torch.arange(count, dtype=position.dtype, device=position.device)
     return (1.0 - (position.clamp(0.0, count - 1.0).unsqueeze(-1) - rows).abs()).clamp_min(0.0)
+
+
+@lru_cache(maxsize=16)
+def _level_shares(level: float) -> Tensor:
+    """Shares of the levels, (64,), on the CPU; a loop asks for the same risk at every step."""
+    with torch.inference_mode(False):  # what is kept must serve calls with gradients, too
+        return _shares(torch.tensor(level, dtype=torch.float32, device="cpu"), NUM_LEVELS)
