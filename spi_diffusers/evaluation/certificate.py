@@ -34,6 +34,7 @@ from spi_diffusers.evaluation.entries import (
     Record,
     TaskName,
     cost_margin_of,
+    cost_p90,
     each,
     one_or_all,
 )
@@ -134,7 +135,7 @@ class LimitCertificate(Record):
                 _mean_bound(values, most, confidence)
                 for values, most in zip(by_cost, each(highest), strict=True)
             ),
-            cost_p90=one_or_all(np.quantile(by_cost, 0.9, axis=1, method="inverted_cdf").tolist()),
+            cost_p90=one_or_all(cost_p90(by_cost)),
             cost_worst=one_or_all(by_cost.max(axis=1).tolist()),
             reward_mean=None if returns is None else float(returns.mean()),
         )

@@ -67,6 +67,11 @@ def one_or_all(figures: Iterable[Any]) -> Any:
     return found if len(found) > 1 else found[0]
 
 
+def cost_p90(costs: np.ndarray) -> list[float]:
+    """The smallest cost that 90% of the episodes stay within, of each of K costs (K, B)."""
+    return np.quantile(costs, 0.9, axis=1, method="inverted_cdf").tolist()
+
+
 class Record:
     """A dataclass that files hold: they may come from anywhere, so its fields are checked."""
 
@@ -189,6 +194,9 @@ class EvaluationEntry(Record):
         cost_margin: As in `TrainInfo`.
         cost_names: Names of the costs, if there are several.
         within_each: Share of the episodes within the limit of each of several costs.
+        cost_p90: The smallest cost return that 90% of the episodes stay within; results of earlier versions
+            lack this and the next.
+        cost_worst: The largest cost return.
     """
 
     task: TaskName
@@ -215,6 +223,8 @@ class EvaluationEntry(Record):
     cost_margin: Positive = 1.0
     cost_names: CostNames = ()
     within_each: Annotated[tuple[Share, ...], BeforeValidator(listed)] = ()
+    cost_p90: PerCost | None = None
+    cost_worst: PerCost | None = None
 
     @classmethod
     def from_episodes(
@@ -255,6 +265,8 @@ class EvaluationEntry(Record):
             ),
             within_limit=float(np.mean(kept.all(axis=0))),
             within_each=tuple(kept.mean(axis=1).tolist()) if len(limits) > 1 else (),
+            cost_p90=one_or_all(cost_p90(of_costs)),
+            cost_worst=one_or_all(of_costs.max(axis=1).tolist()),
             **asdict(train_info),
             **how,
         )

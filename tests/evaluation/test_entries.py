@@ -19,6 +19,9 @@ def test_entry_figures_by_hand():
     assert entry.normalized_reward == pytest.approx((650.0 - BALL_CIRCLE.reward_min) / scale)
     assert entry.normalized_cost == pytest.approx(0.9)
     assert entry.within_limit == 0.75  # a cost return equal to the limit keeps it
+    assert (entry.cost_p90, entry.cost_worst) == (12.0, 12.0)
+    tenth = make_entry([0.0] * 10, [9.0, *[1.0] * 8, 2.0])
+    assert (tenth.cost_p90, tenth.cost_worst) == (2.0, 9.0)  # nine of ten stay within 2
 
 
 def test_limit_zero_is_normalized_with_one_added():
@@ -38,7 +41,7 @@ def test_fields_are_those_of_the_results_schema():
     expected = (
         "task, algorithm, extraction, cost_limit, feedback, train_seed, eval_seeds, episodes, updates, "
         "train_seconds, reward_mean, reward_std, cost_mean, cost_std, normalized_reward, normalized_cost, "
-        "within_limit, steps_per_second, dataset, versions"
+        "within_limit, steps_per_second, dataset, versions, cost_p90, cost_worst"
     )
     assert ", ".join(make_entry().to_dict()) == expected
 
