@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spi_diffusers.benchmark.statistics import AlgorithmStatistics, score_statistic
+from spi_diffusers.benchmark.statistics import AlgorithmStatistics, performance_profile, score_statistic
 from spi_diffusers.benchmark.suites import title_of, weights_of
 from spi_diffusers.benchmark.tables import TableData, paper_table
 from spi_diffusers.data.tasks import TASKS, get_task
@@ -121,6 +121,26 @@ def plot_averages(data: TableData, score: str, path: str | os.PathLike[str], tit
         notes = [_SINGLE_NOTE] if any(map(_single_mark, statistics)) else []
         notes += [LOST_NOTE] if any(row.diverged for row in statistics) else []
         figure.legend(loc="outside lower center", ncols=2, title="\n".join(notes) or None)
+
+
+def plot_profile(data: TableData, path: str | os.PathLike[str]) -> None:
+    """Draw every algorithm's performance profile over the common tasks, of which there must be one."""
+    rewards, tasks = np.linspace(0.0, 1.2, 241), data.common_tasks
+    with figure_at(path, (6.4, 4.2)) as figure:
+        axes = figure.subplots()
+        for place, name in enumerate(data.algorithms):
+            shares = performance_profile([data.groups(task)[name] for task in tasks], rewards)
+            line = "-" if place < len(_CURVES) else "--"
+            color = _CURVES[place % len(_CURVES)]
+            label = _in_mathtext(name)
+            axes.step(rewards, 100 * shares, line, color=color, label=label, where="post", linewidth=1.4)
+        axes.set(
+            title=f"Trainings that keep the limit, over {len(tasks)} task{'s' * (len(tasks) > 1)}",
+            xlabel="and earn at least this normalized reward",
+            ylabel="share in %",
+            ylim=(0, 102),
+        )
+        figure.legend(loc="outside lower center", ncols=4)
 
 
 def plot_learning_curves(

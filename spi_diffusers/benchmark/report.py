@@ -16,16 +16,18 @@ from spi_diffusers.benchmark.figures import (
     plot_averages,
     plot_learning_curves,
     plot_pixel_world,
+    plot_profile,
 )
 from spi_diffusers.benchmark.suites import Cell, algorithms_of, title_of
 from spi_diffusers.benchmark.tables import (
     diverged_list,
+    episodes_table,
+    improvement_table,
     limits_data,
     published_table,
     results_table,
     statistics_table,
     table_data,
-    within_table,
 )
 from spi_diffusers.data.tasks import TASKS, get_task
 from spi_diffusers.evaluation.entries import DivergedRun, EvaluationEntry, describe_key
@@ -115,13 +117,16 @@ def _compare(suite: str, entries: list[EvaluationEntry], diverged: list[Diverged
         for place, score in ((number, "reward"), (number + 1, "cost")):
             path = report.figure(f"figure_{place}_average_{score}.png")
             plot_averages(data, score, path, f"Figure {place}: average {score}")
+        plot_profile(data, report.figure(f"profile_{suite}.png"))
     else:
         report.left_out.append(f"Figures {number} and {number + 1}: no task has results of every algorithm")
     for task, missing in data.left_out.items():
         names = ", ".join(map(title_of, missing))
         report.left_out.append(f"{get_task(task).short_name} in the averages of {title}: nothing of {names}")
     statistics = statistics_table(data, table_data(suite, entries, diverged, feedback=False))
-    report.parts += [f"## {title}", results_table(data), within_table(data), statistics]
+    report.parts += [f"## {title}", results_table(data), statistics, episodes_table(data)]
+    if better := improvement_table(data):
+        report.parts.append(better)
     report.parts.append(published_table(suite))
 
 
@@ -174,7 +179,8 @@ def _draw_limits(entries: list[EvaluationEntry], diverged: list[DivergedRun], re
 def _remove_old_figures(report: Report) -> None:
     """Remove the figures of an earlier report that this one lacks: they would not fit its tables."""
     tasks = "|".join(task.short_name for task in TASKS.values())
-    ours = rf"figure_[4-9]_(average|random_weights)_(reward|cost)\.png|limits_({tasks})\.png"
+    ours = r"figure_[4-9]_(average|random_weights)_(reward|cost)\.png|profile_table[12]\.png"
+    ours += rf"|limits_({tasks})\.png"
     for old in sorted(report.folder.iterdir()):
         if re.fullmatch(ours, old.name) and old not in report.files:
             old.unlink()

@@ -1,8 +1,9 @@
-"""Statistics over training seeds and tasks: mean, interquartile mean with bootstrap intervals, worst seed.
+"""Statistics over training seeds and tasks: means, probability of improvement, performance profile.
 
 After R. Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS
-2021): the interquartile mean over all (task, seed) scores, with percentile intervals from resampling the
-seeds of every task by themselves. Where tasks have different numbers of seeds, every task weighs alike.
+2021), with percentile intervals from resampling the seeds of every task by themselves. Where tasks have
+different numbers of seeds, every task weighs alike. Of rewards there is an interquartile mean, too; of costs
+there is none, as it would leave out the worst.
 """
 
 import math
@@ -197,6 +198,80 @@ def diverged_of(runs: Iterable[DivergedRun], task: str, algorithm: str, limit: f
     return sum(
         (run.task, run.algorithm) == (task, algorithm) and run.cost_limit in (None, limit) for run in runs
     )
+
+
+def within_limit_interval(entries: Sequence[EvaluationEntry]) -> tuple[float, float]:
+    """95% interval of `within_limit` (Clopper and Pearson), by the episodes of these very policies."""
+    from scipy.stats import binomtest
+
+    episodes = sum(entry.episodes for entry in entries)
+    within = round(within_limit(entries) * episodes)
+    interval = binomtest(within, episodes).proportion_ci(CONFIDENCE, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """How likely a training of one algorithm is better than one of another, on a task drawn at random.
+
+    Attributes:
+        probability: Mean over the tasks of the share of pairs of seeds in which it is; a tie counts half.
+        interval: 95% bootstrap interval; None if no task has several seeds of either.
+        tasks: Number of tasks.
+    """
+
+    probability: float
+    interval: tuple[float, float] | None
+    tasks: int
+
+
+def improvement(
+    groups: Sequence[tuple[Sequence[EvaluationEntry], Sequence[EvaluationEntry]]],
+) -> Improvement:
+    """Compare two algorithms by the entries of each, a pair for each task.
+
+    A training that keeps the limit is better than one that does not, by DSRL's rule; of two that keep it the
+    one with more reward, of two that do not the one with less cost. ValueError without a task, or entries.
+    """
+    if not groups or not all(first and second for first, second in groups):
+        raise ValueError("need entries of both on at least one task.")
+    wins = []
+    for first, second in groups:
+        merits = [np.array([_merit(entry) for entry in group]) for group in (first, second)]
+        # Merits are compared field by field: the first one that differs decides.
+        difference = np.sign(merits[0][:, None] - merits[1][None])
+        decided = np.take_along_axis(difference, np.argmax(difference != 0, axis=2)[..., None], axis=2)
+        wins.append((1.0 + decided[..., 0]) / 2.0)
+    interval = None
+    if any(win.size > 1 for win in wins):
+        random, resampled = np.random.default_rng(_SEED), np.zeros(RESAMPLES)
+        for win in wins:
+            rows, columns = (random.integers(size, size=(RESAMPLES, size)) for size in win.shape)
+            resampled += win[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2)) / len(wins)
+        tail = (1.0 - CONFIDENCE) / 2.0
+        low, high = np.quantile(resampled, [tail, 1.0 - tail]).round(9)
+        interval = float(low), float(high)
+    return Improvement(float(np.mean([win.mean() for win in wins])), interval, len(wins))
+
+
+def _merit(entry: EvaluationEntry) -> tuple[float, float]:
+    if keeps_limit(entry.normalized_cost):
+        return 1.0, entry.normalized_reward
+    return 0.0, -entry.normalized_cost
+
+
+def performance_profile(groups: Sequence[Sequence[EvaluationEntry]], rewards: np.ndarray) -> np.ndarray:
+    """Share of an algorithm's trainings that keep the limit and earn at least so much, (N,).
+
+    Args:
+        groups: Its entries, a sequence for each task; every task weighs alike.
+        rewards: Normalized rewards, (N,).
+    """
+    shares = []
+    for group in groups:
+        earned = np.array([e.normalized_reward if keeps_limit(e.normalized_cost) else -np.inf for e in group])
+        shares.append((earned[:, None] >= rewards).mean(axis=0))
+    return np.mean(shares, axis=0)
 
 
 def within_limit(entries: Sequence[EvaluationEntry]) -> float:

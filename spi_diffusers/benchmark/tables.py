@@ -15,7 +15,9 @@ from spi_diffusers.benchmark.statistics import (
     ScoreStatistic,
     algorithm_statistics,
     diverged_of,
+    improvement,
     within_limit,
+    within_limit_interval,
 )
 from spi_diffusers.benchmark.suites import SAFE, SAFE_NOT_FED_BACK, algorithms_of, get_suite, title_of
 from spi_diffusers.data.tasks import TASKS, get_task
@@ -29,6 +31,7 @@ _RESULTS_NOTE = (
     "those that keep the limit. † n: n seeds diverged. Algorithms with a diverged run on a task are "
     "excluded from its ranking."
 )
+_TAILS = ("cost_p90", "cost_worst")
 #: What tables call safe SPI where it is not told its running cost, as no baseline is.
 NOT_FED_BACK = f"{title_of('spi')}, cost not fed back"
 _FEEDBACK_NOTE = (
@@ -67,9 +70,7 @@ class TableData:
         rewards = {
             name: float(np.mean([entry.normalized_reward for entry in group]))
             for name, group in self.groups(task, limit).items()
-            if group
-            and keeps_limit(float(np.mean([entry.normalized_cost for entry in group])))
-            and not diverged_of(self.diverged, task, name, limit)
+            if group and keeps_limit(_mean_cost(group)) and not diverged_of(self.diverged, task, name, limit)
         }
         return max(rewards, key=lambda name: rewards[name], default=None)
 
@@ -191,21 +192,67 @@ def results_table(data: TableData) -> str:
     return "\n".join([*_markdown(header, rows), "", note])
 
 
-def within_table(data: TableData) -> str:
-    """Share of the episodes within the limit and the worst seed, of every algorithm in every row."""
+def episodes_table(data: TableData) -> str:
+    """How the episodes of every algorithm in every row end, with more than their means: a line for each."""
+    rows = []
+    for task, limit in data.rows:
+        for algorithm, group in data.groups(task, limit).items():
+            if not group:
+                continue
+            low, high = within_limit_interval(group)
+            within = f"{shown_share(within_limit(group))} [{shown_share(low)}, {shown_share(high)}]"
+            worst = max(entry.normalized_cost for entry in group)
+            tails = [_worst([getattr(entry, name) for entry in group], limit) for name in _TAILS]
+            count = sum(entry.episodes for entry in group)
+            at = f"{get_task(task).short_name} ({limit:g})"
+            rows.append([at, title_of(algorithm), f"{count}", within, shown(worst), *tails])
+    header = ["task (limit)", "algorithm", "episodes", "within the limit", "worst seed's mean cost"]
+    header += ["90% cost at most", "worst cost"]
+    if not any(any(row[-len(_TAILS) :]) for row in rows):
+        header, rows = header[: -len(_TAILS)], [row[: -len(_TAILS)] for row in rows]
+    note = (
+        "Within the limit: with the 95% interval (Clopper-Pearson) of these trainings' episodes, which knows "
+        "nothing of other training seeds. Costs are normalized; those of single episodes, of the worst seed, "
+        "are not in all results."
+    )
+    return "\n".join([*_markdown(header, rows), "", note])
 
-    def cell(group: Sequence[EvaluationEntry]) -> str:
-        if not group:
-            return ""
-        worst = max(entry.normalized_cost for entry in group)
-        return f"{shown_share(within_limit(group))}, {shown(worst)}"
 
-    rows = [
-        [f"{get_task(task).short_name} ({limit:g})", *map(cell, data.groups(task, limit).values())]
-        for task, limit in data.rows
-    ]
-    header = ["episodes within the limit, worst seed's normalized cost", *map(title_of, data.algorithms)]
-    return "\n".join(_markdown(header, rows))
+def _worst(costs: Sequence[Any], limit: float) -> str:
+    return "" if None in costs else shown(max(costs) / limit)
+
+
+def improvement_table(data: TableData) -> str | None:
+    """How likely the first algorithm is better than each of the others; None if there are no others."""
+    if not data.algorithms[1:] or not data.common_tasks:
+        return None
+    own, *others = data.algorithms
+    rows = []
+    for name in others:
+        pairs = [(data.groups(task)[own], data.groups(task)[name]) for task in data.common_tasks]
+        alike = [pair for pair in pairs if all(keeps_limit(_mean_cost(group)) for group in pair)]
+        cells = [_improvement(pair) for pair in (alike, pairs)]
+        rows.append([title_of(name), f"{len(alike)} of {len(pairs)}", *cells])
+    header = [f"{title_of(own)} is better than", "tasks where both keep the limit", "there", "on all tasks"]
+    note = (
+        "Probability that a training of it is better than one of the other, on a task drawn at random, with "
+        "the 95% bootstrap interval over seeds: few seeds make it too narrow. One that keeps the limit is "
+        "better than one that does not; of two that do, the one with more reward; of two that do not, the "
+        "one with less cost."
+    )
+    return "\n".join([*_markdown(header, rows), "", note])
+
+
+def _improvement(pairs: list[tuple[list[EvaluationEntry], list[EvaluationEntry]]]) -> str:
+    if not pairs:
+        return ""
+    found = improvement(pairs)
+    ends = ", ".join(map(shown_share, found.interval or ()))
+    return shown_share(found.probability) + (f" [{ends}]" if ends else "")
+
+
+def _mean_cost(group: Sequence[EvaluationEntry]) -> float:
+    return float(np.mean([entry.normalized_cost for entry in group]))
 
 
 def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> str:
@@ -223,7 +270,7 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
             f"No task has results of every algorithm: there are no averages to compare. Missing: {missing}."
         )
     tasks = len(data.common_tasks)
-    header = ["", "normalized reward", "reward, IQM", "normalized cost", "cost, IQM", "tasks kept"]
+    header = ["", "normalized reward", "reward, IQM", "normalized cost", "tasks kept"]
     header += ["episodes within", "worst seed", "seeds", "updates", "minutes"]
     rows = [_statistics_row(row, title_of(row.algorithm)) for row in statistics]
     alone = data.statistics_not_fed_back(not_fed_back) if not_fed_back else None
@@ -238,12 +285,12 @@ def statistics_table(data: TableData, not_fed_back: TableData | None = None) -> 
             "",
             *_markdown(header, rows),
             "",
-            "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean over all tasks "
-            "and seeds, every task weighing alike, with the 95% bootstrap interval, seeds resampled within "
-            "every task; with as few seeds as three it is narrower than that. ‡ n: n tasks have a single "
-            "seed; they add nothing to deviations and intervals. Tasks kept: mean normalized cost "
-            "at most 1. Worst seed: lowest reward / highest cost of a seed on a task. Updates and minutes of "
-            "one training." + (_FEEDBACK_NOTE if told else ""),
+            "Mean over the tasks ± deviation over training seeds; IQM: interquartile mean of rewards "
+            "over all tasks and seeds, every task weighing alike, with the 95% bootstrap interval, seeds "
+            "resampled within every task; with as few seeds as three it is narrower than that. ‡ n: n tasks "
+            "have a single seed; they add nothing to deviations and intervals. Tasks kept: mean normalized "
+            "cost at most 1. Worst seed: lowest reward / highest cost of a seed on a task. Updates and "
+            "minutes of one training." + (_FEEDBACK_NOTE if told else ""),
         ]
     )
 
@@ -317,7 +364,6 @@ def _statistics_row(row: AlgorithmStatistics, name: str) -> list[str]:
         _mean(row.reward),
         _iqm(row.reward),
         _mean(row.cost),
-        _iqm(row.cost),
         f"{row.safe_tasks} of {len(row.tasks)}",
         shown_share(row.within_limit),
         f"{shown(row.worst_reward)} / {shown(row.worst_cost)}",

@@ -18,12 +18,13 @@ from spi_diffusers.benchmark.figures import (
 )
 from spi_diffusers.benchmark.report import write_report, write_task_results
 from spi_diffusers.benchmark.tables import (
+    episodes_table,
+    improvement_table,
     limits_data,
     paper_table,
     results_table,
     statistics_table,
     table_data,
-    within_table,
 )
 from spi_diffusers.evaluation.entries import DivergedRun
 from spi_diffusers.evaluation.results import ResultsFileError, read_results, write_results
@@ -102,16 +103,38 @@ def test_averages_compare_over_the_tasks_that_all_have():
     ]
     data = table_data("table1", entries)
     assert data.common_tasks == (BALL,)
-    assert rows_of(within_table(data)) == {
-        "---": ["---", "---"],
-        "episodes within the limit, worst seed's normalized cost": ["safe SPI", "BC"],
-        "ballcircle (10)": ["100%, 0.70", "100%, 0.40"],
-        "carrun (10)": ["100%, 0.30", ""],
-    }
+    assert episodes_table(data).splitlines()[2:5] == [
+        "| ballcircle (10) | safe SPI | 4 | 100% [40%, 100%] | 0.70 | 0.70 | 0.70 |",
+        "| ballcircle (10) | BC | 2 | 100% [16%, 100%] | 0.40 | 0.40 | 0.40 |",
+        "| carrun (10) | safe SPI | 2 | 100% [16%, 100%] | 0.30 | 0.30 | 0.30 |",
+    ]
     rows = rows_of(statistics_table(data))
     assert rows["safe SPI"][0] == "0.60 ± 0.14"
     assert rows["BC"][0] == "0.40"
     assert "Left out, as algorithms have no results there: carrun (BC)." in statistics_table(data)
+
+
+def test_the_costs_of_single_episodes_are_shown_where_the_results_hold_them():
+    old = replace(entry(), cost_p90=None, cost_worst=None)
+    assert "worst cost" not in episodes_table(table_data("table1", [old]))
+    mixed = [old, entry(seed=1), entry("carrun", cost=1.5)]
+    assert episodes_table(table_data("table1", mixed)).splitlines()[2:4] == [
+        "| ballcircle (10) | safe SPI | 4 | 100% [40%, 100%] | 0.50 |  |  |",
+        "| carrun (10) | safe SPI | 2 | 0% [0%, 84%] | 1.50 | 1.50 | 1.50 |",
+    ]
+
+
+def test_improvement_is_told_at_equal_safety_and_over_all_tasks():
+    entries = [
+        *(entry(task, "spi", seed, 0.5, 0.5) for task in ("ballcircle", "carrun") for seed in (0, 1)),
+        entry("ballcircle", "bc", extraction="policy", reward=0.9, cost=0.2),
+        entry("carrun", "bc", extraction="policy", reward=0.9, cost=5.0),
+        *(entry(task, "cpq", extraction="policy", cost=5.0) for task in ("ballcircle", "carrun")),
+    ]
+    text = improvement_table(table_data("table1", entries))
+    assert rows_of(text)["BC"] == ["1 of 2", "0% [0%, 0%]", "50% [50%, 50%]"]
+    assert rows_of(text)["CPQ"] == ["0 of 2", "", "100% [100%, 100%]"]
+    assert improvement_table(table_data("table1", entries[:4])) is None
 
 
 def test_safe_spi_without_its_running_cost_has_a_row_of_its_own():
@@ -264,6 +287,7 @@ def test_report_draws_what_the_results_hold_and_names_the_rest(tmp_path):
         "figure_8_random_weights_reward.png",
         "figure_9_random_weights_cost.png",
         "limits_ballcircle.png",
+        "profile_table1.png",
         "tables.md",
     ]
     assert all(path.stat().st_size > 1000 for path in report.files)

@@ -8,8 +8,11 @@ from spi_diffusers.benchmark import statistics
 from spi_diffusers.benchmark.statistics import (
     algorithm_statistics,
     bootstrap_interval,
+    improvement,
     interquartile_mean,
+    performance_profile,
     score_statistic,
+    within_limit_interval,
 )
 from spi_diffusers.evaluation.entries import DivergedRun
 
@@ -122,3 +125,44 @@ def test_what_does_not_belong_together_is_refused():
         algorithm_statistics([entry(), entry(seed=1, limit=20.0)])
     with pytest.raises(ValueError, match="seed occurs twice"):
         algorithm_statistics([entry(), entry()])
+
+
+def runs(*scores):
+    return [entry(seed=seed, reward=reward, cost=cost) for seed, (reward, cost) in enumerate(scores)]
+
+
+def test_improvement_by_hand():
+    first, second = runs((0.5, 0.5), (0.9, 0.9)), runs((0.5, 1.0), (0.7, 0.1), (0.95, 1.1), (0.1, 2.0))
+    # Of 8 pairs: 0.5 ties once, and beats the two that are over; 0.9 beats all four.
+    assert improvement([(first, second)]).probability == (0.5 + 2 + 4) / 8
+    assert improvement([(second, first)]).probability == (0.5 + 1 + 0) / 8
+    # Two that are over: less cost is better, whatever they earn.
+    over = improvement([(runs((0.1, 2.0)), runs((0.9, 3.0)))])
+    assert (over.probability, over.interval, over.tasks) == (1.0, None, 1)
+
+
+def test_improvement_weighs_tasks_alike_and_resamples_seeds():
+    sure = (runs((0.9, 0.5)), runs((0.1, 0.5)))
+    even = (runs((0.0, 0.5), (1.0, 0.5)), runs((0.5, 0.5)))
+    found = improvement([sure, even])
+    assert (found.probability, found.interval, found.tasks) == (0.75, (0.5, 1.0), 2)
+    assert improvement([sure, even]) == found  # no hidden randomness
+    with pytest.raises(ValueError, match="at least one task"):
+        improvement([])
+    with pytest.raises(ValueError, match="at least one task"):
+        improvement([(sure[0], [])])
+
+
+def test_a_profile_counts_trainings_that_keep_the_limit_and_earn_enough():
+    tasks = [runs((0.2, 0.5), (0.8, 1.0), (0.9, 1.5), (0.4, 0.0)), runs((0.4, 0.2))]
+    rewards = np.array([0.0, 0.4, 0.41, 1.0])
+    expected = [(0.75 + 1) / 2, (0.5 + 1) / 2, 0.25 / 2, 0.0]
+    np.testing.assert_allclose(performance_profile(tasks, rewards), expected)
+
+
+def test_the_interval_of_the_share_within():
+    kept = within_limit_interval(runs(*[(0.5, 0.5)] * 10))  # 20 episodes, all within
+    assert kept == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    half = within_limit_interval(runs((0.5, 0.5), (0.5, 1.5)))
+    assert half[0] < 0.5 < half[1]
+    assert half[0] == pytest.approx(1 - half[1])
