@@ -51,6 +51,8 @@ def constrained_value(reward_value: Tensor, cost_value: Tensor, threshold: float
 def outside_data(divergence: Tensor, data_divergence: Tensor, quantile: float) -> Tensor:
     """Indices of the actions that count as outside the data; may be empty.
 
+    The host must know how many there are: here, and nowhere else in an update, it waits for a GPU.
+
     Args:
         divergence: Of the actions' latents from the prior, shape (M,).
         data_divergence: The same of recorded actions, shape (B,).
@@ -135,7 +137,7 @@ class CPQ(Algorithm):
             penalty, mean_cost = ood_penalty(cost, alpha, threshold), cost.detach().mean()
         if self._reduce is not None:
             self._reduce([mean_cost])
-        share = mean_cost.new_tensor(len(outside) / len(tested))
+        share = torch.full_like(mean_cost, len(outside) / len(tested))
         return penalty, mean_cost, {"critic/ood_share": share, "critic/ood_cost_value": mean_cost}
 
     def policy_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Metrics]:

@@ -17,16 +17,25 @@ import torch
 from torch import Tensor
 
 from spi_diffusers.algorithms.base import Algorithm, Batch, Draw, Metrics, PolicySizes
-from spi_diffusers.algorithms.losses import add_noise, noise_loss, td_loss, td_target, value_scale, vp_betas
+from spi_diffusers.algorithms.losses import (
+    add_noise,
+    guiding_and_other,
+    noise_loss,
+    td_loss,
+    td_target,
+    value_scale,
+    vp_betas,
+)
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithm_settings import DiffusionQLConfig
 from spi_diffusers.models.actors import DiffusionActor
 from spi_diffusers.models.noise_model import MLPNoiseModel
 
 
-def value_loss(values: Tensor, twin: int) -> Tensor:
+def value_loss(values: Tensor, twin: Tensor) -> Tensor:
     """Mean of -Q_twin / mean |Q_other|, the other twin detached; values of both twins, shape (2, B)."""
-    return -(values[twin] / value_scale(values[1 - twin], "mean_abs")).mean()
+    value, other = guiding_and_other(values, twin)
+    return -(value / value_scale(other, "mean_abs")).mean()
 
 
 def timesteps(normal: Tensor, steps: int) -> Tensor:
@@ -53,8 +62,9 @@ class DiffusionQL(Algorithm):
             activation=config.activation,
             time_embed_dim=config.time_embed_dim,
             num_candidates=config.num_candidates,
-        ).to(compute.device)
-        self._coefficients = self.actor.coefficients
+        )
+        self._coefficients = self.actor.coefficients  # as they are on the CPU, where denoising reads them
+        self.actor.to(compute.device)
         self._alpha_bars = self.actor.alpha_bars.to(compute.device)
         rate, clip = config.learning_rate, config.max_grad_norm
         self._policy = Learner(self.actor.noise_model, rate, compute, follows=True, max_grad_norm=clip)
@@ -95,7 +105,7 @@ class DiffusionQL(Algorithm):
         action = self._denoise(policy, batch.observation, noise["chain"])
         values = self._critic.module(batch.observation, action).values
         # One coin an update, as in the paper; of several processes, each tosses its own.
-        value = value_loss(values, int(noise["twin"][0] > 0))
+        value = value_loss(values, (noise["twin"][0] > 0).long())
         loss = imitation + self.config.q_weight * value
         return loss, {"policy/noise_loss": imitation.detach(), "policy/guidance_loss": value.detach()}
 

@@ -84,6 +84,15 @@ def one_step_action(noisy_action: Tensor, predicted: Tensor, alpha_bar: Tensor) 
     return ((noisy_action - (1.0 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()).clamp(-1.0, 1.0)
 
 
+def guiding_and_other(values: Tensor, twin: Tensor) -> tuple[Tensor, Tensor]:
+    """The twin that guides and the other one, each (B,), of the values of both, (2, B).
+
+    `twin`, a scalar 0 or 1, is looked up where the values are: to read it here would wait for the device.
+    """
+    guiding, other = values.index_select(0, torch.stack([twin, 1 - twin])).unbind()
+    return guiding, other
+
+
 def value_scale(other_twin: Tensor, kind: str) -> Tensor:
     """What a critic's value is divided by in Eq. 6, detached, from the other twin's values (B,)."""
     values = other_twin.detach()

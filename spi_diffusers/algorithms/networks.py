@@ -58,7 +58,7 @@ class CriticStack(nn.Module):
     @staticmethod
     def _stack(parts: Sequence[BatchedLinear]) -> BatchedLinear:
         _, width_in, width_out = parts[0].weight.shape
-        stacked = BatchedLinear(2 * len(parts), width_in, width_out)
+        stacked = BatchedLinear(2 * len(parts), width_in, width_out).to(parts[0].weight.device)
         with torch.no_grad():
             for name in ("weight", "bias"):
                 target = getattr(stacked, name)

@@ -15,6 +15,7 @@ from torch import Tensor
 from spi_diffusers.algorithms.base import Algorithm, Draw, Inputs, Metrics, PolicySizes
 from spi_diffusers.algorithms.losses import (
     add_noise,
+    guiding_and_other,
     noise_loss,
     one_step_action,
     td_loss,
@@ -96,7 +97,7 @@ def guidance_loss(
     safety_values: Tensor,
     reward_weight: Tensor | float,
     safety_weight: Tensor | float,
-    twin: int,
+    twin: Tensor,
     scale: str = "std",
 ) -> Tensor:
     """Value term of Eq. 6: -mu Q^r / scale_r - phi Q^c' / scale_c, averaged over the batch.
@@ -106,13 +107,13 @@ def guidance_loss(
         safety_values: Both twins of Q^c' at the generated actions, shape (2, B).
         reward_weight: mu, a number or one per sample (B,).
         safety_weight: phi, a number or one per sample (B,).
-        twin: Which twin guides (0 or 1); the other one gives the scale.
+        twin: Which twin guides, int64 scalar 0 or 1; the other one gives the scale.
         scale: "std", "mean_abs" or "none"; on several processes, over this process's share of the batch.
     """
-    reward_scale = value_scale(reward_values[1 - twin], scale)
-    safety_scale = value_scale(safety_values[1 - twin], scale)
-    gain = reward_weight * reward_values[twin] / reward_scale
-    gain = gain + safety_weight * safety_values[twin] / safety_scale
+    reward_value, other_reward = guiding_and_other(reward_values, twin)
+    safety_value, other_safety = guiding_and_other(safety_values, twin)
+    gain = reward_weight * reward_value / value_scale(other_reward, scale)
+    gain = gain + safety_weight * safety_value / value_scale(other_safety, scale)
     return -gain.mean()
 
 
@@ -277,7 +278,7 @@ class SPI(Algorithm):
             values[REWARD],
             values[SAFETY],
             *self._value_weights(inputs),
-            int(inputs.twin),
+            inputs.twin,
             config.guidance_scale,
         )
         metrics = {"policy/noise_loss": denoising.detach(), "policy/guidance_loss": guidance.detach()}

@@ -147,25 +147,12 @@ def average_gradients(accelerator: Accelerator, gradients: Sequence[Tensor]) -> 
         gradient.copy_(part.view_as(gradient))
 
 
-def agree(
-    accelerator: Accelerator, metrics: Mapping[str, Tensor], stop_signal: int | None
-) -> tuple[dict[str, float], int | None]:
-    """Metrics averaged over processes, and the stop signal that any of them has received."""
-    if accelerator.num_processes == 1:
-        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True)), stop_signal
-    shared = torch.stack([*metrics.values(), torch.tensor(0.0, device=accelerator.device)])
-    shared[-1] = stop_signal or 0
-    *values, _ = accelerator.reduce(shared, reduction="mean").tolist()
-    # Not reduce(reduction="max"), which accelerate before 1.14 takes for a sum.
-    stop = int(accelerator.gather(shared[-1:]).max().item())
-    return dict(zip(metrics, values, strict=True)), stop or None
-
-
-def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether any process raises the flag; all of them must ask."""
+def any_process(accelerator: Accelerator, flag: int) -> int:
+    """The highest flag that any process raises; all of them must ask."""
     if accelerator.num_processes == 1:
         return flag
-    return bool(accelerator.gather(torch.tensor([float(flag)], device=accelerator.device)).max() > 0)
+    # Not reduce(reduction="max"), which accelerate before 1.14 takes for a sum.
+    return int(accelerator.gather(torch.tensor([flag], device=accelerator.device)).max())
 
 
 def newest_checkpoint(accelerator: Accelerator, store: CheckpointStore) -> Checkpoint | None:
@@ -216,6 +203,5 @@ def scatter_inputs(accelerator: Accelerator, inputs: Inputs, draws: Mapping[str,
     parts = {}
     for name, value in inputs.tensors().items():
         dim = draws[name].batch_dim if name in draws else 0
-        part = take_slice(value, dim, rank, world_size)
-        parts[name] = part if dim is None else part.to(accelerator.device)
+        parts[name] = take_slice(value, dim, rank, world_size).to(accelerator.device)
     return type(inputs).from_tensors(parts)

@@ -25,6 +25,13 @@ def take_slice(value: Tensor, dim: int | None, rank: int, world_size: int) -> Te
     return value if dim is None else value.chunk(world_size, dim)[rank].contiguous()
 
 
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU without waiting for what a GPU does: from pinned memory, as CUDA asks."""
+    if device.type == "cuda":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def scale_actions(
     action: Tensor, low: Bound, high: Bound, clip: bool = False, *, source: str = "memory", first_row: int = 0
 ) -> Tensor:
@@ -111,9 +118,8 @@ class Sampler(ABC):
         tensors = self._transitions()
         drawn = {name: draw.sample(self.generator) for name, draw in self.draws.items()}
         for name, value in drawn.items():
-            dim = self.draws[name].batch_dim
-            part = take_slice(value, dim, *self._slice)
-            tensors[name] = part if dim is None else part.to(self._device)
+            part = take_slice(value, self.draws[name].batch_dim, *self._slice)
+            tensors[name] = to_device(part, self._device)
         if self._preferred is not None:
             tensors["imitated"] = self._preferred.picks(tensors.pop(_EPISODE), tensors["safety_weight"])
         return self._inputs_class.from_tensors(tensors)
@@ -194,10 +200,10 @@ class MemorySampler(Sampler):
         index = self._own_index(self.num_rows)
         if self._rows is not None:
             index = self._rows[index]
-        index = index.to(self._device)
+        index = to_device(index, self._device)
         batch = {name: column.index_select(0, index) for name, column in self._columns.items()}
         if self._starts is not None:
-            start = self._own_index(len(self._starts)).to(self._device)
+            start = to_device(self._own_index(len(self._starts)), self._device)
             batch["initial_observation"] = self._starts.index_select(0, start)
         return batch
 

@@ -27,7 +27,7 @@ from spi_diffusers.data.transitions import DatasetError
 from spi_diffusers.data.units import Units
 from spi_diffusers.models import ObservationNormalizer
 from spi_diffusers.training.checkpoint import CheckpointError
-from spi_diffusers.training.sampler import Sampler, no_next_action, scale_actions, take_slice
+from spi_diffusers.training.sampler import Sampler, no_next_action, scale_actions, take_slice, to_device
 from spi_diffusers.training.settle import say_range
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,8 @@ class StreamingSampler(Sampler):
             self._handed_out += len(index)
             missing -= len(index)
         whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return {name: take_slice(value, 0, *self._slice).to(self._device) for name, value in whole.items()}
+        own = {name: take_slice(value, 0, *self._slice) for name, value in whole.items()}
+        return {name: to_device(value, self._device) for name, value in own.items()}
 
     def _filled_buffer(self) -> _Buffer:
         """The buffer, filled anew if it is handed out."""

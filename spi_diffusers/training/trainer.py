@@ -7,7 +7,7 @@ learning rate is a function of the step, and a checkpoint holds every tensor tha
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from spi_diffusers.algorithms.base import Inputs
 from spi_diffusers.config.train import TrainConfig
@@ -40,7 +41,6 @@ from spi_diffusers.training.checkpoint import (
 from spi_diffusers.training.export import make_policy
 from spi_diffusers.training.metrics import MetricsLog, MetricsWindow
 from spi_diffusers.training.processes import (
-    agree,
     any_process,
     average_gradients,
     gather_inputs,
@@ -178,6 +178,7 @@ class Trainer:
         self.step = 0  # updates done in total, and the time they took
         self.seconds = 0.0
         self._window = MetricsWindow()
+        self._unread: list[Tensor] = []  # metrics of the updates since they were last read
         self._progress = progress
         self.temporary = temporary
 
@@ -208,19 +209,22 @@ class Trainer:
                     upcoming = self.sampler.draw()
                     metrics, inputs = self.algorithm.update(inputs, upcoming)
                     self.step += 1
-                    values, stopped_by = agree(self.accelerator, metrics, signals.received)
+                    self._unread.append(torch.stack(list(metrics.values())))
+                    stopped_by = any_process(self.accelerator, signals.received or 0) or None
                     done = self.step == config.updates
-                    self._check_finite(values)
-                    self._window.add(values)
+                    logs = self.step % config.log_every == 0 or done
+                    saves = self.step % config.checkpoint_every == 0 or done or stopped_by is not None
+                    if logs or saves:
+                        self._read_metrics(list(metrics))
                     bar.update()
                     seconds = time.perf_counter() - started
                     self.seconds = seconds_before + seconds
-                    if self.step % config.log_every == 0 or done:
+                    if logs:
                         self._log(bar, (self.step - first_step) / seconds)
                         if callback is not None:
                             stops = self._call(callback, inputs, signals)
                             started = time.perf_counter() - seconds  # its own time is not training's
-                    if self.step % config.checkpoint_every == 0 or done or stops or stopped_by is not None:
+                    if saves or stops:
                         self._save_checkpoint(inputs)
             for tracker in self.accelerator.trackers:
                 tracker.finish()
@@ -241,7 +245,7 @@ class Trainer:
             if self.accelerator.num_processes == 1:  # several would wait for each other
                 self._save_checkpoint(inputs)
             raise
-        return any_process(self.accelerator, progress._stops)
+        return bool(any_process(self.accelerator, progress._stops))
 
     def describe(self) -> str:
         """One line about what will run and where."""
@@ -327,19 +331,27 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.learning_rate_at(self.step, start)
 
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise self._diverged(f"{name} is {value}")
+    def _read_metrics(self, names: Sequence[str]) -> None:
+        """Take the means over processes of all that is unread; until then a GPU need not be waited for."""
+        unread = torch.stack(self._unread)
+        if self.accelerator.num_processes > 1:
+            unread = self.accelerator.reduce(unread, reduction="mean")
+        self._unread = []
+        for step, row in enumerate(unread.tolist(), start=self.step - len(unread) + 1):
+            values = dict(zip(names, row, strict=True))
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"{name} is {value}", step)
+            self._window.add(values)
 
-    def _diverged(self, what: str) -> TrainingDivergedError:
+    def _diverged(self, what: str, step: int) -> TrainingDivergedError:
         steps = self.checkpoints.steps()
         kept = f" The checkpoint of step {steps[-1]} is intact." if steps else " No checkpoint was made."
         kept = "" if self.temporary else kept
         advice = "Try a lower learning_rate, a smaller max_grad_norm or mixed_precision=no."
         if hasattr(self.config.settings, "learning_rate"):  # an algorithm with its own
             advice = f"Try a lower {self.config.group}.learning_rate."
-        return TrainingDivergedError(f"Training diverged: {what} after update {self.step}.{kept} {advice}")
+        return TrainingDivergedError(f"Training diverged: {what} after update {step}.{kept} {advice}")
 
     # ---- logging
 
@@ -381,7 +393,7 @@ class Trainer:
         )
         broken = first_non_finite(tensors)
         if broken is not None:
-            raise self._diverged(f"{broken} holds values that are not finite")
+            raise self._diverged(f"{broken} holds values that are not finite", self.step)
         if self.accelerator.is_main_process:
             self.checkpoints.save(
                 self.step,

@@ -41,7 +41,7 @@ def weights(module):
 
 def test_value_loss_by_hand_and_the_scale_gets_no_gradient():
     values = torch.tensor([[2.0, 4.0], [-1.0, 3.0]], requires_grad=True)
-    loss = value_loss(values, twin=0)
+    loss = value_loss(values, twin=torch.tensor(0))
     loss.backward()
     assert loss.item() == pytest.approx(-(2.0 + 4.0) / 2 / 2.0)  # mean |Q_other| is 2
     torch.testing.assert_close(values.grad, torch.tensor([[-0.25, -0.25], [0.0, 0.0]]))

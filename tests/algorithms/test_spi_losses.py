@@ -184,13 +184,18 @@ def test_guidance_loss_by_hand(scale):
     # "mean_abs": 0.25 Q^r / 4 + 0.25 Q^c' / 2 = mean(0.0625, 0.3125) = 0.1875
     # "std": 0.25 Q^r / 2 + 0.25 Q^c' / 2 = mean(0.125, 0.4375) = 0.28125
     by_hand = {"none": -0.5625, "mean_abs": -0.1875, "std": -0.28125}
-    loss = guidance_loss(reward_values, safety_values, 0.25, 0.25, twin=0, scale=scale)
+    loss = guidance_loss(reward_values, safety_values, 0.25, 0.25, twin=torch.tensor(0), scale=scale)
     assert loss.item() == pytest.approx(by_hand[scale])
     # With per-sample weights mu = (0.5, 0), phi = (0, 0.5):
     # "none": mean(0.5, 0.75); "mean_abs": mean(0.125, 0.375); "std": mean(0.25, 0.375)
     per_sample = {"none": -0.625, "mean_abs": -0.25, "std": -0.3125}
     loss = guidance_loss(
-        reward_values, safety_values, tensor([0.5, 0.0]), tensor([0.0, 0.5]), twin=0, scale=scale
+        reward_values,
+        safety_values,
+        tensor([0.5, 0.0]),
+        tensor([0.0, 0.5]),
+        twin=torch.tensor(0),
+        scale=scale,
     )
     assert loss.item() == pytest.approx(per_sample[scale])
 
@@ -198,7 +203,7 @@ def test_guidance_loss_by_hand(scale):
 def test_guidance_pushes_the_guiding_twin_only():
     reward_values = tensor([[1.0, 2.0], [2.0, 6.0]], requires_grad=True)
     safety_values = tensor([[0.0, 1.5], [-1.0, 3.0]], requires_grad=True)
-    guidance_loss(reward_values, safety_values, 0.3, 0.2, twin=1, scale="std").backward()
+    guidance_loss(reward_values, safety_values, 0.3, 0.2, twin=torch.tensor(1), scale="std").backward()
     # Scales from twin 0: std 0.5 and 0.75. -mu / (scale B) and -phi / (scale B).
     assert_values(reward_values.grad, [[0.0, 0.0], [-0.3, -0.3]])
     assert_values(safety_values.grad, [[0.0, 0.0], [-2 / 15, -2 / 15]])
@@ -211,6 +216,6 @@ def test_with_std_scale_units_and_offset_of_a_value_do_not_change_the_push(facto
     gradients = []
     for values in (reward_values, reward_values * factor + offset):
         leaf = values.clone().requires_grad_()
-        guidance_loss(leaf, safety_values, 0.25, 0.25, twin=0, scale="std").backward()
+        guidance_loss(leaf, safety_values, 0.25, 0.25, twin=torch.tensor(0), scale="std").backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[1] * factor, gradients[0])

@@ -64,10 +64,11 @@ FEW = 16
 
 
 @lru_cache(maxsize=16)
-def _time_features(timesteps: tuple[float, ...], size: int) -> Tensor:
-    """Sinusoidal embeddings of timesteps, (steps, size), on the CPU; the same few at every call."""
+def _time_features(timesteps: tuple[float, ...], size: int, device: torch.device) -> Tensor:
+    """Sinusoidal embeddings of timesteps, (steps, size), computed on the CPU; the same few at every call."""
     with torch.inference_mode(False):  # what is kept must serve calls with gradients, too
-        return get_timestep_embedding(torch.tensor(timesteps, dtype=torch.float32, device="cpu"), size)
+        features = get_timestep_embedding(torch.tensor(timesteps, dtype=torch.float32, device="cpu"), size)
+        return features.to(device)
 
 
 class MLPNoiseModel(ModelMixin, ConfigMixin):
@@ -283,7 +284,8 @@ class MLPNoiseModel(ModelMixin, ConfigMixin):
             Actions in [-1, 1], shape (B, A), float32.
         """
         rows = coefficients.tolist()
-        times = self._embed(_time_features(tuple(row[0] for row in rows), self.config.time_embed_dim))
+        size, timesteps = self.config.time_embed_dim, tuple(row[0] for row in rows)
+        times = self._embed(_time_features(timesteps, size, observation.device))
         condition = self._condition(observation, safety_weight).to(times.dtype)
         time_rows = times.unsqueeze(1).expand(-1, condition.shape[0], -1).unbind()
         predict = self._predict if torch.is_grad_enabled() else self._predict_without_gradient(len(condition))
