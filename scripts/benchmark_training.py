@@ -7,6 +7,8 @@ All variants run the package's own training step on the real embedded data; only
 Variants take turns within one process, round after round, so that other work on the machine slows all of
 them down alike. Speeds are medians over the rounds. The ratio is taken within each round, and its median is
 the number to look at.
+
+With `--device cuda`, the default training step on the GPU takes turns with that on the CPU instead.
 """
 
 import argparse
@@ -33,6 +35,7 @@ examples:
   python scripts/benchmark_training.py                          everything, about 6 minutes on two cores
   python scripts/benchmark_training.py --cores 1 --rounds 3     a quick look at one core
   python scripts/benchmark_training.py --no-save                measure without rewriting the results
+  python scripts/benchmark_training.py --device cuda            a GPU beside the CPU; prints the table only
 
 how to read it:
   updates/s     batches of 256 transitions per second; each trains the noise model and BOTH twin critics
@@ -142,14 +145,42 @@ def show(results: dict[str, Any]) -> None:
         print_table(title, "variant | updates/s | x plain | all rounds | peak memory", rows, bold=default)
 
 
+def compare_with_gpu(args: argparse.Namespace) -> None:
+    """Print the speed of the default training step on the GPU, and on all cores of the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            f"error: --device cuda: PyTorch {torch.__version__} finds no GPU on this machine. Its "
+            "driver must be there, and PyTorch built for CUDA."
+        )
+    trainings = {name: MeasuredTraining({"device": name}, args.dataset) for name in ("cpu", "cuda")}
+    rates = take_turns(trainings, args.rounds, args.seconds, "default step")
+    names = {"cpu": f"CPU, {torch.get_num_threads()} thread(s)", "cuda": torch.cuda.get_device_name()}
+    rows = []
+    for device, own in rates.items():
+        times = ratios_within_rounds(own, rates["cpu"])
+        spread = f"{times['min']:.2f}-{times['max']:.2f}"
+        rows.append(f"{names[device]} | {statistics.median(own):.1f} | {times['median']:.2f} | {spread}")
+    batch_size = trainings["cuda"].config.batch_size
+    print_table(f"Training step, batch {batch_size}", "device | updates/s | x CPU | all rounds", rows)
+
+
 def main() -> None:
     parser = measuring_parser(__doc__, EPILOG, rounds="variant")
     parser.add_argument(
         "--cores", type=int, nargs="+", default=[1, 2], help="core counts to measure (default: 1 2)"
     )
     parser.add_argument("--dataset", help="data to train on, as for `spi train` (default: embedded)")
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="cuda: a GPU beside the CPU (default: cpu)"
+    )
     parser.add_argument("--worker-memory", help=argparse.SUPPRESS)
-    measure_and_save(parser.parse_args(), work, measure, show)
+    args = parser.parse_args()
+    if args.device == "cuda":
+        compare_with_gpu(args)
+    else:
+        measure_and_save(args, work, measure, show)
 
 
 if __name__ == "__main__":

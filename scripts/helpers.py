@@ -221,10 +221,13 @@ class MeasuredTraining:
         from spi_diffusers.training.processes import resolve_overlap
 
         self.config = config = make_train_config({"task": "ballcircle", **overrides})
+        self.device = device = torch.device("cpu" if config.device == "auto" else config.device)
         dataset = training_episodes(config, load_transitions(dataset_name, config.task))
-        self.overlap = resolve_overlap(config, 1, torch.device("cpu"))
-        self.algorithm = build_algorithm(config, dataset, overlap=self.overlap)
-        self.sampler = build_sampler(config, dataset, build_normalizer(dataset), build_units(config, dataset))
+        self.overlap = resolve_overlap(config, 1, device)
+        self.algorithm = build_algorithm(config, dataset, device=device, overlap=self.overlap)
+        self.sampler = build_sampler(
+            config, dataset, build_normalizer(dataset), build_units(config, dataset), device=device
+        )
         with self.threads():
             self.inputs = self.algorithm.prepare(self.sampler.draw())
             self.run(updates=WARMUP_UPDATES)
@@ -243,15 +246,25 @@ class MeasuredTraining:
         """Train for at least so long and so many updates; returns updates per second."""
         import torch
 
+        self._wait()
         done, started = 0, time.perf_counter()
         while done < updates or time.perf_counter() - started < seconds:
             metrics, self.inputs = self.algorithm.update(self.inputs, self.sampler.draw())
-            values = torch.stack(list(metrics.values())).tolist()  # as the trainer reads them
+            last = torch.stack(list(metrics.values()))  # as the trainer keeps them until it logs
             done += 1
+        self._wait()
         elapsed = time.perf_counter() - started
+        values = last.tolist()
         if not all(abs(value) < float("inf") for value in values):
             raise ArithmeticError(f"training diverged: {dict(zip(metrics, values, strict=True))}")
         return done / elapsed
+
+    def _wait(self) -> None:
+        """Until the GPU has done what it was given, which Python does not wait for."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def take_turns(

@@ -73,6 +73,7 @@ NOT_RUN = {
     "accelerate launch": "test_training_on_two_processes does",
     "spi space": "it serves until Ctrl-C; tests/spaces/test_page.py runs it, and a browser looks at it",
     "spi benchmark --suite table1 --dataset datasets --ray-address": "tests/benchmark has a cluster",
+    "python scripts/benchmark_training.py --device cuda": "there is no GPU; tests/scripts has what says so",
 }
 MAKE_TARGETS = {
     "make demo": "scripts/demo.py",

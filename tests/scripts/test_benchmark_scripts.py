@@ -1,11 +1,13 @@
 """The benchmark scripts as a user runs them: real processes on one core, with few and short turns."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from spi_diffusers.config.algorithms import BASELINES
 
@@ -70,6 +72,48 @@ def test_training_benchmark_compares_the_plain_step_with_the_default(tmp_path):
     # SiLU and one-step guidance do less work on any machine.
     assert rows["+ one-step guidance"]["times_plain"]["median"] > 1.5
     assert "(default)" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(tmp_path):
+    done = run("benchmark_training.py", "--device", "cuda", "--output", tmp_path / "results.json")
+    assert done.returncode != 0
+    assert "error: --device cuda: PyTorch" in done.stderr
+    assert "finds no GPU on this machine" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_is_waited_for_around_each_turn_and_stands_beside_the_cpu(monkeypatch, capsys):
+    """The GPU is a CPU that says so. Updates count when the GPU has done them."""
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])  # as Python does
+    script, helpers = map(importlib.import_module, ("benchmark_training", "helpers"))
+    done, waits = [], []  # updates until each wait, and the waits
+
+    class Training(helpers.MeasuredTraining):
+        def __init__(self, overrides, dataset_name):
+            super().__init__({"network.hidden_dims": [8], "batch_size": 16}, dataset_name)
+            self.device = torch.device(overrides["device"])
+
+        def _wait(self):
+            done.append(self.algorithm.updates)
+            super()._wait()
+
+    monkeypatch.setattr(script, "MeasuredTraining", Training)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append(device.type))
+    arguments = ["--device", "cuda", "--rounds", "1", "--seconds", "0.01"]
+    monkeypatch.setattr(sys, "argv", ["benchmark_training.py", *arguments])
+    script.main()
+    table = capsys.readouterr().out
+    assert "CPU, 1 thread(s)" in table
+    assert "a GPU" in table
+    assert "1.00" in table
+    # Before and after two updates that are not measured, and before and after the turn.
+    assert waits == ["cuda"] * 4
+    before, after = done[-2:]
+    assert done[-4:-2] == [before - 2, before]
+    assert after > before
 
 
 @pytest.mark.slow
