@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithms import ALGORITHMS
 from spi_diffusers.config.train import TrainConfig
+from spi_diffusers.data.episodes import EpisodeTable
 from spi_diffusers.data.units import Units
 
 #: Scalars that are logged, detached, by name.
@@ -33,12 +34,14 @@ class PolicySizes:
         action_dim: Size A of an action.
         max_episode_steps: Steps of the longest episode.
         cost_limit: Cost of an episode that the policy is trained for; infinite where there is none.
+        episodes: The episodes of the data.
     """
 
     observation_dim: int
     action_dim: int
     max_episode_steps: int
     cost_limit: float = math.inf
+    episodes: EpisodeTable | None = None
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,20 @@ class Algorithm(ABC):
 
         Those of the data; "initial_observation", of an episode drawn at random; "next_action", the recorded
         one of the next step; and "imitated", whether its episode is one of those that this safety weight
-        imitates.
+        imitates. Where a row holds several steps, also "step", "return_to_go", "cost_to_go" and "valid"
+        (`window`).
         """
         return COLUMNS
+
+    @classmethod
+    def window(cls, config: Any) -> int:
+        """Number W of steps of an episode that a row of a batch holds, from one drawn at random on.
+
+        0: a row is one transition. Else every column is (B, W, ...), and there are columns of the number of
+        the step in its episode, from 0; of return and cost from it to the end of the episode, undiscounted;
+        and of whether it is there: beyond the end of the episode its last step is repeated.
+        """
+        return 0
 
     @classmethod
     def draws(cls, config: Any, batch_size: int, action_dim: int) -> dict[str, Draw]:

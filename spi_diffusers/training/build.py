@@ -1,6 +1,7 @@
 """What a run starts with, from its configuration: data, normalizer, units, sampler, and an algorithm."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -174,8 +175,9 @@ def build_algorithm(
     The caller's random state is untouched.
     """
     config = settle(config, dataset, device)
-    limit = {} if config.cost_limit is None else {"cost_limit": config.cost_limit}
-    sizes = PolicySizes(dataset.observation_dim, dataset.action_dim, episode_steps(config, dataset), **limit)
+    limit = math.inf if config.cost_limit is None else config.cost_limit
+    dims = (dataset.observation_dim, dataset.action_dim, episode_steps(config, dataset))
+    sizes = PolicySizes(*dims, limit, dataset.episodes)
     dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
     compute = Compute(dtype, device, reduce_gradients, overlap)
     with torch.random.fork_rng(devices=[]):

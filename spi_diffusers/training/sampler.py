@@ -181,6 +181,14 @@ class MemorySampler(Sampler):
         self._starts: Tensor | None = None
         if "initial_observation" in self._columns_needed:
             self._starts = normalizer(dataset.first_observations()).contiguous().to(self._device)
+        self._left: Tensor | None = None  # steps left in a row's episode, this one included; None: no windows
+        self._window = algorithm_class(config.algorithm).window(config.settings)
+        if self._window > 0:
+            columns |= self._columns_to_go(dataset)
+            columns = {name: columns[name] for name in self._columns_needed if name in columns}
+            episodes = dataset.episodes
+            end = (episodes.start + episodes.length).repeat_interleave(episodes.length)
+            self._left = (end - torch.arange(len(dataset))).to(self._device)
         self._columns = {name: value.contiguous().to(self._device) for name, value in columns.items()}
         self.num_rows = len(dataset) if self._rows is None else len(self._rows)
 
@@ -196,11 +204,28 @@ class MemorySampler(Sampler):
             raise no_next_action(dataset.source)
         return next_action, rows
 
+    @staticmethod
+    def _columns_to_go(dataset: TransitionDataset) -> dict[str, Tensor]:
+        """Number of each row's step in its episode, and return and cost from it to the episode's end."""
+        episodes, length = dataset.episodes, dataset.episodes.length
+        columns = {"step": torch.arange(len(dataset)) - episodes.start.repeat_interleave(length)}
+        for name, signal in (("return", dataset.transitions.reward), ("cost", dataset.transitions.cost)):
+            up_to = signal.double().cumsum(0)
+            at_end = up_to[episodes.start + length - 1].repeat_interleave(length)
+            columns[f"{name}_to_go"] = (at_end - up_to + signal).float()
+        return columns
+
     def _transitions(self) -> dict[str, Tensor]:
         index = self._own_index(self.num_rows)
         if self._rows is not None:
             index = self._rows[index]
         index = to_device(index, self._device)
+        if self._left is not None:
+            step = torch.arange(self._window, device=self._device)
+            left = self._left[index].unsqueeze(1)
+            rows = index.unsqueeze(1) + torch.minimum(step, left - 1)
+            batch = {name: column[rows] for name, column in self._columns.items()}
+            return batch | {"valid": step < left}
         batch = {name: column.index_select(0, index) for name, column in self._columns.items()}
         if self._starts is not None:
             start = to_device(self._own_index(len(self._starts)), self._device)
