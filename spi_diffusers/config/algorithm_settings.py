@@ -331,3 +331,43 @@ class DiffusionQLConfig:
     num_candidates: Count = 50
 
     _schedule = model_validator(mode="after")(_check_noise_schedule)
+
+
+@settings
+class CDTConfig:
+    """CDT (Liu et al. 2023); defaults: the DSRL benchmark's.
+
+    Attributes:
+        context: Steps that the policy looks back on, the present one included.
+        embedding_dim: Size of a token; there are four in a step.
+        num_layers: Blocks of attention and MLP.
+        num_heads: Heads of the attention, which divide `embedding_dim`.
+        dropout: Share of numbers that training leaves out.
+        stochastic: Learn a Gaussian of actions, whose entropy is kept up, by its likelihood; else one action,
+            by its squared error.
+        initial_temperature: Weight of the entropy at the start.
+        temperature_learning_rate: Adam's, of the logarithm of that weight.
+        cost_weight: Weight of predicting whether a step costs something, which only shapes the tokens.
+        learning_rate: Adam's, of the transformer.
+        max_grad_norm: Clip of the gradient's norm; 0 switches it off.
+    """
+
+    context: Count = 10
+    embedding_dim: Count = 128
+    num_layers: Count = 3
+    num_heads: Count = 8
+    dropout: ShareBelowOne = 0.1
+    stochastic: Flag = True
+    initial_temperature: Positive = 0.1
+    temperature_learning_rate: Positive = 1e-4
+    cost_weight: NotNegative = 0.02
+    learning_rate: Positive = 1e-4
+    max_grad_norm: NotNegative = 0.25
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads must divide embedding_dim, got {self.num_heads} and {self.embedding_dim}"
+            )
+        return self

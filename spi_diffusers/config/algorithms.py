@@ -52,6 +52,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
     "cpq": AlgorithmEntry("cpq", "CPQ", "CPQ"),
     "coptidice": AlgorithmEntry("coptidice", "COptiDICE", "COptiDICE"),
     "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL", "Diffusion-QL", limit="none"),
+    "cdt": AlgorithmEntry("cdt", "CDT", "CDT", limit="acting"),
 }
 DEFAULT_ALGORITHM = "spi"
 #: The algorithms whose policies are not told a cost limit.

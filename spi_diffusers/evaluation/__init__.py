@@ -6,8 +6,10 @@ FAST = "fast"
 EXTRACTIONS = ("safe", "reward", FAST)
 #: What an entry's extraction is where there is only one way to act, as with a baseline.
 BASELINE_EXTRACTION = "policy"
+#: Likewise, of a baseline that is told the cost limit when it acts.
+LIMIT_EXTRACTION = "limit"
 
 
 def knows_limit(extraction: str) -> bool:
     """Whether a policy that acts in this way is told the cost limit."""
-    return extraction in ("safe", FAST)
+    return extraction in ("safe", FAST, LIMIT_EXTRACTION)

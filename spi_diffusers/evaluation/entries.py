@@ -169,7 +169,8 @@ class EvaluationEntry(Record):
     Attributes:
         task: DSRL's task name.
         algorithm: Name of the algorithm.
-        extraction: By what the action was chosen: "safe", or "reward" (Eq. 12); "policy" for a baseline.
+        extraction: By what the action was chosen: "safe", or "reward" (Eq. 12); "policy" for a baseline,
+            "limit" for one that is told the limit.
         cost_limit: Limit on the cost return of an episode; of several costs one for each, like `cost_mean`
             and `cost_std`.
         feedback: Whether the cost so far was fed back at every step.

@@ -16,7 +16,7 @@ from spi_diffusers.config.validation import Count, Flag, Whole, listed, settings
 from spi_diffusers.data.costs import COST, CostLimit
 from spi_diffusers.data.simulators import SIMULATORS, package_versions
 from spi_diffusers.data.tasks import Task, get_task
-from spi_diffusers.evaluation import BASELINE_EXTRACTION, knows_limit
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, LIMIT_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import EvaluationEntry, PerCost, TrainInfo, cost_margin_of, each
 from spi_diffusers.evaluation.results import Results
 from spi_diffusers.evaluation.rollouts import PipelinePolicy, Policy, Rollout, rollout
@@ -51,7 +51,7 @@ _CHECKS = (Field(min_length=1), BeforeValidator(listed), AfterValidator(_distinc
 SeveralLimits = Annotated[tuple[PerCost, ...], *_CHECKS]
 SeveralSeeds = Annotated[tuple[Whole, ...], *_CHECKS]
 Risk = Annotated[float, BeforeValidator(check_risk)]
-SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "fast", "policy"], ...], *_CHECKS]
+SeveralExtractions = Annotated[tuple[Literal["safe", "reward", "fast", "policy", "limit"], ...], *_CHECKS]
 
 
 @settings(frozen=True)
@@ -79,14 +79,14 @@ class EvaluationSpec:
         # The student, the third, plays where it is asked for: it does what its teacher does.
         chosen = self.extractions or known[:2]
         sampling = (self.num_candidates, self.num_inference_steps)
-        is_baseline = known == (BASELINE_EXTRACTION,)
+        is_baseline = known in ((BASELINE_EXTRACTION,), (LIMIT_EXTRACTION,))
         told = any(map(knows_limit, chosen))
-        if is_baseline and (
-            chosen != known or not self.feedback or self.risk != DEFAULT_RISK or any(sampling)
-        ):
+        without_effect = self.risk != DEFAULT_RISK or any(sampling) or not (self.feedback or told)
+        if is_baseline and (chosen != known or without_effect):
+            choices = "extraction, risk or sampling" if told else "extraction, feedback, risk or sampling"
             raise ValueError(
                 f"the policy is a baseline ({pipeline.config.algorithm}), which acts in one way: a "
-                "choice of extraction, feedback, risk or sampling has no effect on it"
+                f"choice of {choices} has no effect on it"
             )
         if wrong := [name for name in chosen if name not in known]:
             raise ValueError(f"this policy has no extraction {wrong[0]!r}, only {' and '.join(known)}")
@@ -147,8 +147,8 @@ def evaluate(
         seeds: Evaluation seeds; an entry takes the episodes of all of them together.
         extractions: "safe" and / or "reward" (the paper's Eq. 12, which is played once for all limits,
             because it knows none); None takes both. "fast" is "safe" by the policy's student.
-            A baseline acts in one way, called "policy".
-        feedback: With safe extraction, tell the policy at every step what is left of the limit.
+            A baseline acts in one way, called "policy", or "limit" if it is told the limit when it acts.
+        feedback: Where it is told the limit, tell the policy at every step what is left of the limit.
         risk: With safe extraction, the share of the episodes that may exceed the limit, in (0, 1).
         simulator: What plays the task, as `simulator` of `make_env`.
         num_candidates: Candidates per observation, of extraction "reward"; None takes the policy's default.
@@ -220,8 +220,8 @@ def evaluate_policy(
 ) -> list[EvaluationEntry]:
     """Play any policy at several cost limits; one entry per limit, in the order of the limits.
 
-    `extraction` names its way of acting. Only "safe" is told the limit; with others the same episodes are
-    measured against every limit, and entries say `feedback=False` and no risk.
+    `extraction` names its way of acting. Where it `knows_limit`, the policy is told it; with others the same
+    episodes are measured against every limit, and entries say `feedback=False`. A baseline has no risk.
     """
     told = knows_limit(extraction)
     feedback = spec.feedback and told
@@ -254,7 +254,7 @@ def evaluate_policy(
                 eval_seeds=spec.seeds,
                 steps_per_second=steps / seconds,
                 versions=versions,
-                risk=spec.risk if told else None,
+                risk=spec.risk if told and extraction != LIMIT_EXTRACTION else None,
                 cost_names=tuple(costs) if len(costs) > 1 else (),
             )
         )

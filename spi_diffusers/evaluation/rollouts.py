@@ -12,7 +12,7 @@ from spi_diffusers.data.costs import CostLimit
 from spi_diffusers.data.tasks import Task, get_task
 from spi_diffusers.envs import make_vector_env
 from spi_diffusers.envs.make import check_seed, episode_seeds
-from spi_diffusers.evaluation import BASELINE_EXTRACTION, FAST, knows_limit
+from spi_diffusers.evaluation import BASELINE_EXTRACTION, FAST, LIMIT_EXTRACTION, knows_limit
 from spi_diffusers.evaluation.entries import check_cost_limit
 from spi_diffusers.messages import shown_limit
 from spi_diffusers.pipelines.allowance import DEFAULT_RISK
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from spi_diffusers.pipelines import BaselinePolicyPipeline, SPIPolicyPipeline
+    from spi_diffusers.pipelines.target_controller import TargetController
 
 
 #: Episodes that are played side by side at most: a simulator takes up to 100 MB of memory.
@@ -61,10 +62,11 @@ class Policy(Protocol):
             One action for each of these, in the range of the action space.
         """
 
-    def observe(self, cost: np.ndarray | None, ended: np.ndarray) -> None:
+    def observe(self, reward: np.ndarray, cost: np.ndarray | None, ended: np.ndarray) -> None:
         """Take note of a step.
 
         Args:
+            reward: (B,) float64, what it earned.
             cost: (B,) float64, what it cost, of several costs (B, K); None without feedback.
             ended: (B,) bool, which episodes have ended by now.
         """
@@ -76,7 +78,8 @@ class PipelinePolicy:
     With extraction "safe", or "fast" by the policy's student, a controller that does not adapt acts: every
     episode is a draw of the same policy.
     Without feedback the pipeline is told the limit alone. `risk` is the share of the episodes that may exceed
-    it, in (0, 1). "reward" (Eq. 12) and "policy" (a baseline) are told nothing. `num_candidates` is for
+    it, in (0, 1). "reward" (Eq. 12) and "policy" (a baseline) are told nothing. With "limit" the policy's own
+    controller acts, which without feedback is told the limit and rewards. `num_candidates` is for
     "reward" alone.
     """
 
@@ -93,7 +96,7 @@ class PipelinePolicy:
         self._sampling = {"num_candidates": num_candidates, "num_inference_steps": num_inference_steps}
         self._generator = torch.Generator()
         self._limits: dict[str, Any] = {}
-        self._controller: SafeController | None = None
+        self._controller: SafeController | TargetController | None = None
 
     def reset(
         self,
@@ -113,6 +116,11 @@ class PipelinePolicy:
             return
         if cost_limit is None:
             raise ValueError(f'extraction="{self.extraction}" needs a cost limit; "reward" does without one')
+        if self.extraction == LIMIT_EXTRACTION:
+            told: Any = self.pipeline
+            self._controller = told.controller(cost_limit, num_envs=episodes)
+            self._controller.reset()
+            return
         if not feedback:
             self._limits = {"cost_limit": cost_limit, "risk": self.risk, "fast": self.extraction == FAST}
             return
@@ -143,10 +151,12 @@ class PipelinePolicy:
         (actions,) = call(observation[active], return_dict=False, **settings)
         return np.asarray(actions)
 
-    def observe(self, cost: np.ndarray | None, ended: np.ndarray) -> None:
+    def observe(self, reward: np.ndarray, cost: np.ndarray | None, ended: np.ndarray) -> None:
         """Tell the controller, where there is one; see `Policy.observe`."""
-        if self._controller is not None:
+        if isinstance(self._controller, SafeController):
             self._controller.observe(cost, ended)
+        elif self._controller is not None:
+            self._controller.observe(reward, cost, ended)
 
 
 @dataclass(frozen=True)
@@ -266,7 +276,7 @@ def _play(
             actions[active] = check_actions(chosen, (int(active.sum()), *actions.shape[1:]), step)
             observation, rewards, _, _, infos = env.step(actions)
             costs = _costs(infos)
-            policy.observe(costs if feedback else None, infos["ended"])
+            policy.observe(rewards, costs if feedback else None, infos["ended"])
             # An episode that has ended holds with reward 0 and cost 0.
             returns += rewards
             cost_returns += costs

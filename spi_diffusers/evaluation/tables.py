@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: What extractions are called in tables: "reward" is the paper's.
-EXTRACTION_NAMES = {"safe": "safe", "reward": "paper (Eq. 12)", "fast": "safe, student"}
+EXTRACTION_NAMES = {
+    "safe": "safe",
+    "reward": "paper (Eq. 12)",
+    "fast": "safe, student",
+    "limit": "told the limit",
+}
 
 
 def policy_name(summary: SeedSummary) -> str:

@@ -132,7 +132,8 @@ def record_replay(
                 observation, reward, terminated, truncated, info = env.step(action)
                 return_, cost_return, step = return_ + reward, cost_return + info["cost"], step + 1
                 ended = terminated or truncated
-                policy.observe(np.array([info["cost"]]) if feedback else None, np.array([ended]))
+                costs_told = np.array([info["cost"]]) if feedback else None
+                policy.observe(np.array([reward]), costs_told, np.array([ended]))
                 if step % every == 0 or ended:
                     write(panel.draw_under(env.render(), step, return_, cost_return))
                 bar.update()

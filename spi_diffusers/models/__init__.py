@@ -7,6 +7,7 @@ from spi_diffusers.models.actors import (
     GaussianActor,
 )
 from spi_diffusers.models.critics import TwinCritic, TwinCriticOutput
+from spi_diffusers.models.decision_transformer import DecisionTransformer
 from spi_diffusers.models.evaluation_critic import EvaluationCritic, EvaluationCriticOutput
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
@@ -14,6 +15,7 @@ from spi_diffusers.models.student import Student, StudentOutput
 
 __all__ = [
     "BatchConstrainedActor",
+    "DecisionTransformer",
     "DeterministicActor",
     "DiffusionActor",
     "EvaluationCritic",

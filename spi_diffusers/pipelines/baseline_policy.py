@@ -1,4 +1,4 @@
-"""The policy of a baseline as a diffusers pipeline: it acts for the cost limit that it was trained for."""
+"""The policy of a baseline as a diffusers pipeline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from spi_diffusers.models import DecisionTransformer
 from spi_diffusers.pipelines.checks import (
     as_batch,
     as_generator,
@@ -20,11 +21,14 @@ from spi_diffusers.pipelines.checks import (
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
 from spi_diffusers.pipelines.loading import CheckedLoading
 from spi_diffusers.pipelines.spi_policy import FORMAT_VERSION, SPIPolicyPipeline
+from spi_diffusers.pipelines.target_controller import TargetController
 from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, check_text, shown
 
 
 class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):
-    """Maps observations to actions by an actor.
+    """Maps observations to actions by an actor, for the cost limit that it was trained for.
+
+    CDT's is told a limit when it acts, and remembers the steps before: `controller` makes what does.
 
     Args:
         actor: Has `act(observation, generator) -> action`, and `observation_dim` in its configuration.
@@ -41,7 +45,6 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         ValueError: A weight or statistic is not finite, or the components do not belong together.
     """
 
-    extractions = ("policy",)
     publishable = False
 
     def __init__(
@@ -108,6 +111,26 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
                 f"action_low must lie below action_high, got {shown(action_low)} and {shown(action_high)}."
             )
 
+    @property
+    def extractions(self) -> tuple[str, ...]:
+        """The one way in which it acts: "policy", or "limit" if it is told a limit."""
+        return ("limit",) if isinstance(self.actor, DecisionTransformer) else ("policy",)
+
+    def controller(self, cost_limit: Any, *, num_envs: int = 1, **options: Any) -> TargetController:
+        """What acts with CDT's policy in a loop: it keeps the last steps, and count of return and cost.
+
+        Args:
+            cost_limit: Cost that an episode may have; a number, or one for each environment.
+            num_envs: Number of environments side by side.
+            **options: The others of [`TargetController`], which explains all of them.
+
+        Raises:
+            ValueError: An argument is out of its range, or the policy is not told a limit when it acts.
+        """
+        if self.extractions != ("limit",):
+            raise ValueError(f"The policy acts {self._how_it_acts()}, and is told no other: call it.")
+        return TargetController(self, cost_limit, num_envs=num_envs, **options)
+
     @torch.no_grad()
     @without_autocast
     def __call__(
@@ -126,7 +149,8 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             Actions in the environment's range, (A,) or (B, A); NumPy or torch, as the observation was.
 
         Raises:
-            ValueError: For an observation of the wrong size, with NaN or of something else than numbers.
+            ValueError: For an observation of the wrong size, with NaN or of something else than numbers; or
+                the policy needs the steps before it.
 
         Examples:
             ```python
@@ -134,6 +158,11 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             action = pipe(observation)
             ```
         """
+        if self.extractions == ("limit",):
+            raise ValueError(
+                "This policy looks at the steps before, and needs a cost limit: act with "
+                "policy.controller(cost_limit=...)."
+            )
         observations, single, as_numpy = as_batch(
             observation, self.actor.config.observation_dim, self.normalizer.mean.device
         )

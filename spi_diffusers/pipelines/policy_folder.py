@@ -41,7 +41,10 @@ KINDS = {
     "normalizer": ("ObservationNormalizer",),
     "evaluation_critic": ("EvaluationCritic",),
     "student": ("Student",),
-    "actor": ("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
+    "actor": (
+        *("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
+        "DecisionTransformer",
+    ),
 }
 #: A library's name becomes a path or a module, so it must be plain.
 _LIBRARY_NAME = re.compile(r"[A-Za-z]\w*(\.\w+)*")

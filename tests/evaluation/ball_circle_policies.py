@@ -23,7 +23,7 @@ class BallCircler:
         self.told = (cost_limit, episodes, max_episode_steps, feedback)
         self.limit, self.spent, self.costs = cost_limit, np.zeros(episodes), []
 
-    def observe(self, cost, ended):
+    def observe(self, reward, cost, ended):
         self.costs.append(cost)
         self.spent = self.spent + (0.0 if cost is None else cost)
 
@@ -54,7 +54,7 @@ class RandomPolicy:
         self.generator = np.random.default_rng(seed)
         self.batch_sizes = []
 
-    def observe(self, cost, ended):
+    def observe(self, reward, cost, ended):
         pass
 
     def act(self, observation, active):

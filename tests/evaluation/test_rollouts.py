@@ -18,7 +18,7 @@ def test_figures_are_those_of_episodes_played_one_by_one():
         for _ in range(200):
             action = policy.act(observation[None], np.array([True]))[0]
             observation, reward, terminated, truncated, info = env.step(action)
-            policy.observe(np.array([info["cost"]]), np.array([terminated or truncated]))
+            policy.observe(np.array([reward]), np.array([info["cost"]]), np.array([terminated or truncated]))
             return_, cost_return = return_ + reward, cost_return + info["cost"]
         env.close()
         assert (terminated, truncated) == (False, True)
