@@ -161,6 +161,11 @@ def make_decision(pipeline: Any, extraction: str | None = None) -> Decision:
     if extraction not in pipeline.extractions:
         known = ", ".join(pipeline.extractions)
         raise ValueError(f"this policy cannot act by extraction {extraction!r}; it has {known}")
+    if extraction not in KINDS:
+        raise ValueError(
+            f"a policy of {pipeline.config.algorithm} cannot be exported: it looks at the steps before, "
+            "and a graph at one observation"
+        )
     if len(getattr(pipeline, "cost_names", ())) > 1:
         raise ValueError(
             f"a policy of the costs {', '.join(pipeline.cost_names)} cannot be exported: the graph takes one "
