@@ -27,24 +27,31 @@ def test_students_of_all_policies_were_played_on_the_same_episodes():
         assert own.eval_seeds == student.eval_seeds == (2000,)
 
 
-def test_students_keep_limits_as_their_policies_do_but_in_two_cells():
+def test_students_keep_limits_as_their_policies_do_but_in_three_cells():
     """Elsewhere at most one episode of a hundred more is over."""
     worse = [
         (own.task, own.cost_limit)
         for own, student in pairs()
         if student.within_limit < own.within_limit - 0.0101
     ]
-    assert worse == [("OfflineAntVelocityGymnasium-v1", 20.0), ("OfflineCarCircle-v0", 10.0)]
+    ant, swimmer = "OfflineAntVelocityGymnasium-v1", "OfflineSwimmerVelocityGymnasium-v1"
+    assert worse == [(ant, 20.0), ("OfflineCarCircle-v0", 10.0), (swimmer, 20.0)]
 
 
 def test_students_earn_nearly_as_much():
-    assert all(student.normalized_reward >= 0.97 * own.normalized_reward for own, student in pairs())
+    for own, student in pairs():
+        if own.task in ("OfflineAntCircle-v0", "OfflineSwimmerVelocityGymnasium-v1"):  # these stand still
+            assert abs(own.normalized_reward) < 0.03 > abs(student.normalized_reward)
+        else:
+            assert student.normalized_reward >= 0.97 * own.normalized_reward
 
 
 def test_which_policies_are_over_their_limits():
     found = {path.name: Certificate.read(path / "certificate.json") for path in POLICIES}
     kept = {name: all(row.over_bound < 0.05 for row in one.limits) for name, one in found.items()}
-    assert sorted(name for name in kept if not kept[name]) == ["spi-carcircle", "spi-walker2dvelocity"]
+    unsure = ["spi-antcircle", "spi-carcircle", "spi-walker2dvelocity"]
+    assert sorted(name for name in kept if not kept[name]) == unsure
+    assert [row.over for row in found["spi-antcircle"].limits] == [3, 5, 1]
     for row in found["spi-carcircle"].limits:
         assert 0.095 <= row.over / row.episodes <= 0.14
         assert row.cost_mean < row.cost_limit
