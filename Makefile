@@ -51,6 +51,7 @@ benchmark: $(VENV)/.installed-demo ## Measure the speed of training and of actin
 	$(BIN)/python scripts/benchmark_training.py
 	$(BIN)/python scripts/benchmark_algorithms.py
 	$(BIN)/python scripts/benchmark_inference.py
+	$(BIN)/python scripts/benchmark_time_to_safe.py
 	$(BIN)/python scripts/update_readme.py
 
 clean: ## Remove the environment and caches; outputs/ stays

@@ -244,6 +244,29 @@ def algorithms_table() -> str:
     )
 
 
+def time_to_safe_table() -> str:
+    """Seconds from the start of Python to a saved policy, and how good it is."""
+    measured = _measured("time_to_safe")
+    settings, rows = measured["settings"], []
+    for row in measured["results"]:
+        stages = " | ".join(f"{seconds:.0f}" for seconds in row["stages"].values())
+        quality = f"{shown(row['normalized_reward'])} | {shown_share(row['within_limit'])}"
+        rows.append(
+            f"{row['hidden_dims'][0]} | {row['updates']:,} | {row['seconds']:.0f} | {stages} | {quality}"
+        )
+    stages = " | ".join(name.replace("_", " ") for name in measured["results"][0]["stages"])
+    where = f"On {measured['machine']['cpu']}, {settings['cores']} cores"
+    played = f"reward at {settings['cost_limit']:g} | within"
+    return "\n".join(
+        [
+            f"{where}, from the start of Python until the policy is saved, in seconds; then it plays "
+            f"{settings['episodes']} episodes:",
+            "",
+            *_table(f"width | updates | in all | {stages} | {played}", rows),
+        ]
+    )
+
+
 def _measured(what: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"benchmark_{what}.json").read_text(encoding="utf-8"))
 
@@ -265,6 +288,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "comparison": comparison_table,
     "benchmarks": benchmarks_table,
     "algorithms": algorithms_table,
+    "time_to_safe": time_to_safe_table,
 }
 
 

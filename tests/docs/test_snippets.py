@@ -26,8 +26,6 @@ from hub_server import TOKEN, HubServer
 from spi_diffusers.benchmark.cells import run_cell
 from spi_diffusers.benchmark.runner import LocalExecutor
 from spi_diffusers.cli import main
-from spi_diffusers.config.layers import make_train_config
-from spi_diffusers.config.train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -175,10 +173,6 @@ def _small() -> Iterator[None]:
         yield
 
 
-def small_networks(settings: dict[str, Any]) -> TrainConfig:
-    return make_train_config({**settings, "network": {"hidden_dims": [16, 16]}})
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `make demo`, `spi train --task ballcircle` and its evaluation have run, small."""
@@ -190,9 +184,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mpl.use("agg")
 
         importlib.import_module("spi_diffusers.training.train")  # gets the function as it is
-        with pytest.MonkeyPatch.context() as demo:  # it has no option for this
-            demo.setattr("spi_diffusers.config.layers.make_train_config", small_networks)
-            run_script(["scripts/demo.py", "--updates", "10", "--episodes", "1"])
+        run_script(["scripts/demo.py", "--updates", "10", "--width", "16", "--episodes", "1"])
         run_command("spi train --task ballcircle --quiet")
         run_command("spi evaluate outputs/ballcircle-seed0 --no-video --no-plots --quiet")
     return folder

@@ -21,7 +21,13 @@ def run(script, *arguments):
 
 
 @pytest.mark.parametrize(
-    "script", ["benchmark_training.py", "benchmark_algorithms.py", "benchmark_inference.py"]
+    "script",
+    [
+        "benchmark_training.py",
+        "benchmark_algorithms.py",
+        "benchmark_inference.py",
+        "benchmark_time_to_safe.py",
+    ],
 )
 def test_help_says_how_to_read_the_table(script):
     done = run(script, "--help")
@@ -38,6 +44,8 @@ def test_help_says_how_to_read_the_table(script):
         ("benchmark_training.py", ["--seconds", -1], "must be above zero, got -1"),
         ("benchmark_algorithms.py", ["--rounds", 0], "must be above zero, got 0"),
         ("benchmark_inference.py", ["--calls", 0], "must be above zero, got 0"),
+        ("benchmark_time_to_safe.py", ["--settings", "128"], "invalid setting value: '128'"),
+        ("benchmark_time_to_safe.py", ["--settings", "128x0"], "must be above zero, got 0"),
     ],
 )
 def test_bad_arguments_end_before_anything_is_measured(script, arguments, message, tmp_path):
@@ -154,3 +162,19 @@ def test_inference_benchmark_measures_every_extraction(tmp_path):
         assert 0 < row["latency_ms_min"] <= row["latency_ms_median"] <= row["latency_ms_99"]
         assert row["latency_ms_32"] > 0
         assert row["actions_per_second"] > 0
+
+
+@pytest.mark.slow
+def test_time_to_a_safe_policy_is_measured_from_the_start_of_python(tmp_path):
+    file = tmp_path / "results.json"
+    small = ["--settings", "16x100", "16x300", "--cores", 1, "--episodes", 3]
+    done = run("benchmark_time_to_safe.py", *small, "--output", file)
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(file.read_text())["results"]
+    assert (first["hidden_dims"], first["updates"], second["updates"]) == ([16, 16, 16], 100, 300)
+    for row in (first, second):
+        assert list(row["stages"]) == ["imports", "data", "training", "evaluation_critic"]
+        assert min(row["stages"].values()) > 0
+        assert sum(row["stages"].values()) == pytest.approx(row["seconds"], abs=0.3)
+        assert row["within_limit"] in (0.0, 1 / 3, 2 / 3, 1.0)
+    assert second["stages"]["training"] > first["stages"]["training"]
