@@ -70,5 +70,7 @@ def test_it_is_trained_and_played_by_the_commands(tmp_path, capsys):
     assert " of 10" in capsys.readouterr().out  # the task's first limit
     assert main([*play, "--risk", "0.2"]) == 2
     assert "a choice of extraction, risk or sampling has no effect" in capsys.readouterr().err
+    assert main(["export", str(run / "policy")]) == 2
+    assert "a policy of cdt cannot be exported: it looks at the steps before" in capsys.readouterr().err
     assert main([*start[:-1], "--cost-limit", "10"]) == 2
     assert "cost_limit has no effect on training cdt" in capsys.readouterr().err
