@@ -371,3 +371,38 @@ class CDTConfig:
                 f"num_heads must divide embedding_dim, got {self.num_heads} and {self.embedding_dim}"
             )
         return self
+
+
+@settings
+class CAPSConfig:
+    """CAPS (Chemingui et al. 2025) on IQL; defaults: those of the authors' code, but for `hidden_dims`.
+
+    Attributes:
+        num_heads: Heads of the policy: the first for the reward, the last for safety, others between.
+        expectile: Of the values of reward and cost over the data's actions; towards 1, that of the best one.
+        beta: Inverse temperature of the imitation weighed by the reward's advantage.
+        cost_beta: Inverse temperature of the imitation weighed by the cost's.
+        gamma: Discount factor of both values.
+        target_update_rate: Polyak rate tau of the target critics.
+        learning_rate: Adam's, of all networks.
+        hidden_dims: Width of each hidden layer; the authors' are of 512.
+        reward_scale: Factor on rewards before they are learned.
+    """
+
+    num_heads: Count = 2
+    expectile: ShareBetween = 0.7
+    beta: NotNegative = 3.0
+    cost_beta: NotNegative = 3.0
+    gamma: ShareBelowOne = 0.99
+    target_update_rate: PositiveShare = 0.005
+    learning_rate: Positive = 3e-4
+    hidden_dims: Sizes = field(default_factory=lambda: [256, 256])
+    reward_scale: Positive = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_heads < 2:
+            raise ValueError(
+                f"num_heads must be at least 2, one for reward and one for safety, got {self.num_heads}"
+            )
+        return self

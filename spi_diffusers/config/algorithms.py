@@ -53,6 +53,7 @@ ALGORITHMS: dict[str, AlgorithmEntry] = {
     "coptidice": AlgorithmEntry("coptidice", "COptiDICE", "COptiDICE"),
     "diffusion-ql": AlgorithmEntry("diffusion_ql", "DiffusionQL", "Diffusion-QL", limit="none"),
     "cdt": AlgorithmEntry("cdt", "CDT", "CDT", limit="acting"),
+    "caps": AlgorithmEntry("caps", "CAPS", "CAPS", limit="acting"),
 }
 DEFAULT_ALGORITHM = "spi"
 #: The algorithms whose policies are not told a cost limit.

@@ -13,6 +13,7 @@ from spi_diffusers.config.algorithm_settings import (
     BCConfig,
     BCQLagConfig,
     BEARLagConfig,
+    CAPSConfig,
     CDTConfig,
     COptiDICEConfig,
     CPQConfig,
@@ -90,7 +91,7 @@ class TrainConfig:
             has two ablations; bc-safe imitates the episodes within the cost limit only; diffusion-ql knows no
             cost. Each has its own defaults.
         cost_limit: Cost per episode that a baseline is trained for; empty: the task's first limit. bc and
-            diffusion-ql do not look at it, and need none. SPI and CDT are told their limit when they act.
+            diffusion-ql do not look at it, and need none. SPI, CDT and CAPS are told theirs when they act.
         seed: Decides weights and all randomness.
         holdout: Share of the episodes that SPI does not train on. They show by how much costs exceed what is
             expected, and `spi assess` judges the policy by them; 0: none, as with fewer than 20 episodes.
@@ -109,6 +110,7 @@ class TrainConfig:
         coptidice: COptiDICE's own settings.
         diffusion_ql: Diffusion-QL's own settings.
         cdt: CDT's own settings.
+        caps: CAPS's own settings.
         mixed_precision: Precision of products: bfloat16 (bf16) or float32 (no); auto takes bfloat16 where the
             device has units for it. Weights are float32.
         device: Where to train; auto takes a GPU if there is one.
@@ -151,6 +153,7 @@ class TrainConfig:
     coptidice: COptiDICEConfig = field(default_factory=COptiDICEConfig)
     diffusion_ql: DiffusionQLConfig = field(default_factory=DiffusionQLConfig)
     cdt: CDTConfig = field(default_factory=CDTConfig)
+    caps: CAPSConfig = field(default_factory=CAPSConfig)
     mixed_precision: Annotated[Literal["auto", "bf16", "no"], BeforeValidator(_refuse_fp16)] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Count | None = None

@@ -12,6 +12,7 @@ from spi_diffusers.models.evaluation_critic import EvaluationCritic, EvaluationC
 from spi_diffusers.models.noise_model import MLPNoiseModel, MLPNoiseModelOutput
 from spi_diffusers.models.normalizer import ObservationNormalizer
 from spi_diffusers.models.student import Student, StudentOutput
+from spi_diffusers.models.switching_actor import SwitchingActor
 
 __all__ = [
     "BatchConstrainedActor",
@@ -26,6 +27,7 @@ __all__ = [
     "ObservationNormalizer",
     "Student",
     "StudentOutput",
+    "SwitchingActor",
     "TwinCritic",
     "TwinCriticOutput",
 ]

@@ -8,7 +8,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from spi_diffusers.models import DecisionTransformer
+from spi_diffusers.models import DecisionTransformer, SwitchingActor
+from spi_diffusers.pipelines.allowance import DEFAULT_RISK, CostAllowance, cost_allowance
+from spi_diffusers.pipelines.budget_controller import BudgetController
 from spi_diffusers.pipelines.checks import (
     as_batch,
     as_generator,
@@ -16,6 +18,7 @@ from spi_diffusers.pipelines.checks import (
     check_given,
     check_same,
     make_settings_plain,
+    per_observation,
     without_autocast,
 )
 from spi_diffusers.pipelines.diffusers_methods import DiffusersMethods
@@ -28,7 +31,8 @@ from spi_diffusers.pipelines.values import LARGEST, as_number, as_plain, check_t
 class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline):
     """Maps observations to actions by an actor, for the cost limit that it was trained for.
 
-    CDT's is told a limit when it acts, and remembers the steps before: `controller` makes what does.
+    Those of CDT and CAPS are told a limit when they act: `controller` makes what keeps count. CDT's remembers
+    the steps before; CAPS's may also be called, like SPI's.
 
     Args:
         actor: Has `act(observation, generator) -> action`, and `observation_dim` in its configuration.
@@ -114,21 +118,25 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
     @property
     def extractions(self) -> tuple[str, ...]:
         """The one way in which it acts: "policy", or "limit" if it is told a limit."""
-        return ("limit",) if isinstance(self.actor, DecisionTransformer) else ("policy",)
+        return ("limit",) if isinstance(self.actor, DecisionTransformer | SwitchingActor) else ("policy",)
 
-    def controller(self, cost_limit: Any, *, num_envs: int = 1, **options: Any) -> TargetController:
-        """What acts with CDT's policy in a loop: it keeps the last steps, and count of return and cost.
+    def controller(
+        self, cost_limit: Any, *, num_envs: int = 1, **options: Any
+    ) -> TargetController | BudgetController:
+        """What acts with the policy of CDT or CAPS in a loop, and keeps count of what the steps cost.
 
         Args:
             cost_limit: Cost that an episode may have; a number, or one for each environment.
             num_envs: Number of environments side by side.
-            **options: The others of [`TargetController`], which explains all of them.
+            **options: The others of [`TargetController`], for CDT, which explains all of them.
 
         Raises:
             ValueError: An argument is out of its range, or the policy is not told a limit when it acts.
         """
         if self.extractions != ("limit",):
             raise ValueError(f"The policy acts {self._how_it_acts()}, and is told no other: call it.")
+        if isinstance(self.actor, SwitchingActor):
+            return BudgetController(self, cost_limit, num_envs=num_envs, **options)
         return TargetController(self, cost_limit, num_envs=num_envs, **options)
 
     @torch.no_grad()
@@ -137,12 +145,19 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         self,
         observation: Tensor | np.ndarray | Sequence[float],
         *,
+        cost_limit: Any = None,
+        cost_budget: Any = None,
+        steps_left: Any = None,
         generator: torch.Generator | int | None = None,
     ) -> Tensor | np.ndarray:
         """Choose actions.
 
         Args:
             observation: One observation (O,) or a batch (B, O), not normalized.
+            cost_limit: For CAPS: cost that an episode may have, where the cost so far is not known; a number,
+                or one for each observation, like the next two.
+            cost_budget: For CAPS: what is left of the limit; it goes with `steps_left`.
+            steps_left: For CAPS: steps left in the episode.
             generator: Source of randomness, or a seed; the same seed gives the same actions.
 
         Returns:
@@ -150,7 +165,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
 
         Raises:
             ValueError: For an observation of the wrong size, with NaN or of something else than numbers; or
-                the policy needs the steps before it.
+                the policy needs the steps before it; or a limit is missing, or without effect.
 
         Examples:
             ```python
@@ -158,7 +173,7 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
             action = pipe(observation)
             ```
         """
-        if self.extractions == ("limit",):
+        if isinstance(self.actor, DecisionTransformer):
             raise ValueError(
                 "This policy looks at the steps before, and needs a cost limit: act with "
                 "policy.controller(cost_limit=...)."
@@ -166,10 +181,39 @@ class BaselinePolicyPipeline(CheckedLoading, DiffusersMethods, DiffusionPipeline
         observations, single, as_numpy = as_batch(
             observation, self.actor.config.observation_dim, self.normalizer.mean.device
         )
-        action = self.actor.act(self.normalizer(observations), as_generator(generator))
+        told = {"cost_limit": cost_limit, "cost_budget": cost_budget, "steps_left": steps_left}
+        if isinstance(self.actor, SwitchingActor):
+            allowed = self.allowance(len(observations), **told)
+            budget, steps = (
+                torch.as_tensor(part, device=observations.device).expand(len(observations))
+                for part in (allowed.budget, allowed.steps)
+            )
+            action = self.actor.act(self.normalizer(observations), budget, steps)
+        elif any(value is not None for value in told.values()):
+            raise ValueError(f"The policy acts {self._how_it_acts()}, and is told no other.")
+        else:
+            action = self.actor.act(self.normalizer(observations), as_generator(generator))
         action = self.to_environment_range(action)
         action = action[0] if single else action
         return action.cpu().numpy() if as_numpy else action
+
+    def allowance(
+        self, batch: int, cost_limit: Any = None, cost_budget: Any = None, steps_left: Any = None
+    ) -> CostAllowance:
+        """What the rest of B episodes may cost, from what `__call__` was told; ValueError: too little."""
+        if cost_limit is None and cost_budget is None and steps_left is None:
+            raise ValueError("This policy needs a cost_limit, or cost_budget with steps_left.")
+        _, allowed = cost_allowance(
+            self.config.max_episode_steps,
+            "safe",
+            cost_limit,
+            cost_budget,
+            steps_left,
+            DEFAULT_RISK,
+            lambda name, value: per_observation(name, value, batch),
+        )
+        assert allowed is not None  # as the extraction is safe
+        return allowed
 
     def to_environment_range(self, action: Tensor) -> Tensor:
         """Map actions from [-1, 1] to [action_low, action_high]; shape (..., A)."""

@@ -43,7 +43,7 @@ KINDS = {
     "student": ("Student",),
     "actor": (
         *("DeterministicActor", "GaussianActor", "BatchConstrainedActor", "DiffusionActor"),
-        "DecisionTransformer",
+        *("DecisionTransformer", "SwitchingActor"),
     ),
 }
 #: A library's name becomes a path or a module, so it must be plain.

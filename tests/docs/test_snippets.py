@@ -48,6 +48,7 @@ SMALL_COMMANDS = {
     "spi train": "--updates 10 --network.hidden-dims 16 16",
     "spi train --task ballcircle --algorithm bcq-lag": "--updates 10",
     "spi train --task ballcircle --algorithm cdt": "--updates 2 --batch-size 8",
+    "spi train --task ballcircle --algorithm caps": "--updates 2 --batch-size 8",
     "spi evaluate": "--episodes 1",
     "spi certify outputs/ballcircle-seed0": "--episodes 1 --cost-limit 10",
     # No episode costs more, so that a policy of ten updates passes.
