@@ -164,7 +164,7 @@ def make_decision(pipeline: Any, extraction: str | None = None) -> Decision:
     if extraction not in KINDS:
         raise ValueError(
             f"a policy of {pipeline.config.algorithm} cannot be exported: it looks at the steps before, "
-            "and a graph at one observation"
+            "or chooses among heads by a budget, and a graph does neither"
         )
     if len(getattr(pipeline, "cost_names", ())) > 1:
         raise ValueError(

@@ -36,3 +36,5 @@ def test_it_is_trained_and_played_by_the_commands(tmp_path, capsys):
     entries = json.loads((run / "evaluation" / "results.json").read_text())["entries"]
     told = {(entry["extraction"], entry["cost_limit"], entry["feedback"]) for entry in entries}
     assert told == {("limit", limit, fed) for limit in (5.0, 40.0) for fed in (True, False)}
+    assert main(["export", str(run / "policy")]) == 2
+    assert "a policy of caps cannot be exported" in capsys.readouterr().err
