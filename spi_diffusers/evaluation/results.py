@@ -93,10 +93,12 @@ class Results(list[EvaluationEntry]):
         """
         import pandas as pd  # type: ignore[import-untyped]
 
-        left_out = ("risk", "cost_margin")
-        rows = [
-            flatten(entry.to_dict() | {name: getattr(entry, name) for name in left_out}) for entry in self
-        ]
+        last = ("risk", "cost_margin", "cost_p90", "cost_worst")  # of which an entry's dict may lack some
+        rows = []
+        for entry in self:
+            values = entry.to_dict()
+            ends = {name: values.pop(name, getattr(entry, name)) for name in last}
+            rows.append(flatten(values | ends))
         not_always = ("dataset", "versions", "cost_names", "within_each")
         names = [field.name for field in fields(EvaluationEntry) if field.name not in not_always]
         return pd.DataFrame(rows, columns=None if rows else names)

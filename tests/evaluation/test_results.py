@@ -249,10 +249,14 @@ def test_results_as_a_data_frame():
     frame = RESULTS.to_frame()
     entry = make_entry().to_dict()
     nested = [f"{name}.{key}" for name in ("dataset", "versions") for key in entry.pop(name)]
-    assert list(frame.columns) == [*entry, *nested, "risk", "cost_margin"]
+    last = ["risk", "cost_margin", "cost_p90", "cost_worst"]
+    plain = [name for name in entry if name not in last]
+    assert list(frame.columns) == [*plain, *nested, *last]
+    old = Results([dataclasses.replace(RESULTS[0], cost_p90=None, cost_worst=None)]).to_frame()
+    assert list(old.columns) == list(frame.columns)
     assert frame.cost_limit.tolist() == [10.0, 20.0]
     assert frame["dataset.sha256"][0] == RESULTS[0].dataset["sha256"]
-    assert list(Results().to_frame().columns) == [*entry, "risk", "cost_margin"]
+    assert list(Results().to_frame().columns) == [*plain, *last]
 
 
 def test_entries_of_one_key_are_shown_as_no_table():
