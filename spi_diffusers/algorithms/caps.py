@@ -45,7 +45,10 @@ def head_weights(advantage: Tensor, beta: float, cost_beta: float, num_heads: in
     Returns:
         Shape (K, B).
     """
-    reward, cost = (advantage * advantage.new_tensor([[beta], [cost_beta]])).exp().clamp_max(MAX_WEIGHT)
+    reward, cost = (
+        (factor * part).exp().clamp_max(MAX_WEIGHT)
+        for factor, part in zip((beta, cost_beta), advantage, strict=True)
+    )
     between = [reward + 2.0 * k / (num_heads - 1) * cost for k in range(1, num_heads - 1)]
     return torch.stack([reward, *between, cost])
 
