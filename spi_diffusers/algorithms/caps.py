@@ -7,7 +7,6 @@ are better than these. What acts is `SwitchingActor`.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,6 @@ from spi_diffusers.algorithms.base import Algorithm, Batch, Metrics, PolicySizes
 from spi_diffusers.algorithms.losses import td_loss, td_target
 from spi_diffusers.algorithms.networks import Compute, CriticStack, Learner
 from spi_diffusers.config.algorithm_settings import CAPSConfig
-from spi_diffusers.config.train import TrainConfig
-from spi_diffusers.data.units import Units
 from spi_diffusers.models.mlp import joined, mlp
 from spi_diffusers.models.switching_actor import SwitchingActor
 
@@ -91,11 +88,6 @@ class CAPS(Algorithm):
         self._critics = Learner(stack, rate, compute, follows=True)
         self._values = Learner(values, rate, compute)
         self.learners = {"actor": self._actor, "critics": self._critics, "values": self._values}
-
-    @classmethod
-    def pipeline_settings(cls, config: TrainConfig, units: Units) -> dict[str, Any]:
-        """As a baseline's, without the limit, which it is told when it acts."""
-        return {**super().pipeline_settings(config, units), "cost_limit": None}
 
     def advantages(self, batch: Batch) -> Tensor:
         """A^r = Q^r - V^r and A^c = V^c - Q^c of recorded actions, (2, B), by cautious target twins."""

@@ -10,19 +10,17 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.optim import Adam, Optimizer
 
 from spi_diffusers.algorithms.base import Algorithm, Inputs, Metrics, PolicySizes
 from spi_diffusers.algorithms.networks import Compute, Learner
 from spi_diffusers.config.algorithm_settings import CDTConfig
-from spi_diffusers.config.train import TrainConfig
 from spi_diffusers.data.costs import as_unit
 from spi_diffusers.data.episodes import EpisodeTable
-from spi_diffusers.data.units import Units
 from spi_diffusers.models.decision_transformer import DecisionTransformer
 
 
@@ -70,9 +68,8 @@ def gaussian_terms(mean: Tensor, log_std: Tensor, action: Tensor) -> tuple[Tenso
         log_std: Logarithm of their standard deviation, (..., A).
         action: Recorded, (..., A).
     """
-    constant = 0.5 * math.log(2 * math.pi)
-    error = (action - mean) * (-log_std).exp()
-    return (0.5 * error.square() + log_std + constant).mean(-1), (log_std + 0.5 + constant).mean(-1)
+    gaussians = Normal(mean, log_std.exp(), validate_args=False)  # a check would wait for the device
+    return -gaussians.log_prob(action).mean(-1), gaussians.entropy().mean(-1)
 
 
 def mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
@@ -141,11 +138,6 @@ class CDT(Algorithm):
     def window(cls, config: CDTConfig) -> int:
         """The policy's context."""
         return config.context
-
-    @classmethod
-    def pipeline_settings(cls, config: TrainConfig, units: Units) -> dict[str, Any]:
-        """As a baseline's, without the limit, which it is told when it acts."""
-        return {**super().pipeline_settings(config, units), "cost_limit": None}
 
     def losses(self, inputs: Windows) -> tuple[Tensor, Tensor | None, Metrics]:
         """The policy's loss, the mean entropy of its actions where they are random, and metrics."""
